@@ -1,0 +1,70 @@
+/*
+ * The userfaultfd object inside the core: its fields, and the operations without sentences or handle checks that the
+ * fault path uses. The public functions are these plus checks and sentences.
+ */
+#ifndef UFFD_KERNEL_OBJECT_H
+#define UFFD_KERNEL_OBJECT_H
+
+#include "kernel/support.h"
+#include "kernel/uapi.h"
+
+#define UFFD_READ_MAX 64u /* messages a read */
+
+struct uffd_object {
+  /* set once */
+  int fd;
+  int wake_fd;          /* eventfd: brings blocked readers out when the object closes */
+  uint64_t process;     /* uffd_process() of the maker */
+  uint64_t features;    /* enabled */
+  uint64_t available;   /* offered; 0 unknown */
+  uint32_t route;       /* UFFD_ROUTE_* */
+  int user_mode_only;   /* 1, 0, -1 unknown */
+  bool blocking;
+  /* any thread, atomic */
+  _Atomic uint32_t users; /* calls under way; the top bit: closing */
+  /* the reader */
+  struct uffd_object *spares; /* made before a read that may bring FORK descriptors, so that none is lost for want of memory */
+  struct uffd_object *next;   /* in spares */
+};
+
+/* The fill operations: one driver serves all five. */
+enum uffd_fill_op { UFFD_FILL_COPY, UFFD_FILL_ZEROPAGE, UFFD_FILL_CONTINUE, UFFD_FILL_POISON, UFFD_FILL_MOVE };
+
+/*
+ * Does op over [dst, dst+length), src for COPY and MOVE. Goes on through partial progress and over borders of mappings
+ * (ENOENT with several pages: halves, down to one page). Returns 0 or -errno as uffd_copy() documents; *done is always
+ * set. Never wakes on EEXIST, sets no sentence, checks no handle, allocates nothing.
+ */
+int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode, uint64_t *done);
+
+int uffd_raw_wake(int fd, uint64_t start, uint64_t length);                         /* 0 or -errno */
+int uffd_raw_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode);  /* 0 or -errno */
+
+/* One read(2) of up to count raw messages: the number, or -errno (-EAGAIN: nothing there). Retries EINTR. */
+int uffd_raw_read(int fd, struct uffd_raw_msg *messages, unsigned count);
+
+/*
+ * Decodes one message. A FORK takes a spare for the child's descriptor: uffd_reserve_spares() before the read makes
+ * sure that there is one for every message.
+ */
+void uffd_decode(struct uffd_object *object, const struct uffd_raw_msg *message, struct uffd_event *event);
+int uffd_reserve_spares(struct uffd_object *object, unsigned count); /* 0 or -ENOMEM; nothing to do without EVENT_FORK */
+
+/* Enter and leave a call on a handle: -EBADF closing, -EOWNERDEAD forked child (both with a sentence). */
+int uffd_enter(struct uffd_object *object);
+void uffd_leave(struct uffd_object *object);
+
+/* The mask that this kernel offers, asked once with a throw-away descriptor; 0 if none can be made. */
+uint64_t uffd_kernel_features(void);
+
+/* maps.c: the mapping of this process that holds address. 0, -ENOENT (nothing mapped), or -errno of /proc. */
+struct uffd_mapping {
+  uint64_t start, end;
+  uint64_t page_size;    /* KernelPageSize */
+  char protection[8];    /* "rw-p" */
+  char name[128];        /* path or [heap], may be cut */
+  char flags[128];       /* VmFlags */
+};
+int uffd_find_mapping(uint64_t address, struct uffd_mapping *mapping);
+
+#endif

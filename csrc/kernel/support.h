@@ -1,0 +1,57 @@
+/*
+ * What every room of the core leans on: error sentences, allocation, log, the fork check, barriers for tests.
+ * It knows nothing of userfaultfd.
+ */
+#ifndef UFFD_KERNEL_SUPPORT_H
+#define UFFD_KERNEL_SUPPORT_H
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "uffd.h"
+
+/* error.c: uffd_set_errmsg() under its inner name: sets the thread's sentence, returns -error. Never on the fault path. */
+#define fail uffd_set_errmsg
+
+/* alloc.c: zeroed memory from the user's allocator, or NULL; release takes the same length. */
+void *uffd_alloc(size_t length);
+void uffd_release(void *pointer, size_t length);
+#define NEW(type) ((type *)uffd_alloc(sizeof(type)))
+#define DELETE(pointer) uffd_release((pointer), sizeof(*(pointer)))
+
+/* log.c */
+void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
+
+/*
+ * fork.c: a number that differs in every process of a family, however it was forked (a MADV_WIPEONFORK page, so raw
+ * clone() is seen too). A handle keeps the number of its maker; costs one load.
+ */
+uint64_t uffd_process(void);
+
+/* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail. */
+int uffd_take_opts(void *ours, size_t our_size, const void *theirs, const char *what);
+
+/*
+ * A named point at which a test can hold a thread, so that races repeat. Compiled in only with UFFD_BARRIERS; the
+ * library that is installed has none.
+ */
+#ifdef UFFD_BARRIERS
+extern _Atomic(void (*)(const char *name, void *ctx)) uffd_barrier_hook;
+#define BARRIER(name, ctx)                                             \
+  do {                                                                 \
+    void (*hook_)(const char *, void *) = atomic_load(&uffd_barrier_hook); \
+    if (hook_ != NULL) hook_((name), (ctx));                           \
+  } while (0)
+#else
+#define BARRIER(name, ctx) ((void)0)
+#endif
+
+static inline uint64_t round_down(uint64_t value, uint64_t unit) { return value - value % unit; }
+static inline uint64_t round_up(uint64_t value, uint64_t unit) { return round_down(value + unit - 1, unit); }
+static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+#endif

@@ -1,0 +1,739 @@
+/*
+ * uffd: page faults answered in user space, with Linux userfaultfd.
+ *
+ * A page fault is a request; uffd answers it. Ordinary answers (zero, bytes of a file, a page already in the page
+ * cache, a page to move, poison) are given at kernel speed; a callback is asked only where contents are custom.
+ *
+ *   fault --> region --> resolver --> answer --> install --> outcome --> statistics, trace
+ *
+ * Results    Functions return 0 or a positive count, and -errno on failure. uffd_errmsg() then holds a sentence that
+ *            names the cause and the mend.
+ * Options    Option structs begin with their size; start from the initialiser macro. NULL means all defaults. A
+ *            non-zero tail that this library does not know is -EINVAL.
+ * Masks      Features, modes and ioctls are open 64-bit masks with the kernel's own values (the kernel's macros may be
+ *            passed): a bit that this library does not know is carried, never dropped.
+ * Threads    Every function may be called from any thread unless its comment says otherwise. A handle must not be used
+ *            while or after it is closed, except where uffd_close() says so.
+ * Fork       Handles are dead in a forked child: every call there answers -EOWNERDEAD, closing only frees. The check
+ *            survives raw clone().
+ * Kernel     4.11 or newer to be useful; each function names what needs more. All is probed at run time. The behaviour
+ *            described here was verified on Linux 6.18.
+ *
+ * This header is C99 and C++11, and may stand before or after <linux/userfaultfd.h> (which owns the name UFFD_API).
+ */
+#ifndef UFFD_H
+#define UFFD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define UFFD_VERSION_MAJOR 0
+#define UFFD_VERSION_MINOR 1
+#define UFFD_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define UFFD_EXPORT __attribute__((visibility("default")))
+#define UFFD_PRINTF(format_index, first_index) __attribute__((format(printf, format_index, first_index)))
+#else
+#define UFFD_EXPORT
+#define UFFD_PRINTF(format_index, first_index)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------------------------------------ the library */
+
+/* The version of the library that runs, "0.1.0". Never fails. */
+UFFD_EXPORT const char *uffd_version(void);
+
+/*
+ * The sentence of the calling thread's last failed call: the cause, and the mend where there is one. Valid until that
+ * thread's next failing call; never NULL; successful calls leave it alone.
+ */
+UFFD_EXPORT const char *uffd_errmsg(void);
+
+/* The memory that the library's own bookkeeping lives in. Never called on the fault path. */
+struct uffd_allocator {
+  size_t size;                                            /* sizeof(struct uffd_allocator) */
+  void *(*alloc)(void *ctx, size_t length);               /* aligned as malloc; NULL when there is none */
+  void (*free)(void *ctx, void *pointer, size_t length);  /* pointer may be NULL */
+  void *ctx;
+};
+
+/*
+ * Replaces malloc and free for the library's bookkeeping; NULL restores them.
+ * Errors: -EBUSY while any handle exists; -EINVAL for a missing function. Not thread-safe: call it first.
+ */
+UFFD_EXPORT int uffd_set_allocator(const struct uffd_allocator *allocator);
+
+enum { UFFD_LOG_ERROR = 0, UFFD_LOG_WARNING = 1, UFFD_LOG_INFO = 2 };
+
+/* Called from any thread, handler threads included: it must not touch served memory nor wait for a faulting thread. */
+typedef void uffd_log_fn(void *ctx, int level, const char *sentence);
+
+/* Sends the library's few warnings (a handler that failed, an unknown event) to fn; NULL, the default, is silence. */
+UFFD_EXPORT void uffd_set_log(uffd_log_fn *fn, void *ctx);
+
+/* ------------------------------------------------------------------------------------------------ names and masks */
+
+/* Features of a userfaultfd: the kernel's UFFD_FEATURE_* bits under names that cannot collide with its header. */
+#define UFFD_FEAT_PAGEFAULT_FLAG_WP (UINT64_C(1) << 0)   /* 5.7 */
+#define UFFD_FEAT_EVENT_FORK (UINT64_C(1) << 1)          /* 4.11; needs CAP_SYS_PTRACE */
+#define UFFD_FEAT_EVENT_REMAP (UINT64_C(1) << 2)         /* 4.11 */
+#define UFFD_FEAT_EVENT_REMOVE (UINT64_C(1) << 3)        /* 4.11 */
+#define UFFD_FEAT_MISSING_HUGETLBFS (UINT64_C(1) << 4)   /* 4.11 */
+#define UFFD_FEAT_MISSING_SHMEM (UINT64_C(1) << 5)       /* 4.11 */
+#define UFFD_FEAT_EVENT_UNMAP (UINT64_C(1) << 6)         /* 4.11 */
+#define UFFD_FEAT_SIGBUS (UINT64_C(1) << 7)              /* 4.14 */
+#define UFFD_FEAT_THREAD_ID (UINT64_C(1) << 8)           /* 4.14 */
+#define UFFD_FEAT_MINOR_HUGETLBFS (UINT64_C(1) << 9)     /* 5.13 */
+#define UFFD_FEAT_MINOR_SHMEM (UINT64_C(1) << 10)        /* 5.14 */
+#define UFFD_FEAT_EXACT_ADDRESS (UINT64_C(1) << 11)      /* 5.18 */
+#define UFFD_FEAT_WP_HUGETLBFS_SHMEM (UINT64_C(1) << 12) /* 5.19 */
+#define UFFD_FEAT_WP_UNPOPULATED (UINT64_C(1) << 13)     /* 6.4 */
+#define UFFD_FEAT_POISON (UINT64_C(1) << 14)             /* 6.6 */
+#define UFFD_FEAT_WP_ASYNC (UINT64_C(1) << 15)           /* 6.7 */
+#define UFFD_FEAT_MOVE (UINT64_C(1) << 16)               /* 6.8 */
+#define UFFD_FEAT_RWP (UINT64_C(1) << 17)                /* posted for 7.x */
+#define UFFD_FEAT_RWP_ASYNC (UINT64_C(1) << 18)          /* posted for 7.x */
+
+/* What a range is registered for: the kernel's UFFDIO_REGISTER_MODE_* bits. */
+#define UFFD_MODE_MISSING (UINT64_C(1) << 0) /* 4.3: no page there */
+#define UFFD_MODE_WP (UINT64_C(1) << 1)      /* 5.7: a write to a protected page */
+#define UFFD_MODE_MINOR (UINT64_C(1) << 2)   /* 5.13: the page cache has the page, this mapping does not */
+#define UFFD_MODE_RWP (UINT64_C(1) << 3)     /* posted for 7.x */
+
+/* Bits of the ioctl masks that registering returns: 1 << the kernel's ioctl number. */
+#define UFFD_IOCTL_REGISTER (UINT64_C(1) << 0)
+#define UFFD_IOCTL_UNREGISTER (UINT64_C(1) << 1)
+#define UFFD_IOCTL_WAKE (UINT64_C(1) << 2)
+#define UFFD_IOCTL_COPY (UINT64_C(1) << 3)
+#define UFFD_IOCTL_ZEROPAGE (UINT64_C(1) << 4)
+#define UFFD_IOCTL_MOVE (UINT64_C(1) << 5)
+#define UFFD_IOCTL_WRITEPROTECT (UINT64_C(1) << 6)
+#define UFFD_IOCTL_CONTINUE (UINT64_C(1) << 7)
+#define UFFD_IOCTL_POISON (UINT64_C(1) << 8)
+#define UFFD_IOCTL_API (UINT64_C(1) << 63)
+
+/* The mode argument of each operation: the kernel's UFFDIO_*_MODE_* bits. */
+#define UFFD_COPY_DONTWAKE (UINT64_C(1) << 0)
+#define UFFD_COPY_WP (UINT64_C(1) << 1) /* 5.7: arrives write-protected */
+#define UFFD_ZEROPAGE_DONTWAKE (UINT64_C(1) << 0)
+#define UFFD_WRITEPROTECT_WP (UINT64_C(1) << 0) /* protect; without it: unprotect */
+#define UFFD_WRITEPROTECT_DONTWAKE (UINT64_C(1) << 1)
+#define UFFD_CONTINUE_DONTWAKE (UINT64_C(1) << 0)
+#define UFFD_CONTINUE_WP (UINT64_C(1) << 1) /* 6.4 */
+#define UFFD_POISON_DONTWAKE (UINT64_C(1) << 0)
+#define UFFD_MOVE_DONTWAKE (UINT64_C(1) << 0)
+#define UFFD_MOVE_ALLOW_SRC_HOLES (UINT64_C(1) << 1)
+
+/*
+ * The kernel's name of one bit in small letters ("event_fork", "missing", "copy"), or NULL for an unknown bit (0..63).
+ * The other direction gives the bit's mask, or 0 for an unknown name; upper case and the kernel's prefixes
+ * ("UFFD_FEATURE_EVENT_FORK", "UFFDIO_REGISTER_MODE_WP", "UFFDIO_COPY") are understood too.
+ */
+UFFD_EXPORT const char *uffd_feature_name(unsigned bit);
+UFFD_EXPORT uint64_t uffd_feature_bit(const char *name);
+UFFD_EXPORT const char *uffd_mode_name(unsigned bit);
+UFFD_EXPORT uint64_t uffd_mode_bit(const char *name);
+UFFD_EXPORT const char *uffd_ioctl_name(unsigned bit);
+UFFD_EXPORT uint64_t uffd_ioctl_bit(const char *name);
+
+/* ------------------------------------------------------------------------------------------------ probing */
+
+/* The way a userfaultfd was made. */
+enum {
+  UFFD_ROUTE_AUTO = 0,    /* option: whichever is allowed, the system call first */
+  UFFD_ROUTE_SYSCALL = 1, /* userfaultfd(2) */
+  UFFD_ROUTE_DEVICE = 2,  /* /dev/userfaultfd, 6.1 */
+  UFFD_ROUTE_ADOPTED = 3  /* result only: made elsewhere */
+};
+
+/* What this kernel and this user can do, asked of the running kernel. */
+struct uffd_probe {
+  size_t size;             /* in: sizeof(struct uffd_probe); UFFD_PROBE_INIT sets it */
+  char kernel[128];        /* uname -r */
+  int usable;              /* 1: uffd_open() with no options works */
+  uint32_t route;          /* the UFFD_ROUTE_* that uffd_open() takes, 0 if none */
+  int user_mode_only;      /* 1: only with UFFD_USER_MODE_ONLY */
+  int syscall_error;       /* 0, or the errno of userfaultfd(2) without USER_MODE_ONLY */
+  int syscall_umo_error;   /* 0, or the errno of userfaultfd(2) with it */
+  int device_error;        /* 0, or the errno of /dev/userfaultfd */
+  int sysctl_unprivileged; /* vm.unprivileged_userfaultfd: 0, 1, or -1 when it cannot be read */
+  int event_fork;          /* 1: EVENT_FORK may be enabled (CAP_SYS_PTRACE) */
+  uint64_t features;       /* offered by the kernel; 0 when not usable */
+  uint64_t missing;        /* named by this library, lacking in the kernel */
+  uint64_t page_size;      /* bytes */
+  uint64_t hugepage_size;  /* bytes of a default huge page; 0 without hugetlb */
+  uint64_t hugepages_total;
+  uint64_t hugepages_free;
+};
+#define UFFD_PROBE_INIT \
+  { sizeof(struct uffd_probe) }
+
+/* Fills *probe. Returns 0 even when userfaultfd is not to be had (that is what it tells); -EINVAL for a bad size. */
+UFFD_EXPORT int uffd_probe(struct uffd_probe *probe);
+
+/*
+ * The index-th sentence of advice about a probe: what is refused, why, how to get it. Writes at most length bytes with
+ * the final zero. Returns the sentence's length, or 0 when there are no more; -EINVAL for a bad probe.
+ */
+UFFD_EXPORT int uffd_probe_advice(const struct uffd_probe *probe, unsigned index, char *text, size_t length);
+
+/* ------------------------------------------------------------------------------------------------ the object */
+
+/* One userfaultfd: its descriptor, its features, the address space that it serves (that of its maker). */
+typedef struct uffd_object uffd_object;
+
+enum {
+  UFFD_OPEN_BLOCKING = 1,          /* a blocking descriptor; poll(2) then always says POLLERR, and only unlimited reads work */
+  UFFD_OPEN_USER_MODE_ONLY = 2,    /* ask for UFFD_USER_MODE_ONLY at once (5.11) */
+  UFFD_OPEN_NO_USER_MODE_ONLY = 4  /* never fall back to it: fail instead */
+};
+
+struct uffd_open_opts {
+  size_t size;
+  uint64_t features; /* UFFD_FEAT_* that must be enabled; unknown bits are passed on */
+  uint64_t optional; /* UFFD_FEAT_* enabled where kernel and permissions have them */
+  uint32_t flags;    /* UFFD_OPEN_* */
+  uint32_t route;    /* UFFD_ROUTE_AUTO, _SYSCALL or _DEVICE (then only that one is tried) */
+};
+#define UFFD_OPEN_OPTS_INIT \
+  { sizeof(struct uffd_open_opts), 0, 0, 0, 0 }
+
+/*
+ * Makes a userfaultfd, always O_CLOEXEC, and shakes hands. On a refusal the other route is tried, then, unless
+ * forbidden, USER_MODE_ONLY: faults that the kernel takes on the program's behalf (a read(2) into a missing page) then
+ * give EFAULT instead of a message. uffd_route() and uffd_user_mode_only() tell what it came to.
+ *
+ * Errors, each as itself, the sentence naming which cause it was and the mend:
+ *   -EPERM   no privilege (vm.unprivileged_userfaultfd is 0, no CAP_SYS_PTRACE in the initial user namespace), or a
+ *            seccomp filter; or EVENT_FORK without CAP_SYS_PTRACE
+ *   -EACCES  the device's permissions (route device), or an LSM
+ *   -ENOENT  no /dev/userfaultfd (route device; kernels before 6.1)
+ *   -ENOSYS  a kernel without userfaultfd, or a seccomp filter
+ *   -EINVAL  unknown flag, or a feature that this kernel lacks (named)
+ *   -EMFILE, -ENFILE, -ENOMEM  out of descriptors, or memory
+ */
+UFFD_EXPORT int uffd_open(const struct uffd_open_opts *opts, uffd_object **object);
+
+/*
+ * Takes over a userfaultfd made elsewhere (received, inherited): no second handshake; the enabled features are read
+ * from /proc/self/fdinfo; O_CLOEXEC and O_NONBLOCK are set (file status flags are shared by all holders of the
+ * descriptor). On success the object owns fd; on failure the caller still does.
+ * Errors: -EBADF; -EINVAL not a userfaultfd, or one without its UFFDIO_API handshake; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_adopt(int fd, uffd_object **object);
+
+/*
+ * Closes the object. Every range is unregistered: sleeping threads go on, and pages still missing read as zeros from
+ * then on (Linux has no other way), so populate first what must not be lost. Threads inside calls on this object come
+ * out with -EBADF, and only then is the descriptor closed, so its number cannot be mistaken for a newer file's. NULL
+ * is allowed. In a forked child it only frees the handle.
+ */
+UFFD_EXPORT void uffd_close(uffd_object *object);
+
+UFFD_EXPORT int uffd_fd(const uffd_object *object);             /* the descriptor, owned by the object; or -EBADF, -EOWNERDEAD */
+UFFD_EXPORT uint64_t uffd_features(const uffd_object *object);  /* enabled */
+UFFD_EXPORT uint64_t uffd_available(const uffd_object *object); /* offered by this kernel; 0 if it cannot be known */
+UFFD_EXPORT int uffd_route(const uffd_object *object);          /* UFFD_ROUTE_* */
+UFFD_EXPORT int uffd_user_mode_only(const uffd_object *object); /* 1, 0, or -1: adopted, the kernel does not tell */
+
+/* Faults queued and unread, and those plus the read and unwoken, from fdinfo; either may be NULL. -EBADF, -EIO. */
+UFFD_EXPORT int uffd_pending(uffd_object *object, uint64_t *pending, uint64_t *total);
+
+/*
+ * Registers [start, start+length) for modes (UFFD_MODE_*); *ioctls (may be NULL) receives the operations offered there.
+ * start and length are multiples of the page size of the memory (huge pages: their size). Holes are allowed as long as
+ * something is mapped. Registering again with a subset of the modes changes nothing (as the kernel has it): unregister
+ * first.
+ * Errors: -EINVAL alignment, overflow, nothing mapped, no mode, or a kind of memory that the mode cannot have (the
+ * sentence says which: SysV shared memory, ordinary files, MINOR on anonymous memory, ...); -EPERM a read-only shared
+ * mapping or a write-sealed memfd; -EBUSY part of it belongs to another userfaultfd; -ENOMEM the address space is gone,
+ * or vm.max_map_count is reached; -EBADF, -EOWNERDEAD the handle.
+ */
+UFFD_EXPORT int uffd_register(uffd_object *object, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls);
+
+/*
+ * Unregisters the range and wakes every thread that sleeps in it (the kernel alone leaves WP and MINOR sleepers
+ * asleep). Pages still missing read as zeros from then on. Errors as uffd_register().
+ */
+UFFD_EXPORT int uffd_unregister(uffd_object *object, uint64_t start, uint64_t length);
+
+/*
+ * The operations that fill a range, any number of pages. Each does all of the range, or stops at the first page that
+ * cannot be done; *done (may be NULL) always receives the bytes done from the start. Progress in parts, ranges over
+ * several mappings and races inside the kernel are continued here. mode: UFFD_<OPERATION>_* bits, 0 for none. Threads
+ * that sleep on a page are woken when it is done, unless DONTWAKE.
+ *   -EEXIST  the page at start + *done is there already; its sleepers have been woken (unless DONTWAKE)
+ *   -EAGAIN  an event (fork, remap, remove, unmap) waits to be read, or its maker has not gone on yet: read, retry
+ *   -ENOENT  the page at start + *done is not mapped or not registered
+ *   -ESRCH   the address space is gone (exited or executed another program)
+ *   -EINVAL  alignment, overflow, unknown mode, or an operation that this kind of memory does not have
+ *   -ENOMEM  no memory, cgroup limit, or no free huge page
+ *   -EFAULT  see each
+ *   -EBADF, -EOWNERDEAD  the handle
+ */
+
+/* From source (any alignment, this process) by copying. -EFAULT: source unreadable, or dst beyond the file's end. */
+UFFD_EXPORT int uffd_copy(uffd_object *object, uint64_t dst, const void *source, uint64_t length, uint64_t mode,
+                          uint64_t *done);
+/* Zero pages. Not on huge pages (-EINVAL). */
+UFFD_EXPORT int uffd_zeropage(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
+/* 5.13: what the page cache has. -EFAULT: the page cache has no page there, or it is beyond the file's end. */
+UFFD_EXPORT int uffd_continue(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
+/* 6.6: every access raises SIGBUS (EFAULT in system calls) until the page is dropped. */
+UFFD_EXPORT int uffd_poison(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
+/*
+ * 6.8: takes the pages of private anonymous memory of this process, without copying; the source is empty afterwards.
+ * Both ranges must lie in memory that the caller owns: neighbouring mappings merge, and the kernel then moves beyond a
+ * buffer's end. -ENOENT also: a hole in the source; -EBUSY: a page shared by fork or pinned; -EINVAL also: called from
+ * another process, ranges overlap, or the two mappings differ in kind or protection.
+ */
+UFFD_EXPORT int uffd_move(uffd_object *object, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode,
+                          uint64_t *done);
+
+/*
+ * 5.7: write-protects (UFFD_WRITEPROTECT_WP) or unprotects the range, which must be registered with UFFD_MODE_WP: all of
+ * it is checked by the kernel as it goes, so -ENOENT may come after a part was changed. Unprotecting wakes, unless
+ * DONTWAKE. Errors as above.
+ */
+UFFD_EXPORT int uffd_writeprotect(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode);
+
+/* Wakes the threads that sleep on faults in the range; they try again. The range need not be registered. */
+UFFD_EXPORT int uffd_wake(uffd_object *object, uint64_t start, uint64_t length);
+
+/* The type of an event: the kernel's UFFD_EVENT_* values. */
+enum { UFFD_PAGEFAULT = 0x12, UFFD_FORK = 0x13, UFFD_REMAP = 0x14, UFFD_REMOVE = 0x15, UFFD_UNMAP = 0x16 };
+
+/* Flags of a page fault: the kernel's UFFD_PAGEFAULT_FLAG_* values. Neither WP nor MINOR: missing. */
+#define UFFD_FAULT_WRITE (UINT64_C(1) << 0)
+#define UFFD_FAULT_WP (UINT64_C(1) << 1)
+#define UFFD_FAULT_MINOR (UINT64_C(1) << 2)
+
+struct uffd_event {
+  uint32_t type;       /* UFFD_PAGEFAULT ...; an unknown type keeps its number, and its payload in the fields below */
+  uint32_t tid;        /* pagefault: the thread, in its own pid namespace, if UFFD_FEAT_THREAD_ID is enabled; else 0 */
+  uint64_t flags;      /* pagefault: UFFD_FAULT_*; unknown bits are carried */
+  uint64_t address;    /* pagefault: the page (the byte with EXACT_ADDRESS); remap: from; remove, unmap: start */
+  uint64_t to;         /* remap: the new address */
+  uint64_t length;     /* remap, remove, unmap: bytes */
+  uffd_object *object; /* fork: the child's object, now the caller's, to be closed with uffd_close() */
+};
+
+/*
+ * Reads 1 to count events (64 at most a call). timeout_ms: 0 does not wait, -1 waits for ever. Faults come before events that are older:
+ * the kernel has it so. Read until -EAGAIN and apply the events before resolving faults. Every fault read must be
+ * resolved or woken: it is not told again.
+ * Returns the number read, 0 after timeout_ms > 0 has passed; -EAGAIN nothing there (timeout 0); -EBADF closed
+ * meanwhile; -EMFILE a fork's descriptor has no room (the event stays queued; close something, read again); -EINVAL
+ * count 0, or a timeout on a blocking object; -EOWNERDEAD.
+ */
+UFFD_EXPORT int uffd_read(uffd_object *object, struct uffd_event *events, unsigned count, int timeout_ms);
+
+/* ------------------------------------------------------------------------------------------------ memory */
+
+/* A mapping of this process that can be served. */
+typedef struct uffd_memory uffd_memory;
+
+enum {
+  UFFD_MEMORY_ANONYMOUS = 0, /* private */
+  UFFD_MEMORY_THP = 1,       /* private, 2 MiB aligned, MADV_HUGEPAGE */
+  UFFD_MEMORY_MEMFD = 2,     /* shared memory with a second, unregistered mapping: the alias */
+  UFFD_MEMORY_HUGETLB = 3,   /* a memfd of 2 MiB huge pages, with its alias */
+  UFFD_MEMORY_ADOPTED = 4    /* result only: mapped by somebody else, see uffd_memory_adopt() */
+};
+
+enum {
+  UFFD_MAP_FORK = 1,   /* children of fork inherit it; by default they do not (MADV_DONTFORK): they would read zeros */
+  UFFD_MAP_PRIVATE = 2 /* memfd, hugetlb: the served mapping is private (the alias stays shared) */
+};
+
+struct uffd_map_opts {
+  size_t size;
+  uint32_t kind;    /* UFFD_MEMORY_*, not ADOPTED */
+  uint32_t flags;   /* UFFD_MAP_* */
+  const char *name; /* of the memfd in /proc; NULL: "uffd" */
+};
+#define UFFD_MAP_OPTS_INIT \
+  { sizeof(struct uffd_map_opts), 0, 0, NULL }
+
+/*
+ * Maps length bytes, rounded up to whole pages, filled with zeros until served.
+ * Errors: -EINVAL length 0 or beyond the address space, unknown kind or flag; -ENOMEM no memory, or no free huge pages
+ * (the sentence says how to get them); -EMFILE, -ENFILE; -ENOSYS a kernel without hugetlb.
+ */
+UFFD_EXPORT int uffd_map(uint64_t length, const struct uffd_map_opts *opts, uffd_memory **memory);
+
+/*
+ * Adopts [address, address+length) of this process, which stays mapped by its owner until the handle is closed. The
+ * page size is read from /proc/self/smaps; all of the range must have the same.
+ * Errors: -EINVAL alignment, overflow, not wholly mapped, mixed page sizes; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory);
+
+/*
+ * Ends the caller's use of the memory; NULL is allowed. While a loop serves it, or a resolver reads from it, the mapping
+ * stays until they are closed; then what uffd_map() mapped is unmapped.
+ */
+UFFD_EXPORT void uffd_memory_close(uffd_memory *memory);
+
+UFFD_EXPORT void *uffd_memory_address(const uffd_memory *memory);
+UFFD_EXPORT uint64_t uffd_memory_length(const uffd_memory *memory);    /* bytes, whole pages */
+UFFD_EXPORT uint64_t uffd_memory_page_size(const uffd_memory *memory); /* bytes */
+UFFD_EXPORT int uffd_memory_kind(const uffd_memory *memory);           /* UFFD_MEMORY_* */
+UFFD_EXPORT int uffd_memory_fd(const uffd_memory *memory);             /* the memfd, owned by the memory; -ENOENT if none */
+/* The unregistered second mapping of a memfd or hugetlb memory, to fill pages before CONTINUE; NULL if it has none. */
+UFFD_EXPORT void *uffd_memory_alias(const uffd_memory *memory);
+
+/*
+ * Bounds-checked copies out of and into the memory, through the same faults as any access; safe on poisoned pages.
+ * offset and length in bytes. Errors: -ERANGE outside the memory; -EHWPOISON a poisoned page; -EFAULT missing and not
+ * to be had (USER_MODE_ONLY without a loop that serves it); -EOWNERDEAD.
+ * On an error the pages before it have been copied.
+ */
+UFFD_EXPORT int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_t length);
+UFFD_EXPORT int uffd_memory_write(uffd_memory *memory, uint64_t offset, const void *buffer, uint64_t length);
+
+/* ------------------------------------------------------------------------------------------------ resolvers */
+
+/*
+ * Answers faults. A resolver has a size (bytes it can answer for, from offset 0; UINT64_MAX: any), is immutable, may
+ * serve many regions and loops at once, and lives until the last of them lets go.
+ */
+typedef struct uffd_resolver uffd_resolver;
+
+UFFD_EXPORT void uffd_resolver_close(uffd_resolver *resolver); /* ends the caller's use; NULL is allowed */
+UFFD_EXPORT uint64_t uffd_resolver_size(const uffd_resolver *resolver);
+UFFD_EXPORT const char *uffd_resolver_kind(const uffd_resolver *resolver); /* "zero", "file", ... */
+
+/* Zero pages. Errors: -ENOMEM. */
+UFFD_EXPORT int uffd_resolver_zero(uffd_resolver **resolver);
+
+/* Poison: every access raises SIGBUS. Errors: -ENOMEM; adding it to a loop: -EOPNOTSUPP before 6.6. */
+UFFD_EXPORT int uffd_resolver_poison(uffd_resolver **resolver);
+
+/* A copy of length bytes of data, zeros to the end of their last page. Errors: -EINVAL length 0; -ENOMEM. */
+UFFD_EXPORT int uffd_resolver_bytes(const void *data, uint64_t length, uffd_resolver **resolver);
+
+/* A pattern of 1 byte to 1 MiB, repeated without end from offset 0. Errors: -EINVAL length; -ENOMEM. */
+UFFD_EXPORT int uffd_resolver_pattern(const void *pattern, uint64_t length, uffd_resolver **resolver);
+
+struct uffd_file_opts {
+  size_t size;
+  uint64_t offset; /* of the contents in the file, bytes, any alignment */
+  uint64_t length; /* bytes; 0: to the end of the file */
+};
+#define UFFD_FILE_OPTS_INIT \
+  { sizeof(struct uffd_file_opts), 0, 0 }
+
+/*
+ * The contents of a file, mapped: zeros after its end to the end of the last page, holes (SEEK_HOLE) as zero pages. The
+ * file must not change while it is served; where it has shrunk, faults fail as on_error says, and nothing crashes.
+ * Errors: those of open(2); -EINVAL not a regular file or block device, empty, or offset + length beyond its end.
+ * _fd duplicates fd, which the caller keeps.
+ */
+UFFD_EXPORT int uffd_resolver_file(const char *path, const struct uffd_file_opts *opts, uffd_resolver **resolver);
+UFFD_EXPORT int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolver **resolver);
+
+/*
+ * Copies the contents of another memory from offset on. That memory must not be served (a handler that waits for its
+ * own answer would wait for ever): -EBUSY here, and -EBUSY for serving it later. -ERANGE offset outside.
+ */
+UFFD_EXPORT int uffd_resolver_memory(uffd_memory *source, uint64_t offset, uffd_resolver **resolver);
+
+/*
+ * For memfd and hugetlb memory: pages that the page cache has are mapped (CONTINUE, minor faults), the others come from
+ * fill, or are zeros when fill is NULL. Errors: -ENOMEM; adding it to other memory: -EINVAL.
+ */
+UFFD_EXPORT int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **resolver);
+
+/*
+ * Moves the pages of another, unserved, anonymous memory in: no copy; each page moves once, and reads as zeros at a
+ * second fault. A page that cannot be moved (shared by fork, pinned, or a kernel before 6.8) is copied. Errors as
+ * uffd_resolver_memory(); -EINVAL source not private anonymous memory; for a target that is not: when it is added.
+ */
+UFFD_EXPORT int uffd_resolver_move(uffd_memory *source, uint64_t offset, uffd_resolver **resolver);
+
+struct uffd_layer {
+  uint64_t offset;           /* where the layer lies, bytes */
+  uint64_t length;           /* bytes; 0: a ground layer, see below */
+  uffd_resolver *resolver;   /* answers there, asked from resolver_offset on */
+  uint64_t resolver_offset;  /* bytes */
+};
+
+/*
+ * Several resolvers side by side; what no layer covers is zero. A layer with a length lies on top, and two of them must
+ * not overlap. A ground layer (length 0) reaches to the next ground layer, or as far as its resolver does, beneath them.
+ * Errors: -EINVAL an overlap (the sentence names both ranges), a resolver shorter than its layer, no layers; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_resolver_layers(const struct uffd_layer *layers, size_t count, uffd_resolver **resolver);
+
+/* One fault, as a callback sees it. Newer libraries may append fields. */
+struct uffd_fault {
+  uint64_t offset;         /* of the page in the resolver's own coordinates, bytes */
+  uint64_t region_offset;  /* of the page in the region */
+  uint64_t address;        /* of the page */
+  uint64_t page_size;      /* bytes */
+  uint64_t cover_offset;   /* the cover that is wanted (around, or prefetch), in the resolver's coordinates: */
+  uint64_t cover_length;   /*   whole pages, holding the faulting page */
+  uint64_t flags;          /* UFFD_FAULT_*, UFFD_FAULT_PREFETCH; unknown bits are carried */
+  uint32_t tid;            /* the faulting thread, 0 if unknown */
+  uint32_t handler;        /* index of the handler that asks */
+  void *cookie;            /* the region's */
+};
+#define UFFD_FAULT_PREFETCH (UINT64_C(1) << 63) /* nobody waits: prefetch, or complete */
+
+enum {
+  UFFD_ANSWER_ZERO = 0,
+  UFFD_ANSWER_BYTES = 1,    /* data: length bytes; the rest of the last page is zeros */
+  UFFD_ANSWER_CONTINUE = 2, /* the page cache has it */
+  UFFD_ANSWER_MOVE = 3,     /* data: pages of private anonymous memory to move in */
+  UFFD_ANSWER_POISON = 4,
+  UFFD_ANSWER_LATER = 5,    /* ask again soon */
+  UFFD_ANSWER_RESOLVER = 6  /* take it from there: resolver, at resolver_offset for this page */
+};
+
+/*
+ * An answer. The callback finds it as {ZERO, fault->offset, fault->page_size}. offset is a multiple of the page size;
+ * the answer must cover the faulting page and may be larger: what reaches beyond the region is cut off.
+ */
+struct uffd_answer {
+  uint32_t kind;           /* UFFD_ANSWER_* */
+  uint32_t reserved;       /* 0 */
+  uint64_t offset;         /* first byte answered, in the resolver's coordinates */
+  uint64_t length;         /* bytes */
+  const void *data;        /* BYTES, MOVE: valid until this handler asks again */
+  uffd_resolver *resolver; /* RESOLVER */
+  uint64_t resolver_offset;
+};
+
+/* What a callback's set-up is told about the handler that will ask. */
+struct uffd_handler {
+  uint32_t index;      /* 0 .. count-1 */
+  uint32_t count;      /* handlers of the loop */
+  const void *key;     /* unique among all living handlers: callbacks that share state a handler find each other by it */
+  uint64_t page_size;  /* the largest page size that the callback will be asked for so far */
+};
+
+struct uffd_callback_ops {
+  size_t size;
+  /*
+   * Once for each handler, in the thread that adds the region, before its first fault: *state is passed to resolve,
+   * idle and teardown. 0 or -errno (call uffd_set_errmsg() for the sentence). May be NULL.
+   */
+  int (*setup)(void *ctx, const struct uffd_handler *handler, void **state);
+  /*
+   * Answers one fault: 0, or -errno, and the region's on_error says what becomes of the page. In a handler thread: it
+   * must not touch served memory, nor wait for a lock that a faulting thread may hold. One handler asks one fault at a
+   * time; several handlers ask at the same time, each with its own state.
+   */
+  int (*resolve)(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer);
+  /* The handler is about to wait: time to tidy. Returns 1 if there is more to tidy (called again if still idle). May be NULL. */
+  int (*idle)(void *ctx, void *state);
+  /* The other end of setup. May be NULL. */
+  void (*teardown)(void *ctx, void *state);
+  /* The resolver is gone: free ctx. May be NULL. */
+  void (*destroy)(void *ctx);
+};
+#define UFFD_CALLBACK_OPS_INIT \
+  { sizeof(struct uffd_callback_ops), NULL, NULL, NULL, NULL, NULL }
+
+/*
+ * A resolver that calls back. uses: the resolvers that it may hand over to (UFFD_ANSWER_RESOLVER); they are kept alive,
+ * and set up with it. kind (copied) is what uffd_resolver_kind() says, NULL: "callback". Errors: -EINVAL, -ENOMEM.
+ */
+UFFD_EXPORT int uffd_resolver_callback(const struct uffd_callback_ops *ops, void *ctx, const char *kind,
+                                       uffd_resolver *const *uses, size_t uses_count, uffd_resolver **resolver);
+
+/* Sets the calling thread's uffd_errmsg(): for callbacks that fail. Returns -error, so: return uffd_set_errmsg(EIO, "..."). */
+UFFD_EXPORT int uffd_set_errmsg(int error, const char *format, ...) UFFD_PRINTF(2, 3);
+
+/* ------------------------------------------------------------------------------------------------ the loop */
+
+/* Regions, the engine that serves them, and statistics: started and stopped as one. */
+typedef struct uffd_loop uffd_loop;
+/* A range of memory in a loop, with the resolver that answers for it. Lives until its loop is closed. */
+typedef struct uffd_region uffd_region;
+
+enum {
+  UFFD_ENGINE_AUTO = 0,    /* threads */
+  UFFD_ENGINE_THREADS = 1, /* handler threads, each with a userfaultfd and a slice of every region */
+  UFFD_ENGINE_PUMP = 2     /* the caller drives: uffd_loop_step() */
+};
+
+/* What becomes of a page whose resolver failed. The first failure's sentence is kept: uffd_loop_error(). */
+enum {
+  UFFD_ON_ERROR_DEFAULT = 0, /* poison; a loop: as said here, a region: as its loop */
+  UFFD_ON_ERROR_ZERO = 1,    /* it reads as zeros */
+  UFFD_ON_ERROR_POISON = 2,  /* it raises SIGBUS (6.6) */
+  UFFD_ON_ERROR_STOP = 3     /* poison, and so does every later fault of the loop */
+};
+
+struct uffd_loop_opts {
+  size_t size;
+  uint32_t engine;     /* UFFD_ENGINE_* */
+  uint32_t handlers;   /* threads: 1 to 64, 0: 1; pump: 0 or 1 */
+  uint32_t on_error;   /* UFFD_ON_ERROR_* */
+  uint32_t open_flags; /* UFFD_OPEN_USER_MODE_ONLY, UFFD_OPEN_NO_USER_MODE_ONLY for the loop's own objects */
+  uint32_t route;      /* UFFD_ROUTE_* for them */
+  uint32_t reserved;   /* 0 */
+  uint64_t features;   /* UFFD_FEAT_* to enable in them, such as UFFD_FEAT_EVENT_REMOVE; THREAD_ID is added */
+};
+#define UFFD_LOOP_OPTS_INIT \
+  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0 }
+
+/*
+ * Makes a loop and starts its handlers; regions are added to it while it runs.
+ * Errors: as uffd_open(); -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop); -EOPNOTSUPP on_error asks for
+ * poison, also by default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN, -ENOMEM no thread.
+ */
+UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
+
+struct uffd_region_opts {
+  size_t size;
+  uint64_t offset;          /* of the region in the memory, bytes, whole pages */
+  uint64_t length;          /* bytes, whole pages; 0: to the memory's end */
+  uint64_t resolver_offset; /* where the region's first byte lies in the resolver */
+  uint64_t modes;           /* UFFD_MODE_*; 0: MISSING, and MINOR too for a continue resolver. With WP pages arrive
+                               write-protected and a first write is counted and let through */
+  uint64_t around;          /* bytes answered around a fault where the resolver can; rounded up to whole pages; 0: one page */
+  uint32_t on_error;        /* UFFD_ON_ERROR_* */
+  uint32_t reserved;        /* 0 */
+  uffd_object *object;      /* registered with this object, which stays the caller's; NULL: the loop's own. The loop
+                               reads it from then on: nobody else may, and it must outlive the loop */
+  void *cookie;             /* handed to callbacks and traces */
+};
+#define UFFD_REGION_OPTS_INIT \
+  { sizeof(struct uffd_region_opts), 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
+
+/*
+ * Adds a region and serves it from now on. Callbacks are set up here, in the calling thread. *region may be NULL.
+ * Errors: -EINVAL alignment, a range outside the memory, a resolver shorter than the region, a layer that is not page
+ * aligned, a resolver that the memory cannot have; -EBUSY the range is served already, is the source of a resolver, or
+ * belongs to another userfaultfd; -EOPNOTSUPP the kernel lacks what the resolver needs; -ECANCELED the loop has
+ * stopped; -EDEADLK from a callback of this loop; and those of uffd_register(), of setup, -ENOMEM.
+ */
+UFFD_EXPORT int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
+                              const struct uffd_region_opts *opts, uffd_region **region);
+
+/*
+ * Fills [offset, offset+length) of the region now, in the handlers, faults first; returns when it is done. length 0: to
+ * the end. Pages already there stay. Errors: -ERANGE; -ECANCELED the loop was closed or has stopped; -EDEADLK from a
+ * callback of this loop; the resolver's error (those pages stay missing, the rest of the range is done); -ENOENT the
+ * region is complete or removed.
+ */
+UFFD_EXPORT int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length);
+
+/*
+ * Fills the rest of the region and unregisters it: the memory is ordinary from then on, and the region is out of the
+ * loop. Errors as uffd_region_prefetch(): then it goes on being served. Again: 0.
+ */
+UFFD_EXPORT int uffd_region_complete(uffd_region *region);
+
+/* Takes the region out of the loop as it is: missing pages read as zeros from then on. Again: 0. -EDEADLK. */
+UFFD_EXPORT int uffd_region_remove(uffd_region *region);
+
+/* uffd_region_complete() for every region: the first error is returned, the others are still tried. */
+UFFD_EXPORT int uffd_loop_complete(uffd_loop *loop);
+
+/*
+ * Pump engine: answers what is waiting, waiting up to timeout_ms for it (0: not, -1: for ever), in the calling
+ * thread, which must not itself touch missing pages of the loop. Returns the number of faults answered. All calls on a
+ * pump loop belong to one thread at a time. -EINVAL another engine; -ECANCELED stopped.
+ */
+UFFD_EXPORT int uffd_loop_step(uffd_loop *loop, int timeout_ms);
+
+/* Pump engine: a descriptor that polls readable when uffd_loop_step() has work; owned by the loop. -EINVAL, -EOWNERDEAD. */
+UFFD_EXPORT int uffd_loop_fd(const uffd_loop *loop);
+/* Pump engine: milliseconds after which uffd_loop_step() must be called even if the descriptor is silent; -1: none. */
+UFFD_EXPORT int uffd_loop_timeout(const uffd_loop *loop);
+
+/* 1 when the loop's own objects are USER_MODE_ONLY, else 0; -ENOENT before the first region. */
+UFFD_EXPORT int uffd_loop_user_mode_only(const uffd_loop *loop);
+
+struct uffd_stats {
+  size_t size;       /* in: sizeof(struct uffd_stats); UFFD_STATS_INIT sets it */
+  uint64_t faults;   /* messages of page faults read: missing + wp + minor */
+  uint64_t missing;
+  uint64_t wp;
+  uint64_t minor;
+  uint64_t writes;   /* of the faults: by a write */
+  uint64_t events;   /* fork, remap, remove, unmap messages read */
+  uint64_t zero;     /* pages installed, by answer */
+  uint64_t copied;
+  uint64_t continued;
+  uint64_t moved;
+  uint64_t poisoned;
+  uint64_t unprotected; /* pages whose first write was let through */
+  uint64_t bytes;       /* installed: zero, copied, continued, moved */
+  uint64_t prefetched;  /* of those pages: by prefetch and complete */
+  uint64_t present;     /* answers for pages that were there already */
+  uint64_t deferred;    /* times that a fault was put off: EAGAIN, or LATER */
+  uint64_t gone;        /* faults of ranges or address spaces that are no more */
+  uint64_t errors;      /* resolvers or installs that failed */
+  uint64_t policy_calls; /* of callbacks and Lua policies */
+  uint64_t queue;       /* faults waiting now */
+  uint64_t queue_max;   /* the longest queue so far */
+  uint64_t latency_count; /* faults measured, from the read of the message to the wake-up, nanoseconds: */
+  uint64_t latency_p50;
+  uint64_t latency_p99;
+  uint64_t latency_max;
+};
+#define UFFD_STATS_INIT \
+  { sizeof(struct uffd_stats) }
+
+/* Fills *stats, as much of it as both sides know. Cheap; any thread. -EINVAL size, -EOWNERDEAD. */
+UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats);
+
+/*
+ * The loop's first failure: returns its errno and copies its sentence (at most length bytes with the final zero; text
+ * may be NULL), or 0 if there was none.
+ */
+UFFD_EXPORT int uffd_loop_error(const uffd_loop *loop, char *text, size_t length);
+
+enum {
+  UFFD_OUTCOME_INSTALLED = 0,
+  UFFD_OUTCOME_PRESENT = 1,  /* there already: woken */
+  UFFD_OUTCOME_DEFERRED = 2, /* put off; another record will follow */
+  UFFD_OUTCOME_GONE = 3,     /* the range or the address space is no more: woken */
+  UFFD_OUTCOME_FAILED = 4    /* on_error was applied */
+};
+
+/* One fault's way through the loop. Newer libraries may append fields. */
+struct uffd_trace {
+  uint64_t time_ns;     /* CLOCK_MONOTONIC at the outcome */
+  uint64_t latency_ns;  /* since the message was read */
+  uint64_t offset;      /* of the page in the region */
+  uint64_t cover;       /* bytes that the answer covered */
+  uint64_t flags;       /* UFFD_FAULT_* */
+  uint32_t tid;
+  uint32_t handler;
+  uint32_t answer;      /* UFFD_ANSWER_* */
+  uint32_t outcome;     /* UFFD_OUTCOME_* */
+  int32_t error;        /* 0, or the errno of a failure */
+  uint32_t reserved;
+  void *cookie;         /* the region's */
+};
+typedef void uffd_trace_fn(void *ctx, const struct uffd_trace *trace);
+
+/*
+ * Calls fn after every outcome, in the handler; NULL switches it off. The rules of uffd_callback_ops.resolve hold. When
+ * it returns, the previous hook is no longer running (except when called from the hook itself).
+ */
+UFFD_EXPORT int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *fn, void *ctx);
+
+/*
+ * Stops and joins the handlers, wakes everything, unregisters every region, frees. Pages still missing read as zeros
+ * from then on: uffd_loop_complete() first where they matter. NULL is allowed. In a forked child it only frees. From a
+ * callback of this loop: -EDEADLK.
+ */
+UFFD_EXPORT int uffd_loop_close(uffd_loop *loop);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* UFFD_H */
