@@ -1,0 +1,40 @@
+# cmake --install: header, libraries, pkg-config, CMake package, Lua module and files, runner, documents.
+install(FILES include/uffd.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS ${UFFD_LIBRARIES} EXPORT uffdTargets
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(EXPORT uffdTargets NAMESPACE uffd:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)
+configure_package_config_file(csrc/cmake/uffdConfig.cmake.in uffdConfig.cmake
+  INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)
+write_basic_package_version_file(uffdConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES "${PROJECT_BINARY_DIR}/uffdConfig.cmake" "${PROJECT_BINARY_DIR}/uffdConfigVersion.cmake"
+  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)
+
+# Relative to the .pc file, so that a moved or repacked tree works; packagers may pass absolute directories.
+if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
+  set(UFFD_PC_PREFIX "${CMAKE_INSTALL_PREFIX}")
+  set(UFFD_PC_LIBDIR "${CMAKE_INSTALL_LIBDIR}")
+else()
+  file(RELATIVE_PATH up "/p/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/p")
+  set(UFFD_PC_PREFIX "\${pcfiledir}/${up}")
+  set(UFFD_PC_LIBDIR "\${prefix}/${CMAKE_INSTALL_LIBDIR}")
+endif()
+if(IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")
+  set(UFFD_PC_INCLUDEDIR "${CMAKE_INSTALL_INCLUDEDIR}")
+else()
+  set(UFFD_PC_INCLUDEDIR "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
+configure_file(csrc/cmake/uffd.pc.in uffd.pc @ONLY)
+install(FILES "${PROJECT_BINARY_DIR}/uffd.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+if(TARGET uffd_core)
+  install(TARGETS uffd_core LIBRARY DESTINATION ${UFFD_LUA_CDIR}/uffd)
+  install(DIRECTORY lua/uffd DESTINATION ${UFFD_LUA_DIR} FILES_MATCHING PATTERN "*.lua")
+endif()
+if(TARGET uffd-lua)
+  install(TARGETS uffd-lua RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+foreach(document README.md CHANGELOG.md LICENSE)
+  if(EXISTS "${PROJECT_SOURCE_DIR}/${document}")
+    install(FILES ${document} DESTINATION ${CMAKE_INSTALL_DOCDIR})
+  endif()
+endforeach()
