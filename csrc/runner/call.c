@@ -1,0 +1,62 @@
+/* Calling Lua from the program: tracebacks, interruption, error messages. */
+#include <lauxlib.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "runner/runner.h"
+
+/* The state whose call SIGINT ends. Set by the thread that runs Lua, before the handler is. */
+static lua_State *volatile interrupted;
+
+static void stop_script(lua_State *L, lua_Debug *debug) {
+  (void)debug;
+  lua_sethook(L, NULL, 0, 0);
+  luaL_error(L, "interrupted!");
+}
+
+/* lua_sethook() is what Lua allows in a signal handler. A second SIGINT ends the program. */
+static void on_interrupt(int number) {
+  (void)number;
+  lua_sethook(interrupted, stop_script, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+/* Turns an error into the message that is printed: an error object speaks for itself, or gets a traceback. */
+static int explain(lua_State *L) {
+  if (lua_isstring(L, 1)) {
+    luaL_traceback(L, L, lua_tostring(L, 1), 1);
+    return 1;
+  }
+  if (luaL_callmeta(L, 1, "__tostring") && lua_isstring(L, -1)) return 1;
+  luaL_traceback(L, L, lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1)), 1);
+  return 1;
+}
+
+int uffd_call(lua_State *L, int count, int results) {
+  int function = lua_gettop(L) - count;
+  struct sigaction before, action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+  lua_pushcfunction(L, explain);
+  lua_insert(L, function);
+  interrupted = L;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, &before);
+  int status = lua_pcall(L, count, results, function);
+  sigaction(SIGINT, &before, NULL);
+  lua_remove(L, function);
+  return status;
+}
+
+void uffd_complain(const char *program, const char *message) {
+  fflush(stdout);
+  if (program != NULL) fprintf(stderr, "%s: ", program);
+  fprintf(stderr, "%s\n", message);
+  fflush(stderr);
+}
+
+int uffd_report(lua_State *L, int status) {
+  if (status != LUA_OK) {
+    const char *message = lua_tostring(L, -1);
+    uffd_complain(UFFD_PROGRAM, message != NULL ? message : "(error message is not a string)");
+    lua_pop(L, 1);
+  }
+  return status;
+}

@@ -1,0 +1,64 @@
+/* What uffd-lua does beside running scripts. A new subcommand is a row of the table. */
+#include <lauxlib.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner/runner.h"
+
+/* Calls the function that a Lua module of uffd is, with what is above it on the stack: it returns the exit code. */
+static int call_module(lua_State *L, int count) {
+  int code = UFFD_EXIT_ERROR;
+  if (uffd_report(L, uffd_call(L, count, 1)) == LUA_OK) {
+    code = (int)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+  }
+  return code;
+}
+
+static int push_module(lua_State *L, const char *name) {
+  lua_getglobal(L, "require");
+  lua_pushstring(L, name);
+  return uffd_report(L, uffd_call(L, 1, 1));
+}
+
+static int run_info(lua_State *L, const struct uffd_options *options) {
+  if (push_module(L, "uffd.info") != LUA_OK) return UFFD_EXIT_ERROR;
+  lua_pushstring(L, options->value);
+  return call_module(L, 1);
+}
+
+static int run_check(lua_State *L, const struct uffd_options *options) {
+  if (push_module(L, "uffd.check") != LUA_OK) return UFFD_EXIT_ERROR;
+  if (uffd_load_script(L, options) != LUA_OK) return UFFD_EXIT_ERROR;
+  lua_pushstring(L, options->argv[options->script]);
+  lua_insert(L, -2);
+  int count = uffd_push_arguments(L);
+  return count < 0 ? UFFD_EXIT_ERROR : call_module(L, count + 2);
+}
+
+static int run_help(lua_State *L, const struct uffd_options *options) {
+  (void)L, (void)options;
+  uffd_print_usage();
+  return UFFD_EXIT_OK;
+}
+
+static int run_version(lua_State *L, const struct uffd_options *options) {
+  (void)L;
+  if (!options->version) uffd_print_version();
+  return UFFD_EXIT_OK;
+}
+
+static const struct uffd_command commands[] = {
+    {"--info", "json", false, run_info},
+    {"--check", NULL, true, run_check},
+    {"--help", NULL, false, run_help},
+    {"--version", NULL, false, run_version},
+};
+
+const struct uffd_command *uffd_find_command(const char *name, size_t length) {
+  for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+    const struct uffd_command *command = &commands[i];
+    if (strlen(command->name) == length && memcmp(command->name, name, length) == 0) return command;
+  }
+  return NULL;
+}

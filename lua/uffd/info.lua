@@ -1,0 +1,102 @@
+-- uffd-lua --info: what this kernel and this user can do, for a person or, as one JSON object, for a program.
+-- It only tells what uffd.probe() found.
+local uffd = require "uffd"
+
+local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
+
+local function quote(text)
+  return '"' .. text:gsub('[%c"\\]', function(c) return escapes[c] or ("\\u%04x"):format(c:byte()) end) .. '"'
+end
+
+local encode
+
+local function encode_list(list)
+  local items = {}
+  for i, item in ipairs(list) do items[i] = encode(item) end
+  return "[" .. table.concat(items, ",") .. "]"
+end
+
+local function encode_object(fields)
+  local members = {}
+  for i, field in ipairs(fields) do members[i] = quote(field[1]) .. ":" .. encode(field[2]) end
+  return "{" .. table.concat(members, ",") .. "}"
+end
+
+-- { object = { { name, value }, ... } } is an object that keeps its order, any other table is a list.
+function encode(value)
+  local kind = math.type(value) or type(value)
+  if kind == "table" then return value.object and encode_object(value.object) or encode_list(value) end
+  if kind == "string" then return quote(value) end
+  if kind == "integer" or kind == "boolean" then return tostring(value) end
+  return "null"
+end
+
+local function write_json(probe)
+  print(encode_object {
+    { "version", uffd.version },
+    { "kernel", probe.kernel },
+    { "usable", probe.usable },
+    { "route", probe.route },
+    { "user_mode_only", probe.user_mode_only },
+    { "event_fork", probe.event_fork },
+    { "sysctl_unprivileged", probe.sysctl_unprivileged },
+    { "features", probe.features },
+    { "missing", probe.missing },
+    { "page_size", probe.page_size },
+    { "hugepages", { object = {
+      { "size", probe.hugepage_size },
+      { "total", probe.hugepages_total },
+      { "free", probe.hugepages_free },
+    } } },
+    { "advice", probe.advice },
+  })
+end
+
+local function names(list)
+  return #list > 0 and table.concat(list, " ") or "none"
+end
+
+-- A line as "label  words", the words wrapped beneath one another.
+local function write_line(label, text)
+  local width, line = 100, ("%-16s"):format(label)
+  for word in text:gmatch "%S+" do
+    if #line + #word > width then
+      print((line:gsub("%s+$", "")))
+      line = (" "):rep(16)
+    end
+    line = line .. word .. " "
+  end
+  print((line:gsub("%s+$", "")))
+end
+
+local routes = { syscall = "by the system call", device = "by /dev/userfaultfd" }
+
+local function describe_use(probe)
+  if not probe.usable then return "not to be had" end
+  local faults = probe.user_mode_only and "faults of user mode only" or "all faults"
+  return ("usable %s, %s"):format(routes[probe.route] or probe.route, faults)
+end
+
+local function describe_hugepages(probe)
+  if probe.hugepage_size == 0 then return "none" end
+  return ("%d free of %d, %d bytes each"):format(probe.hugepages_free, probe.hugepages_total, probe.hugepage_size)
+end
+
+local function write_text(probe)
+  write_line("uffd", uffd.version)
+  write_line("kernel", probe.kernel)
+  write_line("userfaultfd", describe_use(probe))
+  write_line("fork events", probe.event_fork and "yes" or "no")
+  write_line("features", names(probe.features))
+  write_line("missing", names(probe.missing))
+  write_line("page size", probe.page_size .. " bytes")
+  write_line("huge pages", describe_hugepages(probe))
+  for i, sentence in ipairs(probe.advice) do write_line(i == 1 and "advice" or "", sentence) end
+end
+
+-- Prints, and returns the exit code of uffd-lua.
+return function(format)
+  local probe = uffd.probe()
+  if format == "json" then write_json(probe) else write_text(probe) end
+  return probe.usable and 0 or 77
+end
