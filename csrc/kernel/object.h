@@ -5,27 +5,53 @@
 #ifndef UFFD_KERNEL_OBJECT_H
 #define UFFD_KERNEL_OBJECT_H
 
+#include <pthread.h>
+
 #include "kernel/support.h"
 #include "kernel/uapi.h"
 
 #define UFFD_READ_MAX 64u /* messages a read */
 
+struct uffd_span {
+  uint64_t start, end;
+};
+
 struct uffd_object {
   /* set once */
   int fd;
-  int wake_fd;          /* eventfd: brings blocked readers out when the object closes */
-  uint64_t process;     /* uffd_process() of the maker */
-  uint64_t features;    /* enabled */
-  uint64_t available;   /* offered; 0 unknown */
-  uint32_t route;       /* UFFD_ROUTE_* */
-  int user_mode_only;   /* 1, 0, -1 unknown */
+  uint64_t process;   /* uffd_process() of the maker */
+  uint64_t features;  /* enabled */
+  uint64_t available; /* offered; 0 unknown */
+  uint32_t route;     /* UFFD_ROUTE_* */
+  int user_mode_only; /* 1, 0, -1 unknown */
   bool blocking;
   /* any thread, atomic */
   _Atomic uint32_t users; /* calls under way; the top bit: closing */
-  /* the reader */
-  struct uffd_object *spares; /* made before a read that may bring FORK descriptors, so that none is lost for want of memory */
-  struct uffd_object *next;   /* in spares */
+  _Atomic int
+      wake_fd; /* eventfd, made by the first reader that waits: brings readers out when the object closes; or -1 */
+  /* the reader; uffd_read() holds the lock, because there any thread may be the reader */
+  pthread_mutex_t reading;
+  unsigned waiting; /* blocking objects: readers that hold O_NONBLOCK set */
+  struct uffd_object
+      *spares; /* made before a read that may bring FORK descriptors, so that none is lost for want of memory */
+  struct uffd_object *next; /* in spares */
+  /* whoever registers, under the lock: what closing must unregister, sorted, not overlapping */
+  pthread_mutex_t registering;
+  struct uffd_span *spans;
+  size_t span_count, span_capacity;
 };
+
+/* object.c: a bare object (sentence set when NULL), and its end: descriptors closed, spares and all freed. */
+struct uffd_object *uffd_object_new(void);
+void uffd_object_free(struct uffd_object *object);
+bool uffd_is_closing(const struct uffd_object *object);
+int uffd_wake_fd(struct uffd_object *object); /* makes it if need be; -EMFILE, -ENFILE, -ENOMEM */
+
+/* span.c, with the lock held except for drop: which ranges are registered through this object. */
+int uffd_reserve_span(struct uffd_object *object); /* makes room for a change: 0 or -ENOMEM */
+void uffd_add_span(struct uffd_object *object, uint64_t start, uint64_t end);
+void uffd_remove_span(struct uffd_object *object, uint64_t start, uint64_t end);
+void uffd_drop_spans(struct uffd_object *object); /* unregisters them all and wakes their sleepers */
 
 /* The fill operations: one driver serves all five. */
 enum uffd_fill_op { UFFD_FILL_COPY, UFFD_FILL_ZEROPAGE, UFFD_FILL_CONTINUE, UFFD_FILL_POISON, UFFD_FILL_MOVE };
@@ -37,8 +63,21 @@ enum uffd_fill_op { UFFD_FILL_COPY, UFFD_FILL_ZEROPAGE, UFFD_FILL_CONTINUE, UFFD
  */
 int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode, uint64_t *done);
 
-int uffd_raw_wake(int fd, uint64_t start, uint64_t length);                         /* 0 or -errno */
-int uffd_raw_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode);  /* 0 or -errno */
+/* The base page, bytes. */
+uint64_t uffd_page_size(void);
+
+/* range.c: 0, or -EINVAL and a sentence for a range that no operation takes. */
+int uffd_check_range(uint64_t start, uint64_t length);
+
+/* move.c: -EINVAL and a sentence for ranges that break a rule of moving; and the sentence when the kernel said EINVAL.
+ */
+int uffd_check_move(uint64_t dst, uint64_t src, uint64_t length);
+int uffd_explain_move(const struct uffd_object *object, uint64_t dst, uint64_t src, uint64_t mode);
+
+int uffd_raw_register(int fd, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls); /* 0 or -errno */
+int uffd_raw_unregister(int fd, uint64_t start, uint64_t length);                                 /* 0 or -errno */
+int uffd_raw_wake(int fd, uint64_t start, uint64_t length);                                       /* 0 or -errno */
+int uffd_raw_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode);                /* 0 or -errno */
 
 /* One read(2) of up to count raw messages: the number, or -errno (-EAGAIN: nothing there). Retries EINTR. */
 int uffd_raw_read(int fd, struct uffd_raw_msg *messages, unsigned count);
@@ -48,7 +87,8 @@ int uffd_raw_read(int fd, struct uffd_raw_msg *messages, unsigned count);
  * sure that there is one for every message.
  */
 void uffd_decode(struct uffd_object *object, const struct uffd_raw_msg *message, struct uffd_event *event);
-int uffd_reserve_spares(struct uffd_object *object, unsigned count); /* 0 or -ENOMEM; nothing to do without EVENT_FORK */
+int uffd_reserve_spares(struct uffd_object *object,
+                        unsigned count); /* 0 or -ENOMEM; nothing to do without EVENT_FORK */
 
 /* Enter and leave a call on a handle: -EBADF closing, -EOWNERDEAD forked child (both with a sentence). */
 int uffd_enter(struct uffd_object *object);
@@ -60,11 +100,15 @@ uint64_t uffd_kernel_features(void);
 /* maps.c: the mapping of this process that holds address. 0, -ENOENT (nothing mapped), or -errno of /proc. */
 struct uffd_mapping {
   uint64_t start, end;
-  uint64_t page_size;    /* KernelPageSize */
-  char protection[8];    /* "rw-p" */
-  char name[128];        /* path or [heap], may be cut */
-  char flags[128];       /* VmFlags */
+  uint64_t page_size; /* KernelPageSize */
+  char protection[8]; /* "rw-p" */
+  char name[128];     /* path or [heap], may be cut */
+  char flags[128];    /* VmFlags */
 };
 int uffd_find_mapping(uint64_t address, struct uffd_mapping *mapping);
+/* The same, or the next one above address. */
+int uffd_find_mapping_from(uint64_t address, struct uffd_mapping *mapping);
+/* Does VmFlags hold this two-letter flag? */
+bool uffd_mapping_has(const struct uffd_mapping *mapping, const char *flag);
 
 #endif

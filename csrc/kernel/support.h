@@ -13,14 +13,23 @@
 
 #include "uffd.h"
 
-/* error.c: uffd_set_errmsg() under its inner name: sets the thread's sentence, returns -error. Never on the fault path. */
+/* error.c: uffd_set_errmsg() under its inner name: sets the thread's sentence, returns -error. Never on the fault path.
+ */
 #define fail uffd_set_errmsg
 
 /* alloc.c: zeroed memory from the user's allocator, or NULL; release takes the same length. */
 void *uffd_alloc(size_t length);
 void uffd_release(void *pointer, size_t length);
-#define NEW(type) ((type *)uffd_alloc(sizeof(type)))
+#define NEW(type)       ((type *)uffd_alloc(sizeof(type)))
 #define DELETE(pointer) uffd_release((pointer), sizeof(*(pointer)))
+
+/*
+ * pages.c: zeroed whole pages straight from the kernel, NULL when there are none; unmapped with the same length. What
+ * a reader or handler allocates comes from here: glibc's fork() holds malloc's locks while it waits for its event.
+ */
+#define BASE_PAGE UINT64_C(4096)
+void *uffd_pages_map(uint64_t length);
+void uffd_pages_unmap(void *pages, uint64_t length);
 
 /* log.c */
 void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
@@ -31,7 +40,8 @@ void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
  */
 uint64_t uffd_process(void);
 
-/* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail. */
+/* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail.
+ */
 int uffd_take_opts(void *ours, size_t our_size, const void *theirs, const char *what);
 
 /*
@@ -40,18 +50,26 @@ int uffd_take_opts(void *ours, size_t our_size, const void *theirs, const char *
  */
 #ifdef UFFD_BARRIERS
 extern _Atomic(void (*)(const char *name, void *ctx)) uffd_barrier_hook;
-#define BARRIER(name, ctx)                                             \
-  do {                                                                 \
-    void (*hook_)(const char *, void *) = atomic_load(&uffd_barrier_hook); \
-    if (hook_ != NULL) hook_((name), (ctx));                           \
+#define BARRIER(name, ctx)                                                                                             \
+  do {                                                                                                                 \
+    void (*hook_)(const char *, void *) = atomic_load(&uffd_barrier_hook);                                             \
+    if (hook_ != NULL) hook_((name), (ctx));                                                                           \
   } while (0)
 #else
 #define BARRIER(name, ctx) ((void)0)
 #endif
 
-static inline uint64_t round_down(uint64_t value, uint64_t unit) { return value - value % unit; }
-static inline uint64_t round_up(uint64_t value, uint64_t unit) { return round_down(value + unit - 1, unit); }
-static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
+static inline uint64_t round_down(uint64_t value, uint64_t unit) {
+  return value - value % unit;
+}
+static inline uint64_t round_up(uint64_t value, uint64_t unit) {
+  return round_down(value + unit - 1, unit);
+}
+static inline uint64_t min_u64(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+static inline uint64_t max_u64(uint64_t a, uint64_t b) {
+  return a > b ? a : b;
+}
 
 #endif

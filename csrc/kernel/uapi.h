@@ -18,8 +18,8 @@
 #endif
 #endif
 
-#define RAW_API UINT64_C(0xAA)
-#define RAW_USER_MODE_ONLY 1 /* 5.11; numerically O_WRONLY */
+#define RAW_API                  UINT64_C(0xAA)
+#define RAW_USER_MODE_ONLY       1                   /* 5.11; numerically O_WRONLY */
 #define RAW_FEATURES_INITIALISED (UINT64_C(1) << 31) /* fdinfo only */
 
 struct uffd_raw_api {
@@ -47,16 +47,16 @@ struct uffd_raw_writeprotect {
 };
 
 /* UNREGISTER and WAKE are coded as reads by an old mistake of the kernel's; the numbers stay. */
-#define RAW_UFFDIO_API _IOWR(0xAA, 0x3F, struct uffd_raw_api)
-#define RAW_UFFDIO_REGISTER _IOWR(0xAA, 0x00, struct uffd_raw_register)
-#define RAW_UFFDIO_UNREGISTER _IOR(0xAA, 0x01, struct uffd_raw_range)
-#define RAW_UFFDIO_WAKE _IOR(0xAA, 0x02, struct uffd_raw_range)
-#define RAW_UFFDIO_COPY _IOWR(0xAA, 0x03, struct uffd_raw_copy)
-#define RAW_UFFDIO_ZEROPAGE _IOWR(0xAA, 0x04, struct uffd_raw_zeropage)
-#define RAW_UFFDIO_MOVE _IOWR(0xAA, 0x05, struct uffd_raw_copy)
+#define RAW_UFFDIO_API          _IOWR(0xAA, 0x3F, struct uffd_raw_api)
+#define RAW_UFFDIO_REGISTER     _IOWR(0xAA, 0x00, struct uffd_raw_register)
+#define RAW_UFFDIO_UNREGISTER   _IOR(0xAA, 0x01, struct uffd_raw_range)
+#define RAW_UFFDIO_WAKE         _IOR(0xAA, 0x02, struct uffd_raw_range)
+#define RAW_UFFDIO_COPY         _IOWR(0xAA, 0x03, struct uffd_raw_copy)
+#define RAW_UFFDIO_ZEROPAGE     _IOWR(0xAA, 0x04, struct uffd_raw_zeropage)
+#define RAW_UFFDIO_MOVE         _IOWR(0xAA, 0x05, struct uffd_raw_copy)
 #define RAW_UFFDIO_WRITEPROTECT _IOWR(0xAA, 0x06, struct uffd_raw_writeprotect)
-#define RAW_UFFDIO_CONTINUE _IOWR(0xAA, 0x07, struct uffd_raw_zeropage)
-#define RAW_UFFDIO_POISON _IOWR(0xAA, 0x08, struct uffd_raw_zeropage)
+#define RAW_UFFDIO_CONTINUE     _IOWR(0xAA, 0x07, struct uffd_raw_zeropage)
+#define RAW_UFFDIO_POISON       _IOWR(0xAA, 0x08, struct uffd_raw_zeropage)
 #define RAW_USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 
 /* A message as read(2) gives it, 32 bytes. */
@@ -90,7 +90,8 @@ _Static_assert(sizeof(struct uffd_raw_zeropage) == 32, "uffdio_zeropage, uffdio_
 _Static_assert(sizeof(struct uffd_raw_msg) == 32, "uffd_msg");
 _Static_assert(RAW_UFFDIO_API == 0xc018aa3f && RAW_UFFDIO_REGISTER == 0xc020aa00 && RAW_UFFDIO_UNREGISTER == 0x8010aa01,
                "ioctl numbers");
-_Static_assert(RAW_UFFDIO_MOVE == 0xc028aa05 && RAW_UFFDIO_WRITEPROTECT == 0xc018aa06 && RAW_UFFDIO_POISON == 0xc020aa08,
+_Static_assert(RAW_UFFDIO_MOVE == 0xc028aa05 && RAW_UFFDIO_WRITEPROTECT == 0xc018aa06 &&
+                   RAW_UFFDIO_POISON == 0xc020aa08,
                "ioctl numbers");
 
 #endif

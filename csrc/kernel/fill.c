@@ -1,0 +1,271 @@
+/*
+ * The operations that fill pages, and write protection. One driver serves all five filling operations; the public
+ * functions add checks before it and a sentence after it.
+ */
+#include <inttypes.h>
+#include <sched.h>
+#include <string.h>
+
+#include "kernel/object.h"
+
+#define EVENT_FEATURES (UFFD_FEAT_EVENT_FORK | UFFD_FEAT_EVENT_REMAP | UFFD_FEAT_EVENT_REMOVE | UFFD_FEAT_EVENT_UNMAP)
+#define RACE_RETRIES   64
+
+/* All five have it as their first mode bit. */
+#define DONTWAKE (UINT64_C(1) << 0)
+
+static const char *const op_names[] = {"copy", "zeropage", "continue", "poison", "move"};
+
+/* One ioctl. *progress is real progress in bytes, whatever the result. */
+static int fill_once(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode,
+                     uint64_t *progress) {
+  static const unsigned long requests[] = {RAW_UFFDIO_COPY, RAW_UFFDIO_ZEROPAGE, RAW_UFFDIO_CONTINUE, RAW_UFFDIO_POISON,
+                                           RAW_UFFDIO_MOVE};
+  int rc;
+  int64_t done;
+  /* The output starts at 0: older kernels leave it alone when they refuse early; it is a count only when positive. */
+  if (op == UFFD_FILL_COPY || op == UFFD_FILL_MOVE) {
+    struct uffd_raw_copy request = {.dst = dst, .src = src, .length = length, .mode = mode};
+    rc = ioctl(fd, requests[op], &request);
+    done = request.copy;
+  } else {
+    struct uffd_raw_zeropage request = {.range = {dst, length}, .mode = mode};
+    rc = ioctl(fd, requests[op], &request);
+    done = request.zeropage;
+  }
+  if (rc == 0) {
+    *progress = length;
+    return 0;
+  }
+  *progress = done > 0 ? (uint64_t)done : 0;
+  return -errno;
+}
+
+/* The largest power of two below length: halves go on being multiples of the huge page as long as they can. */
+static uint64_t halve(uint64_t length) {
+  return UINT64_C(1) << (63 - __builtin_clzll(length - 1));
+}
+
+/* The error that says "the range does not lie in one mapping": only there does a shorter range help. */
+static bool is_border(enum uffd_fill_op op, int rc) {
+  return op == UFFD_FILL_MOVE ? rc == -EINVAL : rc == -ENOENT;
+}
+
+int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode,
+              uint64_t *done) {
+  uint64_t total = 0, chunk = length, progress = 0;
+  bool halved = false; /* at this very place */
+  int rc = 0;
+  while (total < length) {
+    chunk = min_u64(chunk, length - total);
+    rc = fill_once(fd, op, dst + total, src + total, chunk, mode, &progress);
+    total += progress;
+    if (rc == 0) {
+      chunk *= 2;
+      halved = false;
+    } else if (is_border(op, rc) && chunk > uffd_page_size()) {
+      chunk = halve(chunk);
+      halved = true;
+    } else if (rc != -EAGAIN || progress == 0) {
+      /* Less than a huge page is EINVAL: not what was asked, whose answer is that nothing is registered here. */
+      if (rc == -EINVAL && halved && op != UFFD_FILL_MOVE) rc = -ENOENT;
+      break;
+    }
+  }
+  *done = total;
+  return rc;
+}
+
+int uffd_raw_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode) {
+  struct uffd_raw_writeprotect request = {.range = {start, length}, .mode = mode};
+  return ioctl(fd, RAW_UFFDIO_WRITEPROTECT, &request) < 0 ? -errno : 0;
+}
+
+/*
+ * Without event features no event can be waiting, and EAGAIN is a lost race with another thread of the kernel: again.
+ * Bounded, because a failed mremap can leave some kernels answering EAGAIN for ever.
+ */
+static bool is_race(const struct uffd_object *object, int rc, unsigned *retries) {
+  if (rc != -EAGAIN || (object->features & EVENT_FEATURES) != 0 || ++*retries > RACE_RETRIES) return false;
+  sched_yield();
+  return true;
+}
+
+/* What a range of an operation was meant to be, for the sentence about its failure. */
+struct request {
+  const char *name;
+  uint64_t at;  /* where it stopped */
+  uint64_t src; /* the same place in the source */
+  uint64_t mode;
+  uint64_t feature; /* that the kernel must have, or 0 */
+};
+
+static bool find_ours(const struct uffd_object *object, uint64_t address, struct uffd_mapping *mapping) {
+  return object->route != UFFD_ROUTE_ADOPTED && uffd_find_mapping(address, mapping) == 0;
+}
+
+static int explain_invalid(const struct uffd_object *object, const struct request *request) {
+  struct uffd_mapping mapping;
+  if (strcmp(request->name, "move") == 0) return uffd_explain_move(object, request->at, request->src, request->mode);
+  if (request->feature != 0 && object->available != 0 && (object->available & request->feature) == 0)
+    return fail(EINVAL, "This kernel has no %s operation (uffd_available() tells).", request->name);
+  if (!find_ours(object, request->at, &mapping))
+    return fail(EINVAL,
+                "The kernel refuses %s at %#" PRIx64 " with mode %#" PRIx64
+                ": alignment, an unknown mode, or memory without it.",
+                request->name, request->at, request->mode);
+  if (mapping.page_size > uffd_page_size()) {
+    if (strcmp(request->name, "zeropage") == 0)
+      return fail(EINVAL, "Huge pages have no zeropage operation: copy a page of zeros.");
+    return fail(EINVAL,
+                "The range at %#" PRIx64 " is not a multiple of its huge pages of %" PRIu64 " bytes, or mode %#" PRIx64
+                " is not for it.",
+                request->at, mapping.page_size, request->mode);
+  }
+  if (strcmp(request->name, "continue") == 0 && mapping.name[0] != '/')
+    return fail(EINVAL, "continue needs a page cache, and the anonymous memory at %#" PRIx64 " has none: use a memfd.",
+                request->at);
+  if ((request->mode & ~DONTWAKE) != 0 && !uffd_mapping_has(&mapping, "uw"))
+    return fail(EINVAL,
+                "%s at %#" PRIx64 " with mode %#" PRIx64
+                ": the mode is unknown, or write protection of a range that is not "
+                "registered for UFFD_MODE_WP.",
+                request->name, request->at, request->mode);
+  return fail(EINVAL, "The kernel refuses %s at %#" PRIx64 " with mode %#" PRIx64 ".", request->name, request->at,
+              request->mode);
+}
+
+static int explain_fault(const struct request *request) {
+  if (strcmp(request->name, "copy") == 0)
+    return fail(EFAULT, "copy to %#" PRIx64 ": the source cannot be read, or the page lies beyond the end of the file.",
+                request->at);
+  if (strcmp(request->name, "continue") == 0)
+    return fail(EFAULT,
+                "continue at %#" PRIx64 ": the page cache has no page there, or it lies beyond the end of the file.",
+                request->at);
+  return fail(EFAULT, "%s at %#" PRIx64 ": a page there cannot be used so.", request->name, request->at);
+}
+
+static int explain(const struct uffd_object *object, int error, const struct request *request) {
+  switch (error) {
+  case EEXIST:
+    return fail(EEXIST, "%s: the page at %#" PRIx64 " is there already.", request->name, request->at);
+  case EAGAIN:
+    return fail(EAGAIN,
+                "%s at %#" PRIx64
+                ": an event waits to be read, or its maker has not gone on yet. Read all events, then retry.",
+                request->name, request->at);
+  case ENOENT:
+    return fail(ENOENT, "%s: the page at %#" PRIx64 " is not mapped, or not registered%s.", request->name, request->at,
+                strcmp(request->name, "move") == 0           ? ", or its source is a hole (UFFD_MOVE_ALLOW_SRC_HOLES)"
+                : strcmp(request->name, "writeprotect") == 0 ? " for UFFD_MODE_WP"
+                                                             : "");
+  case ESRCH:
+    return fail(ESRCH, "The address space is gone: its process has exited or executed another program.");
+  case EINVAL:
+    return explain_invalid(object, request);
+  case ENOMEM:
+    return fail(
+        ENOMEM,
+        "%s at %#" PRIx64
+        ": no memory, the control group's limit, the file system's, or no free huge page (sysctl vm.nr_hugepages).",
+        request->name, request->at);
+  case EFAULT:
+    return explain_fault(request);
+  case EBUSY:
+    return fail(EBUSY,
+                "%s: the source of %#" PRIx64
+                " is shared by fork or pinned: write to the page again, and use MADV_DONTFORK.",
+                request->name, request->at);
+  default:
+    return fail(error, "%s at %#" PRIx64 " failed: %s.", request->name, request->at, strerror(error));
+  }
+}
+
+/*
+ * EEXIST wakes nobody, and a sleeper read earlier would sleep for ever. Its address is the page's, except with
+ * EXACT_ADDRESS, where it may be any byte of a huge page: then as much as such a page could be.
+ */
+static void wake_present(const struct uffd_object *object, uint64_t at, uint64_t rest) {
+  uint64_t length = uffd_page_size();
+  if ((object->features & UFFD_FEAT_EXACT_ADDRESS) != 0) length = min_u64(at & -at, rest);
+  uffd_raw_wake(object->fd, at, length);
+}
+
+/* The way of every public filling operation, once its own arguments are checked. */
+static int fill_range(struct uffd_object *object, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length,
+                      uint64_t mode, uint64_t *done) {
+  uint64_t total = 0;
+  unsigned retries = 0;
+  int rc;
+  do {
+    uint64_t progress = 0;
+    rc = uffd_fill(object->fd, op, dst + total, src + total, length - total, mode, &progress);
+    total += progress;
+    if (progress > 0) retries = 0;
+  } while (is_race(object, rc, &retries));
+  if (done != NULL) *done = total;
+  if (rc == -EEXIST && (mode & DONTWAKE) == 0) wake_present(object, dst + total, length - total);
+  return rc;
+}
+
+static int run(struct uffd_object *object, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length,
+               uint64_t mode, uint64_t feature, uint64_t *done) {
+  uint64_t total = 0;
+  if (done != NULL) *done = 0;
+  int rc = uffd_enter(object);
+  if (rc < 0) return rc;
+  rc = uffd_check_range(dst, length);
+  if (rc == 0) {
+    rc = fill_range(object, op, dst, src, length, mode, &total);
+    struct request request = {op_names[op], dst + total, src + total, mode, feature};
+    if (rc < 0) rc = explain(object, -rc, &request);
+  }
+  uffd_leave(object);
+  if (done != NULL) *done = total;
+  return rc;
+}
+
+int uffd_copy(uffd_object *object, uint64_t dst, const void *source, uint64_t length, uint64_t mode, uint64_t *done) {
+  uint64_t src = (uint64_t)(uintptr_t)source;
+  if (src + length < src) {
+    if (done != NULL) *done = 0;
+    return fail(EINVAL, "The source %p+%#" PRIx64 " wraps around the end of the address space.", source, length);
+  }
+  return run(object, UFFD_FILL_COPY, dst, src, length, mode, 0, done);
+}
+
+int uffd_zeropage(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done) {
+  return run(object, UFFD_FILL_ZEROPAGE, start, 0, length, mode, 0, done);
+}
+
+int uffd_continue(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done) {
+  return run(object, UFFD_FILL_CONTINUE, start, 0, length, mode, UFFD_FEAT_MINOR_HUGETLBFS | UFFD_FEAT_MINOR_SHMEM,
+             done);
+}
+
+int uffd_poison(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done) {
+  return run(object, UFFD_FILL_POISON, start, 0, length, mode, UFFD_FEAT_POISON, done);
+}
+
+int uffd_move(uffd_object *object, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode, uint64_t *done) {
+  if (done != NULL) *done = 0;
+  int rc = uffd_check_move(dst, src, length);
+  return rc < 0 ? rc : run(object, UFFD_FILL_MOVE, dst, src, length, mode, UFFD_FEAT_MOVE, done);
+}
+
+int uffd_writeprotect(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode) {
+  int rc = uffd_enter(object);
+  if (rc < 0) return rc;
+  rc = uffd_check_range(start, length);
+  if (rc == 0) {
+    unsigned retries = 0;
+    do {
+      rc = uffd_raw_writeprotect(object->fd, start, length, mode);
+    } while (is_race(object, rc, &retries));
+    struct request request = {"writeprotect", start, 0, mode, UFFD_FEAT_PAGEFAULT_FLAG_WP};
+    if (rc < 0) rc = explain(object, -rc, &request);
+  }
+  uffd_leave(object);
+  return rc;
+}

@@ -1,0 +1,125 @@
+/*
+ * The life of the object: made, entered and left by calls, closed. A close lets nobody in, brings those inside out, and
+ * gives the descriptor's number back last, so that no call ever reaches a newer file of the same number.
+ */
+#include <limits.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "kernel/object.h"
+
+#define CLOSING 0x80000000u
+
+struct uffd_object *uffd_object_new(void) {
+  struct uffd_object *object = NEW(struct uffd_object);
+  if (object == NULL) {
+    fail(ENOMEM, "No memory for a userfaultfd object.");
+    return NULL;
+  }
+  object->fd = -1;
+  object->wake_fd = -1;
+  object->process = uffd_process();
+  pthread_mutex_init(&object->reading, NULL);
+  pthread_mutex_init(&object->registering, NULL);
+  return object;
+}
+
+void uffd_object_free(struct uffd_object *object) {
+  int wake_fd = atomic_load(&object->wake_fd);
+  if (object->fd >= 0) close(object->fd);
+  if (wake_fd >= 0) close(wake_fd);
+  while (object->spares != NULL) {
+    struct uffd_object *spare = object->spares;
+    object->spares = spare->next;
+    uffd_object_free(spare);
+  }
+  uffd_release(object->spans, object->span_capacity * sizeof(*object->spans));
+  pthread_mutex_destroy(&object->reading);
+  pthread_mutex_destroy(&object->registering);
+  DELETE(object);
+}
+
+static int check_process(const struct uffd_object *object) {
+  if (object->process == uffd_process()) return 0;
+  return fail(EOWNERDEAD, "This handle belongs to the process that made it: a forked child opens its own.");
+}
+
+int uffd_enter(struct uffd_object *object) {
+  if (object == NULL) return fail(EBADF, "There is no userfaultfd object: the handle is NULL.");
+  int rc = check_process(object);
+  if (rc < 0) return rc;
+  if ((atomic_fetch_add(&object->users, 1) & CLOSING) == 0) return 0;
+  uffd_leave(object);
+  return fail(EBADF, "The userfaultfd object is closed.");
+}
+
+void uffd_leave(struct uffd_object *object) {
+  /* The closer may free the object as soon as the count is down: the futex is then a mere address. */
+  _Atomic uint32_t *users = &object->users;
+  if (atomic_fetch_sub(users, 1) == (CLOSING | 1))
+    syscall(SYS_futex, users, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+bool uffd_is_closing(const struct uffd_object *object) {
+  return (atomic_load(&object->users) & CLOSING) != 0;
+}
+
+int uffd_wake_fd(struct uffd_object *object) {
+  int present = atomic_load(&object->wake_fd);
+  if (present >= 0) return present;
+  int made = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (made < 0) return fail(errno, "No descriptor to wait with: %s.", strerror(errno));
+  if (atomic_compare_exchange_strong(&object->wake_fd, &present, made)) return made;
+  close(made);
+  return present;
+}
+
+static void wait_for_users(struct uffd_object *object) {
+  int wake_fd = atomic_load(&object->wake_fd);
+  if (wake_fd >= 0) eventfd_write(wake_fd, 1); /* stays readable: brings every waiting reader out */
+  uint32_t users;
+  while ((users = atomic_load(&object->users)) != CLOSING)
+    syscall(SYS_futex, &object->users, FUTEX_WAIT_PRIVATE, users, NULL, NULL, 0);
+}
+
+void uffd_close(uffd_object *object) {
+  if (object == NULL) return;
+  if (object->process == uffd_process()) {
+    atomic_fetch_or(&object->users, CLOSING);
+    BARRIER("close.closing", object);
+    /*
+     * Closing the descriptor would unregister as well, but not while a forked child holds a copy of it, nor while a
+     * call on this object sleeps on a fault of its own range (a copy whose source is missing).
+     */
+    uffd_drop_spans(object);
+    wait_for_users(object);
+    uffd_drop_spans(object);
+  }
+  uffd_object_free(object);
+}
+
+int uffd_fd(const uffd_object *object) {
+  if (object == NULL || uffd_is_closing(object)) return fail(EBADF, "The userfaultfd object is closed.");
+  int rc = check_process(object);
+  return rc < 0 ? rc : object->fd;
+}
+
+uint64_t uffd_features(const uffd_object *object) {
+  return check_process(object) < 0 ? 0 : object->features;
+}
+
+uint64_t uffd_available(const uffd_object *object) {
+  return check_process(object) < 0 ? 0 : object->available;
+}
+
+int uffd_route(const uffd_object *object) {
+  int rc = check_process(object);
+  return rc < 0 ? rc : (int)object->route;
+}
+
+int uffd_user_mode_only(const uffd_object *object) {
+  int rc = check_process(object);
+  return rc < 0 ? rc : object->user_mode_only;
+}

@@ -1,0 +1,72 @@
+/*
+ * The ranges registered through an object: a sorted array. Closing unregisters them explicitly, because closing the
+ * descriptor does not while somebody else (a forked child) holds a copy of it.
+ */
+#include <string.h>
+
+#include "kernel/object.h"
+
+/* A change adds one span at most: a new one, or the second half of one that is cut in two. */
+int uffd_reserve_span(struct uffd_object *object) {
+  if (object->span_count < object->span_capacity) return 0;
+  size_t capacity = object->span_capacity > 0 ? 2 * object->span_capacity : 8;
+  struct uffd_span *spans = uffd_alloc(capacity * sizeof(*spans));
+  if (spans == NULL) return fail(ENOMEM, "No memory to remember a registered range.");
+  if (object->span_count > 0) memcpy(spans, object->spans, object->span_count * sizeof(*spans));
+  uffd_release(object->spans, object->span_capacity * sizeof(*spans));
+  object->spans = spans;
+  object->span_capacity = capacity;
+  return 0;
+}
+
+/* The index of the first span that ends after address. Searched from the end, where programs mostly add. */
+static size_t find_span(const struct uffd_object *object, uint64_t address) {
+  size_t i = object->span_count;
+  while (i > 0 && object->spans[i - 1].end > address)
+    i--;
+  return i;
+}
+
+/* Puts count spans in the place of those from first up to last. */
+static void replace_spans(struct uffd_object *object, size_t first, size_t last, const struct uffd_span *by,
+                          size_t count) {
+  struct uffd_span *at = object->spans + first;
+  memmove(at + count, object->spans + last, (object->span_count - last) * sizeof(*at));
+  if (count > 0) memcpy(at, by, count * sizeof(*at));
+  object->span_count = object->span_count - (last - first) + count;
+}
+
+void uffd_add_span(struct uffd_object *object, uint64_t start, uint64_t end) {
+  size_t first = find_span(object, start), last = first;
+  struct uffd_span merged = {start, end};
+  for (; last < object->span_count && object->spans[last].start < end; last++) {
+    merged.start = min_u64(merged.start, object->spans[last].start);
+    merged.end = max_u64(merged.end, object->spans[last].end);
+  }
+  replace_spans(object, first, last, &merged, 1);
+}
+
+void uffd_remove_span(struct uffd_object *object, uint64_t start, uint64_t end) {
+  size_t first = find_span(object, start), last = first, count = 0;
+  struct uffd_span rest[2];
+  for (; last < object->span_count && object->spans[last].start < end; last++) {
+    const struct uffd_span *span = &object->spans[last];
+    if (span->start < start) rest[count++] = (struct uffd_span){span->start, start};
+    if (span->end > end) rest[count++] = (struct uffd_span){end, span->end};
+  }
+  if (last > first) replace_spans(object, first, last, rest, count);
+}
+
+void uffd_drop_spans(struct uffd_object *object) {
+  pthread_mutex_lock(&object->registering);
+  /* What an adopted object serves is its maker's affair, and a duplicate kept elsewhere may go on serving it. */
+  for (size_t i = 0; i < object->span_count && object->route != UFFD_ROUTE_ADOPTED; i++) {
+    uint64_t start = object->spans[i].start, length = object->spans[i].end - start;
+    /* Before 6.17 any userfaultfd could unregister any range: leave alone what has become another's since. */
+    if (uffd_raw_register(object->fd, start, length, UFFD_MODE_MISSING, NULL) == -EBUSY) continue;
+    uffd_raw_unregister(object->fd, start, length);
+    uffd_raw_wake(object->fd, start, length);
+  }
+  object->span_count = 0;
+  pthread_mutex_unlock(&object->registering);
+}
