@@ -20,29 +20,13 @@ int uffd_raw_read(int fd, struct uffd_raw_msg *messages, unsigned count) {
   return length < 0 ? -errno : (int)((size_t)length / sizeof(*messages));
 }
 
-int uffd_reserve_spares(struct uffd_object *object, unsigned count) {
-  if ((object->features & UFFD_FEAT_EVENT_FORK) == 0) return 0;
-  unsigned present = 0;
-  for (struct uffd_object *spare = object->spares; spare != NULL && present < count; spare = spare->next)
-    present++;
-  for (; present < count; present++) {
-    struct uffd_object *spare = uffd_object_new();
-    if (spare == NULL) return -ENOMEM;
-    spare->next = object->spares;
-    object->spares = spare;
-  }
-  return 0;
-}
-
 /* The child's context has its parent's features; its descriptor has the flags of the parent's creation. */
 static struct uffd_object *take_child(struct uffd_object *object, int fd) {
-  struct uffd_object *child = object->spares;
+  struct uffd_object *child = uffd_take_spare(object);
   if (child == NULL) {
     close(fd);
     return NULL;
   }
-  object->spares = child->next;
-  child->next = NULL;
   child->fd = fd;
   child->features = object->features;
   child->available = object->available;

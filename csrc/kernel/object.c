@@ -12,17 +12,21 @@
 
 #define CLOSING 0x80000000u
 
-struct uffd_object *uffd_object_new(void) {
-  struct uffd_object *object = NEW(struct uffd_object);
-  if (object == NULL) {
-    fail(ENOMEM, "No memory for a userfaultfd object.");
-    return NULL;
-  }
+void uffd_object_init(struct uffd_object *object) {
   object->fd = -1;
   object->wake_fd = -1;
   object->process = uffd_process();
   pthread_mutex_init(&object->reading, NULL);
   pthread_mutex_init(&object->registering, NULL);
+}
+
+struct uffd_object *uffd_object_new(void) {
+  struct uffd_object *object = NEW(struct uffd_object);
+  if (object != NULL) {
+    uffd_object_init(object);
+  } else {
+    fail(ENOMEM, "No memory for a userfaultfd object.");
+  }
   return object;
 }
 
@@ -30,15 +34,15 @@ void uffd_object_free(struct uffd_object *object) {
   int wake_fd = atomic_load(&object->wake_fd);
   if (object->fd >= 0) close(object->fd);
   if (wake_fd >= 0) close(wake_fd);
-  while (object->spares != NULL) {
-    struct uffd_object *spare = object->spares;
-    object->spares = spare->next;
-    uffd_object_free(spare);
-  }
-  uffd_release(object->spans, object->span_capacity * sizeof(*object->spans));
+  uffd_leave_nursery(object->nursery);
+  uffd_pages_unmap(object->spans, object->span_capacity * sizeof(*object->spans));
   pthread_mutex_destroy(&object->reading);
   pthread_mutex_destroy(&object->registering);
-  DELETE(object);
+  if (object->home != NULL) {
+    uffd_leave_nursery(object->home);
+  } else {
+    DELETE(object);
+  }
 }
 
 static int check_process(const struct uffd_object *object) {

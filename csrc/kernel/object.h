@@ -19,39 +19,57 @@ struct uffd_span {
 struct uffd_object {
   /* set once */
   int fd;
+  uint32_t route;     /* UFFD_ROUTE_* */
   uint64_t process;   /* uffd_process() of the maker */
   uint64_t features;  /* enabled */
   uint64_t available; /* offered; 0 unknown */
-  uint32_t route;     /* UFFD_ROUTE_* */
   int user_mode_only; /* 1, 0, -1 unknown */
   bool blocking;
+  struct uffd_nursery *home; /* that this object lies in, or NULL */
   /* any thread, atomic */
   _Atomic uint32_t users; /* calls under way; the top bit: closing */
-  _Atomic int
-      wake_fd; /* eventfd, made by the first reader that waits: brings readers out when the object closes; or -1 */
+  _Atomic int wake_fd;    /* eventfd of the first reader that waits: brings readers out when the object closes; or -1 */
   /* the reader; uffd_read() holds the lock, because there any thread may be the reader */
   pthread_mutex_t reading;
-  unsigned waiting; /* blocking objects: readers that hold O_NONBLOCK set */
-  struct uffd_object
-      *spares; /* made before a read that may bring FORK descriptors, so that none is lost for want of memory */
-  struct uffd_object *next; /* in spares */
-  /* whoever registers, under the lock: what closing must unregister, sorted, not overlapping */
+  unsigned waiting;             /* blocking objects: readers that hold O_NONBLOCK set */
+  struct uffd_nursery *nursery; /* spare objects for the children of FORK events, or NULL */
+  /* whoever registers, under the lock */
   pthread_mutex_t registering;
-  struct uffd_span *spans;
+  struct uffd_span *spans; /* what closing must unregister: sorted, not overlapping */
   size_t span_count, span_capacity;
 };
 
-/* object.c: a bare object (sentence set when NULL), and its end: descriptors closed, spares and all freed. */
+/* object.c: a bare object (NULL: a sentence is set), and its end: descriptors closed, all freed. */
 struct uffd_object *uffd_object_new(void);
+void uffd_object_init(struct uffd_object *object);
 void uffd_object_free(struct uffd_object *object);
 bool uffd_is_closing(const struct uffd_object *object);
 int uffd_wake_fd(struct uffd_object *object); /* makes it if need be; -EMFILE, -ENFILE, -ENOMEM */
+
+/* Enter and leave a call on a handle: -EBADF closing, -EOWNERDEAD forked child (both with a sentence). */
+int uffd_enter(struct uffd_object *object);
+void uffd_leave(struct uffd_object *object);
 
 /* span.c, with the lock held except for drop: which ranges are registered through this object. */
 int uffd_reserve_span(struct uffd_object *object); /* makes room for a change: 0 or -ENOMEM */
 void uffd_add_span(struct uffd_object *object, uint64_t start, uint64_t end);
 void uffd_remove_span(struct uffd_object *object, uint64_t start, uint64_t end);
 void uffd_drop_spans(struct uffd_object *object); /* unregisters them all and wakes their sleepers */
+
+/* The mask that this kernel offers, asked once with a throw-away descriptor; 0 if none can be made. */
+uint64_t uffd_kernel_features(void);
+
+/* The base page, bytes. */
+uint64_t uffd_page_size(void);
+
+/* range.c: 0, or -EINVAL and a sentence for a range that no operation takes. */
+int uffd_check_range(uint64_t start, uint64_t length);
+
+/* 0 or -errno, no sentence. */
+int uffd_raw_register(int fd, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls);
+int uffd_raw_unregister(int fd, uint64_t start, uint64_t length);
+int uffd_raw_wake(int fd, uint64_t start, uint64_t length);
+int uffd_raw_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode);
 
 /* The fill operations: one driver serves all five. */
 enum uffd_fill_op { UFFD_FILL_COPY, UFFD_FILL_ZEROPAGE, UFFD_FILL_CONTINUE, UFFD_FILL_POISON, UFFD_FILL_MOVE };
@@ -63,39 +81,23 @@ enum uffd_fill_op { UFFD_FILL_COPY, UFFD_FILL_ZEROPAGE, UFFD_FILL_CONTINUE, UFFD
  */
 int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode, uint64_t *done);
 
-/* The base page, bytes. */
-uint64_t uffd_page_size(void);
-
-/* range.c: 0, or -EINVAL and a sentence for a range that no operation takes. */
-int uffd_check_range(uint64_t start, uint64_t length);
-
-/* move.c: -EINVAL and a sentence for ranges that break a rule of moving; and the sentence when the kernel said EINVAL.
- */
+/* move.c: -EINVAL and a sentence for ranges that break a rule; and the sentence for the EINVAL of the kernel. */
 int uffd_check_move(uint64_t dst, uint64_t src, uint64_t length);
 int uffd_explain_move(const struct uffd_object *object, uint64_t dst, uint64_t src, uint64_t mode);
-
-int uffd_raw_register(int fd, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls); /* 0 or -errno */
-int uffd_raw_unregister(int fd, uint64_t start, uint64_t length);                                 /* 0 or -errno */
-int uffd_raw_wake(int fd, uint64_t start, uint64_t length);                                       /* 0 or -errno */
-int uffd_raw_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode);                /* 0 or -errno */
 
 /* One read(2) of up to count raw messages: the number, or -errno (-EAGAIN: nothing there). Retries EINTR. */
 int uffd_raw_read(int fd, struct uffd_raw_msg *messages, unsigned count);
 
 /*
  * Decodes one message. A FORK takes a spare for the child's descriptor: uffd_reserve_spares() before the read makes
- * sure that there is one for every message.
+ * sure that there is one for every message. Neither waits for malloc, whose locks a fork() under way may hold.
  */
 void uffd_decode(struct uffd_object *object, const struct uffd_raw_msg *message, struct uffd_event *event);
-int uffd_reserve_spares(struct uffd_object *object,
-                        unsigned count); /* 0 or -ENOMEM; nothing to do without EVENT_FORK */
+int uffd_reserve_spares(struct uffd_object *object, unsigned count); /* 0, -ENOMEM; nothing to do without EVENT_FORK */
 
-/* Enter and leave a call on a handle: -EBADF closing, -EOWNERDEAD forked child (both with a sentence). */
-int uffd_enter(struct uffd_object *object);
-void uffd_leave(struct uffd_object *object);
-
-/* The mask that this kernel offers, asked once with a throw-away descriptor; 0 if none can be made. */
-uint64_t uffd_kernel_features(void);
+/* nursery.c: a spare from the reserve, or NULL; and one member's end. NULL is allowed. */
+struct uffd_object *uffd_take_spare(struct uffd_object *object);
+void uffd_leave_nursery(struct uffd_nursery *nursery);
 
 /* maps.c: the mapping of this process that holds address. 0, -ENOENT (nothing mapped), or -errno of /proc. */
 struct uffd_mapping {
@@ -106,9 +108,7 @@ struct uffd_mapping {
   char flags[128];    /* VmFlags */
 };
 int uffd_find_mapping(uint64_t address, struct uffd_mapping *mapping);
-/* The same, or the next one above address. */
-int uffd_find_mapping_from(uint64_t address, struct uffd_mapping *mapping);
-/* Does VmFlags hold this two-letter flag? */
-bool uffd_mapping_has(const struct uffd_mapping *mapping, const char *flag);
+int uffd_find_mapping_from(uint64_t address, struct uffd_mapping *mapping);  /* or the next one above address */
+bool uffd_mapping_has(const struct uffd_mapping *mapping, const char *flag); /* the two letters in VmFlags */
 
 #endif

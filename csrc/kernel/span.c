@@ -9,11 +9,12 @@
 /* A change adds one span at most: a new one, or the second half of one that is cut in two. */
 int uffd_reserve_span(struct uffd_object *object) {
   if (object->span_count < object->span_capacity) return 0;
-  size_t capacity = object->span_capacity > 0 ? 2 * object->span_capacity : 8;
-  struct uffd_span *spans = uffd_alloc(capacity * sizeof(*spans));
+  size_t capacity = object->span_capacity > 0 ? 2 * object->span_capacity : BASE_PAGE / sizeof(struct uffd_span);
+  /* Not from malloc: whoever reads events may register as well, while a fork() that waits for him holds its locks. */
+  struct uffd_span *spans = uffd_pages_map(capacity * sizeof(*spans));
   if (spans == NULL) return fail(ENOMEM, "No memory to remember a registered range.");
   if (object->span_count > 0) memcpy(spans, object->spans, object->span_count * sizeof(*spans));
-  uffd_release(object->spans, object->span_capacity * sizeof(*spans));
+  uffd_pages_unmap(object->spans, object->span_capacity * sizeof(*spans));
   object->spans = spans;
   object->span_capacity = capacity;
   return 0;
