@@ -170,8 +170,10 @@ struct uffd_probe {
   uint64_t hugepages_total;
   uint64_t hugepages_free;
 };
-#define UFFD_PROBE_INIT \
-  { sizeof(struct uffd_probe) }
+#define UFFD_PROBE_INIT                                                           \
+  {                                                                               \
+    sizeof(struct uffd_probe), {0}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 \
+  }
 
 /* Fills *probe. Returns 0 even when userfaultfd is not to be had (that is what it tells); -EINVAL for a bad size. */
 UFFD_EXPORT int uffd_probe(struct uffd_probe *probe);
@@ -433,7 +435,7 @@ struct uffd_file_opts {
  * The contents of a file, mapped: zeros after its end to the end of the last page, holes (SEEK_HOLE) as zero pages. The
  * file must not change while it is served; where it has shrunk, faults fail as on_error says, and nothing crashes.
  * Errors: those of open(2); -EINVAL not a regular file or block device, empty, or offset + length beyond its end.
- * _fd duplicates fd, which the caller keeps.
+ * _fd leaves fd with the caller, who may close it.
  */
 UFFD_EXPORT int uffd_resolver_file(const char *path, const struct uffd_file_opts *opts, uffd_resolver **resolver);
 UFFD_EXPORT int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolver **resolver);
@@ -587,8 +589,8 @@ struct uffd_loop_opts {
 
 /*
  * Makes a loop and starts its handlers; regions are added to it while it runs.
- * Errors: as uffd_open(); -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop); -EOPNOTSUPP on_error asks for
- * poison, also by default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN, -ENOMEM no thread.
+ * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop); -EOPNOTSUPP on_error asks for poison, also by
+ * default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE.
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
 
@@ -614,7 +616,8 @@ struct uffd_region_opts {
  * Errors: -EINVAL alignment, a range outside the memory, a resolver shorter than the region, a layer that is not page
  * aligned, a resolver that the memory cannot have; -EBUSY the range is served already, is the source of a resolver, or
  * belongs to another userfaultfd; -EOPNOTSUPP the kernel lacks what the resolver needs; -ECANCELED the loop has
- * stopped; -EDEADLK from a callback of this loop; and those of uffd_register(), of setup, -ENOMEM.
+ * stopped; -EDEADLK from a callback of this loop; and those of uffd_open() for the loop's own objects, which are made
+ * with the first region that needs them, of uffd_register(), of setup, -ENOMEM.
  */
 UFFD_EXPORT int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
                               const struct uffd_region_opts *opts, uffd_region **region);
@@ -651,7 +654,7 @@ UFFD_EXPORT int uffd_loop_fd(const uffd_loop *loop);
 /* Pump engine: milliseconds after which uffd_loop_step() must be called even if the descriptor is silent; -1: none. */
 UFFD_EXPORT int uffd_loop_timeout(const uffd_loop *loop);
 
-/* 1 when the loop's own objects are USER_MODE_ONLY, else 0; -ENOENT before the first region. */
+/* 1 when the loop's own objects are USER_MODE_ONLY, else 0; -ENOENT before the first region that needs them. */
 UFFD_EXPORT int uffd_loop_user_mode_only(const uffd_loop *loop);
 
 struct uffd_stats {
@@ -682,8 +685,10 @@ struct uffd_stats {
   uint64_t latency_p99;
   uint64_t latency_max;
 };
-#define UFFD_STATS_INIT \
-  { sizeof(struct uffd_stats) }
+#define UFFD_STATS_INIT                                                                                 \
+  {                                                                                                     \
+    sizeof(struct uffd_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 \
+  }
 
 /* Fills *stats, as much of it as both sides know. Cheap; any thread. -EINVAL size, -EOWNERDEAD. */
 UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats);

@@ -1,0 +1,377 @@
+/*
+ * One handler's pass: wait, drain, events first, then faults, then what others want of it. Every message that is read
+ * ends in an outcome, stays in the queue to be tried again, or is woken; none is dropped.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "loop/loop.h"
+
+_Thread_local struct uffd_handler_state *uffd_current_handler;
+
+uint64_t uffd_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* ---- sources */
+
+struct uffd_source *uffd_source_create(uffd_object *object, bool owned) {
+  struct uffd_source *source = uffd_pages_map(sizeof(*source));
+  if (source == NULL) return NULL;
+  source->object = object;
+  source->fd = object->fd;
+  source->owned = owned;
+  return source;
+}
+
+void uffd_source_destroy(struct uffd_source *source) {
+  if (source->owned) uffd_close(source->object);
+  uffd_slices_free(source);
+  uffd_pages_unmap(source, sizeof(*source));
+}
+
+static void list_polls(struct uffd_handler_state *handler) {
+  handler->polls[0] = (struct pollfd){.fd = handler->wake_fd, .events = POLLIN};
+  handler->polls_count = 1;
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    handler->polls[handler->polls_count++] = (struct pollfd){.fd = source->fd, .events = POLLIN};
+  }
+}
+
+int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_source *source) {
+  if (handler->polls_count == handler->polls_capacity) {
+    uint32_t capacity = handler->polls_capacity * 2;
+    struct pollfd *polls = uffd_pages_map(capacity * sizeof(*polls));
+    if (polls == NULL) return -ENOMEM;
+    uffd_pages_unmap(handler->polls, handler->polls_capacity * sizeof(*polls));
+    handler->polls = polls;
+    handler->polls_capacity = capacity;
+  }
+  source->next = handler->sources;
+  handler->sources = source;
+  list_polls(handler);
+  uffd_pump_watch(handler, source->fd);
+  return 0;
+}
+
+/* Children whose address space is gone: nothing of theirs can be waiting. Others are closed by whoever made them. */
+static void bury_children(struct uffd_handler_state *handler) {
+  bool buried = false;
+  for (struct uffd_source **link = &handler->sources; *link != NULL;) {
+    struct uffd_source *source = *link;
+    if (!source->child || !source->gone) {
+      link = &source->next;
+      continue;
+    }
+    *link = source->next;
+    for (uint32_t i = 0; i < handler->queued;) {
+      if (handler->queue[i].source == source) {
+        handler->queue[i] = handler->queue[--handler->queued];
+      } else {
+        i++;
+      }
+    }
+    uffd_source_destroy(source);
+    handler->children--;
+    buried = true;
+  }
+  if (buried) list_polls(handler);
+}
+
+/*
+ * Nobody tells when a child exits, so it is asked when another one comes: unprotecting where nothing is registered does
+ * nothing, and ESRCH is said before that is looked at.
+ */
+static void check_children(struct uffd_handler_state *handler) {
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    if (source->child && uffd_raw_writeprotect(source->fd, BASE_PAGE * 16, BASE_PAGE, 0) == -ESRCH) source->gone = true;
+  }
+  bury_children(handler);
+}
+
+/* ---- events */
+
+/* R13: the child inherits regions and page states, and is served like its parent, by the same handler. */
+static void adopt_child(struct uffd_handler_state *handler, const struct uffd_source *parent, uffd_object *object) {
+  check_children(handler);
+  struct uffd_source *child = object == NULL ? NULL : uffd_source_create(object, true);
+  if (child != NULL) {
+    child->child = true;
+    handler->children++;
+    atomic_store(&handler->loop->forked, true);
+    if (uffd_slices_clone(parent, child) == 0 && uffd_handler_add_source(handler, child) == 0) return;
+    handler->children--;
+    uffd_source_destroy(child);
+  } else {
+    uffd_close(object);
+  }
+  uffd_loop_fail(handler->loop, -fail(ENOMEM, "no memory to serve a forked child: its missing pages read as zeros"));
+}
+
+static void apply_event(struct uffd_handler_state *handler, struct uffd_source *source, const struct uffd_event *event) {
+  int result = 0;
+  uffd_count(&handler->counters.events, 1);
+  switch (event->type) {
+  case UFFD_REMOVE: uffd_slices_remove(source, event->address, event->address + event->length); break;
+  case UFFD_UNMAP: result = uffd_slices_unmap(source, event->address, event->address + event->length); break;
+  case UFFD_REMAP: result = uffd_slices_remap(source, event->address, event->to, event->length); break;
+  case UFFD_FORK: adopt_child(handler, source, event->object); break;
+  default: uffd_log(UFFD_LOG_WARNING, "event 0x%x is unknown to this library and was ignored", event->type); break;
+  }
+  if (result < 0) uffd_loop_fail(handler->loop, -fail(ENOMEM, "no memory to follow a change of mappings"));
+}
+
+/* ---- draining */
+
+static void enqueue(struct uffd_handler_state *handler, struct uffd_source *source, const struct uffd_raw_msg *message,
+                    uint64_t now) {
+  uint64_t flags = message->arg.pagefault.flags;
+  struct uffd_counters *counters = &handler->counters;
+  uffd_count((flags & UFFD_FAULT_WP) != 0      ? &counters->wp
+             : (flags & UFFD_FAULT_MINOR) != 0 ? &counters->minor
+                                               : &counters->missing,
+             1);
+  if ((flags & UFFD_FAULT_WRITE) != 0) uffd_count(&counters->writes, 1);
+  handler->queue[handler->queued++] = (struct uffd_pending){
+      .source = source,
+      .address = message->arg.pagefault.address,
+      .flags = flags,
+      .read_ns = now,
+      .tid = message->arg.pagefault.ptid,
+  };
+}
+
+/* One read. Returns the number of messages, or -errno. */
+static int read_some(struct uffd_handler_state *handler, struct uffd_source *source) {
+  struct uffd_raw_msg messages[UFFD_READ_MAX];
+  if (uffd_reserve_spares(source->object, UFFD_READ_MAX) < 0) return -ENOMEM;
+  int count = uffd_raw_read(source->fd, messages, UFFD_READ_MAX);
+  if (count <= 0) return count;
+  uint64_t now = uffd_now();
+  for (int i = 0; i < count; i++) {
+    if (messages[i].event == UFFD_PAGEFAULT) {
+      enqueue(handler, source, &messages[i], now);
+    } else {
+      struct uffd_event event;
+      uffd_decode(source->object, &messages[i], &event);
+      apply_event(handler, source, &event);
+      handler->retry_ns = now; /* what an event held up may go on */
+    }
+  }
+  return count;
+}
+
+/* A FORK needs a descriptor; when the process has none left, the one kept for this is given up for it. */
+static bool free_descriptor(struct uffd_handler_state *handler, struct uffd_source *source) {
+  if (handler->spare_fd >= 0) {
+    close(handler->spare_fd);
+    handler->spare_fd = -1;
+    return true;
+  }
+  source->starved = true;
+  uffd_log(UFFD_LOG_WARNING, "a fork waits for a file descriptor: none is left");
+  return false;
+}
+
+/*
+ * R8: the kernel hands faults out before the events that precede them, so all is read before any fault is resolved. A
+ * short read has emptied the kernel's queues: asking for its EAGAIN would be a system call for nothing. When the queue
+ * is full, events may still be unread; then the kernel answers EAGAIN to whatever they would change.
+ */
+static void drain(struct uffd_handler_state *handler, struct uffd_source *source) {
+  source->starved = false;
+  while (handler->queued + UFFD_READ_MAX <= UFFD_QUEUE_MAX) {
+    int count = read_some(handler, source);
+    if (count == -EMFILE || count == -ENFILE) {
+      if (free_descriptor(handler, source)) continue;
+      return;
+    }
+    if (count < (int)UFFD_READ_MAX) return;
+  }
+}
+
+static void keep_descriptor(struct uffd_handler_state *handler) {
+  if (handler->spare_fd < 0) handler->spare_fd = eventfd(0, EFD_CLOEXEC);
+}
+
+/* ---- faults */
+
+/*
+ * R1, R2: what EAGAIN put off is tried again after an event was read, or when its time has come; the time doubles while
+ * nothing moves, so that a target that never goes on costs little.
+ */
+static void plan_retry(struct uffd_handler_state *handler, uint32_t before) {
+  if (handler->queued == 0) {
+    handler->retry_ns = 0;
+    handler->retry_step = UFFD_RETRY_MIN_NS;
+    return;
+  }
+  handler->retry_step =
+      handler->queued < before ? UFFD_RETRY_MIN_NS : min_u64(handler->retry_step * 2, UFFD_RETRY_MAX_NS);
+  handler->retry_ns = uffd_now() + handler->retry_step;
+}
+
+/* The first `waiting` faults of the queue were put off before this pass. Returns how many faults were answered. */
+static unsigned answer_faults(struct uffd_handler_state *handler, uint32_t waiting) {
+  uint32_t total = handler->queued, kept = 0;
+  if (total == 0) return 0;
+  uffd_count(&handler->counters.queue, total - atomic_load_explicit(&handler->counters.queue, memory_order_relaxed));
+  if (total > atomic_load_explicit(&handler->counters.queue_max, memory_order_relaxed)) {
+    atomic_store_explicit(&handler->counters.queue_max, total, memory_order_relaxed);
+  }
+  bool due = waiting == 0 || uffd_now() >= handler->retry_ns;
+  for (uint32_t i = 0; i < total; i++) {
+    bool wait = i < waiting && !due;
+    if (wait || uffd_line_fault(handler, &handler->queue[i]) == UFFD_OUTCOME_DEFERRED) {
+      if (kept == 0 && !wait) BARRIER("deferred", &handler->queue[i].address);
+      handler->queue[kept++] = handler->queue[i];
+    }
+  }
+  handler->queued = kept;
+  atomic_store_explicit(&handler->counters.queue, kept, memory_order_relaxed);
+  if (due || kept > waiting) plan_retry(handler, total);
+  return total - kept;
+}
+
+/* ---- the pass */
+
+static bool is_starved(const struct uffd_handler_state *handler) {
+  for (const struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    if (source->starved) return true;
+  }
+  return false;
+}
+
+static uint64_t until(uint64_t then, uint64_t now) { return then > now ? then - now : 0; }
+
+uint64_t uffd_handler_due(const struct uffd_handler_state *handler) {
+  if (atomic_load_explicit(&handler->posted, memory_order_relaxed) != NULL) return 0;
+  uint64_t due = handler->untidy ? UFFD_IDLE_NS : UINT64_MAX;
+  if (is_starved(handler)) due = min_u64(due, UFFD_RETRY_MAX_NS);
+  if (handler->queued == 0 && handler->jobs == NULL) return due;
+  uint64_t now = uffd_now();
+  if (handler->queued != 0) due = min_u64(due, until(handler->retry_ns, now));
+  if (handler->jobs != NULL) due = min_u64(due, until(handler->jobs_ns, now));
+  return due;
+}
+
+/* Returns false when the time passed with nothing to do. */
+static bool wait_for_work(struct uffd_handler_state *handler, uint64_t timeout) {
+  timeout = min_u64(timeout, uffd_handler_due(handler));
+  struct timespec time = {(time_t)(timeout / 1000000000), (long)(timeout % 1000000000)};
+  uint32_t i = 1;
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    /* one that waits for a descriptor is always readable: it is looked at when its time has come */
+    handler->polls[i++].events = source->starved ? 0 : POLLIN;
+  }
+  int ready = ppoll(handler->polls, handler->polls_count, timeout == UINT64_MAX ? NULL : &time, NULL);
+  i = 1;
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    source->ready = source->starved || (ready > 0 && handler->polls[i].revents != 0);
+    i++;
+  }
+  if (ready > 0 && handler->polls[0].revents != 0) {
+    uint64_t posts;
+    (void)!read(handler->wake_fd, &posts, sizeof(posts));
+  }
+  return ready > 0;
+}
+
+/* A fork puts its child at the head of the list: that one has its turn in the next pass. */
+static void drain_ready(struct uffd_handler_state *handler) {
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    if (source->ready) drain(handler, source);
+  }
+  if (handler->keep_spare) keep_descriptor(handler);
+}
+
+unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout) {
+  struct uffd_handler_state *outer = uffd_current_handler;
+  uffd_current_handler = handler;
+  uint32_t waiting = handler->queued;
+  uint64_t calls = handler->asker.policy_calls;
+  bool woken = wait_for_work(handler, timeout);
+  if (woken || is_starved(handler)) drain_ready(handler);
+  BARRIER("drained", handler);
+  uffd_jobs_run(handler, false);
+  unsigned answered = answer_faults(handler, waiting);
+  if (answered == 0 && handler->jobs != NULL && uffd_now() >= handler->jobs_ns) uffd_jobs_run(handler, true);
+  if (handler->asker.policy_calls != calls) {
+    handler->untidy = true;
+  } else if (handler->untidy && !woken) {
+    handler->untidy = uffd_uses_idle(handler);
+  }
+  if (handler->children != 0) bury_children(handler);
+  uffd_current_handler = outer;
+  return answered;
+}
+
+void uffd_handler_finish(struct uffd_handler_state *handler) {
+  for (uint32_t i = 0; i < handler->queued; i++) {
+    const struct uffd_pending *fault = &handler->queue[i];
+    const struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
+    uint64_t page_size = slice == NULL ? BASE_PAGE : slice->region->page_size;
+    uffd_raw_wake(fault->source->fd, round_down(fault->address, page_size), page_size);
+  }
+  handler->queued = 0;
+  uffd_jobs_cancel(handler);
+}
+
+/* ---- making and ending */
+
+/* Reading maps the kernel's zero page everywhere: no memory, and a copy from here never waits. */
+static char *map_zeros(void) {
+  char *zeros = uffd_pages_map(HUGE_PAGE);
+  for (uint64_t at = 0; zeros != NULL && at < HUGE_PAGE; at += BASE_PAGE) {
+    (void)*(volatile char *)(zeros + at);
+  }
+  return zeros;
+}
+
+struct uffd_handler_state *uffd_handler_create(uffd_loop *loop, uint32_t index) {
+  struct uffd_handler_state *handler = NEW(struct uffd_handler_state);
+  if (handler == NULL) {
+    fail(ENOMEM, "no memory for a handler");
+    return NULL;
+  }
+  handler->loop = loop;
+  handler->index = index;
+  handler->retry_step = UFFD_RETRY_MIN_NS;
+  handler->keep_spare = (loop->features & UFFD_FEAT_EVENT_FORK) != 0;
+  handler->spare_fd = -1;
+  handler->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  int error = handler->wake_fd < 0 ? errno : ENOMEM;
+  handler->polls_capacity = (uint32_t)(BASE_PAGE / sizeof(*handler->polls));
+  handler->polls = uffd_pages_map(BASE_PAGE);
+  handler->staging = uffd_pages_map(HUGE_PAGE);
+  handler->zeros = map_zeros();
+  if (handler->wake_fd < 0 || handler->polls == NULL || handler->staging == NULL || handler->zeros == NULL) {
+    uffd_handler_destroy(handler);
+    fail(error, "cannot make a handler: %s", strerror(error));
+    return NULL;
+  }
+  if (handler->keep_spare) keep_descriptor(handler);
+  list_polls(handler);
+  return handler;
+}
+
+void uffd_handler_destroy(struct uffd_handler_state *handler) {
+  while (handler->sources != NULL) {
+    struct uffd_source *source = handler->sources;
+    handler->sources = source->next;
+    uffd_source_destroy(source);
+  }
+  if (handler->wake_fd >= 0) close(handler->wake_fd);
+  if (handler->spare_fd >= 0) close(handler->spare_fd);
+  uffd_pages_unmap(handler->polls, handler->polls_capacity * sizeof(*handler->polls));
+  uffd_pages_unmap(handler->staging, HUGE_PAGE);
+  uffd_pages_unmap((char *)(uintptr_t)handler->zeros, HUGE_PAGE);
+  uffd_release(handler->asker.states, handler->asker.count * sizeof(*handler->asker.states));
+  DELETE(handler);
+}

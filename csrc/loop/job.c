@@ -1,0 +1,88 @@
+/*
+ * What user threads want of a handler: posted without a lock, done between faults. A job lives on its poster's stack,
+ * who waits for it.
+ */
+#include <errno.h>
+#include <unistd.h>
+
+#include "loop/loop.h"
+
+void uffd_job_init(struct uffd_job *job,
+                   enum uffd_job_result (*run)(struct uffd_handler_state *handler, struct uffd_job *job)) {
+  *job = (struct uffd_job){.run = run};
+  sem_init(&job->done, 0, 0);
+}
+
+void uffd_job_post(struct uffd_handler_state *handler, struct uffd_job *job) {
+  struct uffd_job *head = atomic_load_explicit(&handler->posted, memory_order_relaxed);
+  do {
+    job->next = head;
+  } while (!atomic_compare_exchange_weak_explicit(&handler->posted, &head, job, memory_order_release,
+                                                  memory_order_relaxed));
+  uint64_t one = 1;
+  (void)!write(handler->wake_fd, &one, sizeof(one)); /* fails only when the counter is full: awake then */
+}
+
+int uffd_job_wait(struct uffd_handler_state *handler, struct uffd_job *job) {
+  if (handler->loop->engine == UFFD_ENGINE_PUMP) { /* this thread is the handler */
+    while (sem_trywait(&job->done) != 0) {
+      uffd_handler_pass(handler, UINT64_MAX);
+    }
+  } else {
+    while (sem_wait(&job->done) != 0 && errno == EINTR) {
+    }
+  }
+  sem_destroy(&job->done);
+  return job->result;
+}
+
+int uffd_job_run(struct uffd_handler_state *handler, struct uffd_job *job) {
+  uffd_job_post(handler, job);
+  return uffd_job_wait(handler, job);
+}
+
+/* In the order of posting: the stack that others push to has the newest on top. */
+static void take_posted(struct uffd_handler_state *handler) {
+  struct uffd_job *newest = atomic_exchange_explicit(&handler->posted, NULL, memory_order_acquire), *oldest = NULL;
+  while (newest != NULL) {
+    struct uffd_job *next = newest->next;
+    newest->next = oldest;
+    oldest = newest;
+    newest = next;
+  }
+  struct uffd_job **end = &handler->jobs;
+  while (*end != NULL) {
+    end = &(*end)->next;
+  }
+  *end = oldest;
+}
+
+bool uffd_jobs_run(struct uffd_handler_state *handler, bool background) {
+  bool worked = false;
+  if (atomic_load_explicit(&handler->posted, memory_order_relaxed) != NULL) take_posted(handler);
+  for (struct uffd_job **link = &handler->jobs; *link != NULL;) {
+    struct uffd_job *job = *link;
+    if (job->background && (!background || worked)) {
+      link = &job->next;
+      continue;
+    }
+    worked = worked || job->background;
+    if (job->run(handler, job) == UFFD_JOB_AGAIN) {
+      link = &job->next;
+      continue;
+    }
+    *link = job->next;
+    sem_post(&job->done); /* the job is its poster's again, and may be gone */
+  }
+  return worked;
+}
+
+void uffd_jobs_cancel(struct uffd_handler_state *handler) {
+  take_posted(handler);
+  while (handler->jobs != NULL) {
+    struct uffd_job *job = handler->jobs;
+    handler->jobs = job->next;
+    job->result = -ECANCELED;
+    sem_post(&job->done);
+  }
+}

@@ -1,0 +1,261 @@
+/*
+ * The one straight line: fault -> region -> resolver -> answer -> install -> outcome. Every engine walks it, and nothing
+ * else; no step reaches back.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "loop/loop.h"
+
+/* What one walk along the line knows. */
+struct walk {
+  struct uffd_handler_state *handler;
+  struct uffd_source *source;
+  struct uffd_slice *slice;
+  uint64_t page;  /* address of the faulting page */
+  uint64_t flags; /* UFFD_FAULT_* */
+  uint32_t tid;
+  uint32_t answer; /* UFFD_ANSWER_*, for the trace */
+  uint64_t cover;
+};
+
+static uint64_t region_offset(const struct uffd_slice *slice, uint64_t address) {
+  return address - slice->start + slice->offset;
+}
+
+static uint64_t page_index(const struct uffd_slice *slice, uint64_t address) {
+  return (address - slice->start) / slice->region->page_size;
+}
+
+/*
+ * Grows [low, high) around the page to the region's `around`, as far as the slice goes and pages are absent: EEXIST in
+ * the middle of an answer costs a second ioctl.
+ */
+static void find_cover(const struct walk *walk, uint64_t *low, uint64_t *high) {
+  const struct uffd_slice *slice = walk->slice;
+  const uffd_region *region = slice->region;
+  uint64_t page_size = region->page_size;
+  *low = walk->page;
+  *high = walk->page + page_size;
+  if (region->around <= page_size) return;
+  uint64_t offset = region_offset(slice, walk->page), start = round_down(offset, region->around);
+  uint64_t lowest = max_u64(slice->start, walk->page - min_u64(offset - start, walk->page - slice->start));
+  uint64_t highest = min_u64(slice->end, walk->page + (start + region->around - offset));
+  while (*low > lowest && page_state(slice, page_index(slice, *low - page_size)) == UFFD_PAGE_ABSENT) {
+    *low -= page_size;
+  }
+  while (*high < highest && page_state(slice, page_index(slice, *high)) == UFFD_PAGE_ABSENT) {
+    *high += page_size;
+  }
+}
+
+static int ask(struct walk *walk, uint64_t low, uint64_t high, struct uffd_answer *answer) {
+  struct uffd_handler_state *handler = walk->handler;
+  const uffd_region *region = walk->slice->region;
+  const struct uffd_fault fault = {
+      .offset = region_offset(walk->slice, walk->page) + region->resolver_offset,
+      .region_offset = region_offset(walk->slice, walk->page),
+      .address = walk->page,
+      .page_size = region->page_size,
+      .cover_offset = region_offset(walk->slice, low) + region->resolver_offset,
+      .cover_length = high - low,
+      .flags = walk->flags,
+      .tid = walk->tid,
+      .handler = handler->index,
+      .cookie = region->cookie,
+  };
+  uint64_t calls = handler->asker.policy_calls;
+  BARRIER("asking", &walk->page);
+  int result = uffd_resolver_ask(region->resolver, &handler->asker, &fault, answer);
+  if (handler->asker.policy_calls != calls) {
+    uffd_count(&handler->counters.policy_calls, handler->asker.policy_calls - calls);
+  }
+  return result;
+}
+
+/* An answer in the resolver's coordinates becomes an installation at addresses, cut to the slice. */
+static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
+  struct uffd_slice *slice = walk->slice;
+  const uffd_region *region = slice->region;
+  uint64_t low = slice->offset + region->resolver_offset;
+  uffd_clip(answer, low, low + (slice->end - slice->start));
+  /* a first write to one page needs no protection: it would only bring a second fault */
+  bool written = (walk->flags & UFFD_FAULT_WRITE) != 0 && answer->length <= region->page_size;
+  const struct uffd_install install = {
+      .source = walk->source,
+      .slice = slice,
+      .page = walk->page,
+      .dst = answer->offset - low + slice->start,
+      .length = answer->length,
+      .data = answer->data,
+      .kind = answer->kind,
+      .wp = (region->modes & UFFD_MODE_WP) != 0 && !written && answer->kind != UFFD_ANSWER_POISON,
+  };
+  walk->answer = answer->kind;
+  walk->cover = answer->length;
+  BARRIER("installing", &walk->page);
+  uint32_t outcome = uffd_install(walk->handler, &install);
+  BARRIER("installed", &walk->page);
+  return outcome;
+}
+
+static uint32_t install_page(struct walk *walk, uint32_t kind) {
+  const uffd_region *region = walk->slice->region;
+  struct uffd_answer answer = {
+      .kind = kind,
+      .offset = region_offset(walk->slice, walk->page) + region->resolver_offset,
+      .length = region->page_size,
+  };
+  return install_answer(walk, &answer);
+}
+
+/* Resolver, answer, install for a page that is to be filled, with [low, high) as the cover that is wanted. */
+static uint32_t fill(struct walk *walk, uint64_t low, uint64_t high) {
+  struct uffd_answer answer;
+  int result = ask(walk, low, high, &answer);
+  if (result < 0) {
+    walk->handler->error = -result;
+    return UFFD_OUTCOME_FAILED;
+  }
+  walk->answer = answer.kind;
+  if (answer.kind == UFFD_ANSWER_LATER) return UFFD_OUTCOME_DEFERRED;
+  uint32_t outcome = install_answer(walk, &answer);
+  if (outcome == UFFD_OUTCOME_FAILED) {
+    fail(walk->handler->error, "installing the page at offset %" PRIu64 " from the %s resolver: %s",
+         region_offset(walk->slice, walk->page), walk->slice->region->resolver->kind, strerror(walk->handler->error));
+  }
+  return outcome;
+}
+
+/* The page cache may have lost a page between the message and CONTINUE: then it is missing, and asked for as such. */
+static uint32_t fill_or_refill(struct walk *walk, uint64_t low, uint64_t high) {
+  uint32_t outcome = fill(walk, low, high);
+  if (outcome != UFFD_OUTCOME_ABSENT) return outcome;
+  walk->flags &= ~UFFD_FAULT_MINOR;
+  outcome = fill(walk, walk->page, walk->page + walk->slice->region->page_size);
+  if (outcome != UFFD_OUTCOME_ABSENT) return outcome;
+  walk->handler->error = EFAULT;
+  fail(EFAULT, "the page cache has no page at offset %" PRIu64, region_offset(walk->slice, walk->page));
+  return UFFD_OUTCOME_FAILED;
+}
+
+/* on_error says what the page becomes. A page that cannot even be poisoned now is tried again, never dropped. */
+static uint32_t give_up(struct walk *walk) {
+  struct uffd_handler_state *handler = walk->handler;
+  uint32_t on_error = walk->slice->region->on_error;
+  int error = handler->error;
+  uffd_count(&handler->counters.errors, 1);
+  uffd_loop_fail(handler->loop, error);
+  uffd_log(UFFD_LOG_ERROR, "%s", uffd_errmsg());
+  if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&handler->loop->stopped, true);
+  uint32_t outcome = install_page(walk, on_error == UFFD_ON_ERROR_ZERO ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
+  handler->error = error;
+  if (outcome == UFFD_OUTCOME_INSTALLED) return UFFD_OUTCOME_FAILED;
+  return outcome == UFFD_OUTCOME_FAILED ? UFFD_OUTCOME_DEFERRED : outcome;
+}
+
+static uint32_t resolve(struct walk *walk) {
+  if ((walk->flags & UFFD_FAULT_WP) != 0) {
+    return uffd_unprotect(walk->handler, walk->source, walk->page, walk->slice->region->page_size);
+  }
+  if (page_state(walk->slice, page_index(walk->slice, walk->page)) == UFFD_PAGE_REMOVED) {
+    return install_page(walk, UFFD_ANSWER_ZERO);
+  }
+  if (atomic_load_explicit(&walk->handler->loop->stopped, memory_order_relaxed)) {
+    return install_page(walk, UFFD_ANSWER_POISON);
+  }
+  uint64_t low, high;
+  find_cover(walk, &low, &high);
+  return fill_or_refill(walk, low, high);
+}
+
+/*
+ * A fault outside every region: a mapping that mremap has grown in place takes its registration along, and what it gained
+ * reads as zeros. A range that is unregistered by now only needs the wake-up.
+ */
+static uint32_t resolve_stray(struct uffd_handler_state *handler, const struct uffd_pending *fault) {
+  int fd = fault->source->fd;
+  uint64_t page = round_down(fault->address, BASE_PAGE), done;
+  int error = uffd_fill(fd, UFFD_FILL_ZEROPAGE, page, 0, BASE_PAGE, 0, &done);
+  if (error == -EINVAL) { /* huge pages */
+    page = round_down(fault->address, HUGE_PAGE);
+    error = uffd_fill(fd, UFFD_FILL_COPY, page, (uintptr_t)handler->zeros, HUGE_PAGE, 0, &done);
+  }
+  if (error == 0) return UFFD_OUTCOME_INSTALLED;
+  if (error == -EAGAIN) return UFFD_OUTCOME_DEFERRED;
+  uffd_raw_wake(fd, page, error == -EEXIST ? HUGE_PAGE : BASE_PAGE);
+  if (error == -EEXIST) return UFFD_OUTCOME_PRESENT;
+  if (error == -ESRCH) fault->source->gone = true;
+  return UFFD_OUTCOME_GONE;
+}
+
+static void trace(const struct walk *walk, const struct uffd_pending *fault, uint32_t outcome, uint64_t now) {
+  struct uffd_handler_state *handler = walk->handler;
+  const struct uffd_trace record = {
+      .time_ns = now,
+      .latency_ns = now - fault->read_ns,
+      .offset = region_offset(walk->slice, walk->page),
+      .cover = walk->cover,
+      .flags = walk->flags,
+      .tid = walk->tid,
+      .handler = handler->index,
+      .answer = walk->answer,
+      .outcome = outcome,
+      .error = outcome == UFFD_OUTCOME_FAILED ? handler->error : 0,
+      .cookie = walk->slice->region->cookie,
+  };
+  handler->trace(handler->trace_ctx, &record);
+}
+
+static void settle(struct uffd_handler_state *handler, const struct uffd_pending *fault, uint32_t outcome,
+                   uint64_t now) {
+  if (outcome == UFFD_OUTCOME_DEFERRED) {
+    uffd_count(&handler->counters.deferred, 1);
+    return;
+  }
+  if (outcome == UFFD_OUTCOME_GONE) uffd_count(&handler->counters.gone, 1);
+  uffd_histogram_add(&handler->latency, now - fault->read_ns);
+}
+
+uint32_t uffd_line_fault(struct uffd_handler_state *handler, const struct uffd_pending *fault) {
+  struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
+  if (slice == NULL) {
+    uint32_t outcome = resolve_stray(handler, fault);
+    settle(handler, fault, outcome, uffd_now());
+    return outcome;
+  }
+  struct walk walk = {
+      .handler = handler,
+      .source = fault->source,
+      .slice = slice,
+      .page = slice->start + round_down(fault->address - slice->start, slice->region->page_size),
+      .flags = fault->flags,
+      .tid = fault->tid,
+  };
+  uint32_t outcome = resolve(&walk);
+  if (outcome == UFFD_OUTCOME_FAILED) outcome = give_up(&walk);
+  if (outcome == UFFD_OUTCOME_GONE) uffd_raw_wake(fault->source->fd, walk.page, slice->region->page_size);
+  uint64_t now = uffd_now();
+  settle(handler, fault, outcome, now);
+  if (handler->trace != NULL) trace(&walk, fault, outcome, now);
+  return outcome;
+}
+
+uint32_t uffd_line_prefetch(struct uffd_handler_state *handler, struct uffd_source *source, struct uffd_slice *slice,
+                            uint64_t low, uint64_t high) {
+  bool minor = (slice->region->modes & UFFD_MODE_MINOR) != 0;
+  struct walk walk = {
+      .handler = handler,
+      .source = source,
+      .slice = slice,
+      .page = low,
+      .flags = UFFD_FAULT_PREFETCH | (minor ? UFFD_FAULT_MINOR : 0),
+  };
+  _Atomic uint64_t *bytes = &handler->counters.bytes; /* the only writer is this thread */
+  uint64_t before = atomic_load_explicit(bytes, memory_order_relaxed);
+  uint32_t outcome = fill_or_refill(&walk, low, high);
+  uint64_t filled = atomic_load_explicit(bytes, memory_order_relaxed) - before;
+  uffd_count(&handler->counters.prefetched, filled / slice->region->page_size);
+  if (outcome == UFFD_OUTCOME_FAILED) uffd_count(&handler->counters.errors, 1);
+  return outcome;
+}

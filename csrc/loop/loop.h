@@ -1,0 +1,279 @@
+/*
+ * The loop's parts and how they fit: a loop has handlers; a handler owns sources (objects) and reads them; a source has
+ * slices, each a run of one region's pages. What a handler reads on the fault path is changed by that handler alone, in
+ * jobs that others post to it, so the path has no lock.
+ */
+#ifndef UFFD_LOOP_LOOP_H
+#define UFFD_LOOP_LOOP_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+
+#include "resolver/resolver.h"
+
+#define UFFD_HANDLERS_MAX 64u
+#define UFFD_QUEUE_MAX 1024u                /* faults that a handler keeps; a thread more waits in the kernel's queue */
+#define UFFD_STEP_BYTES HUGE_PAGE           /* prefetch gives way to faults after so much */
+#define UFFD_RETRY_MIN_NS UINT64_C(20000)   /* back-off of deferred faults: doubles up to */
+#define UFFD_RETRY_MAX_NS UINT64_C(10000000)
+#define UFFD_IDLE_NS UINT64_C(1000000)      /* callbacks tidy up when nothing has come for so long */
+
+/* What is known of a page: one byte. The kernel has the last word (EEXIST): these only save asking it. */
+enum uffd_page {
+  UFFD_PAGE_ABSENT = 0,
+  UFFD_PAGE_INSTALLED = 1,
+  UFFD_PAGE_REMOVED = 2, /* dropped by its owner, who must read zeros from then on */
+  UFFD_PAGE_POISONED = 3
+};
+
+/* A run of a region's pages behind one object. */
+struct uffd_slice {
+  uint64_t start, end;    /* addresses */
+  uint64_t offset;        /* of start in the region */
+  _Atomic uint8_t *pages; /* enum uffd_page; of the region, or of the forked child that the slice is in */
+  uffd_region *region;
+};
+
+/* One object and what it serves. Its handler's own, but for the fields set once. */
+struct uffd_source {
+  struct uffd_source *next;
+  uffd_object *object;
+  int fd;
+  bool owned;              /* ours to close */
+  bool child;              /* of a fork */
+  bool gone;               /* its address space is no more */
+  bool starved;            /* a FORK waits for a free descriptor */
+  bool ready;              /* has messages, as poll said */
+  uint32_t count, capacity;
+  struct uffd_slice *slices; /* by address */
+  _Atomic uint8_t *pages;  /* a child's own page states; else NULL: they are the regions' */
+  uint64_t pages_count;
+};
+
+/* One fault that was read and is not answered yet. */
+struct uffd_pending {
+  struct uffd_source *source;
+  uint64_t address; /* as read: of the page, or the byte with EXACT_ADDRESS */
+  uint64_t flags;
+  uint64_t read_ns;
+  uint32_t tid;
+};
+
+/* Written by the handler only, read by any thread. */
+struct uffd_counters {
+  _Atomic uint64_t missing, wp, minor, writes, events;
+  _Atomic uint64_t pages[UFFD_ANSWER_POISON + 1]; /* installed, by answer */
+  _Atomic uint64_t unprotected, bytes, prefetched, present, deferred, gone, errors, policy_calls, queue, queue_max;
+};
+
+#define UFFD_BUCKETS 640u
+/* Nanoseconds, HDR-like: 16 buckets to each power of two, so that a value is known to 1/16. */
+struct uffd_histogram {
+  _Atomic uint64_t count, max;
+  _Atomic uint64_t buckets[UFFD_BUCKETS];
+};
+
+struct uffd_job;
+
+struct uffd_handler_state {
+  /* set once */
+  uffd_loop *loop;
+  uint32_t index;
+  int wake_fd; /* eventfd: a job was posted, or the loop stops */
+  pthread_t thread;
+  char *staging;         /* one page of the largest size: tails that need zeros behind them */
+  const char *zeros;     /* HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
+  uffd_object *object;   /* the loop's own for this handler; NULL until a region needs it */
+  /* any thread, atomic */
+  struct uffd_job *_Atomic posted;
+  _Atomic bool stop;
+  /* the handler alone */
+  struct uffd_asker asker;
+  struct uffd_source *sources;
+  struct pollfd *polls; /* the wake_fd, then one a source */
+  uint32_t polls_count, polls_capacity;
+  struct uffd_job *jobs; /* taken from posted, not done */
+  uint64_t jobs_ns;      /* when background jobs go on: EAGAIN put one off */
+  uint64_t retry_ns;     /* when deferred faults are tried again */
+  uint64_t retry_step;
+  uint32_t queued;       /* of queue[] */
+  uint32_t children;     /* sources that are forked children */
+  bool untidy;           /* callbacks were asked since they last said that they are tidy */
+  bool keep_spare;
+  int spare_fd;          /* given up when a FORK finds no descriptor; -1: none */
+  int error;             /* of the last install or resolver */
+  uffd_trace_fn *trace;
+  void *trace_ctx;
+  struct uffd_pending queue[UFFD_QUEUE_MAX];
+  struct uffd_counters counters;
+  struct uffd_histogram latency;
+};
+
+/* What others want of a handler: run() in the handler, again as long as it says UFFD_JOB_AGAIN. */
+enum uffd_job_result { UFFD_JOB_DONE, UFFD_JOB_AGAIN };
+struct uffd_job {
+  struct uffd_job *next;
+  enum uffd_job_result (*run)(struct uffd_handler_state *handler, struct uffd_job *job);
+  bool background; /* waits until no fault does */
+  int result;
+  sem_t done;
+};
+
+struct uffd_use { /* a callback that regions of the loop ask, with its state in each handler */
+  struct uffd_use *next;
+  uffd_resolver *callback;
+  uint32_t regions;
+  void *states[];
+};
+
+struct uffd_region {
+  struct uffd_region *next; /* of the loop */
+  uffd_loop *loop;
+  uffd_memory *memory;
+  uffd_resolver *resolver;
+  struct uffd_claim claim;
+  uint64_t address, length, page_size, modes, resolver_offset, around;
+  uint32_t on_error; /* never DEFAULT */
+  void *cookie;
+  _Atomic uint8_t *pages;
+  pthread_mutex_t lock;  /* prefetch, complete, remove: one at a time. Never taken by a handler */
+  bool served;           /* under lock */
+  bool complete;         /* under lock */
+  uint32_t count;        /* slices: slice i belongs to handler first + i */
+  uint32_t first;
+  uint64_t slice_bytes;  /* of each but the last */
+  uffd_object *object;   /* the user's; NULL: the handlers' own */
+};
+
+struct uffd_loop {
+  /* set once */
+  uint64_t process;
+  uint32_t engine;
+  uint32_t handlers_count;
+  uint32_t on_error; /* never DEFAULT */
+  uint32_t open_flags, route;
+  uint64_t features;
+  int epoll_fd; /* pump; -1 */
+  struct uffd_handler_state **handlers;
+  /* user threads, under lock; never taken by a handler */
+  pthread_mutex_t lock;
+  uffd_region *regions;
+  struct uffd_use *uses;
+  uint32_t next_handler; /* for the next user's object */
+  /* any thread, atomic */
+  _Atomic bool forked;  /* children may ask resolvers: uses stay until the loop closes */
+  _Atomic bool stopped; /* on_error stop happened */
+  _Atomic int error_state; /* 0 none, 1 being written, 2 there */
+  int error;
+  char error_text[512];
+};
+
+/* The handler that the calling thread is, or NULL: calls that would wait for it are refused. */
+extern _Thread_local struct uffd_handler_state *uffd_current_handler;
+
+uint64_t uffd_now(void); /* CLOCK_MONOTONIC, nanoseconds */
+
+/* loop.c: keeps the loop's first failure. The sentence is the thread's uffd_errmsg(). */
+void uffd_loop_fail(uffd_loop *loop, int error);
+/* 0, or -EOWNERDEAD in a forked child, -EDEADLK from one of its own handlers. */
+int uffd_loop_check(const uffd_loop *loop);
+/* -EOPNOTSUPP when on_error needs poison and the kernel has none. */
+int uffd_check_poison(uint32_t on_error);
+
+/* slice.c */
+struct uffd_slice *uffd_slice_find(const struct uffd_source *source, uint64_t address);
+/* Puts a slice in; the array must have room: uffd_slices_reserve(). */
+void uffd_slices_insert(struct uffd_source *source, const struct uffd_slice *slice);
+int uffd_slices_reserve(struct uffd_source *source, uint32_t more); /* 0 or -ENOMEM */
+void uffd_slices_forget(struct uffd_source *source, const uffd_region *region);
+/* The owner dropped, unmapped or moved a range. -ENOMEM when there was no room to split a slice. */
+void uffd_slices_remove(struct uffd_source *source, uint64_t start, uint64_t end);
+int uffd_slices_unmap(struct uffd_source *source, uint64_t start, uint64_t end);
+int uffd_slices_remap(struct uffd_source *source, uint64_t from, uint64_t to, uint64_t length);
+/* A child's copy: own page states, the same regions. */
+int uffd_slices_clone(const struct uffd_source *parent, struct uffd_source *child);
+void uffd_slices_free(struct uffd_source *source);
+
+/* install.c: turns an answer into ioctls. error says why for UFFD_OUTCOME_FAILED. */
+#define UFFD_OUTCOME_ABSENT 5u /* inside only: CONTINUE found nothing in the page cache */
+struct uffd_install {
+  struct uffd_source *source;
+  const struct uffd_slice *slice;
+  uint64_t page;    /* address of the faulting page */
+  uint64_t dst;     /* first address answered */
+  uint64_t length;  /* bytes; only BYTES may end within a page */
+  const void *data; /* BYTES, MOVE */
+  uint32_t kind;    /* UFFD_ANSWER_* */
+  bool wp;          /* arrives write-protected */
+};
+uint32_t uffd_install(struct uffd_handler_state *handler, const struct uffd_install *install);
+uint32_t uffd_unprotect(struct uffd_handler_state *handler, struct uffd_source *source, uint64_t page,
+                        uint64_t page_size);
+
+/*
+ * line.c: fault -> region -> resolver -> answer -> install -> outcome. The one way, for every engine. Returns the
+ * outcome; for a deferred one the caller keeps the fault.
+ */
+uint32_t uffd_line_fault(struct uffd_handler_state *handler, const struct uffd_pending *fault);
+/* The same for [low, high) of a slice (addresses) that nobody waits for. low is absent. No on_error. */
+uint32_t uffd_line_prefetch(struct uffd_handler_state *handler, struct uffd_source *source, struct uffd_slice *slice,
+                            uint64_t low, uint64_t high);
+
+/* handler.c */
+struct uffd_handler_state *uffd_handler_create(uffd_loop *loop, uint32_t index); /* NULL with a sentence */
+void uffd_handler_destroy(struct uffd_handler_state *handler);
+/*
+ * One pass: waits up to timeout_ns (UINT64_MAX: for ever), drains, applies events, answers faults, runs jobs. Returns
+ * the number of faults answered.
+ */
+unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout_ns);
+/* Nanoseconds after which a pass has something to do even if no descriptor says so; UINT64_MAX: never. */
+uint64_t uffd_handler_due(const struct uffd_handler_state *handler);
+/* Wakes everything that is kept, cancels jobs. The handler's last act. */
+void uffd_handler_finish(struct uffd_handler_state *handler);
+int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_source *source); /* 0 or -ENOMEM */
+struct uffd_source *uffd_source_create(uffd_object *object, bool owned);                      /* NULL: no memory */
+void uffd_source_destroy(struct uffd_source *source);
+
+/* job.c: posts, and waits until the handler has done it. Returns job->result. Pump: runs it here. */
+void uffd_job_init(struct uffd_job *job,
+                   enum uffd_job_result (*run)(struct uffd_handler_state *handler, struct uffd_job *job));
+void uffd_job_post(struct uffd_handler_state *handler, struct uffd_job *job);
+int uffd_job_wait(struct uffd_handler_state *handler, struct uffd_job *job);
+int uffd_job_run(struct uffd_handler_state *handler, struct uffd_job *job); /* post and wait */
+/* The handler's side: takes what was posted, runs what it may. True if a background job did some work. */
+bool uffd_jobs_run(struct uffd_handler_state *handler, bool background);
+void uffd_jobs_cancel(struct uffd_handler_state *handler);
+
+/* region.c: uffd_region_unregister() lets sleepers go; missing pages are zeros from then on. */
+void uffd_region_unregister(uffd_region *region);
+void uffd_region_destroy(uffd_region *region);
+
+/* use.c: the callbacks that a loop's regions ask. */
+int uffd_uses_add(uffd_loop *loop, uffd_resolver *resolver, uint64_t page_size); /* under loop->lock */
+void uffd_uses_drop(uffd_loop *loop, uffd_resolver *resolver);                   /* under loop->lock */
+void uffd_uses_end(uffd_loop *loop);
+/* Calls the idle hooks; true if there is more to tidy. */
+bool uffd_uses_idle(struct uffd_handler_state *handler);
+
+/* stats.c */
+static inline void uffd_count(_Atomic uint64_t *counter, uint64_t more) { /* one writer: no locked instruction */
+  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
+}
+void uffd_histogram_add(struct uffd_histogram *histogram, uint64_t nanoseconds);
+
+/* The engines: thread.c and pump.c. The handlers exist; start makes somebody run their passes. */
+int uffd_threads_start(uffd_loop *loop);
+void uffd_threads_stop(uffd_loop *loop);
+int uffd_pump_start(uffd_loop *loop);
+void uffd_pump_watch(struct uffd_handler_state *handler, int fd);
+
+static inline uint8_t page_state(const struct uffd_slice *slice, uint64_t index) {
+  return atomic_load_explicit(&slice->pages[index], memory_order_relaxed);
+}
+static inline void set_page_state(const struct uffd_slice *slice, uint64_t index, uint8_t state) {
+  atomic_store_explicit(&slice->pages[index], state, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,507 @@
+/*
+ * Regions: adding, prefetching, completing, taking out. All of it in the user's threads; what handlers look at is
+ * changed by jobs.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "loop/loop.h"
+
+/* ---- slices of a region */
+
+static uint64_t slice_start(const uffd_region *region, uint32_t i) { return i * region->slice_bytes; }
+
+static uint64_t slice_end(const uffd_region *region, uint32_t i) {
+  return i + 1 == region->count ? region->length : (i + 1) * region->slice_bytes;
+}
+
+static struct uffd_handler_state *handler_of(const uffd_region *region, uint32_t i) {
+  return region->loop->handlers[region->first + i];
+}
+
+static uffd_object *object_of(const uffd_region *region, uint32_t i) {
+  return region->object != NULL ? region->object : handler_of(region, i)->object;
+}
+
+/* Shared out among the handlers in 2 MiB steps, so that a huge page has one handler; small regions have fewer slices. */
+static void share_out(uffd_region *region) {
+  uint32_t handlers = region->object != NULL ? 1 : region->loop->handlers_count;
+  region->slice_bytes = round_up((region->length + handlers - 1) / handlers, max_u64(HUGE_PAGE, region->page_size));
+  region->count = (uint32_t)((region->length + region->slice_bytes - 1) / region->slice_bytes);
+}
+
+/* ---- options */
+
+static int check_range(const uffd_memory *memory, struct uffd_region_opts *opts) {
+  if (opts->offset % memory->page_size != 0 || opts->length % memory->page_size != 0) {
+    return fail(EINVAL, "offset %" PRIu64 " and length %" PRIu64 " are not whole pages of %" PRIu64 " bytes",
+                opts->offset, opts->length, memory->page_size);
+  }
+  if (opts->offset >= memory->length || opts->length > memory->length - opts->offset) {
+    return fail(EINVAL, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes",
+                opts->length, opts->offset, memory->length);
+  }
+  if (opts->length == 0) opts->length = memory->length - opts->offset;
+  if (opts->resolver_offset % memory->page_size != 0) {
+    return fail(EINVAL, "resolver_offset %" PRIu64 " is not whole pages of %" PRIu64 " bytes", opts->resolver_offset,
+                memory->page_size);
+  }
+  return 0;
+}
+
+static bool continues(const uffd_resolver *resolver) { /* NOLINT(misc-no-recursion) */
+  if (strcmp(resolver->class->kind, "continue") == 0) return true;
+  uffd_resolver *child;
+  for (size_t i = 0; resolver->class->child != NULL && (child = resolver->class->child(resolver, i)) != NULL; i++) {
+    if (continues(child)) return true;
+  }
+  return false;
+}
+
+static int check_opts(const uffd_memory *memory, const uffd_resolver *resolver, struct uffd_region_opts *opts) {
+  int result = check_range(memory, opts);
+  if (result < 0) return result;
+  if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "unknown on_error %u", opts->on_error);
+  if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0");
+  if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (continues(resolver) ? UFFD_MODE_MINOR : 0);
+  if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
+    return fail(EINVAL, "a region needs the mode missing or minor: nothing else brings faults to a resolver");
+  }
+  struct uffd_target target = {
+      .page_size = memory->page_size,
+      .features = uffd_kernel_features(),
+      .page_cache = memory->fd >= 0,
+      .private_mapping = memory->private_mapping && memory->fd < 0,
+  };
+  result = uffd_resolver_check(resolver, &target, opts->resolver_offset, opts->length);
+  if (result < 0) return result;
+  return opts->on_error == UFFD_ON_ERROR_DEFAULT ? 0 : uffd_check_poison(opts->on_error);
+}
+
+/* ---- bringing a page in for uffd_memory_read() and _write() where the kernel may not take the fault */
+
+struct bring_in_job {
+  struct uffd_job job;
+  const uffd_region *region;
+  uint64_t address, started_ns;
+  bool write;
+};
+
+static enum uffd_job_result bring_in_now(struct uffd_handler_state *handler, struct uffd_job *job) {
+  struct bring_in_job *wanted = (struct bring_in_job *)job;
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    struct uffd_slice *slice = source->child ? NULL : uffd_slice_find(source, wanted->address);
+    if (slice == NULL || slice->region != wanted->region) continue;
+    uint64_t index = (wanted->address - slice->start) / slice->region->page_size;
+    uint8_t state = page_state(slice, index);
+    bool protected = state == UFFD_PAGE_INSTALLED && wanted->write && (slice->region->modes & UFFD_MODE_WP) != 0;
+    const struct uffd_pending fault = {
+        .source = source,
+        .address = wanted->address,
+        .flags = (wanted->write ? UFFD_FAULT_WRITE : 0) | (protected ? UFFD_FAULT_WP : 0),
+        .read_ns = wanted->started_ns,
+    };
+    uint32_t outcome = state == UFFD_PAGE_POISONED ? UFFD_OUTCOME_PRESENT : uffd_line_fault(handler, &fault);
+    uffd_count(protected ? &handler->counters.wp : &handler->counters.missing, outcome != UFFD_OUTCOME_DEFERRED);
+    if (outcome == UFFD_OUTCOME_DEFERRED) {
+      handler->jobs_ns = uffd_now() + UFFD_RETRY_MAX_NS;
+      return UFFD_JOB_AGAIN;
+    }
+    if (page_state(slice, index) == UFFD_PAGE_POISONED) job->result = -EHWPOISON;
+    return UFFD_JOB_DONE;
+  }
+  job->result = -ENOENT;
+  return UFFD_JOB_DONE;
+}
+
+static int bring_in(void *ctx, uint64_t address, bool write) {
+  const uffd_region *region = ctx;
+  if (uffd_current_handler != NULL && uffd_current_handler->loop == region->loop) {
+    return fail(EDEADLK, "a callback touches memory that its own loop serves");
+  }
+  struct bring_in_job job = {.region = region, .address = address, .started_ns = uffd_now(), .write = write};
+  uffd_job_init(&job.job, bring_in_now);
+  uint64_t i = (address - region->address) / region->slice_bytes;
+  return uffd_job_run(handler_of(region, (uint32_t)i), &job.job);
+}
+
+/* ---- adding */
+
+struct attach_job {
+  struct uffd_job job;
+  uffd_region *region;
+  uint32_t index;             /* of the slice */
+  struct uffd_source *source; /* a new one for the object, used if it has none in this handler yet; else left */
+};
+
+static struct uffd_source *find_source(const struct uffd_handler_state *handler, const uffd_object *object) {
+  struct uffd_source *source = handler->sources;
+  while (source != NULL && source->object != object) {
+    source = source->next;
+  }
+  return source;
+}
+
+static enum uffd_job_result attach(struct uffd_handler_state *handler, struct uffd_job *job) {
+  struct attach_job *wanted = (struct attach_job *)job;
+  uffd_region *region = wanted->region;
+  struct uffd_source *source = find_source(handler, object_of(region, wanted->index));
+  if (source == NULL) {
+    source = wanted->source;
+    job->result = uffd_handler_add_source(handler, source);
+    if (job->result < 0) return UFFD_JOB_DONE;
+    wanted->source = NULL;
+  }
+  job->result = uffd_slices_reserve(source, 1);
+  if (job->result < 0) return UFFD_JOB_DONE;
+  uint64_t start = slice_start(region, wanted->index);
+  const struct uffd_slice slice = {
+      .start = region->address + start,
+      .end = region->address + slice_end(region, wanted->index),
+      .offset = start,
+      .pages = region->pages + start / region->page_size,
+      .region = region,
+  };
+  uffd_slices_insert(source, &slice);
+  return UFFD_JOB_DONE;
+}
+
+static enum uffd_job_result detach(struct uffd_handler_state *handler, struct uffd_job *job) {
+  const struct attach_job *wanted = (const struct attach_job *)job;
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    if (!source->child) uffd_slices_forget(source, wanted->region);
+  }
+  return UFFD_JOB_DONE;
+}
+
+static int attach_slice(uffd_region *region, uint32_t i) {
+  struct attach_job job = {.region = region, .index = i};
+  uffd_job_init(&job.job, attach);
+  bool owned = region->object == NULL; /* the handler's source owns the loop's object */
+  job.source = uffd_source_create(object_of(region, i), owned);
+  int result = job.source == NULL ? -ENOMEM : uffd_job_run(handler_of(region, i), &job.job);
+  if (job.source != NULL) {
+    job.source->owned = false; /* not taken: the object lives on */
+    uffd_source_destroy(job.source);
+  }
+  return result < 0 ? fail(-result, "no memory to serve another region") : 0;
+}
+
+static void detach_slices(uffd_region *region) {
+  for (uint32_t i = 0; i < region->count; i++) {
+    struct attach_job job = {.region = region, .index = i};
+    uffd_job_init(&job.job, detach);
+    uffd_job_run(handler_of(region, i), &job.job);
+  }
+}
+
+/* The loop's own objects, one a handler, made when the first region needs them. */
+static int open_objects(uffd_loop *loop, uint32_t count) {
+  struct uffd_open_opts opts = UFFD_OPEN_OPTS_INIT;
+  opts.features = loop->features;
+  opts.optional = UFFD_FEAT_THREAD_ID;
+  opts.flags = loop->open_flags;
+  opts.route = loop->route;
+  for (uint32_t i = 0; i < count; i++) {
+    if (loop->handlers[i]->object != NULL) continue;
+    int result = uffd_open(&opts, &loop->handlers[i]->object);
+    if (result < 0) return result;
+  }
+  return 0;
+}
+
+static int register_slices(uffd_region *region) {
+  for (uint32_t i = 0; i < region->count; i++) {
+    uint64_t start = region->address + slice_start(region, i), end = region->address + slice_end(region, i);
+    int result = uffd_register(object_of(region, i), start, end - start, region->modes, NULL);
+    if (result < 0) return result;
+  }
+  return 0;
+}
+
+void uffd_region_unregister(uffd_region *region) {
+  if (!region->served) return;
+  for (uint32_t i = 0; i < region->count; i++) {
+    uint64_t start = region->address + slice_start(region, i), end = region->address + slice_end(region, i);
+    uffd_unregister(object_of(region, i), start, end - start); /* what is gone already needs none */
+  }
+}
+
+static uint64_t page_count(const uffd_region *region) { return region->length / region->page_size; }
+
+/* A destroyed region may be half made, and may be a forked child's copy. */
+void uffd_region_destroy(uffd_region *region) {
+  uffd_unclaim(&region->claim);
+  uffd_pages_unmap((void *)(uintptr_t)region->pages, page_count(region));
+  uffd_memory_drop(region->memory);
+  uffd_resolver_drop(region->resolver);
+  pthread_mutex_destroy(&region->lock);
+  DELETE(region);
+}
+
+static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
+                               const struct uffd_region_opts *opts) {
+  uffd_region *region = NEW(uffd_region);
+  if (region == NULL) return NULL;
+  region->loop = loop;
+  region->memory = memory;
+  region->resolver = resolver;
+  region->address = (uintptr_t)memory->address + opts->offset;
+  region->length = opts->length;
+  region->page_size = memory->page_size;
+  region->modes = opts->modes;
+  region->resolver_offset = opts->resolver_offset;
+  region->around = round_up(opts->around, memory->page_size);
+  region->on_error = opts->on_error != UFFD_ON_ERROR_DEFAULT ? opts->on_error : loop->on_error;
+  region->object = opts->object;
+  region->cookie = opts->cookie;
+  region->claim = (struct uffd_claim){.start = region->address,
+                                      .end = region->address + region->length,
+                                      .served = true,
+                                      .bring_in = bring_in,
+                                      .ctx = region};
+  pthread_mutex_init(&region->lock, NULL);
+  uffd_memory_hold(memory);
+  uffd_resolver_hold(resolver);
+  region->pages = uffd_pages_map(page_count(region));
+  if (region->pages == NULL) {
+    uffd_region_destroy(region);
+    return NULL;
+  }
+  share_out(region);
+  return region;
+}
+
+/* In the order in which a fault needs it: first what answers, then the registration that lets faults come. */
+static int begin(uffd_region *region) {
+  uffd_loop *loop = region->loop;
+  int result = region->object != NULL ? uffd_fd(region->object) : open_objects(loop, region->count);
+  if (result < 0) return result;
+  if (region->object != NULL) region->first = loop->next_handler++ % loop->handlers_count;
+  result = uffd_uses_add(loop, region->resolver, region->page_size);
+  if (result < 0) return result;
+  for (uint32_t i = 0; i < region->count && result == 0; i++) {
+    result = attach_slice(region, i);
+  }
+  if (result == 0) result = register_slices(region);
+  region->served = true;
+  if (result < 0) {
+    char why[512];
+    strncpy(why, uffd_errmsg(), sizeof(why) - 1);
+    why[sizeof(why) - 1] = '\0';
+    uffd_region_unregister(region);
+    detach_slices(region);
+    uffd_uses_drop(loop, region->resolver);
+    region->served = false;
+    fail(-result, "%s", why);
+  }
+  return result;
+}
+
+static int check_call(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver) {
+  int result = uffd_loop_check(loop);
+  if (result < 0) return result;
+  if (memory == NULL || resolver == NULL) return fail(EINVAL, "a region needs a memory and a resolver");
+  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "this memory belongs to the parent process");
+  if (atomic_load(&loop->stopped)) return fail(ECANCELED, "the loop has stopped: %s", loop->error_text);
+  return 0;
+}
+
+int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
+                  const struct uffd_region_opts *user_opts, uffd_region **added) {
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  if (added != NULL) *added = NULL;
+  int result = check_call(loop, memory, resolver);
+  if (result == 0) result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_region_opts");
+  if (result == 0) result = check_opts(memory, resolver, &opts);
+  if (result < 0) return result;
+  uffd_region *region = new_region(loop, memory, resolver, &opts);
+  if (region == NULL) return fail(ENOMEM, "no memory for a region of %" PRIu64 " bytes", opts.length);
+  result = uffd_claim(&region->claim);
+  if (result == 0) {
+    pthread_mutex_lock(&loop->lock);
+    result = begin(region);
+    if (result == 0) {
+      region->next = loop->regions;
+      loop->regions = region;
+    }
+    pthread_mutex_unlock(&loop->lock);
+  }
+  if (result < 0) {
+    uffd_region_destroy(region);
+    return result;
+  }
+  if (added != NULL) *added = region;
+  return 0;
+}
+
+/* ---- prefetching */
+
+struct prefetch_job {
+  struct uffd_job job;
+  const uffd_region *region;
+  uint64_t at, end; /* addresses */
+  int error;        /* the first */
+  char text[256];   /* its sentence */
+};
+
+static void note_error(struct prefetch_job *job, int error) {
+  if (job->error != 0) return;
+  job->error = error;
+  strncpy(job->text, uffd_errmsg(), sizeof(job->text) - 1);
+}
+
+static struct uffd_slice *find_slice(const struct uffd_handler_state *handler, const struct prefetch_job *job,
+                                     struct uffd_source **source) {
+  for (*source = handler->sources; *source != NULL; *source = (*source)->next) {
+    struct uffd_slice *slice = (*source)->child ? NULL : uffd_slice_find(*source, job->at);
+    if (slice != NULL && slice->region == job->region) return slice;
+  }
+  return NULL;
+}
+
+/* The end of the run of absent pages from at on, within limit. */
+static uint64_t absent_end(const struct uffd_slice *slice, uint64_t at, uint64_t limit) {
+  uint64_t page_size = slice->region->page_size;
+  while (at < limit && page_state(slice, (at - slice->start) / page_size) == UFFD_PAGE_ABSENT) {
+    at += page_size;
+  }
+  return at;
+}
+
+/* One run of absent pages, at most to limit. False when the kernel wants events read first. */
+static bool prefetch_run(struct uffd_handler_state *handler, struct uffd_source *source, struct uffd_slice *slice,
+                         struct prefetch_job *job, uint64_t limit) {
+  uint64_t page_size = slice->region->page_size, high = absent_end(slice, job->at, limit);
+  if (high == job->at) { /* there already, or dropped by its owner, who is to read zeros */
+    job->at += page_size;
+    return true;
+  }
+  switch (uffd_line_prefetch(handler, source, slice, job->at, high)) {
+  case UFFD_OUTCOME_DEFERRED: return false;
+  case UFFD_OUTCOME_FAILED:
+    note_error(job, handler->error);
+    job->at += page_size;
+    return true;
+  case UFFD_OUTCOME_GONE:
+    fail(ESRCH, "the range at 0x%" PRIx64 " is no longer mapped or registered", job->at);
+    note_error(job, ESRCH);
+    job->at = job->end;
+    return true;
+  default: return true; /* the answer may have been shorter: the page states say how far it went */
+  }
+}
+
+/* At most UFFD_STEP_BYTES, then faults have their turn. */
+static enum uffd_job_result prefetch_step(struct uffd_handler_state *handler, struct uffd_job *base) {
+  struct prefetch_job *job = (struct prefetch_job *)base;
+  struct uffd_source *source;
+  struct uffd_slice *slice = find_slice(handler, job, &source);
+  handler->jobs_ns = 0;
+  if (slice == NULL) { /* unmapped, or moved away: nothing to fill */
+    job->at = job->end;
+    return UFFD_JOB_DONE;
+  }
+  if (atomic_load(&handler->loop->stopped)) {
+    base->result = -ECANCELED;
+    return UFFD_JOB_DONE;
+  }
+  uint64_t limit = min_u64(min_u64(job->end, slice->end), job->at + UFFD_STEP_BYTES);
+  while (job->at < limit) {
+    if (!prefetch_run(handler, source, slice, job, limit)) {
+      handler->jobs_ns = uffd_now() + UFFD_RETRY_MAX_NS / 10;
+      return UFFD_JOB_AGAIN;
+    }
+  }
+  return job->at < job->end ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
+}
+
+static int collect(struct prefetch_job *job, int result) {
+  if (job->job.result < 0 && result == 0) {
+    return fail(-job->job.result, "the loop was closed, or has stopped, before the range was filled");
+  }
+  if (job->error == 0 || result < 0) return result;
+  return fail(job->error, "%s", job->text);
+}
+
+/* Under region->lock. All handlers at the same time, each in its slice. */
+static int prefetch(const uffd_region *region, uint64_t offset, uint64_t length) {
+  struct prefetch_job jobs[UFFD_HANDLERS_MAX];
+  uint32_t first = (uint32_t)(offset / region->slice_bytes), last = first;
+  for (uint32_t i = first; i < region->count && slice_start(region, i) < offset + length; i++) {
+    struct prefetch_job *job = &jobs[i];
+    *job = (struct prefetch_job){.region = region};
+    uffd_job_init(&job->job, prefetch_step);
+    job->job.background = true;
+    job->at = region->address + max_u64(offset, slice_start(region, i));
+    job->end = region->address + min_u64(offset + length, slice_end(region, i));
+    uffd_job_post(handler_of(region, i), &job->job);
+    last = i + 1;
+  }
+  int result = 0;
+  for (uint32_t i = first; i < last; i++) {
+    uffd_job_wait(handler_of(region, i), &jobs[i].job);
+    result = collect(&jobs[i], result);
+  }
+  return result;
+}
+
+static int check_served(const uffd_region *region) {
+  if (region->served) return 0;
+  return fail(ENOENT, "the region is %s: nothing is left to fill", region->complete ? "complete" : "removed");
+}
+
+int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length) {
+  int result = uffd_loop_check(region->loop);
+  if (result < 0) return result;
+  if (offset > region->length || length > region->length - offset) {
+    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a region of %" PRIu64 " bytes", length,
+                offset, region->length);
+  }
+  uint64_t end = length == 0 ? region->length : round_up(offset + length, region->page_size);
+  offset = round_down(offset, region->page_size);
+  pthread_mutex_lock(&region->lock);
+  result = check_served(region);
+  if (result == 0 && offset < end) result = prefetch(region, offset, end - offset);
+  pthread_mutex_unlock(&region->lock);
+  return result;
+}
+
+/* ---- taking out */
+
+/* Under region->lock. Whoever waits in uffd_memory_read() first; then no more faults; then what answers them. */
+static void end(uffd_region *region) {
+  if (!region->served) return;
+  uffd_unclaim(&region->claim);
+  uffd_region_unregister(region);
+  detach_slices(region);
+  pthread_mutex_lock(&region->loop->lock);
+  uffd_uses_drop(region->loop, region->resolver);
+  pthread_mutex_unlock(&region->loop->lock);
+  region->served = false;
+}
+
+int uffd_region_complete(uffd_region *region) {
+  int result = uffd_loop_check(region->loop);
+  if (result < 0) return result;
+  pthread_mutex_lock(&region->lock);
+  if (!region->complete) {
+    result = check_served(region);
+    if (result == 0) result = prefetch(region, 0, region->length);
+    if (result == 0) {
+      end(region);
+      region->complete = true;
+    }
+  }
+  pthread_mutex_unlock(&region->lock);
+  return result;
+}
+
+int uffd_region_remove(uffd_region *region) {
+  int result = uffd_loop_check(region->loop);
+  if (result < 0) return result;
+  pthread_mutex_lock(&region->lock);
+  end(region);
+  pthread_mutex_unlock(&region->lock);
+  return 0;
+}

@@ -1,0 +1,146 @@
+/*
+ * The slices of a source: a small array sorted by address, changed by the source's handler alone. Knows page states, no
+ * ioctls.
+ */
+#include <string.h>
+
+#include "loop/loop.h"
+
+/* The first slice that ends after address; count if there is none. */
+static uint32_t find_after(const struct uffd_source *source, uint64_t address) {
+  uint32_t low = 0, high = source->count;
+  while (low < high) {
+    uint32_t middle = low + (high - low) / 2;
+    if (source->slices[middle].end <= address) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+struct uffd_slice *uffd_slice_find(const struct uffd_source *source, uint64_t address) {
+  uint32_t i = find_after(source, address);
+  return i < source->count && source->slices[i].start <= address ? &source->slices[i] : NULL;
+}
+
+static uint64_t page_count(const struct uffd_slice *slice) {
+  return (slice->end - slice->start) / slice->region->page_size;
+}
+
+int uffd_slices_reserve(struct uffd_source *source, uint32_t more) {
+  uint32_t needed = source->count + more;
+  if (needed <= source->capacity) return 0;
+  uint32_t capacity = needed * 2;
+  struct uffd_slice *slices = uffd_pages_map(capacity * sizeof(*slices));
+  if (slices == NULL) return -ENOMEM;
+  if (source->count != 0) memcpy(slices, source->slices, source->count * sizeof(*slices));
+  uffd_pages_unmap(source->slices, source->capacity * sizeof(*slices));
+  source->slices = slices;
+  source->capacity = capacity;
+  return 0;
+}
+
+void uffd_slices_insert(struct uffd_source *source, const struct uffd_slice *slice) {
+  uint32_t i = find_after(source, slice->start);
+  memmove(&source->slices[i + 1], &source->slices[i], (source->count - i) * sizeof(*slice));
+  source->slices[i] = *slice;
+  source->count++;
+}
+
+static void take_out(struct uffd_source *source, uint32_t i) {
+  source->count--;
+  memmove(&source->slices[i], &source->slices[i + 1], (source->count - i) * sizeof(source->slices[0]));
+}
+
+void uffd_slices_forget(struct uffd_source *source, const uffd_region *region) {
+  for (uint32_t i = source->count; i-- > 0;) {
+    if (source->slices[i].region == region) take_out(source, i);
+  }
+}
+
+void uffd_slices_remove(struct uffd_source *source, uint64_t start, uint64_t end) {
+  for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end; i++) {
+    const struct uffd_slice *slice = &source->slices[i];
+    uint64_t page_size = slice->region->page_size;
+    uint64_t last = min_u64(end, slice->end);
+    for (uint64_t at = max_u64(start, slice->start); at < last; at += page_size) {
+      set_page_state(slice, (at - slice->start) / page_size, UFFD_PAGE_REMOVED);
+    }
+  }
+}
+
+/* The part of slice from address on, as a slice of its own. */
+static struct uffd_slice tail_of(const struct uffd_slice *slice, uint64_t address) {
+  struct uffd_slice tail = *slice;
+  tail.start = address;
+  tail.offset += address - slice->start;
+  tail.pages += (address - slice->start) / slice->region->page_size;
+  return tail;
+}
+
+int uffd_slices_unmap(struct uffd_source *source, uint64_t start, uint64_t end) {
+  if (uffd_slices_reserve(source, 1) != 0) return -ENOMEM;
+  for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end;) {
+    struct uffd_slice *slice = &source->slices[i];
+    bool head = slice->start < start, tail = slice->end > end;
+    struct uffd_slice rest = tail_of(slice, tail ? end : slice->start);
+    if (head) slice->end = start;
+    if (head && tail) uffd_slices_insert(source, &rest);
+    if (!head && tail) *slice = rest;
+    if (!head && !tail) {
+      take_out(source, i);
+    } else {
+      i++;
+    }
+  }
+  return 0;
+}
+
+int uffd_slices_remap(struct uffd_source *source, uint64_t from, uint64_t to, uint64_t length) {
+  struct uffd_source moved = {0};
+  uint64_t end = from + length;
+  if (uffd_slices_reserve(&moved, source->count + 1) != 0) return -ENOMEM;
+  for (uint32_t i = find_after(source, from); i < source->count && source->slices[i].start < end; i++) {
+    struct uffd_slice part = tail_of(&source->slices[i], max_u64(from, source->slices[i].start));
+    part.end = min_u64(end, part.end) - from + to;
+    part.start = part.start - from + to;
+    uffd_slices_insert(&moved, &part);
+  }
+  int result = uffd_slices_reserve(source, moved.count + 2);
+  if (result == 0) result = uffd_slices_unmap(source, from, end);
+  if (result == 0) result = uffd_slices_unmap(source, to, to + length); /* what was there is gone */
+  for (uint32_t i = 0; result == 0 && i < moved.count; i++) {
+    uffd_slices_insert(source, &moved.slices[i]);
+  }
+  uffd_pages_unmap(moved.slices, moved.capacity * sizeof(*moved.slices));
+  return result;
+}
+
+int uffd_slices_clone(const struct uffd_source *parent, struct uffd_source *child) {
+  uint64_t pages = 0;
+  for (uint32_t i = 0; i < parent->count; i++) {
+    pages += page_count(&parent->slices[i]);
+  }
+  if (pages == 0) return 0;
+  child->pages = uffd_pages_map(pages);
+  child->pages_count = pages;
+  if (child->pages == NULL || uffd_slices_reserve(child, parent->count) != 0) return -ENOMEM;
+  _Atomic uint8_t *next = child->pages;
+  for (uint32_t i = 0; i < parent->count; i++) {
+    struct uffd_slice slice = parent->slices[i];
+    slice.pages = next;
+    next += page_count(&slice);
+    for (uint64_t p = 0; p < page_count(&slice); p++) {
+      set_page_state(&slice, p, page_state(&parent->slices[i], p));
+    }
+    child->slices[child->count++] = slice;
+  }
+  return 0;
+}
+
+void uffd_slices_free(struct uffd_source *source) {
+  uffd_pages_unmap(source->slices, source->capacity * sizeof(*source->slices));
+  uffd_pages_unmap((void *)(uintptr_t)source->pages, source->pages_count);
+}

@@ -1,0 +1,196 @@
+/*
+ * Making and ending mappings: anonymous, THP-aligned, memfd with its alias, hugetlb, adopted. Registers nothing.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "memory/memory.h"
+
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21U << 26)
+#endif
+#define LENGTH_MAX (UINT64_C(1) << 47) /* x86-64 user space with four levels; the kernel has the last word */
+
+void uffd_memory_hold(uffd_memory *memory) { atomic_fetch_add_explicit(&memory->references, 1, memory_order_relaxed); }
+
+/* Unmaps what uffd_map() has mapped so far; safe on a half-made memory. In a forked child nothing of it is mapped. */
+static void unmap(uffd_memory *memory) {
+  if (memory->kind != UFFD_MEMORY_ADOPTED && memory->process == uffd_process()) {
+    if (memory->address != NULL) munmap(memory->address, memory->length);
+    if (memory->alias != NULL) munmap(memory->alias, memory->length);
+  }
+  if (memory->fd >= 0) close(memory->fd);
+  DELETE(memory);
+}
+
+void uffd_memory_drop(uffd_memory *memory) {
+  if (atomic_fetch_sub_explicit(&memory->references, 1, memory_order_acq_rel) == 1) unmap(memory);
+}
+
+void uffd_memory_close(uffd_memory *memory) {
+  if (memory != NULL) uffd_memory_drop(memory);
+}
+
+static uffd_memory *new_memory(uint32_t kind, uint64_t length, uint64_t page_size) {
+  uffd_memory *memory = NEW(uffd_memory);
+  if (memory == NULL) return NULL;
+  memory->process = uffd_process();
+  memory->kind = kind;
+  memory->length = length;
+  memory->page_size = page_size;
+  memory->fd = -1;
+  atomic_init(&memory->references, 1);
+  return memory;
+}
+
+static int keep(char **place, void *mapped) {
+  if (mapped == MAP_FAILED) return -errno;
+  *place = mapped;
+  return 0;
+}
+
+static int map_anonymous(uffd_memory *memory) {
+  memory->private_mapping = true;
+  return keep(&memory->address, mmap(NULL, memory->length, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+}
+
+/* Reserves 2 MiB more than asked, and gives back what sticks out on both sides of the aligned part. */
+static int map_thp(uffd_memory *memory) {
+  memory->private_mapping = true;
+  uint64_t reserved = memory->length + HUGE_PAGE;
+  char *raw = mmap(NULL, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (raw == MAP_FAILED) return -errno;
+  char *aligned = (char *)round_up((uintptr_t)raw, HUGE_PAGE); /* NOLINT(performance-no-int-to-ptr) */
+  uint64_t before = (uint64_t)(aligned - raw), after = reserved - before - memory->length;
+  if (before != 0) munmap(raw, before);
+  if (after != 0) munmap(aligned + memory->length, after);
+  memory->address = aligned;
+  madvise(aligned, memory->length, MADV_HUGEPAGE); /* a wish: a kernel without THP serves small pages */
+  return 0;
+}
+
+static int map_memfd(uffd_memory *memory, const struct uffd_map_opts *opts) {
+  unsigned flags = MFD_CLOEXEC | (memory->kind == UFFD_MEMORY_HUGETLB ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+  memory->fd = memfd_create(opts->name != NULL ? opts->name : "uffd", flags);
+  if (memory->fd < 0) return -errno;
+  if (ftruncate(memory->fd, (off_t)memory->length) != 0) return -errno;
+  memory->private_mapping = (opts->flags & UFFD_MAP_PRIVATE) != 0;
+  int served = memory->private_mapping ? MAP_PRIVATE : MAP_SHARED;
+  int result = keep(&memory->address, mmap(NULL, memory->length, PROT_READ | PROT_WRITE, served, memory->fd, 0));
+  if (result < 0) return result;
+  /* a private mapping has its own huge pages reserved: the alias must not ask for as many again */
+  int alias = MAP_SHARED | (memory->private_mapping ? MAP_NORESERVE : 0);
+  return keep(&memory->alias, mmap(NULL, memory->length, PROT_READ | PROT_WRITE, alias, memory->fd, 0));
+}
+
+static uint64_t free_huge_pages(void) {
+  unsigned long count = 0;
+  FILE *file = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "re");
+  if (file == NULL) return 0;
+  if (fscanf(file, "%lu", &count) != 1) count = 0; /* NOLINT(cert-err34-c) */
+  fclose(file);
+  return count;
+}
+
+static int explain_map(int error, const uffd_memory *memory) {
+  if (memory->kind == UFFD_MEMORY_HUGETLB && error == ENOMEM) {
+    uint64_t needed = memory->length / HUGE_PAGE;
+    return fail(ENOMEM,
+                "no free huge pages: %" PRIu64 " of 2 MiB needed, %" PRIu64
+                " free; as root: echo %" PRIu64 " > /proc/sys/vm/nr_hugepages",
+                needed, free_huge_pages(), needed);
+  }
+  if (memory->kind == UFFD_MEMORY_HUGETLB && (error == ENOSYS || error == EINVAL || error == ENODEV)) {
+    return fail(ENOSYS, "this kernel has no 2 MiB huge pages (hugetlb)");
+  }
+  if (error == EMFILE || error == ENFILE) {
+    return fail(error, "no file descriptor left for a memfd: close some, or raise %s",
+                error == EMFILE ? "RLIMIT_NOFILE (ulimit -n)" : "fs.file-max");
+  }
+  return fail(error, "cannot map %" PRIu64 " bytes: %s", memory->length, strerror(error));
+}
+
+int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory **memory) {
+  struct uffd_map_opts opts = UFFD_MAP_OPTS_INIT;
+  *memory = NULL;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_map_opts");
+  if (result < 0) return result;
+  if (opts.kind > UFFD_MEMORY_HUGETLB) return fail(EINVAL, "unknown kind of memory %u", opts.kind);
+  if ((opts.flags & ~(uint32_t)(UFFD_MAP_FORK | UFFD_MAP_PRIVATE)) != 0) {
+    return fail(EINVAL, "unknown flag of uffd_map 0x%x", opts.flags);
+  }
+  if (length == 0) return fail(EINVAL, "a memory of 0 bytes: give its length");
+  if (length > LENGTH_MAX) return fail(EINVAL, "%" PRIu64 " bytes are beyond the address space", length);
+
+  uint64_t page_size = opts.kind == UFFD_MEMORY_HUGETLB ? HUGE_PAGE : BASE_PAGE;
+  uffd_memory *made = new_memory(opts.kind, round_up(length, page_size), page_size);
+  if (made == NULL) return fail(ENOMEM, "no memory for a handle");
+  switch (opts.kind) {
+  case UFFD_MEMORY_ANONYMOUS: result = map_anonymous(made); break;
+  case UFFD_MEMORY_THP: result = map_thp(made); break;
+  default: result = map_memfd(made, &opts); break;
+  }
+  if (result == 0 && (opts.flags & UFFD_MAP_FORK) == 0) madvise(made->address, made->length, MADV_DONTFORK);
+  if (result < 0) {
+    result = explain_map(-result, made);
+    unmap(made);
+    return result;
+  }
+  *memory = made;
+  return 0;
+}
+
+/* Walks the mappings of the range: wholly mapped, one page size. */
+static int survey(uint64_t start, uint64_t length, struct uffd_mapping *first) {
+  uint64_t end = start + length;
+  for (uint64_t at = start; at < end;) {
+    struct uffd_mapping mapping;
+    int result = uffd_find_mapping(at, &mapping);
+    if (result == -ENOENT) {
+      return fail(EINVAL, "nothing is mapped at 0x%" PRIx64 ": map all of the range before adopting it", at);
+    }
+    if (result < 0) return fail(-result, "cannot read /proc/self/smaps: %s", strerror(-result));
+    if (at == start) *first = mapping;
+    if (mapping.page_size != first->page_size) {
+      return fail(EINVAL, "0x%" PRIx64 " has pages of %" PRIu64 " bytes, 0x%" PRIx64 " of %" PRIu64 ": adopt them apart",
+                  start, first->page_size, at, mapping.page_size);
+    }
+    at = mapping.end;
+  }
+  return 0;
+}
+
+int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory) {
+  uint64_t start = (uintptr_t)address;
+  struct uffd_mapping mapping;
+  *memory = NULL;
+  if (length == 0) return fail(EINVAL, "a memory of 0 bytes: give its length");
+  if (start + length < start) return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is beyond the address space", start, length);
+  int result = survey(start, length, &mapping);
+  if (result < 0) return result;
+  if (start % mapping.page_size != 0 || length % mapping.page_size != 0) {
+    return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is not whole pages of %" PRIu64 " bytes", start, length,
+                mapping.page_size);
+  }
+  uffd_memory *made = new_memory(UFFD_MEMORY_ADOPTED, length, mapping.page_size);
+  if (made == NULL) return fail(ENOMEM, "no memory for a handle");
+  made->address = address;
+  made->private_mapping = mapping.protection[3] == 'p';
+  *memory = made;
+  return 0;
+}
+
+void *uffd_memory_address(const uffd_memory *memory) { return memory->address; }
+uint64_t uffd_memory_length(const uffd_memory *memory) { return memory->length; }
+uint64_t uffd_memory_page_size(const uffd_memory *memory) { return memory->page_size; }
+int uffd_memory_kind(const uffd_memory *memory) { return (int)memory->kind; }
+void *uffd_memory_alias(const uffd_memory *memory) { return memory->alias; }
+
+int uffd_memory_fd(const uffd_memory *memory) {
+  if (memory->fd < 0) return fail(ENOENT, "this memory has no memfd: map it with kind memfd or hugetlb");
+  return memory->fd;
+}

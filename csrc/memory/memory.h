@@ -1,0 +1,50 @@
+/*
+ * Mappings that can be served, and the book of who serves or reads which addresses. Knows nothing of resolvers and
+ * loops: a server leaves a function here that brings a page in.
+ */
+#ifndef UFFD_MEMORY_MEMORY_H
+#define UFFD_MEMORY_MEMORY_H
+
+#include "kernel/object.h"
+
+#define HUGE_PAGE (UINT64_C(2) << 20)
+
+struct uffd_memory {
+  /* set once */
+  uint64_t process;
+  uint32_t kind;
+  bool private_mapping; /* copy on write: anonymous, or a private mapping of a memfd */
+  char *address;
+  uint64_t length;
+  uint64_t page_size;
+  int fd;      /* -1: none */
+  char *alias; /* NULL: none */
+  /* any thread, atomic */
+  _Atomic uint32_t references;
+};
+
+void uffd_memory_hold(uffd_memory *memory);
+/* The counterpart of hold and of creation: the last one unmaps. */
+void uffd_memory_drop(uffd_memory *memory);
+
+/*
+ * claim.c: served addresses are served once and are never read by a resolver; the addresses that a resolver reads may
+ * be read by others too. The book is process-wide and is not looked at on the fault path.
+ */
+struct uffd_claim {
+  struct uffd_claim *next;
+  uint64_t start, end;
+  bool served; /* else: read by a resolver */
+  /* served: brings the page at address in, or unprotects it for a write. 0, or -EHWPOISON and the like. */
+  int (*bring_in)(void *ctx, uint64_t address, bool write);
+  void *ctx;
+};
+
+/* Enters claim in the book: 0, or -EBUSY with a sentence that names the other range. The caller keeps claim. */
+int uffd_claim(struct uffd_claim *claim);
+/* Takes it out; when it returns, bring_in is not running. A claim that is not in the book is left alone. */
+void uffd_unclaim(struct uffd_claim *claim);
+/* Asks the server of address to bring its page in; -ENOENT when nobody serves it. */
+int uffd_claim_bring_in(uint64_t address, bool write);
+
+#endif

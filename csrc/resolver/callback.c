@@ -1,0 +1,169 @@
+/*
+ * A resolver that calls its user, who may answer, or hand over to another resolver. Every callback has a slot, the index
+ * of its state in each handler, so that a fault finds the state with one load.
+ */
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "resolver/resolver.h"
+
+#define SLOTS 65536u
+
+struct callback {
+  uffd_resolver head;
+  struct uffd_callback_ops ops;
+  void *ctx;
+  uint32_t slot;
+  char kind[32];
+  size_t uses_count;
+  uffd_resolver *uses[];
+};
+
+static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t slots[SLOTS / 64];
+
+/* The lowest free slot, so that the handlers' tables stay short; UINT32_MAX if there is none. */
+static uint32_t take_slot(void) {
+  uint32_t slot = UINT32_MAX;
+  pthread_mutex_lock(&slots_lock);
+  for (uint32_t i = 0; i < SLOTS / 64; i++) {
+    if (slots[i] == UINT64_MAX) continue;
+    uint32_t bit = (uint32_t)__builtin_ctzll(~slots[i]);
+    slots[i] |= UINT64_C(1) << bit;
+    slot = i * 64 + bit;
+    break;
+  }
+  pthread_mutex_unlock(&slots_lock);
+  return slot;
+}
+
+static void give_slot(uint32_t slot) {
+  pthread_mutex_lock(&slots_lock);
+  slots[slot / 64] &= ~(UINT64_C(1) << slot % 64);
+  pthread_mutex_unlock(&slots_lock);
+}
+
+/* The answer holds [offset, offset+length): the inner resolver is asked for as much of it as was handed over. */
+static int hand_over(const struct callback *callback, struct uffd_asker *asker, const struct uffd_fault *fault,
+                     struct uffd_answer *answer) {
+  const struct uffd_answer handed = *answer;
+  uint64_t before = fault->offset - handed.offset, page_size = fault->page_size;
+  bool valid = handed.resolver != NULL && handed.offset <= fault->offset && before % page_size == 0 &&
+               before < handed.length && handed.length % page_size == 0 && before <= handed.resolver_offset &&
+               handed.resolver_offset < handed.resolver->size;
+  if (!valid) {
+    return fail(EINVAL, "the %s resolver handed over at offset %" PRIu64
+                        " to nothing, or beyond the other resolver's end", callback->head.kind, fault->offset);
+  }
+  if (asker->depth == UFFD_HANDOVER_MAX) {
+    return fail(ELOOP, "resolvers hand over to each other in a circle at offset %" PRIu64, fault->offset);
+  }
+  struct uffd_fault inner = *fault;
+  inner.offset = handed.resolver_offset;
+  inner.cover_offset = handed.resolver_offset - before;
+  inner.cover_length = min_u64(handed.length, round_up(handed.resolver->size - inner.cover_offset, page_size));
+  uint64_t shift = inner.offset - fault->offset; /* modulo 2^64 */
+  asker->depth++;
+  int result = uffd_resolver_ask(handed.resolver, asker, &inner, answer);
+  asker->depth--;
+  if (result < 0) return result;
+  uffd_clip(answer, inner.cover_offset, inner.cover_offset + handed.length);
+  answer->offset -= shift;
+  return 0;
+}
+
+static int check_answer(const struct callback *callback, const struct uffd_answer *answer) {
+  bool needs_data = answer->kind == UFFD_ANSWER_BYTES || answer->kind == UFFD_ANSWER_MOVE;
+  bool whole = answer->kind == UFFD_ANSWER_BYTES || answer->length % BASE_PAGE == 0;
+  if (answer->kind > UFFD_ANSWER_LATER || answer->length == 0 || answer->length > UINT64_MAX - answer->offset ||
+      !whole || (needs_data && answer->data == NULL)) {
+    return fail(EINVAL, "the %s resolver gave an answer of kind %u, %" PRIu64 " bytes at offset %" PRIu64
+                        ": not a valid one", callback->head.kind, answer->kind, answer->length, answer->offset);
+  }
+  return 0;
+}
+
+static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
+               struct uffd_answer *answer) {
+  const struct callback *callback = (const struct callback *)resolver;
+  void *state = NULL;
+  if (callback->slot < asker->count && asker->states[callback->slot].callback == resolver) {
+    state = asker->states[callback->slot].state;
+  } else if (callback->ops.setup != NULL) {
+    return fail(EINVAL, "the %s resolver was handed a fault without having been set up: name it in `uses`",
+                resolver->kind);
+  }
+  asker->policy_calls++;
+  int result = callback->ops.resolve(callback->ctx, state, fault, answer);
+  if (result < 0) return result;
+  if (answer->kind == UFFD_ANSWER_RESOLVER) return hand_over(callback, asker, fault, answer);
+  return check_answer(callback, answer);
+}
+
+static uffd_resolver *child(const uffd_resolver *resolver, size_t index) {
+  const struct callback *callback = (const struct callback *)resolver;
+  return index < callback->uses_count ? callback->uses[index] : NULL;
+}
+
+static size_t callback_size(size_t uses) { return sizeof(struct callback) + uses * sizeof(uffd_resolver *); }
+
+static void destroy(uffd_resolver *resolver) {
+  struct callback *callback = (struct callback *)resolver;
+  if (callback->ops.destroy != NULL) callback->ops.destroy(callback->ctx);
+  give_slot(callback->slot);
+  uffd_release(callback, callback_size(callback->uses_count));
+}
+
+static const struct uffd_resolver_class class = {.kind = "callback", .ask = ask, .child = child, .destroy = destroy};
+
+uint32_t uffd_callback_slot(const uffd_resolver *resolver) {
+  return resolver->class == &class ? ((const struct callback *)resolver)->slot : UINT32_MAX;
+}
+
+int uffd_callback_setup(const uffd_resolver *resolver, const struct uffd_handler *handler, void **state) {
+  const struct callback *callback = (const struct callback *)resolver;
+  *state = NULL;
+  return callback->ops.setup == NULL ? 0 : callback->ops.setup(callback->ctx, handler, state);
+}
+
+void uffd_callback_teardown(const uffd_resolver *resolver, void *state) {
+  const struct callback *callback = (const struct callback *)resolver;
+  if (callback->ops.teardown != NULL) callback->ops.teardown(callback->ctx, state);
+}
+
+int uffd_callback_idle(const uffd_resolver *resolver, void *state) {
+  const struct callback *callback = (const struct callback *)resolver;
+  return callback->ops.idle == NULL ? 0 : callback->ops.idle(callback->ctx, state);
+}
+
+int uffd_resolver_callback(const struct uffd_callback_ops *user_ops, void *ctx, const char *kind,
+                           uffd_resolver *const *uses, size_t uses_count, uffd_resolver **resolver) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  *resolver = NULL;
+  int result = uffd_take_opts(&ops, sizeof(ops), user_ops, "uffd_callback_ops");
+  if (result < 0) return result;
+  if (ops.resolve == NULL) return fail(EINVAL, "a callback without a resolve function");
+  for (size_t i = 0; i < uses_count; i++) {
+    if (uses[i] == NULL) return fail(EINVAL, "uses[%zu] is NULL", i);
+  }
+  struct callback *callback = uses_count > UINT32_MAX ? NULL : uffd_alloc(callback_size(uses_count));
+  if (callback == NULL) return fail(ENOMEM, "no memory for a resolver");
+  callback->slot = take_slot();
+  if (callback->slot == UINT32_MAX) {
+    uffd_release(callback, callback_size(uses_count));
+    return fail(ENOMEM, "%u callback resolvers exist: close some", SLOTS);
+  }
+  uffd_resolver_init(&callback->head, &class, UINT64_MAX);
+  callback->ops = ops;
+  callback->ctx = ctx;
+  strncpy(callback->kind, kind != NULL ? kind : class.kind, sizeof(callback->kind) - 1);
+  callback->head.kind = callback->kind;
+  callback->uses_count = uses_count;
+  for (size_t i = 0; i < uses_count; i++) {
+    callback->uses[i] = uses[i];
+    uffd_resolver_hold(uses[i]);
+  }
+  *resolver = &callback->head;
+  return 0;
+}

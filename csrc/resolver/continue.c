@@ -1,0 +1,56 @@
+/*
+ * Pages that the page cache has are mapped; the others come from the fill resolver, or are zeros.
+ */
+#include <inttypes.h>
+
+#include "resolver/resolver.h"
+
+struct proceed {
+  uffd_resolver head;
+  uffd_resolver *fill; /* NULL: zeros */
+};
+
+static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
+               struct uffd_answer *answer) {
+  const struct proceed *proceed = (const struct proceed *)resolver;
+  if ((fault->flags & UFFD_FAULT_MINOR) != 0) {
+    uffd_cover(fault, 0, UINT64_MAX, answer);
+    answer->kind = UFFD_ANSWER_CONTINUE;
+    return 0;
+  }
+  if (proceed->fill != NULL) return uffd_resolver_ask(proceed->fill, asker, fault, answer);
+  return 0; /* one page only: its neighbours may be in the page cache, and zeros there would be wrong */
+}
+
+static int check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length) {
+  const struct proceed *proceed = (const struct proceed *)resolver;
+  if (!target->page_cache) {
+    return fail(EINVAL, "only memfd and hugetlb memory has a page cache to continue from: map it with that kind");
+  }
+  if (offset % target->page_size != 0) {
+    return fail(EINVAL, "whole pages are continued: offset %" PRIu64 " is not a page's", offset);
+  }
+  return proceed->fill == NULL ? 0 : uffd_resolver_check(proceed->fill, target, offset, length);
+}
+
+static uffd_resolver *child(const uffd_resolver *resolver, size_t index) {
+  return index == 0 ? ((const struct proceed *)resolver)->fill : NULL;
+}
+
+static void destroy(uffd_resolver *resolver) {
+  struct proceed *proceed = (struct proceed *)resolver;
+  DELETE(proceed);
+}
+
+int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **resolver) {
+  static const struct uffd_resolver_class class = {
+      .kind = "continue", .ask = ask, .check = check, .child = child, .destroy = destroy};
+  *resolver = NULL;
+  struct proceed *proceed = NEW(struct proceed);
+  if (proceed == NULL) return fail(ENOMEM, "no memory for a resolver");
+  uffd_resolver_init(&proceed->head, &class, fill == NULL ? UINT64_MAX : fill->size);
+  proceed->fill = fill;
+  if (fill != NULL) uffd_resolver_hold(fill);
+  *resolver = &proceed->head;
+  return 0;
+}

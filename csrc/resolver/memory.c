@@ -1,0 +1,92 @@
+/*
+ * Contents of another memory: copied, or moved without copying. The source is claimed, so that it cannot be served
+ * while a handler reads it.
+ */
+#include <inttypes.h>
+
+#include "resolver/resolver.h"
+
+struct source {
+  uffd_resolver head;
+  uffd_memory *memory;
+  struct uffd_claim claim;
+  const char *origin;
+};
+
+static int ask_memory(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
+                      struct uffd_answer *answer) {
+  (void)asker;
+  const struct source *source = (const struct source *)resolver;
+  uffd_cover(fault, 0, source->head.size, answer);
+  answer->kind = UFFD_ANSWER_BYTES;
+  answer->data = source->origin + answer->offset;
+  answer->length = min_u64(answer->length, source->head.size - answer->offset); /* nothing readable follows */
+  return 0;
+}
+
+static int ask_move(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
+                    struct uffd_answer *answer) {
+  int result = ask_memory(resolver, asker, fault, answer);
+  answer->kind = UFFD_ANSWER_MOVE;
+  return result;
+}
+
+static int check_move(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset,
+                      uint64_t length) {
+  (void)resolver, (void)length;
+  if (!target->private_mapping || target->page_size != BASE_PAGE) {
+    return fail(EINVAL, "pages move only into private anonymous memory of %" PRIu64
+                        "-byte pages: use a memory resolver, which copies", BASE_PAGE);
+  }
+  if (offset % BASE_PAGE != 0) return fail(EINVAL, "whole pages move: offset %" PRIu64 " is not a page's", offset);
+  return 0;
+}
+
+static void destroy(uffd_resolver *resolver) {
+  struct source *source = (struct source *)resolver;
+  uffd_unclaim(&source->claim);
+  uffd_memory_drop(source->memory);
+  DELETE(source);
+}
+
+static int make(const struct uffd_resolver_class *class, uffd_memory *memory, uint64_t offset,
+                uffd_resolver **resolver) {
+  *resolver = NULL;
+  if (memory == NULL) return fail(EINVAL, "no memory to read from");
+  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "this memory belongs to the parent process");
+  if (offset >= memory->length) {
+    return fail(ERANGE, "offset %" PRIu64 " is outside a memory of %" PRIu64 " bytes", offset, memory->length);
+  }
+  struct source *source = NEW(struct source);
+  if (source == NULL) return fail(ENOMEM, "no memory for a resolver");
+  uffd_resolver_init(&source->head, class, memory->length - offset);
+  source->memory = memory;
+  source->origin = memory->address + offset;
+  source->claim.start = (uintptr_t)source->origin;
+  source->claim.end = source->claim.start + source->head.size;
+  int result = uffd_claim(&source->claim);
+  if (result < 0) {
+    DELETE(source);
+    return result;
+  }
+  uffd_memory_hold(memory);
+  *resolver = &source->head;
+  return 0;
+}
+
+int uffd_resolver_memory(uffd_memory *memory, uint64_t offset, uffd_resolver **resolver) {
+  static const struct uffd_resolver_class class = {.kind = "memory", .ask = ask_memory, .destroy = destroy};
+  return make(&class, memory, offset, resolver);
+}
+
+int uffd_resolver_move(uffd_memory *memory, uint64_t offset, uffd_resolver **resolver) {
+  static const struct uffd_resolver_class class = {
+      .kind = "move", .ask = ask_move, .check = check_move, .destroy = destroy};
+  *resolver = NULL;
+  bool anonymous = memory != NULL && memory->private_mapping && memory->fd < 0 && memory->page_size == BASE_PAGE;
+  if (memory != NULL && !anonymous) {
+    return fail(EINVAL, "pages move only out of private anonymous memory of small pages: use a memory resolver");
+  }
+  if (offset % BASE_PAGE != 0) return fail(EINVAL, "whole pages move: offset %" PRIu64 " is not a page's", offset);
+  return make(&class, memory, offset, resolver);
+}

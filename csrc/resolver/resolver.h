@@ -1,0 +1,92 @@
+/*
+ * Resolvers: what a page holds. One vtable; one file a resolver. A resolver never installs anything and never touches
+ * the memory that it answers for.
+ */
+#ifndef UFFD_RESOLVER_RESOLVER_H
+#define UFFD_RESOLVER_RESOLVER_H
+
+#include "memory/memory.h"
+
+#define UFFD_HANDOVER_MAX 8u /* resolvers that hand over to resolvers: deeper is taken for a circle */
+
+/* What a callback made for one handler. */
+struct uffd_callback_state {
+  const uffd_resolver *callback; /* NULL: not set up */
+  void *state;
+};
+
+/* Who asks: a handler, with the states that callbacks made for it, by slot. Owned by the handler. */
+struct uffd_asker {
+  struct uffd_callback_state *states;
+  uint32_t count;
+  uint32_t depth; /* of handing over, now */
+  uint64_t policy_calls;
+};
+
+/* The memory that a resolver is to answer for, when it is added to a loop. */
+struct uffd_target {
+  uint64_t page_size;
+  uint64_t features;    /* of the kernel; 0: unknown, then the install finds out */
+  bool page_cache;      /* memfd or hugetlb: CONTINUE works */
+  bool private_mapping; /* private anonymous: MOVE works */
+};
+
+struct uffd_resolver_class {
+  const char *kind;
+  /* Answers fault, in the resolver's coordinates: 0 or -errno with a sentence. The answer covers the faulting page. */
+  int (*ask)(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
+             struct uffd_answer *answer);
+  /* Whether it can answer for [offset, offset+length) of that memory: 0 or -errno with a sentence. NULL: always. */
+  int (*check)(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length);
+  /* The index-th resolver that this one may ask, NULL after the last. NULL: it asks none. */
+  uffd_resolver *(*child)(const uffd_resolver *resolver, size_t index);
+  void (*destroy)(uffd_resolver *resolver); /* frees all but the children's references, and the resolver */
+};
+
+/* The head of every resolver. */
+struct uffd_resolver {
+  const struct uffd_resolver_class *class;
+  const char *kind;
+  uint64_t process;
+  uint64_t size; /* bytes; UINT64_MAX: any */
+  _Atomic uint32_t references;
+};
+
+/* Fills in the head of a resolver that its maker has allocated. */
+void uffd_resolver_init(uffd_resolver *resolver, const struct uffd_resolver_class *class, uint64_t size);
+void uffd_resolver_hold(uffd_resolver *resolver);
+void uffd_resolver_drop(uffd_resolver *resolver);
+
+/* Asks. The answer comes pre-set to ZERO for the faulting page, and is checked: it holds that page. */
+int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
+                      struct uffd_answer *answer);
+/* The class's check, and the size: [offset, offset+length) rounded to whole pages. */
+int uffd_resolver_check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset,
+                        uint64_t length);
+/* Calls visit for every callback in the tree, once or more often; stops at the first error. */
+int uffd_resolver_each_callback(uffd_resolver *resolver, int (*visit)(uffd_resolver *callback, void *ctx), void *ctx);
+
+/*
+ * Narrows the wanted cover to [low, high) of the resolver's coordinates, in whole pages counted from the faulting one,
+ * and puts it into the answer. The last page may reach beyond high: zeros follow there.
+ */
+void uffd_cover(const struct uffd_fault *fault, uint64_t low, uint64_t high, struct uffd_answer *answer);
+
+/* Cuts an answer down to [low, high), which holds the faulting page. */
+void uffd_clip(struct uffd_answer *answer, uint64_t low, uint64_t high);
+
+/*
+ * A private anonymous mapping of at least length readable bytes, rounded up so that a page of any size may be copied
+ * from its tail. NULL when there is no memory.
+ */
+char *uffd_buffer_map(uint64_t length);
+void uffd_buffer_unmap(char *buffer, uint64_t length);
+
+/* callback.c: the slot of a callback in uffd_asker.states (UINT32_MAX: no callback), its set-up and teardown. */
+uint32_t uffd_callback_slot(const uffd_resolver *resolver);
+int uffd_callback_setup(const uffd_resolver *resolver, const struct uffd_handler *handler, void **state);
+void uffd_callback_teardown(const uffd_resolver *resolver, void *state);
+/* 1 when there is more to tidy. */
+int uffd_callback_idle(const uffd_resolver *resolver, void *state);
+
+#endif
