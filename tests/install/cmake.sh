@@ -1,0 +1,56 @@
+#!/bin/sh
+# cmake.sh BUILD_DIR: installs into a scratch prefix, moves it, and builds and runs programs against it by pkg-config, by
+# find_package, shared and static; loads the module; runs the runner without any environment.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+build=$1
+cc=${CC:-cc}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+prefix=$scratch/moved
+
+fail() {
+  echo "$1"
+  exit 1
+}
+
+# A program that ends with 77 found no userfaultfd here: it was built and it ran.
+runs() {
+  code=0
+  "$@" > "$scratch/output" 2>&1 || code=$?
+  [ $code = 0 ] || [ $code = 77 ] || { cat "$scratch/output"; fail "$* ended with $code"; }
+}
+
+cmake --install "$build" --prefix "$scratch/installed" > /dev/null
+mv "$scratch/installed" "$prefix"
+for file in include/uffd.h lib/libuffd.a lib/libuffd.so lib/pkgconfig/uffd.pc lib/cmake/uffd/uffdConfig.cmake \
+  lib/lua/5.4/uffd/core.so share/lua/5.4/uffd/init.lua share/lua/5.4/uffd/core.d.lua bin/uffd-lua share/doc/uffd/LICENSE; do
+  [ -e "$prefix/$file" ] || fail "$file is not installed"
+done
+[ "$(find "$prefix/include" -type f)" = "$prefix/include/uffd.h" ] || fail "more than uffd.h in include"
+
+export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"
+# shellcheck disable=SC2046
+$cc -o "$scratch/shared" "$here/use.c" $(pkg-config --cflags --libs uffd)
+readelf -d "$scratch/shared" | grep -q 'NEEDED.*libuffd\.so\.' || fail "not linked with libuffd.so"
+LD_LIBRARY_PATH="$prefix/lib" runs "$scratch/shared"
+# shellcheck disable=SC2046
+$cc -static -o "$scratch/static" "$here/use.c" $(pkg-config --static --cflags --libs uffd)
+runs "$scratch/static"
+header_version=$(sed -n 's/^#define UFFD_VERSION_[A-Z]* //p' "$prefix/include/uffd.h" | paste -s -d .)
+[ "$(pkg-config --modversion uffd)" = "$header_version" ] || fail "pkg-config and header differ in the version"
+
+cmake -S "$here/package" -B "$scratch/package" -DCMAKE_PREFIX_PATH="$prefix" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
+cmake --build "$scratch/package" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
+for program in shared static cxx; do runs "$scratch/package/$program"; done
+if readelf -d "$scratch/package/static" | grep libuffd; then fail "uffd::uffd-static needs libuffd.so"; fi
+
+cd /
+runs env -i "$prefix/bin/uffd-lua" --info=json
+env -i "$prefix/bin/uffd-lua" -e 'print(select(2, require "uffd"))' | grep -qx "$prefix/share/lua/5.4/uffd/init.lua" ||
+  fail "uffd-lua does not take the installed Lua files"
+if command -v lua5.4 > /dev/null; then
+  LUA_PATH="$prefix/share/lua/5.4/?.lua;$prefix/share/lua/5.4/?/init.lua" LUA_CPATH="$prefix/lib/lua/5.4/?.so" \
+    lua5.4 -e 'assert(require("uffd").probe().kernel)'
+fi
+echo "header, libraries, pkg-config, CMake package, module and runner work from $prefix"
