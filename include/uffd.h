@@ -32,7 +32,7 @@
 #define UFFD_VERSION_PATCH 0
 
 #if defined(__GNUC__)
-#define UFFD_EXPORT __attribute__((visibility("default")))
+#define UFFD_EXPORT                            __attribute__((visibility("default")))
 #define UFFD_PRINTF(format_index, first_index) __attribute__((format(printf, format_index, first_index)))
 #else
 #define UFFD_EXPORT
@@ -56,9 +56,9 @@ UFFD_EXPORT const char *uffd_errmsg(void);
 
 /* The memory that the library's own bookkeeping lives in. Never called on the fault path. */
 struct uffd_allocator {
-  size_t size;                                            /* sizeof(struct uffd_allocator) */
-  void *(*alloc)(void *ctx, size_t length);               /* aligned as malloc; NULL when there is none */
-  void (*free)(void *ctx, void *pointer, size_t length);  /* pointer may be NULL */
+  size_t size;                                           /* sizeof(struct uffd_allocator) */
+  void *(*alloc)(void *ctx, size_t length);              /* aligned as malloc; NULL when there is none */
+  void (*free)(void *ctx, void *pointer, size_t length); /* pointer may be NULL */
   void *ctx;
 };
 
@@ -79,55 +79,55 @@ UFFD_EXPORT void uffd_set_log(uffd_log_fn *fn, void *ctx);
 /* ------------------------------------------------------------------------------------------------ names and masks */
 
 /* Features of a userfaultfd: the kernel's UFFD_FEATURE_* bits under names that cannot collide with its header. */
-#define UFFD_FEAT_PAGEFAULT_FLAG_WP (UINT64_C(1) << 0)   /* 5.7 */
-#define UFFD_FEAT_EVENT_FORK (UINT64_C(1) << 1)          /* 4.11; needs CAP_SYS_PTRACE */
-#define UFFD_FEAT_EVENT_REMAP (UINT64_C(1) << 2)         /* 4.11 */
-#define UFFD_FEAT_EVENT_REMOVE (UINT64_C(1) << 3)        /* 4.11 */
-#define UFFD_FEAT_MISSING_HUGETLBFS (UINT64_C(1) << 4)   /* 4.11 */
-#define UFFD_FEAT_MISSING_SHMEM (UINT64_C(1) << 5)       /* 4.11 */
-#define UFFD_FEAT_EVENT_UNMAP (UINT64_C(1) << 6)         /* 4.11 */
-#define UFFD_FEAT_SIGBUS (UINT64_C(1) << 7)              /* 4.14 */
-#define UFFD_FEAT_THREAD_ID (UINT64_C(1) << 8)           /* 4.14 */
-#define UFFD_FEAT_MINOR_HUGETLBFS (UINT64_C(1) << 9)     /* 5.13 */
-#define UFFD_FEAT_MINOR_SHMEM (UINT64_C(1) << 10)        /* 5.14 */
-#define UFFD_FEAT_EXACT_ADDRESS (UINT64_C(1) << 11)      /* 5.18 */
+#define UFFD_FEAT_PAGEFAULT_FLAG_WP  (UINT64_C(1) << 0)  /* 5.7 */
+#define UFFD_FEAT_EVENT_FORK         (UINT64_C(1) << 1)  /* 4.11; needs CAP_SYS_PTRACE */
+#define UFFD_FEAT_EVENT_REMAP        (UINT64_C(1) << 2)  /* 4.11 */
+#define UFFD_FEAT_EVENT_REMOVE       (UINT64_C(1) << 3)  /* 4.11 */
+#define UFFD_FEAT_MISSING_HUGETLBFS  (UINT64_C(1) << 4)  /* 4.11 */
+#define UFFD_FEAT_MISSING_SHMEM      (UINT64_C(1) << 5)  /* 4.11 */
+#define UFFD_FEAT_EVENT_UNMAP        (UINT64_C(1) << 6)  /* 4.11 */
+#define UFFD_FEAT_SIGBUS             (UINT64_C(1) << 7)  /* 4.14 */
+#define UFFD_FEAT_THREAD_ID          (UINT64_C(1) << 8)  /* 4.14 */
+#define UFFD_FEAT_MINOR_HUGETLBFS    (UINT64_C(1) << 9)  /* 5.13 */
+#define UFFD_FEAT_MINOR_SHMEM        (UINT64_C(1) << 10) /* 5.14 */
+#define UFFD_FEAT_EXACT_ADDRESS      (UINT64_C(1) << 11) /* 5.18 */
 #define UFFD_FEAT_WP_HUGETLBFS_SHMEM (UINT64_C(1) << 12) /* 5.19 */
-#define UFFD_FEAT_WP_UNPOPULATED (UINT64_C(1) << 13)     /* 6.4 */
-#define UFFD_FEAT_POISON (UINT64_C(1) << 14)             /* 6.6 */
-#define UFFD_FEAT_WP_ASYNC (UINT64_C(1) << 15)           /* 6.7 */
-#define UFFD_FEAT_MOVE (UINT64_C(1) << 16)               /* 6.8 */
-#define UFFD_FEAT_RWP (UINT64_C(1) << 17)                /* posted for 7.x */
-#define UFFD_FEAT_RWP_ASYNC (UINT64_C(1) << 18)          /* posted for 7.x */
+#define UFFD_FEAT_WP_UNPOPULATED     (UINT64_C(1) << 13) /* 6.4 */
+#define UFFD_FEAT_POISON             (UINT64_C(1) << 14) /* 6.6 */
+#define UFFD_FEAT_WP_ASYNC           (UINT64_C(1) << 15) /* 6.7 */
+#define UFFD_FEAT_MOVE               (UINT64_C(1) << 16) /* 6.8 */
+#define UFFD_FEAT_RWP                (UINT64_C(1) << 17) /* posted for 7.x */
+#define UFFD_FEAT_RWP_ASYNC          (UINT64_C(1) << 18) /* posted for 7.x */
 
 /* What a range is registered for: the kernel's UFFDIO_REGISTER_MODE_* bits. */
 #define UFFD_MODE_MISSING (UINT64_C(1) << 0) /* 4.3: no page there */
-#define UFFD_MODE_WP (UINT64_C(1) << 1)      /* 5.7: a write to a protected page */
-#define UFFD_MODE_MINOR (UINT64_C(1) << 2)   /* 5.13: the page cache has the page, this mapping does not */
-#define UFFD_MODE_RWP (UINT64_C(1) << 3)     /* posted for 7.x */
+#define UFFD_MODE_WP      (UINT64_C(1) << 1) /* 5.7: a write to a protected page */
+#define UFFD_MODE_MINOR   (UINT64_C(1) << 2) /* 5.13: the page cache has the page, this mapping does not */
+#define UFFD_MODE_RWP     (UINT64_C(1) << 3) /* posted for 7.x */
 
 /* Bits of the ioctl masks that registering returns: 1 << the kernel's ioctl number. */
-#define UFFD_IOCTL_REGISTER (UINT64_C(1) << 0)
-#define UFFD_IOCTL_UNREGISTER (UINT64_C(1) << 1)
-#define UFFD_IOCTL_WAKE (UINT64_C(1) << 2)
-#define UFFD_IOCTL_COPY (UINT64_C(1) << 3)
-#define UFFD_IOCTL_ZEROPAGE (UINT64_C(1) << 4)
-#define UFFD_IOCTL_MOVE (UINT64_C(1) << 5)
+#define UFFD_IOCTL_REGISTER     (UINT64_C(1) << 0)
+#define UFFD_IOCTL_UNREGISTER   (UINT64_C(1) << 1)
+#define UFFD_IOCTL_WAKE         (UINT64_C(1) << 2)
+#define UFFD_IOCTL_COPY         (UINT64_C(1) << 3)
+#define UFFD_IOCTL_ZEROPAGE     (UINT64_C(1) << 4)
+#define UFFD_IOCTL_MOVE         (UINT64_C(1) << 5)
 #define UFFD_IOCTL_WRITEPROTECT (UINT64_C(1) << 6)
-#define UFFD_IOCTL_CONTINUE (UINT64_C(1) << 7)
-#define UFFD_IOCTL_POISON (UINT64_C(1) << 8)
-#define UFFD_IOCTL_API (UINT64_C(1) << 63)
+#define UFFD_IOCTL_CONTINUE     (UINT64_C(1) << 7)
+#define UFFD_IOCTL_POISON       (UINT64_C(1) << 8)
+#define UFFD_IOCTL_API          (UINT64_C(1) << 63)
 
 /* The mode argument of each operation: the kernel's UFFDIO_*_MODE_* bits. */
-#define UFFD_COPY_DONTWAKE (UINT64_C(1) << 0)
-#define UFFD_COPY_WP (UINT64_C(1) << 1) /* 5.7: arrives write-protected */
-#define UFFD_ZEROPAGE_DONTWAKE (UINT64_C(1) << 0)
-#define UFFD_WRITEPROTECT_WP (UINT64_C(1) << 0) /* protect; without it: unprotect */
+#define UFFD_COPY_DONTWAKE         (UINT64_C(1) << 0)
+#define UFFD_COPY_WP               (UINT64_C(1) << 1) /* 5.7: arrives write-protected */
+#define UFFD_ZEROPAGE_DONTWAKE     (UINT64_C(1) << 0)
+#define UFFD_WRITEPROTECT_WP       (UINT64_C(1) << 0) /* protect; without it: unprotect */
 #define UFFD_WRITEPROTECT_DONTWAKE (UINT64_C(1) << 1)
-#define UFFD_CONTINUE_DONTWAKE (UINT64_C(1) << 0)
-#define UFFD_CONTINUE_WP (UINT64_C(1) << 1) /* 6.4 */
-#define UFFD_POISON_DONTWAKE (UINT64_C(1) << 0)
-#define UFFD_MOVE_DONTWAKE (UINT64_C(1) << 0)
-#define UFFD_MOVE_ALLOW_SRC_HOLES (UINT64_C(1) << 1)
+#define UFFD_CONTINUE_DONTWAKE     (UINT64_C(1) << 0)
+#define UFFD_CONTINUE_WP           (UINT64_C(1) << 1) /* 6.4 */
+#define UFFD_POISON_DONTWAKE       (UINT64_C(1) << 0)
+#define UFFD_MOVE_DONTWAKE         (UINT64_C(1) << 0)
+#define UFFD_MOVE_ALLOW_SRC_HOLES  (UINT64_C(1) << 1)
 
 /*
  * The kernel's name of one bit in small letters ("event_fork", "missing", "copy"), or NULL for an unknown bit (0..63).
@@ -170,10 +170,8 @@ struct uffd_probe {
   uint64_t hugepages_total;
   uint64_t hugepages_free;
 };
-#define UFFD_PROBE_INIT                                                           \
-  {                                                                               \
-    sizeof(struct uffd_probe), {0}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 \
-  }
+#define UFFD_PROBE_INIT                                                                                                \
+  { sizeof(struct uffd_probe), {0}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Fills *probe. Returns 0 even when userfaultfd is not to be had (that is what it tells); -EINVAL for a bad size. */
 UFFD_EXPORT int uffd_probe(struct uffd_probe *probe);
@@ -190,9 +188,9 @@ UFFD_EXPORT int uffd_probe_advice(const struct uffd_probe *probe, unsigned index
 typedef struct uffd_object uffd_object;
 
 enum {
-  UFFD_OPEN_BLOCKING = 1,          /* a blocking descriptor; poll(2) then always says POLLERR, and only unlimited reads work */
-  UFFD_OPEN_USER_MODE_ONLY = 2,    /* ask for UFFD_USER_MODE_ONLY at once (5.11) */
-  UFFD_OPEN_NO_USER_MODE_ONLY = 4  /* never fall back to it: fail instead */
+  UFFD_OPEN_BLOCKING = 1, /* a blocking descriptor; poll(2) then always says POLLERR, and only unlimited reads work */
+  UFFD_OPEN_USER_MODE_ONLY = 2,   /* ask for UFFD_USER_MODE_ONLY at once (5.11) */
+  UFFD_OPEN_NO_USER_MODE_ONLY = 4 /* never fall back to it: fail instead */
 };
 
 struct uffd_open_opts {
@@ -202,7 +200,7 @@ struct uffd_open_opts {
   uint32_t flags;    /* UFFD_OPEN_* */
   uint32_t route;    /* UFFD_ROUTE_AUTO, _SYSCALL or _DEVICE (then only that one is tried) */
 };
-#define UFFD_OPEN_OPTS_INIT \
+#define UFFD_OPEN_OPTS_INIT                                                                                            \
   { sizeof(struct uffd_open_opts), 0, 0, 0, 0 }
 
 /*
@@ -237,7 +235,7 @@ UFFD_EXPORT int uffd_adopt(int fd, uffd_object **object);
  */
 UFFD_EXPORT void uffd_close(uffd_object *object);
 
-UFFD_EXPORT int uffd_fd(const uffd_object *object);             /* the descriptor, owned by the object; or -EBADF, -EOWNERDEAD */
+UFFD_EXPORT int uffd_fd(const uffd_object *object); /* the descriptor, owned by the object; or -EBADF, -EOWNERDEAD */
 UFFD_EXPORT uint64_t uffd_features(const uffd_object *object);  /* enabled */
 UFFD_EXPORT uint64_t uffd_available(const uffd_object *object); /* offered by this kernel; 0 if it cannot be known */
 UFFD_EXPORT int uffd_route(const uffd_object *object);          /* UFFD_ROUTE_* */
@@ -298,8 +296,8 @@ UFFD_EXPORT int uffd_move(uffd_object *object, uint64_t dst, uint64_t src, uint6
                           uint64_t *done);
 
 /*
- * 5.7: write-protects (UFFD_WRITEPROTECT_WP) or unprotects the range, which must be registered with UFFD_MODE_WP: all of
- * it is checked by the kernel as it goes, so -ENOENT may come after a part was changed. Unprotecting wakes, unless
+ * 5.7: write-protects (UFFD_WRITEPROTECT_WP) or unprotects the range, which must be registered with UFFD_MODE_WP: all
+ * of it is checked by the kernel as it goes, so -ENOENT may come after a part was changed. Unprotecting wakes, unless
  * DONTWAKE. Errors as above.
  */
 UFFD_EXPORT int uffd_writeprotect(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode);
@@ -312,7 +310,7 @@ enum { UFFD_PAGEFAULT = 0x12, UFFD_FORK = 0x13, UFFD_REMAP = 0x14, UFFD_REMOVE =
 
 /* Flags of a page fault: the kernel's UFFD_PAGEFAULT_FLAG_* values. Neither WP nor MINOR: missing. */
 #define UFFD_FAULT_WRITE (UINT64_C(1) << 0)
-#define UFFD_FAULT_WP (UINT64_C(1) << 1)
+#define UFFD_FAULT_WP    (UINT64_C(1) << 1)
 #define UFFD_FAULT_MINOR (UINT64_C(1) << 2)
 
 struct uffd_event {
@@ -326,12 +324,11 @@ struct uffd_event {
 };
 
 /*
- * Reads 1 to count events (64 at most a call). timeout_ms: 0 does not wait, -1 waits for ever. Faults come before events that are older:
- * the kernel has it so. Read until -EAGAIN and apply the events before resolving faults. Every fault read must be
- * resolved or woken: it is not told again.
- * Returns the number read, 0 after timeout_ms > 0 has passed; -EAGAIN nothing there (timeout 0); -EBADF closed
- * meanwhile; -EMFILE a fork's descriptor has no room (the event stays queued; close something, read again); -EINVAL
- * count 0, or a timeout on a blocking object; -EOWNERDEAD.
+ * Reads 1 to count events (64 at most a call). timeout_ms: 0 does not wait, -1 waits for ever. Faults come before
+ * events that are older: the kernel has it so. Read until -EAGAIN and apply the events before resolving faults. Every
+ * fault read must be resolved or woken: it is not told again. Returns the number read, 0 after timeout_ms > 0 has
+ * passed; -EAGAIN nothing there (timeout 0); -EBADF closed meanwhile; -EMFILE a fork's descriptor has no room (the
+ * event stays queued; close something, read again); -EINVAL count 0, or a timeout on a blocking object; -EOWNERDEAD.
  */
 UFFD_EXPORT int uffd_read(uffd_object *object, struct uffd_event *events, unsigned count, int timeout_ms);
 
@@ -359,7 +356,7 @@ struct uffd_map_opts {
   uint32_t flags;   /* UFFD_MAP_* */
   const char *name; /* of the memfd in /proc; NULL: "uffd" */
 };
-#define UFFD_MAP_OPTS_INIT \
+#define UFFD_MAP_OPTS_INIT                                                                                             \
   { sizeof(struct uffd_map_opts), 0, 0, NULL }
 
 /*
@@ -377,8 +374,8 @@ UFFD_EXPORT int uffd_map(uint64_t length, const struct uffd_map_opts *opts, uffd
 UFFD_EXPORT int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory);
 
 /*
- * Ends the caller's use of the memory; NULL is allowed. While a loop serves it, or a resolver reads from it, the mapping
- * stays until they are closed; then what uffd_map() mapped is unmapped.
+ * Ends the caller's use of the memory; NULL is allowed. While a loop serves it, or a resolver reads from it, the
+ * mapping stays until they are closed; then what uffd_map() mapped is unmapped.
  */
 UFFD_EXPORT void uffd_memory_close(uffd_memory *memory);
 
@@ -386,7 +383,7 @@ UFFD_EXPORT void *uffd_memory_address(const uffd_memory *memory);
 UFFD_EXPORT uint64_t uffd_memory_length(const uffd_memory *memory);    /* bytes, whole pages */
 UFFD_EXPORT uint64_t uffd_memory_page_size(const uffd_memory *memory); /* bytes */
 UFFD_EXPORT int uffd_memory_kind(const uffd_memory *memory);           /* UFFD_MEMORY_* */
-UFFD_EXPORT int uffd_memory_fd(const uffd_memory *memory);             /* the memfd, owned by the memory; -ENOENT if none */
+UFFD_EXPORT int uffd_memory_fd(const uffd_memory *memory); /* the memfd, owned by the memory; -ENOENT if none */
 /* The unregistered second mapping of a memfd or hugetlb memory, to fill pages before CONTINUE; NULL if it has none. */
 UFFD_EXPORT void *uffd_memory_alias(const uffd_memory *memory);
 
@@ -428,7 +425,7 @@ struct uffd_file_opts {
   uint64_t offset; /* of the contents in the file, bytes, any alignment */
   uint64_t length; /* bytes; 0: to the end of the file */
 };
-#define UFFD_FILE_OPTS_INIT \
+#define UFFD_FILE_OPTS_INIT                                                                                            \
   { sizeof(struct uffd_file_opts), 0, 0 }
 
 /*
@@ -460,31 +457,32 @@ UFFD_EXPORT int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **reso
 UFFD_EXPORT int uffd_resolver_move(uffd_memory *source, uint64_t offset, uffd_resolver **resolver);
 
 struct uffd_layer {
-  uint64_t offset;           /* where the layer lies, bytes */
-  uint64_t length;           /* bytes; 0: a ground layer, see below */
-  uffd_resolver *resolver;   /* answers there, asked from resolver_offset on */
-  uint64_t resolver_offset;  /* bytes */
+  uint64_t offset;          /* where the layer lies, bytes */
+  uint64_t length;          /* bytes; 0: a ground layer, see below */
+  uffd_resolver *resolver;  /* answers there, asked from resolver_offset on */
+  uint64_t resolver_offset; /* bytes */
 };
 
 /*
  * Several resolvers side by side; what no layer covers is zero. A layer with a length lies on top, and two of them must
- * not overlap. A ground layer (length 0) reaches to the next ground layer, or as far as its resolver does, beneath them.
- * Errors: -EINVAL an overlap (the sentence names both ranges), a resolver shorter than its layer, no layers; -ENOMEM.
+ * not overlap. A ground layer (length 0) reaches to the next ground layer, or as far as its resolver does, beneath
+ * them. Errors: -EINVAL an overlap (the sentence names both ranges), a resolver shorter than its layer, no layers;
+ * -ENOMEM.
  */
 UFFD_EXPORT int uffd_resolver_layers(const struct uffd_layer *layers, size_t count, uffd_resolver **resolver);
 
 /* One fault, as a callback sees it. Newer libraries may append fields. */
 struct uffd_fault {
-  uint64_t offset;         /* of the page in the resolver's own coordinates, bytes */
-  uint64_t region_offset;  /* of the page in the region */
-  uint64_t address;        /* of the page */
-  uint64_t page_size;      /* bytes */
-  uint64_t cover_offset;   /* the cover that is wanted (around, or prefetch), in the resolver's coordinates: */
-  uint64_t cover_length;   /*   whole pages, holding the faulting page */
-  uint64_t flags;          /* UFFD_FAULT_*, UFFD_FAULT_PREFETCH; unknown bits are carried */
-  uint32_t tid;            /* the faulting thread, 0 if unknown */
-  uint32_t handler;        /* index of the handler that asks */
-  void *cookie;            /* the region's */
+  uint64_t offset;        /* of the page in the resolver's own coordinates, bytes */
+  uint64_t region_offset; /* of the page in the region */
+  uint64_t address;       /* of the page */
+  uint64_t page_size;     /* bytes */
+  uint64_t cover_offset;  /* the cover that is wanted (around, or prefetch), in the resolver's coordinates: */
+  uint64_t cover_length;  /*   whole pages, holding the faulting page */
+  uint64_t flags;         /* UFFD_FAULT_*, UFFD_FAULT_PREFETCH; unknown bits are carried */
+  uint32_t tid;           /* the faulting thread, 0 if unknown */
+  uint32_t handler;       /* index of the handler that asks */
+  void *cookie;           /* the region's */
 };
 #define UFFD_FAULT_PREFETCH (UINT64_C(1) << 63) /* nobody waits: prefetch, or complete */
 
@@ -494,8 +492,8 @@ enum {
   UFFD_ANSWER_CONTINUE = 2, /* the page cache has it */
   UFFD_ANSWER_MOVE = 3,     /* data: pages of private anonymous memory to move in */
   UFFD_ANSWER_POISON = 4,
-  UFFD_ANSWER_LATER = 5,    /* ask again soon */
-  UFFD_ANSWER_RESOLVER = 6  /* take it from there: resolver, at resolver_offset for this page */
+  UFFD_ANSWER_LATER = 5,   /* ask again soon */
+  UFFD_ANSWER_RESOLVER = 6 /* take it from there: resolver, at resolver_offset for this page */
 };
 
 /*
@@ -514,10 +512,10 @@ struct uffd_answer {
 
 /* What a callback's set-up is told about the handler that will ask. */
 struct uffd_handler {
-  uint32_t index;      /* 0 .. count-1 */
-  uint32_t count;      /* handlers of the loop */
-  const void *key;     /* unique among all living handlers: callbacks that share state a handler find each other by it */
-  uint64_t page_size;  /* the largest page size that the callback will be asked for so far */
+  uint32_t index;     /* 0 .. count-1 */
+  uint32_t count;     /* handlers of the loop */
+  const void *key;    /* unique among all living handlers: callbacks that share state a handler find each other by it */
+  uint64_t page_size; /* the largest page size that the callback will be asked for so far */
 };
 
 struct uffd_callback_ops {
@@ -533,14 +531,15 @@ struct uffd_callback_ops {
    * time; several handlers ask at the same time, each with its own state.
    */
   int (*resolve)(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer);
-  /* The handler is about to wait: time to tidy. Returns 1 if there is more to tidy (called again if still idle). May be NULL. */
+  /* The handler is about to wait: time to tidy. Returns 1 if there is more to tidy (called again if still idle). May be
+   * NULL. */
   int (*idle)(void *ctx, void *state);
   /* The other end of setup. May be NULL. */
   void (*teardown)(void *ctx, void *state);
   /* The resolver is gone: free ctx. May be NULL. */
   void (*destroy)(void *ctx);
 };
-#define UFFD_CALLBACK_OPS_INIT \
+#define UFFD_CALLBACK_OPS_INIT                                                                                         \
   { sizeof(struct uffd_callback_ops), NULL, NULL, NULL, NULL, NULL }
 
 /*
@@ -550,7 +549,8 @@ struct uffd_callback_ops {
 UFFD_EXPORT int uffd_resolver_callback(const struct uffd_callback_ops *ops, void *ctx, const char *kind,
                                        uffd_resolver *const *uses, size_t uses_count, uffd_resolver **resolver);
 
-/* Sets the calling thread's uffd_errmsg(): for callbacks that fail. Returns -error, so: return uffd_set_errmsg(EIO, "..."). */
+/* Sets the calling thread's uffd_errmsg(): for callbacks that fail. Returns -error, so: return uffd_set_errmsg(EIO,
+ * "..."). */
 UFFD_EXPORT int uffd_set_errmsg(int error, const char *format, ...) UFFD_PRINTF(2, 3);
 
 /* ------------------------------------------------------------------------------------------------ the loop */
@@ -584,13 +584,13 @@ struct uffd_loop_opts {
   uint32_t reserved;   /* 0 */
   uint64_t features;   /* UFFD_FEAT_* to enable in them, such as UFFD_FEAT_EVENT_REMOVE; THREAD_ID is added */
 };
-#define UFFD_LOOP_OPTS_INIT \
+#define UFFD_LOOP_OPTS_INIT                                                                                            \
   { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0 }
 
 /*
  * Makes a loop and starts its handlers; regions are added to it while it runs.
- * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop); -EOPNOTSUPP on_error asks for poison, also by
- * default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE.
+ * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop); -EOPNOTSUPP on_error asks for poison, also
+ * by default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE.
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
 
@@ -601,14 +601,14 @@ struct uffd_region_opts {
   uint64_t resolver_offset; /* where the region's first byte lies in the resolver */
   uint64_t modes;           /* UFFD_MODE_*; 0: MISSING, and MINOR too for a continue resolver. With WP pages arrive
                                write-protected and a first write is counted and let through */
-  uint64_t around;          /* bytes answered around a fault where the resolver can; rounded up to whole pages; 0: one page */
-  uint32_t on_error;        /* UFFD_ON_ERROR_* */
-  uint32_t reserved;        /* 0 */
-  uffd_object *object;      /* registered with this object, which stays the caller's; NULL: the loop's own. The loop
-                               reads it from then on: nobody else may, and it must outlive the loop */
-  void *cookie;             /* handed to callbacks and traces */
+  uint64_t around;   /* bytes answered around a fault where the resolver can; rounded up to whole pages; 0: one page */
+  uint32_t on_error; /* UFFD_ON_ERROR_* */
+  uint32_t reserved; /* 0 */
+  uffd_object *object; /* registered with this object, which stays the caller's; NULL: the loop's own. The loop
+                          reads it from then on: nobody else may, and it must outlive the loop */
+  void *cookie;        /* handed to callbacks and traces */
 };
-#define UFFD_REGION_OPTS_INIT \
+#define UFFD_REGION_OPTS_INIT                                                                                          \
   { sizeof(struct uffd_region_opts), 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
 
 /*
@@ -649,7 +649,8 @@ UFFD_EXPORT int uffd_loop_complete(uffd_loop *loop);
  */
 UFFD_EXPORT int uffd_loop_step(uffd_loop *loop, int timeout_ms);
 
-/* Pump engine: a descriptor that polls readable when uffd_loop_step() has work; owned by the loop. -EINVAL, -EOWNERDEAD. */
+/* Pump engine: a descriptor that polls readable when uffd_loop_step() has work; owned by the loop. -EINVAL,
+ * -EOWNERDEAD. */
 UFFD_EXPORT int uffd_loop_fd(const uffd_loop *loop);
 /* Pump engine: milliseconds after which uffd_loop_step() must be called even if the descriptor is silent; -1: none. */
 UFFD_EXPORT int uffd_loop_timeout(const uffd_loop *loop);
@@ -658,37 +659,35 @@ UFFD_EXPORT int uffd_loop_timeout(const uffd_loop *loop);
 UFFD_EXPORT int uffd_loop_user_mode_only(const uffd_loop *loop);
 
 struct uffd_stats {
-  size_t size;       /* in: sizeof(struct uffd_stats); UFFD_STATS_INIT sets it */
-  uint64_t faults;   /* messages of page faults read: missing + wp + minor */
+  size_t size;     /* in: sizeof(struct uffd_stats); UFFD_STATS_INIT sets it */
+  uint64_t faults; /* messages of page faults read: missing + wp + minor */
   uint64_t missing;
   uint64_t wp;
   uint64_t minor;
-  uint64_t writes;   /* of the faults: by a write */
-  uint64_t events;   /* fork, remap, remove, unmap messages read */
-  uint64_t zero;     /* pages installed, by answer */
+  uint64_t writes; /* of the faults: by a write */
+  uint64_t events; /* fork, remap, remove, unmap messages read */
+  uint64_t zero;   /* pages installed, by answer */
   uint64_t copied;
   uint64_t continued;
   uint64_t moved;
   uint64_t poisoned;
-  uint64_t unprotected; /* pages whose first write was let through */
-  uint64_t bytes;       /* installed: zero, copied, continued, moved */
-  uint64_t prefetched;  /* of those pages: by prefetch and complete */
-  uint64_t present;     /* answers for pages that were there already */
-  uint64_t deferred;    /* times that a fault was put off: EAGAIN, or LATER */
-  uint64_t gone;        /* faults of ranges or address spaces that are no more */
-  uint64_t errors;      /* resolvers or installs that failed */
-  uint64_t policy_calls; /* of callbacks and Lua policies */
-  uint64_t queue;       /* faults waiting now */
-  uint64_t queue_max;   /* the longest queue so far */
+  uint64_t unprotected;   /* pages whose first write was let through */
+  uint64_t bytes;         /* installed: zero, copied, continued, moved */
+  uint64_t prefetched;    /* of those pages: by prefetch and complete */
+  uint64_t present;       /* answers for pages that were there already */
+  uint64_t deferred;      /* times that a fault was put off: EAGAIN, or LATER */
+  uint64_t gone;          /* faults of ranges or address spaces that are no more */
+  uint64_t errors;        /* resolvers or installs that failed */
+  uint64_t policy_calls;  /* of callbacks and Lua policies */
+  uint64_t queue;         /* faults waiting now */
+  uint64_t queue_max;     /* the longest queue so far */
   uint64_t latency_count; /* faults measured, from the read of the message to the wake-up, nanoseconds: */
   uint64_t latency_p50;
   uint64_t latency_p99;
   uint64_t latency_max;
 };
-#define UFFD_STATS_INIT                                                                                 \
-  {                                                                                                     \
-    sizeof(struct uffd_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 \
-  }
+#define UFFD_STATS_INIT                                                                                                \
+  { sizeof(struct uffd_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Fills *stats, as much of it as both sides know. Cheap; any thread. -EINVAL size, -EOWNERDEAD. */
 UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats);
@@ -709,18 +708,18 @@ enum {
 
 /* One fault's way through the loop. Newer libraries may append fields. */
 struct uffd_trace {
-  uint64_t time_ns;     /* CLOCK_MONOTONIC at the outcome */
-  uint64_t latency_ns;  /* since the message was read */
-  uint64_t offset;      /* of the page in the region */
-  uint64_t cover;       /* bytes that the answer covered */
-  uint64_t flags;       /* UFFD_FAULT_* */
+  uint64_t time_ns;    /* CLOCK_MONOTONIC at the outcome */
+  uint64_t latency_ns; /* since the message was read */
+  uint64_t offset;     /* of the page in the region */
+  uint64_t cover;      /* bytes that the answer covered */
+  uint64_t flags;      /* UFFD_FAULT_* */
   uint32_t tid;
   uint32_t handler;
-  uint32_t answer;      /* UFFD_ANSWER_* */
-  uint32_t outcome;     /* UFFD_OUTCOME_* */
-  int32_t error;        /* 0, or the errno of a failure */
+  uint32_t answer;  /* UFFD_ANSWER_* */
+  uint32_t outcome; /* UFFD_OUTCOME_* */
+  int32_t error;    /* 0, or the errno of a failure */
   uint32_t reserved;
-  void *cookie;         /* the region's */
+  void *cookie; /* the region's */
 };
 typedef void uffd_trace_fn(void *ctx, const struct uffd_trace *trace);
 

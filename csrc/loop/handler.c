@@ -111,20 +111,31 @@ static void adopt_child(struct uffd_handler_state *handler, const struct uffd_so
   } else {
     uffd_close(object);
   }
-  uffd_loop_fail(handler->loop, -fail(ENOMEM, "no memory to serve a forked child: its missing pages read as zeros"));
+  uffd_loop_fail(handler->loop, -fail(ENOMEM, "No memory to serve a forked child: its missing pages read as zeros."));
 }
 
-static void apply_event(struct uffd_handler_state *handler, struct uffd_source *source, const struct uffd_event *event) {
+static void apply_event(struct uffd_handler_state *handler, struct uffd_source *source,
+                        const struct uffd_event *event) {
   int result = 0;
   uffd_count(&handler->counters.events, 1);
   switch (event->type) {
-  case UFFD_REMOVE: uffd_slices_remove(source, event->address, event->address + event->length); break;
-  case UFFD_UNMAP: result = uffd_slices_unmap(source, event->address, event->address + event->length); break;
-  case UFFD_REMAP: result = uffd_slices_remap(source, event->address, event->to, event->length); break;
-  case UFFD_FORK: adopt_child(handler, source, event->object); break;
-  default: uffd_log(UFFD_LOG_WARNING, "event 0x%x is unknown to this library and was ignored", event->type); break;
+  case UFFD_REMOVE:
+    uffd_slices_remove(source, event->address, event->address + event->length);
+    break;
+  case UFFD_UNMAP:
+    result = uffd_slices_unmap(source, event->address, event->address + event->length);
+    break;
+  case UFFD_REMAP:
+    result = uffd_slices_remap(source, event->address, event->to, event->length);
+    break;
+  case UFFD_FORK:
+    adopt_child(handler, source, event->object);
+    break;
+  default:
+    uffd_log(UFFD_LOG_WARNING, "Event 0x%x is unknown to this library and was ignored.", event->type);
+    break;
   }
-  if (result < 0) uffd_loop_fail(handler->loop, -fail(ENOMEM, "no memory to follow a change of mappings"));
+  if (result < 0) uffd_loop_fail(handler->loop, -fail(ENOMEM, "No memory to follow a change of mappings."));
 }
 
 /* ---- draining */
@@ -175,7 +186,7 @@ static bool free_descriptor(struct uffd_handler_state *handler, struct uffd_sour
     return true;
   }
   source->starved = true;
-  uffd_log(UFFD_LOG_WARNING, "a fork waits for a file descriptor: none is left");
+  uffd_log(UFFD_LOG_WARNING, "A fork waits for a file descriptor: none is left.");
   return false;
 }
 
@@ -248,7 +259,9 @@ static bool is_starved(const struct uffd_handler_state *handler) {
   return false;
 }
 
-static uint64_t until(uint64_t then, uint64_t now) { return then > now ? then - now : 0; }
+static uint64_t until(uint64_t then, uint64_t now) {
+  return then > now ? then - now : 0;
+}
 
 uint64_t uffd_handler_due(const struct uffd_handler_state *handler) {
   if (atomic_load_explicit(&handler->posted, memory_order_relaxed) != NULL) return 0;
@@ -337,7 +350,7 @@ static char *map_zeros(void) {
 struct uffd_handler_state *uffd_handler_create(uffd_loop *loop, uint32_t index) {
   struct uffd_handler_state *handler = NEW(struct uffd_handler_state);
   if (handler == NULL) {
-    fail(ENOMEM, "no memory for a handler");
+    fail(ENOMEM, "No memory for a handler.");
     return NULL;
   }
   handler->loop = loop;
@@ -353,7 +366,7 @@ struct uffd_handler_state *uffd_handler_create(uffd_loop *loop, uint32_t index) 
   handler->zeros = map_zeros();
   if (handler->wake_fd < 0 || handler->polls == NULL || handler->staging == NULL || handler->zeros == NULL) {
     uffd_handler_destroy(handler);
-    fail(error, "cannot make a handler: %s", strerror(error));
+    fail(error, "Cannot make a handler: %s.", strerror(error));
     return NULL;
   }
   if (handler->keep_spare) keep_descriptor(handler);

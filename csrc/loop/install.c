@@ -61,25 +61,30 @@ static int fill_bytes(struct work *work, int fd, uint64_t dst, uint64_t length, 
   return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)data, whole, install->wp ? UFFD_COPY_WP : 0, done);
 }
 
-/* One step: as much of [at, at+length) as goes without a word from the kernel. The kind may differ from the answer's. */
+/* One step: as much of [at, at+length) as goes without a word from the kernel. The kind may differ from the answer's.
+ */
 static int fill(struct work *work, uint32_t kind, uint64_t length, uint64_t *done) {
   const struct uffd_install *install = work->install;
   int fd = install->source->fd;
   uint64_t at = work->at;
   switch (kind) {
-  case UFFD_ANSWER_BYTES: return fill_bytes(work, fd, at, length, done);
+  case UFFD_ANSWER_BYTES:
+    return fill_bytes(work, fd, at, length, done);
   case UFFD_ANSWER_CONTINUE:
     return uffd_fill(fd, UFFD_FILL_CONTINUE, at, 0, length, install->wp ? UFFD_CONTINUE_WP : 0, done);
   case UFFD_ANSWER_MOVE:
     return uffd_fill(fd, UFFD_FILL_MOVE, at, (uintptr_t)install->data + (at - install->dst), length, 0, done);
-  case UFFD_ANSWER_POISON: return uffd_fill(fd, UFFD_FILL_POISON, at, 0, length, 0, done);
+  case UFFD_ANSWER_POISON:
+    return uffd_fill(fd, UFFD_FILL_POISON, at, 0, length, 0, done);
   default:
     if (install->wp || install->slice->region->page_size != BASE_PAGE) return fill_zeros(work, fd, at, length, done);
     return uffd_fill(fd, UFFD_FILL_ZEROPAGE, at, 0, length, 0, done);
   }
 }
 
-static uint64_t page_size_of(const struct work *work) { return work->install->slice->region->page_size; }
+static uint64_t page_size_of(const struct work *work) {
+  return work->install->slice->region->page_size;
+}
 
 /* The page at work->at is done with, one way or another. */
 static void pass_page(struct work *work, uint32_t outcome) {

@@ -17,8 +17,8 @@ void uffd_job_post(struct uffd_handler_state *handler, struct uffd_job *job) {
   struct uffd_job *head = atomic_load_explicit(&handler->posted, memory_order_relaxed);
   do {
     job->next = head;
-  } while (!atomic_compare_exchange_weak_explicit(&handler->posted, &head, job, memory_order_release,
-                                                  memory_order_relaxed));
+  } while (
+      !atomic_compare_exchange_weak_explicit(&handler->posted, &head, job, memory_order_release, memory_order_relaxed));
   uint64_t one = 1;
   (void)!write(handler->wake_fd, &one, sizeof(one)); /* fails only when the counter is full: awake then */
 }

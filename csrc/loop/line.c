@@ -1,6 +1,6 @@
 /*
- * The one straight line: fault -> region -> resolver -> answer -> install -> outcome. Every engine walks it, and nothing
- * else; no step reaches back.
+ * The one straight line: fault -> region -> resolver -> answer -> install -> outcome. Every engine walks it, and
+ * nothing else; no step reaches back.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -121,7 +121,7 @@ static uint32_t fill(struct walk *walk, uint64_t low, uint64_t high) {
   if (answer.kind == UFFD_ANSWER_LATER) return UFFD_OUTCOME_DEFERRED;
   uint32_t outcome = install_answer(walk, &answer);
   if (outcome == UFFD_OUTCOME_FAILED) {
-    fail(walk->handler->error, "installing the page at offset %" PRIu64 " from the %s resolver: %s",
+    fail(walk->handler->error, "Installing the page at offset %" PRIu64 " from the %s resolver: %s.",
          region_offset(walk->slice, walk->page), walk->slice->region->resolver->kind, strerror(walk->handler->error));
   }
   return outcome;
@@ -135,7 +135,7 @@ static uint32_t fill_or_refill(struct walk *walk, uint64_t low, uint64_t high) {
   outcome = fill(walk, walk->page, walk->page + walk->slice->region->page_size);
   if (outcome != UFFD_OUTCOME_ABSENT) return outcome;
   walk->handler->error = EFAULT;
-  fail(EFAULT, "the page cache has no page at offset %" PRIu64, region_offset(walk->slice, walk->page));
+  fail(EFAULT, "The page cache has no page at offset %" PRIu64 ".", region_offset(walk->slice, walk->page));
   return UFFD_OUTCOME_FAILED;
 }
 
@@ -170,8 +170,8 @@ static uint32_t resolve(struct walk *walk) {
 }
 
 /*
- * A fault outside every region: a mapping that mremap has grown in place takes its registration along, and what it gained
- * reads as zeros. A range that is unregistered by now only needs the wake-up.
+ * A fault outside every region: a mapping that mremap has grown in place takes its registration along, and what it
+ * gained reads as zeros. A range that is unregistered by now only needs the wake-up.
  */
 static uint32_t resolve_stray(struct uffd_handler_state *handler, const struct uffd_pending *fault) {
   int fd = fault->source->fd;

@@ -9,9 +9,9 @@
 #include "loop/loop.h"
 
 int uffd_loop_check(const uffd_loop *loop) {
-  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "this loop belongs to the parent process");
+  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
   if (uffd_current_handler != NULL && uffd_current_handler->loop == loop) {
-    return fail(EDEADLK, "a callback of this loop cannot wait for the loop: call from another thread");
+    return fail(EDEADLK, "A callback of this loop cannot wait for the loop: call from another thread.");
   }
   return 0;
 }
@@ -35,30 +35,30 @@ int uffd_loop_error(const uffd_loop *loop, char *text, size_t length) {
 /* ---- making */
 
 static int check_opts(const struct uffd_loop_opts *opts) {
-  if (opts->engine > UFFD_ENGINE_PUMP) return fail(EINVAL, "unknown engine %u", opts->engine);
+  if (opts->engine > UFFD_ENGINE_PUMP) return fail(EINVAL, "Unknown engine %u.", opts->engine);
   if (opts->handlers > UFFD_HANDLERS_MAX) {
-    return fail(EINVAL, "%u handlers: a loop has 1 to %u", opts->handlers, UFFD_HANDLERS_MAX);
+    return fail(EINVAL, "%u handlers: a loop has 1 to %u.", opts->handlers, UFFD_HANDLERS_MAX);
   }
   if (opts->engine == UFFD_ENGINE_PUMP && opts->handlers > 1) {
-    return fail(EINVAL, "a pump has one handler, the caller; the threads engine has several");
+    return fail(EINVAL, "A pump has one handler, the caller; the threads engine has several.");
   }
-  if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "unknown on_error %u", opts->on_error);
-  if (opts->route > UFFD_ROUTE_DEVICE) return fail(EINVAL, "unknown route %u", opts->route);
+  if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
+  if (opts->route > UFFD_ROUTE_DEVICE) return fail(EINVAL, "Unknown route %u.", opts->route);
   if ((opts->open_flags & ~(uint32_t)(UFFD_OPEN_USER_MODE_ONLY | UFFD_OPEN_NO_USER_MODE_ONLY)) != 0) {
-    return fail(EINVAL, "open_flags 0x%x: a loop's objects take the user-mode-only flags", opts->open_flags);
+    return fail(EINVAL, "open_flags 0x%x: a loop's objects take the user-mode-only flags.", opts->open_flags);
   }
   if ((opts->features & (UFFD_FEAT_SIGBUS | UFFD_FEAT_WP_ASYNC)) != 0) {
-    return fail(EINVAL, "with the features sigbus and wp_async no faults come to a loop");
+    return fail(EINVAL, "With the features sigbus and wp_async no faults come to a loop.");
   }
-  if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0");
+  if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
   return 0;
 }
 
 int uffd_check_poison(uint32_t on_error) {
   uint64_t features = uffd_kernel_features();
   if (on_error == UFFD_ON_ERROR_ZERO || features == 0 || (features & UFFD_FEAT_POISON) != 0) return 0;
-  return fail(EOPNOTSUPP, "this kernel cannot poison pages (Linux 6.6 can), which is what becomes of a page whose "
-                          "resolver failed; choose on_error zero knowingly");
+  return fail(EOPNOTSUPP, "This kernel cannot poison pages (Linux 6.6 can), which is what becomes of a page whose "
+                          "resolver failed; choose on_error zero knowingly.");
 }
 
 static void free_loop(uffd_loop *loop) {
@@ -89,7 +89,7 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   result = uffd_check_poison(on_error);
   if (result < 0) return result;
   uffd_loop *loop = NEW(uffd_loop);
-  if (loop == NULL) return fail(ENOMEM, "no memory for a loop");
+  if (loop == NULL) return fail(ENOMEM, "No memory for a loop.");
   loop->process = uffd_process();
   loop->engine = opts.engine == UFFD_ENGINE_AUTO ? UFFD_ENGINE_THREADS : opts.engine;
   loop->on_error = on_error;
@@ -104,7 +104,7 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
     loop->handlers_count = count;
     result = make_handlers(loop);
   } else {
-    result = fail(ENOMEM, "no memory for a loop");
+    result = fail(ENOMEM, "No memory for a loop.");
   }
   if (result < 0) {
     free_loop(loop);
@@ -150,7 +150,7 @@ int uffd_loop_user_mode_only(const uffd_loop *loop) {
     const uffd_object *object = loop->handlers[i]->object;
     if (object != NULL) return object->user_mode_only != 0;
   }
-  return fail(ENOENT, "no region has needed an object of the loop's own yet");
+  return fail(ENOENT, "No region has needed an object of the loop's own yet.");
 }
 
 int uffd_loop_complete(uffd_loop *loop) {
@@ -184,14 +184,14 @@ static enum uffd_job_result set_trace(struct uffd_handler_state *handler, struct
 }
 
 int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *trace, void *ctx) {
-  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "this loop belongs to the parent process");
+  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
   for (uint32_t i = 0; i < loop->handlers_count; i++) {
     struct trace_job job = {.trace = trace, .ctx = ctx};
     uffd_job_init(&job.job, set_trace);
     if (uffd_current_handler == loop->handlers[i]) { /* from the hook itself */
       set_trace(loop->handlers[i], &job.job);
     } else if (uffd_current_handler != NULL && uffd_current_handler->loop == loop) {
-      return fail(EDEADLK, "a hook can only switch itself off where the loop has one handler");
+      return fail(EDEADLK, "A hook can only switch itself off where the loop has one handler.");
     } else {
       uffd_job_run(loop->handlers[i], &job.job);
     }

@@ -13,11 +13,11 @@
 #include "resolver/resolver.h"
 
 #define UFFD_HANDLERS_MAX 64u
-#define UFFD_QUEUE_MAX 1024u                /* faults that a handler keeps; a thread more waits in the kernel's queue */
-#define UFFD_STEP_BYTES HUGE_PAGE           /* prefetch gives way to faults after so much */
-#define UFFD_RETRY_MIN_NS UINT64_C(20000)   /* back-off of deferred faults: doubles up to */
+#define UFFD_QUEUE_MAX    1024u           /* faults that a handler keeps; a thread more waits in the kernel's queue */
+#define UFFD_STEP_BYTES   HUGE_PAGE       /* prefetch gives way to faults after so much */
+#define UFFD_RETRY_MIN_NS UINT64_C(20000) /* back-off of deferred faults: doubles up to */
 #define UFFD_RETRY_MAX_NS UINT64_C(10000000)
-#define UFFD_IDLE_NS UINT64_C(1000000)      /* callbacks tidy up when nothing has come for so long */
+#define UFFD_IDLE_NS      UINT64_C(1000000) /* callbacks tidy up when nothing has come for so long */
 
 /* What is known of a page: one byte. The kernel has the last word (EEXIST): these only save asking it. */
 enum uffd_page {
@@ -40,14 +40,14 @@ struct uffd_source {
   struct uffd_source *next;
   uffd_object *object;
   int fd;
-  bool owned;              /* ours to close */
-  bool child;              /* of a fork */
-  bool gone;               /* its address space is no more */
-  bool starved;            /* a FORK waits for a free descriptor */
-  bool ready;              /* has messages, as poll said */
+  bool owned;   /* ours to close */
+  bool child;   /* of a fork */
+  bool gone;    /* its address space is no more */
+  bool starved; /* a FORK waits for a free descriptor */
+  bool ready;   /* has messages, as poll said */
   uint32_t count, capacity;
   struct uffd_slice *slices; /* by address */
-  _Atomic uint8_t *pages;  /* a child's own page states; else NULL: they are the regions' */
+  _Atomic uint8_t *pages;    /* a child's own page states; else NULL: they are the regions' */
   uint64_t pages_count;
 };
 
@@ -82,9 +82,9 @@ struct uffd_handler_state {
   uint32_t index;
   int wake_fd; /* eventfd: a job was posted, or the loop stops */
   pthread_t thread;
-  char *staging;         /* one page of the largest size: tails that need zeros behind them */
-  const char *zeros;     /* HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
-  uffd_object *object;   /* the loop's own for this handler; NULL until a region needs it */
+  char *staging;       /* one page of the largest size: tails that need zeros behind them */
+  const char *zeros;   /* HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
+  uffd_object *object; /* the loop's own for this handler; NULL until a region needs it */
   /* any thread, atomic */
   struct uffd_job *_Atomic posted;
   _Atomic bool stop;
@@ -97,12 +97,12 @@ struct uffd_handler_state {
   uint64_t jobs_ns;      /* when background jobs go on: EAGAIN put one off */
   uint64_t retry_ns;     /* when deferred faults are tried again */
   uint64_t retry_step;
-  uint32_t queued;       /* of queue[] */
-  uint32_t children;     /* sources that are forked children */
-  bool untidy;           /* callbacks were asked since they last said that they are tidy */
+  uint32_t queued;   /* of queue[] */
+  uint32_t children; /* sources that are forked children */
+  bool untidy;       /* callbacks were asked since they last said that they are tidy */
   bool keep_spare;
-  int spare_fd;          /* given up when a FORK finds no descriptor; -1: none */
-  int error;             /* of the last install or resolver */
+  int spare_fd; /* given up when a FORK finds no descriptor; -1: none */
+  int error;    /* of the last install or resolver */
   uffd_trace_fn *trace;
   void *trace_ctx;
   struct uffd_pending queue[UFFD_QUEUE_MAX];
@@ -137,13 +137,13 @@ struct uffd_region {
   uint32_t on_error; /* never DEFAULT */
   void *cookie;
   _Atomic uint8_t *pages;
-  pthread_mutex_t lock;  /* prefetch, complete, remove: one at a time. Never taken by a handler */
-  bool served;           /* under lock */
-  bool complete;         /* under lock */
-  uint32_t count;        /* slices: slice i belongs to handler first + i */
+  pthread_mutex_t lock; /* prefetch, complete, remove: one at a time. Never taken by a handler */
+  bool served;          /* under lock */
+  bool complete;        /* under lock */
+  uint32_t count;       /* slices: slice i belongs to handler first + i */
   uint32_t first;
-  uint64_t slice_bytes;  /* of each but the last */
-  uffd_object *object;   /* the user's; NULL: the handlers' own */
+  uint64_t slice_bytes; /* of each but the last */
+  uffd_object *object;  /* the user's; NULL: the handlers' own */
 };
 
 struct uffd_loop {
@@ -162,8 +162,8 @@ struct uffd_loop {
   struct uffd_use *uses;
   uint32_t next_handler; /* for the next user's object */
   /* any thread, atomic */
-  _Atomic bool forked;  /* children may ask resolvers: uses stay until the loop closes */
-  _Atomic bool stopped; /* on_error stop happened */
+  _Atomic bool forked;     /* children may ask resolvers: uses stay until the loop closes */
+  _Atomic bool stopped;    /* on_error stop happened */
   _Atomic int error_state; /* 0 none, 1 being written, 2 there */
   int error;
   char error_text[512];
@@ -233,7 +233,7 @@ uint64_t uffd_handler_due(const struct uffd_handler_state *handler);
 /* Wakes everything that is kept, cancels jobs. The handler's last act. */
 void uffd_handler_finish(struct uffd_handler_state *handler);
 int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_source *source); /* 0 or -ENOMEM */
-struct uffd_source *uffd_source_create(uffd_object *object, bool owned);                      /* NULL: no memory */
+struct uffd_source *uffd_source_create(uffd_object *object, bool owned);                     /* NULL: no memory */
 void uffd_source_destroy(struct uffd_source *source);
 
 /* job.c: posts, and waits until the handler has done it. Returns job->result. Pump: runs it here. */

@@ -10,7 +10,7 @@
 
 int uffd_pump_start(uffd_loop *loop) {
   loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-  if (loop->epoll_fd < 0) return fail(errno, "cannot make the pump's descriptor: %s", strerror(errno));
+  if (loop->epoll_fd < 0) return fail(errno, "Cannot make the pump's descriptor: %s.", strerror(errno));
   uffd_pump_watch(loop->handlers[0], loop->handlers[0]->wake_fd);
   return 0;
 }
@@ -23,8 +23,8 @@ void uffd_pump_watch(struct uffd_handler_state *handler, int fd) {
 }
 
 static int check_pump(const uffd_loop *loop) {
-  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "this loop belongs to the parent process");
-  if (loop->engine != UFFD_ENGINE_PUMP) return fail(EINVAL, "not a pump: its own threads answer this loop's faults");
+  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
+  if (loop->engine != UFFD_ENGINE_PUMP) return fail(EINVAL, "Not a pump: its own threads answer this loop's faults.");
   return 0;
 }
 
@@ -37,7 +37,7 @@ int uffd_loop_step(uffd_loop *loop, int timeout_ms) {
     uint64_t now = uffd_now();
     unsigned answered = uffd_handler_pass(loop->handlers[0], end == UINT64_MAX ? end : end > now ? end - now : 0);
     /* a stopped loop still answers, with poison: nobody may sleep for ever */
-    if (atomic_load(&loop->stopped)) return fail(ECANCELED, "the loop has stopped: %s", loop->error_text);
+    if (atomic_load(&loop->stopped)) return fail(ECANCELED, "The loop has stopped: %s", loop->error_text);
     if (answered != 0 || uffd_now() >= end) return (int)answered;
   }
 }

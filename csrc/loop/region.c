@@ -9,7 +9,9 @@
 
 /* ---- slices of a region */
 
-static uint64_t slice_start(const uffd_region *region, uint32_t i) { return i * region->slice_bytes; }
+static uint64_t slice_start(const uffd_region *region, uint32_t i) {
+  return i * region->slice_bytes;
+}
 
 static uint64_t slice_end(const uffd_region *region, uint32_t i) {
   return i + 1 == region->count ? region->length : (i + 1) * region->slice_bytes;
@@ -23,7 +25,8 @@ static uffd_object *object_of(const uffd_region *region, uint32_t i) {
   return region->object != NULL ? region->object : handler_of(region, i)->object;
 }
 
-/* Shared out among the handlers in 2 MiB steps, so that a huge page has one handler; small regions have fewer slices. */
+/* Shared out among the handlers in 2 MiB steps, so that a huge page has one handler; small regions have fewer slices.
+ */
 static void share_out(uffd_region *region) {
   uint32_t handlers = region->object != NULL ? 1 : region->loop->handlers_count;
   region->slice_bytes = round_up((region->length + handlers - 1) / handlers, max_u64(HUGE_PAGE, region->page_size));
@@ -34,16 +37,16 @@ static void share_out(uffd_region *region) {
 
 static int check_range(const uffd_memory *memory, struct uffd_region_opts *opts) {
   if (opts->offset % memory->page_size != 0 || opts->length % memory->page_size != 0) {
-    return fail(EINVAL, "offset %" PRIu64 " and length %" PRIu64 " are not whole pages of %" PRIu64 " bytes",
+    return fail(EINVAL, "Offset %" PRIu64 " and length %" PRIu64 " are not whole pages of %" PRIu64 " bytes.",
                 opts->offset, opts->length, memory->page_size);
   }
   if (opts->offset >= memory->length || opts->length > memory->length - opts->offset) {
-    return fail(EINVAL, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes",
+    return fail(EINVAL, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes.",
                 opts->length, opts->offset, memory->length);
   }
   if (opts->length == 0) opts->length = memory->length - opts->offset;
   if (opts->resolver_offset % memory->page_size != 0) {
-    return fail(EINVAL, "resolver_offset %" PRIu64 " is not whole pages of %" PRIu64 " bytes", opts->resolver_offset,
+    return fail(EINVAL, "resolver_offset %" PRIu64 " is not whole pages of %" PRIu64 " bytes.", opts->resolver_offset,
                 memory->page_size);
   }
   return 0;
@@ -61,11 +64,11 @@ static bool continues(const uffd_resolver *resolver) { /* NOLINT(misc-no-recursi
 static int check_opts(const uffd_memory *memory, const uffd_resolver *resolver, struct uffd_region_opts *opts) {
   int result = check_range(memory, opts);
   if (result < 0) return result;
-  if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "unknown on_error %u", opts->on_error);
-  if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0");
+  if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
+  if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
   if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (continues(resolver) ? UFFD_MODE_MINOR : 0);
   if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
-    return fail(EINVAL, "a region needs the mode missing or minor: nothing else brings faults to a resolver");
+    return fail(EINVAL, "A region needs the mode missing or minor: nothing else brings faults to a resolver.");
   }
   struct uffd_target target = {
       .page_size = memory->page_size,
@@ -117,7 +120,7 @@ static enum uffd_job_result bring_in_now(struct uffd_handler_state *handler, str
 static int bring_in(void *ctx, uint64_t address, bool write) {
   const uffd_region *region = ctx;
   if (uffd_current_handler != NULL && uffd_current_handler->loop == region->loop) {
-    return fail(EDEADLK, "a callback touches memory that its own loop serves");
+    return fail(EDEADLK, "A callback touches memory that its own loop serves.");
   }
   struct bring_in_job job = {.region = region, .address = address, .started_ns = uffd_now(), .write = write};
   uffd_job_init(&job.job, bring_in_now);
@@ -184,7 +187,7 @@ static int attach_slice(uffd_region *region, uint32_t i) {
     job.source->owned = false; /* not taken: the object lives on */
     uffd_source_destroy(job.source);
   }
-  return result < 0 ? fail(-result, "no memory to serve another region") : 0;
+  return result < 0 ? fail(-result, "No memory to serve another region.") : 0;
 }
 
 static void detach_slices(uffd_region *region) {
@@ -227,7 +230,9 @@ void uffd_region_unregister(uffd_region *region) {
   }
 }
 
-static uint64_t page_count(const uffd_region *region) { return region->length / region->page_size; }
+static uint64_t page_count(const uffd_region *region) {
+  return region->length / region->page_size;
+}
 
 /* A destroyed region may be half made, and may be a forked child's copy. */
 void uffd_region_destroy(uffd_region *region) {
@@ -301,9 +306,9 @@ static int begin(uffd_region *region) {
 static int check_call(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver) {
   int result = uffd_loop_check(loop);
   if (result < 0) return result;
-  if (memory == NULL || resolver == NULL) return fail(EINVAL, "a region needs a memory and a resolver");
-  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "this memory belongs to the parent process");
-  if (atomic_load(&loop->stopped)) return fail(ECANCELED, "the loop has stopped: %s", loop->error_text);
+  if (memory == NULL || resolver == NULL) return fail(EINVAL, "A region needs a memory and a resolver.");
+  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
+  if (atomic_load(&loop->stopped)) return fail(ECANCELED, "The loop has stopped: %s", loop->error_text);
   return 0;
 }
 
@@ -316,7 +321,7 @@ int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
   if (result == 0) result = check_opts(memory, resolver, &opts);
   if (result < 0) return result;
   uffd_region *region = new_region(loop, memory, resolver, &opts);
-  if (region == NULL) return fail(ENOMEM, "no memory for a region of %" PRIu64 " bytes", opts.length);
+  if (region == NULL) return fail(ENOMEM, "No memory for a region of %" PRIu64 " bytes.", opts.length);
   result = uffd_claim(&region->claim);
   if (result == 0) {
     pthread_mutex_lock(&loop->lock);
@@ -378,17 +383,19 @@ static bool prefetch_run(struct uffd_handler_state *handler, struct uffd_source 
     return true;
   }
   switch (uffd_line_prefetch(handler, source, slice, job->at, high)) {
-  case UFFD_OUTCOME_DEFERRED: return false;
+  case UFFD_OUTCOME_DEFERRED:
+    return false;
   case UFFD_OUTCOME_FAILED:
     note_error(job, handler->error);
     job->at += page_size;
     return true;
   case UFFD_OUTCOME_GONE:
-    fail(ESRCH, "the range at 0x%" PRIx64 " is no longer mapped or registered", job->at);
+    fail(ESRCH, "The range at 0x%" PRIx64 " is no longer mapped or registered.", job->at);
     note_error(job, ESRCH);
     job->at = job->end;
     return true;
-  default: return true; /* the answer may have been shorter: the page states say how far it went */
+  default:
+    return true; /* the answer may have been shorter: the page states say how far it went */
   }
 }
 
@@ -418,7 +425,7 @@ static enum uffd_job_result prefetch_step(struct uffd_handler_state *handler, st
 
 static int collect(struct prefetch_job *job, int result) {
   if (job->job.result < 0 && result == 0) {
-    return fail(-job->job.result, "the loop was closed, or has stopped, before the range was filled");
+    return fail(-job->job.result, "The loop was closed, or has stopped, before the range was filled.");
   }
   if (job->error == 0 || result < 0) return result;
   return fail(job->error, "%s", job->text);
@@ -448,14 +455,14 @@ static int prefetch(const uffd_region *region, uint64_t offset, uint64_t length)
 
 static int check_served(const uffd_region *region) {
   if (region->served) return 0;
-  return fail(ENOENT, "the region is %s: nothing is left to fill", region->complete ? "complete" : "removed");
+  return fail(ENOENT, "The region is %s: nothing is left to fill.", region->complete ? "complete" : "removed");
 }
 
 int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length) {
   int result = uffd_loop_check(region->loop);
   if (result < 0) return result;
   if (offset > region->length || length > region->length - offset) {
-    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a region of %" PRIu64 " bytes", length,
+    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a region of %" PRIu64 " bytes.", length,
                 offset, region->length);
   }
   uint64_t end = length == 0 ? region->length : round_up(offset + length, region->page_size);

@@ -84,7 +84,7 @@ int uffd_slices_unmap(struct uffd_source *source, uint64_t start, uint64_t end) 
   if (uffd_slices_reserve(source, 1) != 0) return -ENOMEM;
   for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end;) {
     struct uffd_slice *slice = &source->slices[i];
-    bool head = slice->start < start, tail = slice->end > end;
+    bool head = slice->start<start, tail = slice->end> end;
     struct uffd_slice rest = tail_of(slice, tail ? end : slice->start);
     if (head) slice->end = start;
     if (head && tail) uffd_slices_insert(source, &rest);

@@ -82,8 +82,9 @@ static void add_counters(const struct uffd_counters *counters, struct uffd_stats
 
 int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats) {
   struct uffd_stats all = UFFD_STATS_INIT;
-  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "this loop belongs to the parent process");
-  if (stats == NULL || stats->size < 2 * sizeof(size_t)) return fail(EINVAL, "uffd_stats: set size, UFFD_STATS_INIT does");
+  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
+  if (stats == NULL || stats->size < 2 * sizeof(size_t))
+    return fail(EINVAL, "uffd_stats: set size, UFFD_STATS_INIT does.");
   for (uint32_t i = 0; i < loop->handlers_count; i++) {
     add_counters(&loop->handlers[i]->counters, &all);
   }

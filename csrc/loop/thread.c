@@ -25,7 +25,7 @@ static int start(struct uffd_handler_state *handler) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   int error = pthread_create(&handler->thread, NULL, run, handler);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (error != 0) return fail(error, "cannot start a handler thread: %s", strerror(error));
+  if (error != 0) return fail(error, "Cannot start a handler thread: %s.", strerror(error));
   char name[16];
   snprintf(name, sizeof(name), "uffd/%u", handler->index);
   pthread_setname_np(handler->thread, name);
@@ -54,4 +54,6 @@ int uffd_threads_start(uffd_loop *loop) {
   return 0;
 }
 
-void uffd_threads_stop(uffd_loop *loop) { stop(loop, loop->handlers_count); }
+void uffd_threads_stop(uffd_loop *loop) {
+  stop(loop, loop->handlers_count);
+}

@@ -6,7 +6,9 @@
 
 #include "loop/loop.h"
 
-static size_t use_size(const uffd_loop *loop) { return sizeof(struct uffd_use) + loop->handlers_count * sizeof(void *); }
+static size_t use_size(const uffd_loop *loop) {
+  return sizeof(struct uffd_use) + loop->handlers_count * sizeof(void *);
+}
 
 static struct uffd_use *find_use(const uffd_loop *loop, const uffd_resolver *callback) {
   struct uffd_use *use = loop->uses;
@@ -48,7 +50,7 @@ static int set_entry(struct uffd_handler_state *handler, uint32_t slot, const uf
   if (slot >= handler->asker.count) { /* grows only under loop->lock, which we hold: reading it here is safe */
     change.count = (slot + 16) / 16 * 16;
     change.table = uffd_alloc(change.count * sizeof(*change.table));
-    if (change.table == NULL) return fail(ENOMEM, "no memory for the state of a callback");
+    if (change.table == NULL) return fail(ENOMEM, "No memory for the state of a callback.");
   }
   int result = uffd_job_run(handler, &change.job);
   uffd_release(change.table, change.count * sizeof(*change.table));
@@ -93,7 +95,7 @@ static int add_use(uffd_resolver *callback, void *ctx) {
   struct uffd_use *use = find_use(loop, callback);
   if (use == NULL) {
     use = uffd_alloc(use_size(loop));
-    if (use == NULL) return fail(ENOMEM, "no memory for the state of a callback");
+    if (use == NULL) return fail(ENOMEM, "No memory for the state of a callback.");
     use->callback = callback;
     uffd_resolver_hold(callback);
     int result = set_up(loop, use, adding->page_size);

@@ -28,7 +28,9 @@ static void open_book(void) {
   pthread_mutex_lock(&book);
 }
 
-static void close_book(void) { pthread_mutex_unlock(&book); }
+static void close_book(void) {
+  pthread_mutex_unlock(&book);
+}
 
 static const struct uffd_claim *find_conflict(const struct uffd_claim *claim) {
   for (const struct uffd_claim *other = claims; other != NULL; other = other->next) {
@@ -49,12 +51,13 @@ int uffd_claim(struct uffd_claim *claim) {
   uint64_t start = other->start, end = other->end;
   bool both = claim->served && other->served, reading = !other->served;
   close_book();
-  const char *why = both      ? "is served already: a range is served once"
-                    : reading ? "is what a resolver reads from: close that resolver first, or serve other memory"
-                              : "is served: a resolver must read from memory that is not, or its handler would wait for "
-                                "its own answer";
-  return fail(EBUSY, "0x%" PRIx64 "-0x%" PRIx64 ": 0x%" PRIx64 "-0x%" PRIx64 " %s", claim->start, claim->end, start, end,
-              why);
+  const char *why = both ? "is served already: a range is served once"
+                    : reading
+                        ? "is what a resolver reads from: close that resolver first, or serve other memory"
+                        : "is served: a resolver must read from memory that is not, or its handler would wait for "
+                          "its own answer";
+  return fail(EBUSY, "0x%" PRIx64 "-0x%" PRIx64 ": 0x%" PRIx64 "-0x%" PRIx64 " %s.", claim->start, claim->end, start,
+              end, why);
 }
 
 void uffd_unclaim(struct uffd_claim *claim) {

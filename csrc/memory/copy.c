@@ -39,11 +39,11 @@ static int bring_in(const uffd_memory *memory, uint64_t at, bool write) {
   int result = uffd_claim_bring_in(address, write);
   if (result == -ENOENT) result = touch(address, write);
   if (result == -EHWPOISON) {
-    return fail(EHWPOISON, "the page at offset %" PRIu64 " is poisoned: its resolver failed or said so",
+    return fail(EHWPOISON, "The page at offset %" PRIu64 " is poisoned: its resolver failed or said so.",
                 round_down(at, memory->page_size));
   }
   if (result == -EFAULT) {
-    return fail(EFAULT, "the page at offset %" PRIu64 " cannot be had: it is not accessible, or nobody serves it",
+    return fail(EFAULT, "The page at offset %" PRIu64 " cannot be had: it is not accessible, or nobody serves it.",
                 round_down(at, memory->page_size));
   }
   return result;
@@ -61,9 +61,9 @@ static ssize_t transfer(char *inside, char *outside, uint64_t length, bool write
 }
 
 static int copy(const uffd_memory *memory, uint64_t offset, char *buffer, uint64_t length, bool write) {
-  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "this memory belongs to the parent process");
+  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
   if (offset > memory->length || length > memory->length - offset) {
-    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes", length,
+    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes.", length,
                 offset, memory->length);
   }
   unsigned tries = 0;
@@ -74,11 +74,12 @@ static int copy(const uffd_memory *memory, uint64_t offset, char *buffer, uint64
       tries = 0;
       continue;
     }
-    if (count != 0 && count != -EFAULT) return fail((int)-count, "copying failed: %s", strerror((int)-count));
+    if (count != 0 && count != -EFAULT) return fail((int)-count, "Copying failed: %s.", strerror((int)-count));
     int result = bring_in(memory, offset + done, write);
     if (result < 0) return result;
     if (++tries == BRING_IN_TRIES) {
-      return fail(EFAULT, "the page at offset %" PRIu64 " does not stay", round_down(offset + done, memory->page_size));
+      return fail(EFAULT, "The page at offset %" PRIu64 " does not stay.",
+                  round_down(offset + done, memory->page_size));
     }
   }
   return 0;

@@ -14,7 +14,9 @@
 #endif
 #define LENGTH_MAX (UINT64_C(1) << 47) /* x86-64 user space with four levels; the kernel has the last word */
 
-void uffd_memory_hold(uffd_memory *memory) { atomic_fetch_add_explicit(&memory->references, 1, memory_order_relaxed); }
+void uffd_memory_hold(uffd_memory *memory) {
+  atomic_fetch_add_explicit(&memory->references, 1, memory_order_relaxed);
+}
 
 /* Unmaps what uffd_map() has mapped so far; safe on a half-made memory. In a forked child nothing of it is mapped. */
 static void unmap(uffd_memory *memory) {
@@ -54,8 +56,8 @@ static int keep(char **place, void *mapped) {
 
 static int map_anonymous(uffd_memory *memory) {
   memory->private_mapping = true;
-  return keep(&memory->address, mmap(NULL, memory->length, PROT_READ | PROT_WRITE,
-                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  return keep(&memory->address,
+              mmap(NULL, memory->length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
 }
 
 /* Reserves 2 MiB more than asked, and gives back what sticks out on both sides of the aligned part. */
@@ -100,18 +102,18 @@ static int explain_map(int error, const uffd_memory *memory) {
   if (memory->kind == UFFD_MEMORY_HUGETLB && error == ENOMEM) {
     uint64_t needed = memory->length / HUGE_PAGE;
     return fail(ENOMEM,
-                "no free huge pages: %" PRIu64 " of 2 MiB needed, %" PRIu64
-                " free; as root: echo %" PRIu64 " > /proc/sys/vm/nr_hugepages",
+                "No free huge pages: %" PRIu64 " of 2 MiB needed, %" PRIu64 " free; as root: echo %" PRIu64
+                " > /proc/sys/vm/nr_hugepages.",
                 needed, free_huge_pages(), needed);
   }
   if (memory->kind == UFFD_MEMORY_HUGETLB && (error == ENOSYS || error == EINVAL || error == ENODEV)) {
-    return fail(ENOSYS, "this kernel has no 2 MiB huge pages (hugetlb)");
+    return fail(ENOSYS, "This kernel has no 2 MiB huge pages (hugetlb).");
   }
   if (error == EMFILE || error == ENFILE) {
-    return fail(error, "no file descriptor left for a memfd: close some, or raise %s",
+    return fail(error, "No file descriptor left for a memfd: close some, or raise %s.",
                 error == EMFILE ? "RLIMIT_NOFILE (ulimit -n)" : "fs.file-max");
   }
-  return fail(error, "cannot map %" PRIu64 " bytes: %s", memory->length, strerror(error));
+  return fail(error, "Cannot map %" PRIu64 " bytes: %s.", memory->length, strerror(error));
 }
 
 int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory **memory) {
@@ -119,20 +121,26 @@ int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory
   *memory = NULL;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_map_opts");
   if (result < 0) return result;
-  if (opts.kind > UFFD_MEMORY_HUGETLB) return fail(EINVAL, "unknown kind of memory %u", opts.kind);
+  if (opts.kind > UFFD_MEMORY_HUGETLB) return fail(EINVAL, "Unknown kind of memory %u.", opts.kind);
   if ((opts.flags & ~(uint32_t)(UFFD_MAP_FORK | UFFD_MAP_PRIVATE)) != 0) {
-    return fail(EINVAL, "unknown flag of uffd_map 0x%x", opts.flags);
+    return fail(EINVAL, "Unknown flag of uffd_map 0x%x.", opts.flags);
   }
-  if (length == 0) return fail(EINVAL, "a memory of 0 bytes: give its length");
-  if (length > LENGTH_MAX) return fail(EINVAL, "%" PRIu64 " bytes are beyond the address space", length);
+  if (length == 0) return fail(EINVAL, "A memory of 0 bytes: give its length.");
+  if (length > LENGTH_MAX) return fail(EINVAL, "%" PRIu64 " bytes are beyond the address space.", length);
 
   uint64_t page_size = opts.kind == UFFD_MEMORY_HUGETLB ? HUGE_PAGE : BASE_PAGE;
   uffd_memory *made = new_memory(opts.kind, round_up(length, page_size), page_size);
-  if (made == NULL) return fail(ENOMEM, "no memory for a handle");
+  if (made == NULL) return fail(ENOMEM, "No memory for a handle.");
   switch (opts.kind) {
-  case UFFD_MEMORY_ANONYMOUS: result = map_anonymous(made); break;
-  case UFFD_MEMORY_THP: result = map_thp(made); break;
-  default: result = map_memfd(made, &opts); break;
+  case UFFD_MEMORY_ANONYMOUS:
+    result = map_anonymous(made);
+    break;
+  case UFFD_MEMORY_THP:
+    result = map_thp(made);
+    break;
+  default:
+    result = map_memfd(made, &opts);
+    break;
   }
   if (result == 0 && (opts.flags & UFFD_MAP_FORK) == 0) madvise(made->address, made->length, MADV_DONTFORK);
   if (result < 0) {
@@ -151,12 +159,13 @@ static int survey(uint64_t start, uint64_t length, struct uffd_mapping *first) {
     struct uffd_mapping mapping;
     int result = uffd_find_mapping(at, &mapping);
     if (result == -ENOENT) {
-      return fail(EINVAL, "nothing is mapped at 0x%" PRIx64 ": map all of the range before adopting it", at);
+      return fail(EINVAL, "Nothing is mapped at 0x%" PRIx64 ": map all of the range before adopting it.", at);
     }
-    if (result < 0) return fail(-result, "cannot read /proc/self/smaps: %s", strerror(-result));
+    if (result < 0) return fail(-result, "Cannot read /proc/self/smaps: %s.", strerror(-result));
     if (at == start) *first = mapping;
     if (mapping.page_size != first->page_size) {
-      return fail(EINVAL, "0x%" PRIx64 " has pages of %" PRIu64 " bytes, 0x%" PRIx64 " of %" PRIu64 ": adopt them apart",
+      return fail(EINVAL,
+                  "0x%" PRIx64 " has pages of %" PRIu64 " bytes, 0x%" PRIx64 " of %" PRIu64 ": adopt them apart.",
                   start, first->page_size, at, mapping.page_size);
     }
     at = mapping.end;
@@ -166,31 +175,42 @@ static int survey(uint64_t start, uint64_t length, struct uffd_mapping *first) {
 
 int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory) {
   uint64_t start = (uintptr_t)address;
-  struct uffd_mapping mapping;
+  struct uffd_mapping mapping = {0};
   *memory = NULL;
-  if (length == 0) return fail(EINVAL, "a memory of 0 bytes: give its length");
-  if (start + length < start) return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is beyond the address space", start, length);
+  if (length == 0) return fail(EINVAL, "A memory of 0 bytes: give its length.");
+  if (start + length < start)
+    return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is beyond the address space.", start, length);
   int result = survey(start, length, &mapping);
   if (result < 0) return result;
   if (start % mapping.page_size != 0 || length % mapping.page_size != 0) {
-    return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is not whole pages of %" PRIu64 " bytes", start, length,
+    return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is not whole pages of %" PRIu64 " bytes.", start, length,
                 mapping.page_size);
   }
   uffd_memory *made = new_memory(UFFD_MEMORY_ADOPTED, length, mapping.page_size);
-  if (made == NULL) return fail(ENOMEM, "no memory for a handle");
+  if (made == NULL) return fail(ENOMEM, "No memory for a handle.");
   made->address = address;
   made->private_mapping = mapping.protection[3] == 'p';
   *memory = made;
   return 0;
 }
 
-void *uffd_memory_address(const uffd_memory *memory) { return memory->address; }
-uint64_t uffd_memory_length(const uffd_memory *memory) { return memory->length; }
-uint64_t uffd_memory_page_size(const uffd_memory *memory) { return memory->page_size; }
-int uffd_memory_kind(const uffd_memory *memory) { return (int)memory->kind; }
-void *uffd_memory_alias(const uffd_memory *memory) { return memory->alias; }
+void *uffd_memory_address(const uffd_memory *memory) {
+  return memory->address;
+}
+uint64_t uffd_memory_length(const uffd_memory *memory) {
+  return memory->length;
+}
+uint64_t uffd_memory_page_size(const uffd_memory *memory) {
+  return memory->page_size;
+}
+int uffd_memory_kind(const uffd_memory *memory) {
+  return (int)memory->kind;
+}
+void *uffd_memory_alias(const uffd_memory *memory) {
+  return memory->alias;
+}
 
 int uffd_memory_fd(const uffd_memory *memory) {
-  if (memory->fd < 0) return fail(ENOENT, "this memory has no memfd: map it with kind memfd or hugetlb");
+  if (memory->fd < 0) return fail(ENOENT, "This memory has no memfd: map it with kind memfd or hugetlb.");
   return memory->fd;
 }

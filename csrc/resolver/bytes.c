@@ -50,7 +50,7 @@ static int make(const struct uffd_resolver_class *class, uint64_t length, uint64
   char *buffer = bytes == NULL ? NULL : uffd_buffer_map(length);
   if (buffer == NULL) {
     DELETE(bytes);
-    return fail(ENOMEM, "no memory for a resolver of %" PRIu64 " bytes", length);
+    return fail(ENOMEM, "No memory for a resolver of %" PRIu64 " bytes.", length);
   }
   uffd_resolver_init(&bytes->head, class, pattern != 0 ? UINT64_MAX : length);
   bytes->buffer = buffer;
@@ -64,7 +64,7 @@ int uffd_resolver_bytes(const void *data, uint64_t length, uffd_resolver **resol
   static const struct uffd_resolver_class class = {.kind = "bytes", .ask = ask_bytes, .destroy = destroy};
   struct bytes *bytes;
   *resolver = NULL;
-  if (data == NULL || length == 0) return fail(EINVAL, "a bytes resolver of 0 bytes: give it contents");
+  if (data == NULL || length == 0) return fail(EINVAL, "A bytes resolver of 0 bytes: give it contents.");
   int result = make(&class, length, 0, &bytes);
   if (result < 0) return result;
   memcpy(bytes->buffer, data, length);
@@ -77,7 +77,7 @@ int uffd_resolver_pattern(const void *pattern, uint64_t length, uffd_resolver **
   struct bytes *bytes;
   *resolver = NULL;
   if (pattern == NULL || length == 0 || length > PATTERN_MAX) {
-    return fail(EINVAL, "a pattern has 1 byte to 1 MiB, not %" PRIu64, length);
+    return fail(EINVAL, "A pattern has 1 byte to 1 MiB, not %" PRIu64 ".", length);
   }
   int result = make(&class, HUGE_PAGE + length, length, &bytes);
   if (result < 0) return result;

@@ -1,6 +1,6 @@
 /*
- * A resolver that calls its user, who may answer, or hand over to another resolver. Every callback has a slot, the index
- * of its state in each handler, so that a fault finds the state with one load.
+ * A resolver that calls its user, who may answer, or hand over to another resolver. Every callback has a slot, the
+ * index of its state in each handler, so that a fault finds the state with one load.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -53,11 +53,12 @@ static int hand_over(const struct callback *callback, struct uffd_asker *asker, 
                before < handed.length && handed.length % page_size == 0 && before <= handed.resolver_offset &&
                handed.resolver_offset < handed.resolver->size;
   if (!valid) {
-    return fail(EINVAL, "the %s resolver handed over at offset %" PRIu64
-                        " to nothing, or beyond the other resolver's end", callback->head.kind, fault->offset);
+    return fail(EINVAL,
+                "The %s resolver handed over at offset %" PRIu64 " to nothing, or beyond the other resolver's end.",
+                callback->head.kind, fault->offset);
   }
   if (asker->depth == UFFD_HANDOVER_MAX) {
-    return fail(ELOOP, "resolvers hand over to each other in a circle at offset %" PRIu64, fault->offset);
+    return fail(ELOOP, "Resolvers hand over to each other in a circle at offset %" PRIu64 ".", fault->offset);
   }
   struct uffd_fault inner = *fault;
   inner.offset = handed.resolver_offset;
@@ -78,8 +79,9 @@ static int check_answer(const struct callback *callback, const struct uffd_answe
   bool whole = answer->kind == UFFD_ANSWER_BYTES || answer->length % BASE_PAGE == 0;
   if (answer->kind > UFFD_ANSWER_LATER || answer->length == 0 || answer->length > UINT64_MAX - answer->offset ||
       !whole || (needs_data && answer->data == NULL)) {
-    return fail(EINVAL, "the %s resolver gave an answer of kind %u, %" PRIu64 " bytes at offset %" PRIu64
-                        ": not a valid one", callback->head.kind, answer->kind, answer->length, answer->offset);
+    return fail(EINVAL,
+                "The %s resolver gave an answer of kind %u, %" PRIu64 " bytes at offset %" PRIu64 ": not a valid one.",
+                callback->head.kind, answer->kind, answer->length, answer->offset);
   }
   return 0;
 }
@@ -91,7 +93,7 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
   if (callback->slot < asker->count && asker->states[callback->slot].callback == resolver) {
     state = asker->states[callback->slot].state;
   } else if (callback->ops.setup != NULL) {
-    return fail(EINVAL, "the %s resolver was handed a fault without having been set up: name it in `uses`",
+    return fail(EINVAL, "The %s resolver was handed a fault without having been set up: name it in `uses`.",
                 resolver->kind);
   }
   asker->policy_calls++;
@@ -106,7 +108,9 @@ static uffd_resolver *child(const uffd_resolver *resolver, size_t index) {
   return index < callback->uses_count ? callback->uses[index] : NULL;
 }
 
-static size_t callback_size(size_t uses) { return sizeof(struct callback) + uses * sizeof(uffd_resolver *); }
+static size_t callback_size(size_t uses) {
+  return sizeof(struct callback) + uses * sizeof(uffd_resolver *);
+}
 
 static void destroy(uffd_resolver *resolver) {
   struct callback *callback = (struct callback *)resolver;
@@ -143,16 +147,16 @@ int uffd_resolver_callback(const struct uffd_callback_ops *user_ops, void *ctx, 
   *resolver = NULL;
   int result = uffd_take_opts(&ops, sizeof(ops), user_ops, "uffd_callback_ops");
   if (result < 0) return result;
-  if (ops.resolve == NULL) return fail(EINVAL, "a callback without a resolve function");
+  if (ops.resolve == NULL) return fail(EINVAL, "A callback without a resolve function.");
   for (size_t i = 0; i < uses_count; i++) {
-    if (uses[i] == NULL) return fail(EINVAL, "uses[%zu] is NULL", i);
+    if (uses[i] == NULL) return fail(EINVAL, "uses[%zu] is NULL.", i);
   }
   struct callback *callback = uses_count > UINT32_MAX ? NULL : uffd_alloc(callback_size(uses_count));
-  if (callback == NULL) return fail(ENOMEM, "no memory for a resolver");
+  if (callback == NULL) return fail(ENOMEM, "No memory for a resolver.");
   callback->slot = take_slot();
   if (callback->slot == UINT32_MAX) {
     uffd_release(callback, callback_size(uses_count));
-    return fail(ENOMEM, "%u callback resolvers exist: close some", SLOTS);
+    return fail(ENOMEM, "%u callback resolvers exist: close some.", SLOTS);
   }
   uffd_resolver_init(&callback->head, &class, UINT64_MAX);
   callback->ops = ops;

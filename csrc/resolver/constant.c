@@ -22,14 +22,16 @@ static int check_poison(const uffd_resolver *resolver, const struct uffd_target 
                         uint64_t length) {
   (void)resolver, (void)offset, (void)length;
   if (target->features == 0 || (target->features & UFFD_FEAT_POISON) != 0) return 0;
-  return fail(EOPNOTSUPP, "this kernel cannot poison pages: Linux 6.6 or newer is needed");
+  return fail(EOPNOTSUPP, "This kernel cannot poison pages: Linux 6.6 or newer is needed.");
 }
 
-static void destroy(uffd_resolver *resolver) { DELETE(resolver); }
+static void destroy(uffd_resolver *resolver) {
+  DELETE(resolver);
+}
 
 static int make(const struct uffd_resolver_class *class, uffd_resolver **resolver) {
   *resolver = NEW(uffd_resolver);
-  if (*resolver == NULL) return fail(ENOMEM, "no memory for a resolver");
+  if (*resolver == NULL) return fail(ENOMEM, "No memory for a resolver.");
   uffd_resolver_init(*resolver, class, UINT64_MAX);
   return 0;
 }

@@ -25,10 +25,10 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
 static int check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length) {
   const struct proceed *proceed = (const struct proceed *)resolver;
   if (!target->page_cache) {
-    return fail(EINVAL, "only memfd and hugetlb memory has a page cache to continue from: map it with that kind");
+    return fail(EINVAL, "Only memfd and hugetlb memory has a page cache to continue from: map it with that kind.");
   }
   if (offset % target->page_size != 0) {
-    return fail(EINVAL, "whole pages are continued: offset %" PRIu64 " is not a page's", offset);
+    return fail(EINVAL, "Whole pages are continued: offset %" PRIu64 " is not a page's.", offset);
   }
   return proceed->fill == NULL ? 0 : uffd_resolver_check(proceed->fill, target, offset, length);
 }
@@ -47,7 +47,7 @@ int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **resolver) {
       .kind = "continue", .ask = ask, .check = check, .child = child, .destroy = destroy};
   *resolver = NULL;
   struct proceed *proceed = NEW(struct proceed);
-  if (proceed == NULL) return fail(ENOMEM, "no memory for a resolver");
+  if (proceed == NULL) return fail(ENOMEM, "No memory for a resolver.");
   uffd_resolver_init(&proceed->head, &class, fill == NULL ? UINT64_MAX : fill->size);
   proceed->fill = fill;
   if (fill != NULL) uffd_resolver_hold(fill);

@@ -71,7 +71,7 @@ static int add_extent(struct file *file, uint64_t start, uint64_t end) {
   if (file->count == file->capacity) {
     size_t capacity = file->capacity == 0 ? 16 : file->capacity * 2;
     struct extent *extents = uffd_alloc(capacity * sizeof(*extents));
-    if (extents == NULL) return fail(ENOMEM, "no memory for the map of a file's holes");
+    if (extents == NULL) return fail(ENOMEM, "No memory for the map of a file's holes.");
     if (file->count != 0) memcpy(extents, file->extents, file->count * sizeof(*extents));
     uffd_release(file->extents, file->capacity * sizeof(*extents));
     file->extents = extents;
@@ -105,12 +105,12 @@ static int find_data(struct file *file, int fd, uint64_t offset, uint64_t length
 static int copy_tail(const struct file *file, int fd, uint64_t in_mapping, uint64_t in_file, uint64_t length) {
   char *tail = mmap(file->mapping + in_mapping, BASE_PAGE, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-  if (tail == MAP_FAILED) return fail(errno, "cannot map the tail of a file: %s", strerror(errno));
+  if (tail == MAP_FAILED) return fail(errno, "Cannot map the tail of a file: %s.", strerror(errno));
   for (uint64_t done = 0; done < length;) {
     ssize_t count = pread(fd, tail + done, length - done, (off_t)(in_file + done));
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail(errno, "cannot read the tail of a file: %s", strerror(errno));
-    if (count == 0) return fail(EIO, "the file became shorter while it was opened");
+    if (count < 0) return fail(errno, "Cannot read the tail of a file: %s.", strerror(errno));
+    if (count == 0) return fail(EIO, "The file became shorter while it was opened.");
     done += (uint64_t)count;
   }
   return 0;
@@ -131,12 +131,11 @@ static int map_file(struct file *file, int fd, uint64_t offset, uint64_t length)
   file->mapping = mmap(NULL, file->mapped, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (file->mapping == MAP_FAILED) {
     file->mapping = NULL;
-    return fail(errno, "cannot map %" PRIu64 " bytes of a file: %s", length, strerror(errno));
+    return fail(errno, "Cannot map %" PRIu64 " bytes of a file: %s.", length, strerror(errno));
   }
   file->origin = file->mapping + (offset - start);
-  if (whole != 0 &&
-      mmap(file->mapping, whole, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)start) == MAP_FAILED) {
-    return fail(errno, "cannot map the file: %s", strerror(errno));
+  if (whole != 0 && mmap(file->mapping, whole, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)start) == MAP_FAILED) {
+    return fail(errno, "Cannot map the file: %s.", strerror(errno));
   }
   return tail == 0 ? 0 : copy_tail(file, fd, whole, start + whole, tail);
 }
@@ -144,14 +143,14 @@ static int map_file(struct file *file, int fd, uint64_t offset, uint64_t length)
 /* The file's length in bytes, also of a block device. */
 static int measure(int fd, uint64_t *length) {
   struct stat status;
-  if (fstat(fd, &status) != 0) return fail(errno, "fstat: %s", strerror(errno));
+  if (fstat(fd, &status) != 0) return fail(errno, "fstat: %s.", strerror(errno));
   *length = (uint64_t)status.st_size;
   if (S_ISREG(status.st_mode)) return 0;
   if (S_ISBLK(status.st_mode)) {
     if (ioctl(fd, BLKGETSIZE64, length) == 0) return 0;
-    return fail(errno, "cannot measure the block device: %s", strerror(errno));
+    return fail(errno, "Cannot measure the block device: %s.", strerror(errno));
   }
-  return fail(EINVAL, "not a regular file nor a block device: a resolver needs contents that can be mapped");
+  return fail(EINVAL, "Not a regular file nor a block device: a resolver needs contents that can be mapped.");
 }
 
 static int make(int fd, const struct uffd_file_opts *user_opts, uffd_resolver **resolver) {
@@ -162,12 +161,12 @@ static int make(int fd, const struct uffd_file_opts *user_opts, uffd_resolver **
   if (result == 0) result = measure(fd, &file_length);
   if (result < 0) return result;
   if (opts.offset >= file_length || opts.length > file_length - opts.offset) {
-    return fail(EINVAL, "%" PRIu64 " bytes from offset %" PRIu64 " are not in a file of %" PRIu64 " bytes", opts.length,
-                opts.offset, file_length);
+    return fail(EINVAL, "%" PRIu64 " bytes from offset %" PRIu64 " are not in a file of %" PRIu64 " bytes.",
+                opts.length, opts.offset, file_length);
   }
   uint64_t length = opts.length != 0 ? opts.length : file_length - opts.offset;
   struct file *file = NEW(struct file);
-  if (file == NULL) return fail(ENOMEM, "no memory for a resolver");
+  if (file == NULL) return fail(ENOMEM, "No memory for a resolver.");
   uffd_resolver_init(&file->head, &class, length);
   result = map_file(file, fd, opts.offset, length);
   if (result == 0) result = map_holes(file, fd, opts.offset, length);
@@ -182,15 +181,15 @@ static int make(int fd, const struct uffd_file_opts *user_opts, uffd_resolver **
 int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolver **resolver) {
   *resolver = NULL;
   int flags = fcntl(fd, F_GETFL);
-  if (flags < 0) return fail(EBADF, "%d is not an open file descriptor", fd);
-  if ((flags & O_ACCMODE) == O_WRONLY) return fail(EACCES, "the file descriptor is not open for reading");
+  if (flags < 0) return fail(EBADF, "%d is not an open file descriptor.", fd);
+  if ((flags & O_ACCMODE) == O_WRONLY) return fail(EACCES, "The file descriptor is not open for reading.");
   return make(fd, opts, resolver);
 }
 
 int uffd_resolver_file(const char *path, const struct uffd_file_opts *opts, uffd_resolver **resolver) {
   *resolver = NULL;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return fail(errno, "%s: %s", path, strerror(errno));
+  if (fd < 0) return fail(errno, "%s: %s.", path, strerror(errno));
   int result = make(fd, opts, resolver);
   close(fd); /* the mapping holds the file */
   if (result < 0) {

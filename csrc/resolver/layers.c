@@ -73,7 +73,7 @@ static int check_extent(const struct extent *extent, const struct uffd_target *t
   bool aligned = extent->start % target->page_size == 0 &&
                  (extent->end % target->page_size == 0 || extent->end == UINT64_MAX || ends_with_resolver);
   if (!aligned) {
-    return fail(EINVAL, "layer %" PRIu64 "-%" PRIu64 " is not whole pages of %" PRIu64 " bytes", extent->start,
+    return fail(EINVAL, "Layer %" PRIu64 "-%" PRIu64 " is not whole pages of %" PRIu64 " bytes.", extent->start,
                 extent->end, target->page_size);
   }
   low = max_u64(low, extent->start);
@@ -89,8 +89,9 @@ static int check(const uffd_resolver *resolver, const struct uffd_target *target
     int result = check_extent(extent, target, offset, offset + length);
     if (result < 0) return result;
     if (i + 1 < layers->count && next->start < whole_end(extent, target->page_size)) {
-      return fail(EINVAL, "layers %" PRIu64 "-%" PRIu64 " and %" PRIu64 "-%" PRIu64 " meet within a page of %" PRIu64
-                          " bytes", extent->start, extent->end, next->start, next->end, target->page_size);
+      return fail(EINVAL,
+                  "Layers %" PRIu64 "-%" PRIu64 " and %" PRIu64 "-%" PRIu64 " meet within a page of %" PRIu64 " bytes.",
+                  extent->start, extent->end, next->start, next->end, target->page_size);
     }
   }
   return 0;
@@ -101,7 +102,9 @@ static uffd_resolver *child(const uffd_resolver *resolver, size_t index) {
   return index < layers->count ? layers->extents[index].resolver : NULL;
 }
 
-static size_t layers_size(size_t capacity) { return sizeof(struct layers) + capacity * sizeof(struct extent); }
+static size_t layers_size(size_t capacity) {
+  return sizeof(struct layers) + capacity * sizeof(struct extent);
+}
 
 static void destroy(uffd_resolver *resolver) {
   struct layers *layers = (struct layers *)resolver;
@@ -116,17 +119,18 @@ static uint64_t reach(const struct uffd_layer *layer) {
 }
 
 static int check_layer(const struct uffd_layer *layer) {
-  if (layer->resolver == NULL) return fail(EINVAL, "the layer at offset %" PRIu64 " has no resolver", layer->offset);
+  if (layer->resolver == NULL) return fail(EINVAL, "The layer at offset %" PRIu64 " has no resolver.", layer->offset);
   if (layer->resolver_offset >= layer->resolver->size) {
-    return fail(EINVAL, "the layer at offset %" PRIu64 " begins %" PRIu64 " bytes into a %s resolver of %" PRIu64,
+    return fail(EINVAL, "The layer at offset %" PRIu64 " begins %" PRIu64 " bytes into a %s resolver of %" PRIu64 ".",
                 layer->offset, layer->resolver_offset, layer->resolver->kind, layer->resolver->size);
   }
   if (layer->length > UINT64_MAX - layer->offset || layer->offset == UINT64_MAX) {
-    return fail(EINVAL, "the layer at offset %" PRIu64 " overflows", layer->offset);
+    return fail(EINVAL, "The layer at offset %" PRIu64 " overflows.", layer->offset);
   }
   uint64_t has = reach(layer); /* rounded up below: the last page's rest is zeros */
   if (layer->length > has && layer->length - has >= BASE_PAGE) {
-    return fail(EINVAL, "layer %" PRIu64 "-%" PRIu64 " is longer than its %s resolver, which has %" PRIu64 " bytes there",
+    return fail(EINVAL,
+                "Layer %" PRIu64 "-%" PRIu64 " is longer than its %s resolver, which has %" PRIu64 " bytes there.",
                 layer->offset, layer->offset + layer->length, layer->resolver->kind, has);
   }
   return 0;
@@ -148,8 +152,9 @@ static int check_overlap(const struct uffd_layer *layer, const struct uffd_layer
   bool same_kind = (layer->length == 0) == (next->length == 0);
   bool overlap = layer->length == 0 ? layer->offset == next->offset : layer->offset + layer->length > next->offset;
   if (!same_kind || !overlap) return 0;
-  if (layer->length == 0) return fail(EINVAL, "two layers without a length begin at offset %" PRIu64, layer->offset);
-  return fail(EINVAL, "layers %" PRIu64 "-%" PRIu64 " and %" PRIu64 "-%" PRIu64 " overlap", layer->offset,
+  if (layer->length == 0)
+    return fail(EINVAL, "Two layers without a length begin at offset %" PRIu64 ".", layer->offset);
+  return fail(EINVAL, "Layers %" PRIu64 "-%" PRIu64 " and %" PRIu64 "-%" PRIu64 " overlap.", layer->offset,
               layer->offset + layer->length, next->offset, next->offset + next->length);
 }
 
@@ -194,7 +199,7 @@ static int make(struct uffd_layer *sorted, size_t count, uffd_resolver **resolve
   }
   size_t capacity = count + tops; /* each top cuts at most one ground in two */
   struct layers *made = uffd_alloc(layers_size(capacity));
-  if (made == NULL) return fail(ENOMEM, "no memory for %zu layers", count);
+  if (made == NULL) return fail(ENOMEM, "No memory for %zu layers.", count);
   uffd_resolver_init(&made->head, &class, UINT64_MAX);
   made->capacity = capacity;
   flatten(made, sorted, tops, count);
@@ -204,14 +209,14 @@ static int make(struct uffd_layer *sorted, size_t count, uffd_resolver **resolve
 
 int uffd_resolver_layers(const struct uffd_layer *layers, size_t count, uffd_resolver **resolver) {
   *resolver = NULL;
-  if (layers == NULL || count == 0) return fail(EINVAL, "no layers: give at least one");
+  if (layers == NULL || count == 0) return fail(EINVAL, "No layers: give at least one.");
   for (size_t i = 0; i < count; i++) {
     int result = check_layer(&layers[i]);
     if (result < 0) return result;
   }
-  if (count > SIZE_MAX / 4 / sizeof(struct extent)) return fail(ENOMEM, "%zu layers are too many", count);
+  if (count > SIZE_MAX / 4 / sizeof(struct extent)) return fail(ENOMEM, "%zu layers are too many.", count);
   struct uffd_layer *sorted = uffd_alloc(count * sizeof(*sorted));
-  if (sorted == NULL) return fail(ENOMEM, "no memory for %zu layers", count);
+  if (sorted == NULL) return fail(ENOMEM, "No memory for %zu layers.", count);
   memcpy(sorted, layers, count * sizeof(*sorted));
   int result = make(sorted, count, resolver);
   uffd_release(sorted, count * sizeof(*sorted));

@@ -35,10 +35,12 @@ static int check_move(const uffd_resolver *resolver, const struct uffd_target *t
                       uint64_t length) {
   (void)resolver, (void)length;
   if (!target->private_mapping || target->page_size != BASE_PAGE) {
-    return fail(EINVAL, "pages move only into private anonymous memory of %" PRIu64
-                        "-byte pages: use a memory resolver, which copies", BASE_PAGE);
+    return fail(EINVAL,
+                "Pages move only into private anonymous memory of %" PRIu64
+                "-byte pages: use a memory resolver, which copies.",
+                BASE_PAGE);
   }
-  if (offset % BASE_PAGE != 0) return fail(EINVAL, "whole pages move: offset %" PRIu64 " is not a page's", offset);
+  if (offset % BASE_PAGE != 0) return fail(EINVAL, "Whole pages move: offset %" PRIu64 " is not a page's.", offset);
   return 0;
 }
 
@@ -52,13 +54,13 @@ static void destroy(uffd_resolver *resolver) {
 static int make(const struct uffd_resolver_class *class, uffd_memory *memory, uint64_t offset,
                 uffd_resolver **resolver) {
   *resolver = NULL;
-  if (memory == NULL) return fail(EINVAL, "no memory to read from");
-  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "this memory belongs to the parent process");
+  if (memory == NULL) return fail(EINVAL, "No memory to read from.");
+  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
   if (offset >= memory->length) {
-    return fail(ERANGE, "offset %" PRIu64 " is outside a memory of %" PRIu64 " bytes", offset, memory->length);
+    return fail(ERANGE, "Offset %" PRIu64 " is outside a memory of %" PRIu64 " bytes.", offset, memory->length);
   }
   struct source *source = NEW(struct source);
-  if (source == NULL) return fail(ENOMEM, "no memory for a resolver");
+  if (source == NULL) return fail(ENOMEM, "No memory for a resolver.");
   uffd_resolver_init(&source->head, class, memory->length - offset);
   source->memory = memory;
   source->origin = memory->address + offset;
@@ -85,8 +87,8 @@ int uffd_resolver_move(uffd_memory *memory, uint64_t offset, uffd_resolver **res
   *resolver = NULL;
   bool anonymous = memory != NULL && memory->private_mapping && memory->fd < 0 && memory->page_size == BASE_PAGE;
   if (memory != NULL && !anonymous) {
-    return fail(EINVAL, "pages move only out of private anonymous memory of small pages: use a memory resolver");
+    return fail(EINVAL, "Pages move only out of private anonymous memory of small pages: use a memory resolver.");
   }
-  if (offset % BASE_PAGE != 0) return fail(EINVAL, "whole pages move: offset %" PRIu64 " is not a page's", offset);
+  if (offset % BASE_PAGE != 0) return fail(EINVAL, "Whole pages move: offset %" PRIu64 " is not a page's.", offset);
   return make(&class, memory, offset, resolver);
 }

@@ -33,8 +33,12 @@ void uffd_resolver_close(uffd_resolver *resolver) {
   if (resolver != NULL) uffd_resolver_drop(resolver);
 }
 
-uint64_t uffd_resolver_size(const uffd_resolver *resolver) { return resolver->size; }
-const char *uffd_resolver_kind(const uffd_resolver *resolver) { return resolver->kind; }
+uint64_t uffd_resolver_size(const uffd_resolver *resolver) {
+  return resolver->size;
+}
+const char *uffd_resolver_kind(const uffd_resolver *resolver) {
+  return resolver->kind;
+}
 
 static bool holds_page(const struct uffd_answer *answer, const struct uffd_fault *fault) {
   uint64_t before = fault->offset - answer->offset; /* wraps to a huge number when the answer begins after the page */
@@ -48,19 +52,19 @@ int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, c
   if (result < 0) return result;
   if (answer->kind == UFFD_ANSWER_LATER || holds_page(answer, fault)) return 0;
   return fail(EINVAL,
-              "the %s resolver answered for %" PRIu64 " bytes from offset %" PRIu64
-              ": an answer begins at a page boundary and holds the page asked for, at offset %" PRIu64,
+              "The %s resolver answered for %" PRIu64 " bytes from offset %" PRIu64
+              ": an answer begins at a page boundary and holds the page asked for, at offset %" PRIu64 ".",
               resolver->kind, answer->length, answer->offset, fault->offset);
 }
 
 int uffd_resolver_check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset,
                         uint64_t length) {
-  if (offset > UINT64_MAX - length) return fail(EINVAL, "offset %" PRIu64 " + %" PRIu64 " overflows", offset, length);
+  if (offset > UINT64_MAX - length) return fail(EINVAL, "Offset %" PRIu64 " + %" PRIu64 " overflows.", offset, length);
   bool bounded = resolver->size != UINT64_MAX;
   if (bounded && (offset > resolver->size || round_up(resolver->size - offset, target->page_size) < length)) {
     return fail(EINVAL,
-                "the %s resolver has %" PRIu64 " bytes, but is to answer for %" PRIu64 " bytes from offset %" PRIu64
-                ": make the region shorter, or put it in a layer",
+                "The %s resolver has %" PRIu64 " bytes, but is to answer for %" PRIu64 " bytes from offset %" PRIu64
+                ": make the region shorter, or put it in a layer.",
                 resolver->kind, resolver->size, length, offset);
   }
   return resolver->class->check == NULL ? 0 : resolver->class->check(resolver, target, offset, length);
