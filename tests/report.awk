@@ -1,5 +1,7 @@
 # Sums up the JUnit files that ctest wrote: each failed and each skipped test with its reason, then one line of counts.
-# Variables: failures, the builds that failed (";" between), each counted as a failed test.
+# A program of many tests ends with "N tests, N skipped, N failed" and tells "skipped NAME: reason" and "FAILED NAME" of
+# each; any other test counts once, and the last line that it printed is the reason of its skip.
+# Variable: failures, the builds that failed (";" between), each counted as a failed test.
 function unescape(text) {
   gsub(/&lt;/, "<", text)
   gsub(/&gt;/, ">", text)
@@ -14,49 +16,70 @@ function attribute(name) {
   return unescape(substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 4))
 }
 
+function count_one() {
+  if (status == "run") {
+    passed++
+  } else if (status == "skipped") {
+    sub(/^skipped:? */, "", last)
+    skips[++skipped] = name ": " last
+  } else {
+    fails[++failed] = name
+  }
+}
+
+function count_many(  count) {
+  split(summary, count, /[^0-9]+/)
+  passed += count[1] - count[2] - count[3]
+  skipped += count[2]
+  failed += count[3]
+  if (status == "fail" && count[3] == 0) fails[++failed] = name ": not its tests, but the program"
+}
+
 FNR == 1 {
   build = FILENAME
-  sub(/\/tests\.xml$/, "", build)
+  sub(/\/[^\/]*$/, "", build)
   sub(/.*\/build-?/, "", build)
   if (build == "") build = "release"
 }
 
 /<testcase / {
-  name = build ": " attribute("name")
+  name = build " " attribute("name")
   status = attribute("status")
-  skipped = 0
-  last = ""
+  last = summary = ""
 }
 
-/<skipped/ { skipped = 1 }
+/<skipped/ { status = "skipped" }
 
-/<system-out>/ { output = 1 }
+/<system-out>/ {
+  output = 1
+  sub(/.*<system-out>/, "")
+}
 
-# The last line that a test printed is its reason; tests that skip a part of themselves say "# SKIP".
 output {
-  line = $0
-  sub(/.*<system-out>/, "", line)
-  sub(/<\/system-out>.*/, "", line)
-  if (line ~ /[^ \t]/) last = unescape(line)
-  if (line ~ /# SKIP/) parts[++part_count] = name ": " unescape(line)
+  line = unescape($0)
+  output = !sub(/<\/system-out>.*/, "", line)
+  if (line ~ /[^ \t]/) last = line
+  if (line ~ /^[0-9]+ tests, [0-9]+ skipped, [0-9]+ failed$/) summary = line
+  if (line ~ /^ *skipped [^ ]+: /) {
+    sub(/^ *skipped /, "", line)
+    parts[++part_count] = name " " line
+  }
+  if (line ~ /^FAILED /) wrong[++wrong_count] = name " " substr(line, 8)
 }
-
-/<\/system-out>/ { output = 0 }
 
 /<\/testcase>/ {
-  sub(/^skipped: */, "", last)
-  if (skipped) skips[++skip_count] = name ": " last
-  else if (status == "run") passed++
-  else failed[++fail_count] = name
+  if (summary == "") count_one()
+  else count_many()
 }
 
 END {
   builds = split(failures, failed_builds, ";")
-  for (i = 1; i <= builds; i++) failed[++fail_count] = failed_builds[i]
+  for (i = 1; i <= builds; i++) fails[++failed] = failed_builds[i]
   print ""
-  for (i = 1; i <= part_count; i++) print "left out in " parts[i]
-  for (i = 1; i <= skip_count; i++) print "skipped " skips[i]
-  for (i = 1; i <= fail_count; i++) print "FAILED " failed[i]
-  printf "%d passed, %d failed, %d skipped\n", passed, fail_count, skip_count
-  exit fail_count > 0 || passed == 0
+  for (i = 1; i <= part_count; i++) print "skipped " parts[i]
+  for (i in skips) print "skipped " skips[i]
+  for (i = 1; i <= wrong_count; i++) print "FAILED " wrong[i]
+  for (i in fails) print "FAILED " fails[i]
+  printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+  exit failed > 0 || passed == 0
 }

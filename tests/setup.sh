@@ -34,8 +34,8 @@ drop_stale_build() { # source build
   fi
 }
 
-build_preset() { # source preset build
+build_preset() { # source preset build target
   drop_stale_build "$1" "$3"
   if [ ! -d "$3" ] && command -v ninja > /dev/null; then export CMAKE_GENERATOR=Ninja; else unset CMAKE_GENERATOR; fi
-  (cd "$1" && cmake --preset "$2" && cmake --build --preset "$2" --parallel "$(nproc)")
+  (cd "$1" && cmake --preset "$2" && cmake --build --preset "$2" --parallel "$(nproc)" --target "$4")
 }
