@@ -1,0 +1,465 @@
+/*
+ * uffd.loop and uffd.region: regions, the engine that serves them, statistics, what policies log, traces. Closing a
+ * loop joins its handlers; its regions' handles are dead from then on.
+ */
+#include "util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policy.h"
+#include "ring.h"
+
+enum { MESSAGES = 256, TRACES = 4096 };
+
+struct loop {
+  uffd_loop *loop; /* NULL: closed */
+  uint64_t process;
+  uint32_t engine;
+  struct uffd_lua_ring *messages;
+  struct uffd_lua_ring *traces;         /* NULL: never traced */
+  struct uffd_lua_object_ref **objects; /* given to regions, each held once a region */
+  size_t object_count;
+};
+
+struct region {
+  uffd_region *region;
+  struct loop *loop; /* in the region's user value, so it stays */
+  uint64_t offset;
+  uint64_t length;
+  uint64_t page_size;
+  lua_Integer index;
+};
+
+static const char *const engines[] = {"auto", "threads", "pump", NULL};
+static const char *const verdicts[] = {"default", "zero", "poison", "stop", NULL};
+static const char *const routes[] = {"auto", "syscall", "device", NULL};
+
+static struct loop *check(lua_State *L, int arg) {
+  struct loop *loop = luaL_checkudata(L, arg, LOOP_TYPE);
+  uffd_lua_check_handle(L, LOOP_TYPE, loop->loop != NULL, loop->process);
+  return loop;
+}
+
+static struct region *check_region(lua_State *L, int arg) {
+  struct region *region = luaL_checkudata(L, arg, REGION_TYPE);
+  uffd_lua_check_handle(L, "uffd.region (its loop is closed)", region->loop->loop != NULL, region->loop->process);
+  return region;
+}
+
+/* ------------------------------------------------------------------------------------------------ making, closing */
+
+/* core.loop_create(engine, handlers, on_error, open_flags, route, features) */
+static int create(lua_State *L) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  opts.engine = uffd_lua_choice(L, 1, UFFD_ENGINE_AUTO, engines, "engine");
+  opts.handlers = uffd_lua_opt_u32(L, 2, 0);
+  opts.on_error = uffd_lua_choice(L, 3, UFFD_ON_ERROR_DEFAULT, verdicts, "on_error");
+  opts.open_flags = uffd_lua_opt_u32(L, 4, 0);
+  opts.route = uffd_lua_choice(L, 5, UFFD_ROUTE_AUTO, routes, "route");
+  opts.features = uffd_lua_mask(L, 6, &uffd_lua_features);
+  struct loop *loop = lua_newuserdatauv(L, sizeof(*loop), 1);
+  memset(loop, 0, sizeof(*loop));
+  loop->process = uffd_lua_process();
+  loop->engine = opts.engine;
+  luaL_setmetatable(L, LOOP_TYPE);
+  lua_newtable(L);
+  lua_setiuservalue(L, -2, 1);
+  loop->messages = uffd_lua_ring_new(sizeof(struct uffd_lua_message), MESSAGES);
+  if (loop->messages == NULL) return luaL_error(L, "not enough memory");
+  int result = uffd_loop_create(&opts, &loop->loop);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
+/* Everything that only the running loop needed. */
+static void release(struct loop *loop) {
+  for (size_t i = 0; i < loop->object_count; i++) {
+    loop->objects[i]->loops--;
+    uffd_lua_object_release(loop->objects[i]);
+  }
+  free(loop->objects);
+  loop->objects = NULL;
+  loop->object_count = 0;
+  uffd_lua_ring_release(loop->messages);
+  uffd_lua_ring_release(loop->traces);
+  loop->messages = loop->traces = NULL;
+}
+
+static int close_loop(struct loop *loop) {
+  int result = loop->loop != NULL ? uffd_loop_close(loop->loop) : 0;
+  if (result < 0) return result;
+  loop->loop = NULL;
+  release(loop);
+  return 0;
+}
+
+static int loop_close(lua_State *L) {
+  return uffd_lua_done(L, close_loop(luaL_checkudata(L, 1, LOOP_TYPE)));
+}
+
+static int loop_gc(lua_State *L) {
+  close_loop(luaL_checkudata(L, 1, LOOP_TYPE));
+  return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------ regions */
+
+/* The list of region handles, in the loop's user value. */
+static void push_regions(lua_State *L, int loop) {
+  lua_getiuservalue(L, loop, 1);
+}
+
+static void reserve_object(lua_State *L, struct loop *loop) {
+  size_t bytes = (loop->object_count + 1) * sizeof(struct uffd_lua_object_ref *);
+  struct uffd_lua_object_ref **objects = realloc(loop->objects, bytes);
+  if (objects == NULL) luaL_error(L, "not enough memory");
+  loop->objects = objects;
+}
+
+static void hold_object(struct loop *loop, struct uffd_lua_object_ref *object) {
+  object->count++;
+  object->loops++;
+  loop->objects[loop->object_count++] = object;
+}
+
+/* core.loop_add(loop, memory, resolver, offset, length, from, modes, around, on_error, object) */
+static int add(lua_State *L) {
+  struct loop *loop = check(L, 1);
+  uffd_memory *memory = uffd_lua_check_source(L, 2)->memory;
+  uffd_resolver *resolver = uffd_lua_check_resolver(L, 3);
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  opts.offset = uffd_lua_opt_unsigned(L, 4, 0);
+  opts.length = uffd_lua_opt_unsigned(L, 5, 0);
+  opts.resolver_offset = uffd_lua_opt_unsigned(L, 6, 0);
+  opts.modes = uffd_lua_mask(L, 7, &uffd_lua_modes);
+  opts.around = uffd_lua_opt_unsigned(L, 8, 0);
+  opts.on_error = uffd_lua_choice(L, 9, UFFD_ON_ERROR_DEFAULT, verdicts, "on_error");
+  struct uffd_lua_object_ref *object = lua_isnoneornil(L, 10) ? NULL : uffd_lua_check_object(L, 10);
+  if (object != NULL) {
+    opts.object = object->object;
+    reserve_object(L, loop);
+  }
+  push_regions(L, 1);
+  int regions = lua_gettop(L);
+  struct region *region = lua_newuserdatauv(L, sizeof(*region), 1);
+  uint64_t size = uffd_memory_length(memory);
+  uint64_t rest = opts.offset < size ? size - opts.offset : 0;
+  *region = (struct region){.loop = loop,
+                            .offset = opts.offset,
+                            .length = opts.length != 0 ? opts.length : rest,
+                            .page_size = uffd_memory_page_size(memory),
+                            .index = luaL_len(L, regions) + 1};
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  opts.cookie = (void *)(uintptr_t)region->index;
+  /* Room in the list first: once the region is served, nothing may fail. */
+  lua_pushboolean(L, 0);
+  lua_seti(L, regions, region->index);
+  struct uffd_lua_ring *before = uffd_lua_policy_messages(loop->messages);
+  int result = uffd_loop_add(loop->loop, memory, resolver, &opts, &region->region);
+  uffd_lua_policy_messages(before);
+  if (result < 0) {
+    lua_pushnil(L);
+    lua_seti(L, regions, region->index);
+    return uffd_lua_fail(L, result);
+  }
+  if (object != NULL) hold_object(loop, object);
+  luaL_setmetatable(L, REGION_TYPE);
+  lua_pushvalue(L, -1);
+  lua_seti(L, regions, region->index);
+  return 1;
+}
+
+static int loop_regions(lua_State *L) {
+  check(L, 1);
+  push_regions(L, 1);
+  lua_newtable(L);
+  lua_Integer count = luaL_len(L, -2);
+  for (lua_Integer i = 1; i <= count; i++) {
+    lua_geti(L, -2, i);
+    lua_seti(L, -2, i);
+  }
+  return 1;
+}
+
+/* The argument as a region of this loop: a handle, an index, or nothing for the first. */
+static struct region *region_argument(lua_State *L, int arg) {
+  if (luaL_testudata(L, arg, REGION_TYPE) != NULL) {
+    struct region *region = check_region(L, arg);
+    luaL_argcheck(L, region->loop == lua_touserdata(L, 1), arg, "a region of another loop");
+    return region;
+  }
+  lua_Integer index = luaL_optinteger(L, arg, 1);
+  push_regions(L, 1);
+  if (lua_geti(L, -1, index) != LUA_TUSERDATA)
+    luaL_argerror(L, arg, lua_pushfstring(L, "the loop has no region %I", index));
+  return check_region(L, lua_gettop(L));
+}
+
+static int prefetch(lua_State *L, const struct region *region, int first) {
+  uint64_t offset = uffd_lua_opt_unsigned(L, first, 0);
+  uint64_t length = uffd_lua_opt_unsigned(L, first + 1, 0);
+  return uffd_lua_done(L, uffd_region_prefetch(region->region, offset, length));
+}
+
+static int loop_prefetch(lua_State *L) {
+  check(L, 1);
+  return prefetch(L, region_argument(L, 4), 2);
+}
+
+static int loop_complete(lua_State *L) {
+  return uffd_lua_done(L, uffd_loop_complete(check(L, 1)->loop));
+}
+
+static int region_prefetch(lua_State *L) {
+  return prefetch(L, check_region(L, 1), 2);
+}
+
+static int region_complete(lua_State *L) {
+  return uffd_lua_done(L, uffd_region_complete(check_region(L, 1)->region));
+}
+
+static int region_remove(lua_State *L) {
+  return uffd_lua_done(L, uffd_region_remove(check_region(L, 1)->region));
+}
+
+static int region_index(lua_State *L) {
+  static const char *const names[] = {"offset", "length", "page_size", "index"};
+  if (uffd_lua_method(L)) return 1;
+  const struct region *region = luaL_checkudata(L, 1, REGION_TYPE);
+  const lua_Integer values[] = {(lua_Integer)region->offset, (lua_Integer)region->length,
+                                (lua_Integer)region->page_size, region->index};
+  const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+  for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    if (strcmp(names[i], name) == 0) {
+      lua_pushinteger(L, values[i]);
+      return 1;
+    }
+  }
+  lua_pushnil(L);
+  return 1;
+}
+
+static int region_tostring(lua_State *L) {
+  const struct region *region = luaL_checkudata(L, 1, REGION_TYPE);
+  if (!uffd_lua_push_closed(L, REGION_TYPE, region->loop->loop != NULL))
+    lua_pushfstring(L, "%s (%I bytes at %I, pages of %I)", REGION_TYPE, (lua_Integer)region->length,
+                    (lua_Integer)region->offset, (lua_Integer)region->page_size);
+  return 1;
+}
+
+/* ------------------------------------------------------------------------------------------------ the pump */
+
+static int loop_step(lua_State *L) {
+  struct loop *loop = check(L, 1);
+  int count = uffd_loop_step(loop->loop, uffd_lua_timeout(L, 2, 0));
+  if (count < 0) return uffd_lua_fail(L, count);
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+static int loop_fd(lua_State *L) {
+  int fd = uffd_loop_fd(check(L, 1)->loop);
+  if (fd < 0) return uffd_lua_fail(L, fd);
+  lua_pushinteger(L, fd);
+  return 1;
+}
+
+/* What cqueues asks of a thing to wait for. */
+static int loop_events(lua_State *L) {
+  check(L, 1);
+  lua_pushstring(L, "r");
+  return 1;
+}
+
+/* Seconds, as cqueues counts; nil: no limit. */
+static int loop_timeout(lua_State *L) {
+  int timeout_ms = uffd_loop_timeout(check(L, 1)->loop);
+  if (timeout_ms == -1)
+    lua_pushnil(L);
+  else if (timeout_ms < 0)
+    return uffd_lua_fail(L, timeout_ms);
+  else
+    lua_pushnumber(L, timeout_ms / 1000.0);
+  return 1;
+}
+
+/* LuaSocket asks whether something is buffered on our side: never. */
+static int loop_dirty(lua_State *L) {
+  check(L, 1);
+  lua_pushboolean(L, 0);
+  return 1;
+}
+
+/* ------------------------------------------------------------------------------------------------ what it tells */
+
+static int loop_stats(lua_State *L) {
+  struct uffd_stats stats = UFFD_STATS_INIT;
+  const struct {
+    const char *name;
+    const uint64_t *value;
+  } fields[] = {
+#define FIELD(name) {#name, &stats.name}
+      FIELD(faults),    FIELD(missing),       FIELD(wp),          FIELD(minor),        FIELD(writes),
+      FIELD(events),    FIELD(zero),          FIELD(copied),      FIELD(continued),    FIELD(moved),
+      FIELD(poisoned),  FIELD(unprotected),   FIELD(bytes),       FIELD(prefetched),   FIELD(present),
+      FIELD(deferred),  FIELD(gone),          FIELD(errors),      FIELD(policy_calls), FIELD(queue),
+      FIELD(queue_max), FIELD(latency_count), FIELD(latency_p50), FIELD(latency_p99),  FIELD(latency_max),
+#undef FIELD
+  };
+  int result = uffd_loop_stats(check(L, 1)->loop, &stats);
+  if (result < 0) return uffd_lua_fail(L, result);
+  lua_createtable(L, 0, sizeof(fields) / sizeof(fields[0]));
+  for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+    lua_pushinteger(L, (lua_Integer)*fields[i].value);
+    lua_setfield(L, -2, fields[i].name);
+  }
+  return 1;
+}
+
+static int loop_error(lua_State *L) {
+  char text[1024];
+  int error = uffd_loop_error(check(L, 1)->loop, text, sizeof(text));
+  if (error < 0) return uffd_lua_fail(L, error);
+  if (error == 0) return 0;
+  lua_pushstring(L, text);
+  lua_pushinteger(L, error);
+  return 2;
+}
+
+static int loop_user_mode_only(lua_State *L) {
+  int only = uffd_loop_user_mode_only(check(L, 1)->loop);
+  if (only < 0) return uffd_lua_fail(L, only);
+  lua_pushboolean(L, only);
+  return 1;
+}
+
+static int next_message(lua_State *L) {
+  struct loop *loop = check(L, 1);
+  struct uffd_lua_message message;
+  uint64_t dropped = uffd_lua_ring_dropped(loop->messages);
+  if (dropped > 0) {
+    lua_pushfstring(L, "(%I lines were lost)", (lua_Integer)dropped);
+    return 1;
+  }
+  if (!uffd_lua_ring_pop(loop->messages, &message)) return 0;
+  lua_pushlstring(L, message.text, message.length);
+  lua_pushinteger(L, message.handler);
+  return 2;
+}
+
+static int loop_messages(lua_State *L) {
+  check(L, 1);
+  lua_pushcfunction(L, next_message);
+  lua_pushvalue(L, 1);
+  return 2;
+}
+
+/* ------------------------------------------------------------------------------------------------ traces */
+
+static void record(void *ctx, const struct uffd_trace *trace) {
+  uffd_lua_ring_push(ctx, trace);
+}
+
+static int loop_trace(lua_State *L) {
+  struct loop *loop = check(L, 1);
+  bool on = lua_isnone(L, 2) || lua_toboolean(L, 2);
+  uint64_t room = uffd_lua_opt_unsigned(L, 3, TRACES);
+  luaL_argcheck(L, room >= 1 && room <= 1 << 24, 3, "1 to 16777216 records");
+  if (on && loop->traces == NULL) {
+    loop->traces = uffd_lua_ring_new(sizeof(struct uffd_trace), room);
+    if (loop->traces == NULL) return luaL_error(L, "not enough memory");
+  }
+  return uffd_lua_done(L, uffd_loop_trace(loop->loop, on ? record : NULL, loop->traces));
+}
+
+static void set_integer(lua_State *L, const char *name, uint64_t value) {
+  lua_pushinteger(L, (lua_Integer)value);
+  lua_setfield(L, -2, name);
+}
+
+static void set_name(lua_State *L, const char *name, const char *const names[], uint32_t count, uint32_t index) {
+  if (index < count)
+    lua_pushstring(L, names[index]);
+  else
+    lua_pushinteger(L, index);
+  lua_setfield(L, -2, name);
+}
+
+static void push_trace(lua_State *L, const struct uffd_trace *trace) {
+  static const char *const answers[] = {"zero", "bytes", "continue", "move", "poison", "later", "resolver"};
+  static const char *const outcomes[] = {"installed", "present", "deferred", "gone", "failed"};
+  lua_createtable(L, 0, 12);
+  set_integer(L, "time_ns", trace->time_ns);
+  set_integer(L, "latency_ns", trace->latency_ns);
+  set_integer(L, "region", (uint64_t)(uintptr_t)trace->cookie);
+  set_integer(L, "offset", trace->offset);
+  set_integer(L, "cover", trace->cover);
+  set_integer(L, "flags", trace->flags);
+  set_integer(L, "tid", trace->tid);
+  set_integer(L, "handler", trace->handler);
+  set_name(L, "answer", answers, sizeof(answers) / sizeof(answers[0]), trace->answer);
+  set_name(L, "outcome", outcomes, sizeof(outcomes) / sizeof(outcomes[0]), trace->outcome);
+  if (trace->error != 0) set_integer(L, "error", (uint64_t)trace->error);
+}
+
+static int next_trace(lua_State *L) {
+  struct loop *loop = check(L, 1);
+  struct uffd_trace trace;
+  if (loop->traces == NULL || !uffd_lua_ring_pop(loop->traces, &trace)) return 0;
+  push_trace(L, &trace);
+  uint64_t dropped = uffd_lua_ring_dropped(loop->traces);
+  if (dropped > 0) set_integer(L, "dropped", dropped);
+  return 1;
+}
+
+static int loop_traces(lua_State *L) {
+  check(L, 1);
+  lua_pushcfunction(L, next_trace);
+  lua_pushvalue(L, 1);
+  return 2;
+}
+
+static int loop_tostring(lua_State *L) {
+  struct loop *loop = luaL_checkudata(L, 1, LOOP_TYPE);
+  if (uffd_lua_push_closed(L, LOOP_TYPE, loop->loop != NULL)) return 1;
+  push_regions(L, 1);
+  lua_pushfstring(L, "%s (%s, %I regions)", LOOP_TYPE, engines[loop->engine], luaL_len(L, -1));
+  return 1;
+}
+
+static const luaL_Reg loop_methods[] = {{"regions", loop_regions},
+                                        {"prefetch", loop_prefetch},
+                                        {"complete", loop_complete},
+                                        {"step", loop_step},
+                                        {"fd", loop_fd},
+                                        {"getfd", loop_fd},
+                                        {"pollfd", loop_fd},
+                                        {"events", loop_events},
+                                        {"timeout", loop_timeout},
+                                        {"dirty", loop_dirty},
+                                        {"stats", loop_stats},
+                                        {"error", loop_error},
+                                        {"user_mode_only", loop_user_mode_only},
+                                        {"messages", loop_messages},
+                                        {"trace", loop_trace},
+                                        {"traces", loop_traces},
+                                        {"close", loop_close},
+                                        {NULL, NULL}};
+
+static const luaL_Reg loop_meta[] = {
+    {"__gc", loop_gc}, {"__close", loop_gc}, {"__tostring", loop_tostring}, {NULL, NULL}};
+
+static const luaL_Reg region_methods[] = {
+    {"prefetch", region_prefetch}, {"complete", region_complete}, {"remove", region_remove}, {NULL, NULL}};
+
+static const luaL_Reg region_meta[] = {{"__tostring", region_tostring}, {NULL, NULL}};
+
+static const luaL_Reg functions[] = {{"loop_create", create}, {"loop_add", add}, {NULL, NULL}};
+
+void uffd_lua_open_loop(lua_State *L) {
+  uffd_lua_class(L, LOOP_TYPE, NULL, loop_meta, loop_methods);
+  uffd_lua_class(L, REGION_TYPE, region_index, region_meta, region_methods);
+  luaL_setfuncs(L, functions, 0);
+}

@@ -1,0 +1,70 @@
+/*
+ * One handler's Lua state: on an arena of its own, with the collector stopped and stepped when idle, a time limit, and
+ * no way to wait for the program. Policies with the same options share the state of a handler.
+ */
+#ifndef UFFD_LUA_STATE_H
+#define UFFD_LUA_STATE_H
+
+#include <pthread.h>
+
+#include "arena.h"
+#include "ring.h"
+#include "util.h"
+
+enum { STATE_LIB_IO = 1, STATE_LIB_OS = 2, STATE_LIB_DEBUG = 4 };
+enum { STATE_SMALLEST = 256 << 10 };
+
+struct uffd_lua_state_options {
+  uint64_t memory; /* the arena's bytes */
+  uint32_t libs;   /* STATE_LIB_*, beside those that every state has */
+  char *path;      /* package.path and package.cpath of the program */
+  char *cpath;
+};
+
+struct uffd_lua_state {
+  /* set once */
+  const void *key;                       /* the handler's */
+  struct uffd_lua_state_options options; /* path and cpath are the state's own copies */
+  uint64_t process;
+  lua_State *L;
+  struct uffd_lua_ring *messages; /* NULL: what policies log is dropped */
+  uint32_t handler;
+  /* under the lock of the list */
+  struct uffd_lua_state *next;
+  unsigned users;
+  /* under lock: whoever runs in L */
+  pthread_mutex_t lock;
+  struct uffd_lua_arena arena;
+  uint64_t limit_ns;    /* of the call that runs; 0: none */
+  uint64_t deadline_ns; /* 0: not yet known */
+  bool expired;
+  bool answering; /* a fault, not a factory */
+  unsigned tracebacks;
+  size_t tidy; /* arena.used after the last whole collection */
+};
+
+/*
+ * The state of that handler for those options: made when there is none. handler is not kept. NULL with the thread's
+ * sentence set: no memory. Any thread but a handler's.
+ */
+struct uffd_lua_state *uffd_lua_state_acquire(const struct uffd_handler *handler,
+                                              const struct uffd_lua_state_options *options,
+                                              struct uffd_lua_ring *messages);
+void uffd_lua_state_release(struct uffd_lua_state *state);
+
+/*
+ * Calls function(ctx) in the state, protected and within the limit, with the lock held by the caller. With keep its
+ * result stays on the stack until the next call with keep, so that the collector leaves it alone. 0, or -errno with the
+ * thread's sentence set, which begins with what.
+ */
+int uffd_lua_state_call(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns, bool keep,
+                        const char *what);
+
+/* A step of the collector, with the lock held. True when there is more to do. */
+bool uffd_lua_state_tidy(struct uffd_lua_state *state);
+/* The same on the fault path, when the arena fills up. */
+void uffd_lua_state_make_room(struct uffd_lua_state *state);
+
+struct uffd_lua_state *uffd_lua_state_of(lua_State *L);
+
+#endif

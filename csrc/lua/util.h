@@ -1,0 +1,118 @@
+/*
+ * What every class of the binding leans on: results, arguments, masks with names, the fork check, shared handles.
+ * The binding includes the public header and nothing else of the core.
+ */
+#ifndef UFFD_LUA_UTIL_H
+#define UFFD_LUA_UTIL_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "uffd.h"
+
+/* The metatables; their names are the types that messages speak of. */
+#define OBJECT_TYPE   "uffd.object"
+#define MEMORY_TYPE   "uffd.memory"
+#define RESOLVER_TYPE "uffd.resolver"
+#define LOOP_TYPE     "uffd.loop"
+#define REGION_TYPE   "uffd.region"
+
+/* ------------------------------------------------------------------------------------------------ results */
+
+/* The outside world failed: pushes nil, the sentence and the errno, returns 3. A handle of another process raises. */
+int uffd_lua_fail(lua_State *L, int result);
+/* True for a result of 0 or more, else as uffd_lua_fail(). */
+int uffd_lua_done(lua_State *L, int result);
+
+/* ------------------------------------------------------------------------------------------------ arguments */
+
+/* An integer from 0 on; floats with a fraction, NaN, infinity and negative numbers raise. */
+uint64_t uffd_lua_unsigned(lua_State *L, int arg);
+uint64_t uffd_lua_opt_unsigned(lua_State *L, int arg, uint64_t missing);
+uint32_t uffd_lua_opt_u32(lua_State *L, int arg, uint32_t missing);
+/* Milliseconds: 0 or more, -1 for ever. */
+int uffd_lua_timeout(lua_State *L, int arg, int missing);
+/* Raises unless [offset, offset+length) lies within size; what names the thing. */
+void uffd_lua_check_range(lua_State *L, int arg, uint64_t offset, uint64_t length, uint64_t size, const char *what);
+/* One of names (NULL-terminated), as its string or its index. */
+uint32_t uffd_lua_choice(lua_State *L, int arg, uint32_t missing, const char *const names[], const char *what);
+
+struct uffd_lua_bit {
+  const char *name;
+  uint64_t bit;
+};
+
+/* An open mask: either the library's two functions, or a short table that ends with NULL. */
+struct uffd_lua_names {
+  const char *what;
+  const char *(*name)(unsigned bit);
+  uint64_t (*bit)(const char *name);
+  const struct uffd_lua_bit *bits;
+};
+extern const struct uffd_lua_names uffd_lua_features, uffd_lua_modes, uffd_lua_ioctls;
+
+/* A mask given as nil (0), an integer, a name, "a|b", or a list of names and integers. */
+uint64_t uffd_lua_mask(lua_State *L, int arg, const struct uffd_lua_names *names);
+/* Pushes the list of the names in mask; a bit without a name is its integer. */
+void uffd_lua_push_names(lua_State *L, uint64_t mask, const struct uffd_lua_names *names);
+
+/* ------------------------------------------------------------------------------------------------ handles */
+
+/* A number of this process that a forked child does not share, raw clone() included. */
+uint64_t uffd_lua_process(void);
+/* Raises when a handle is closed, or belongs to the parent of this forked process. */
+void uffd_lua_check_handle(lua_State *L, const char *type, bool open, uint64_t process);
+/* Pushes "uffd.memory (closed)" when it is closed, and tells so. */
+bool uffd_lua_push_closed(lua_State *L, const char *type, bool open);
+/*
+ * Makes the metatable of a type, with its methods in a table that is also core.methods.NAME (core at index 1). index is
+ * the __index function of a type that has fields too, NULL for one that has none.
+ */
+void uffd_lua_class(lua_State *L, const char *type, lua_CFunction index, const luaL_Reg *meta, const luaL_Reg *methods);
+/* In such an __index function: pushes the method that is asked for, or nil; true if there is one. */
+bool uffd_lua_method(lua_State *L);
+
+/* A userfaultfd that its Lua handle and the loops that were given it share: the last to let go closes it. */
+struct uffd_lua_object_ref {
+  uffd_object *object;
+  unsigned count;
+  unsigned loops;
+};
+void uffd_lua_object_release(struct uffd_lua_object_ref *ref);
+
+/* A memory that Lua handles, its alias and policies share; policies let go in any thread. */
+struct uffd_lua_memory_ref {
+  uffd_memory *memory;
+  struct uffd_lua_memory_ref *parent; /* of an alias: the memory whose mapping it is */
+  atomic_uint count;
+};
+void uffd_lua_memory_release(struct uffd_lua_memory_ref *ref);
+
+/* Each class's checked argument: an open handle of this process, or an error. */
+struct uffd_lua_object_ref *uffd_lua_check_object(lua_State *L, int arg);
+struct uffd_lua_memory_ref *uffd_lua_check_memory(lua_State *L, int arg);
+/* A memory that may be read behind its back: an alias is refused. */
+struct uffd_lua_memory_ref *uffd_lua_check_source(lua_State *L, int arg);
+bool uffd_lua_is_memory(lua_State *L, int arg);
+uffd_resolver *uffd_lua_check_resolver(lua_State *L, int arg);
+
+struct uffd_lua_policy;
+/* Pushes a resolver handle, closed as yet; *slot is where its resolver goes. */
+void uffd_lua_new_resolver(lua_State *L, uffd_resolver ***slot);
+/* The policy of a resolver, or NULL when it is of another kind. */
+struct uffd_lua_policy *uffd_lua_resolver_policy(lua_State *L, int arg);
+void uffd_lua_set_policy(lua_State *L, int index, struct uffd_lua_policy *policy);
+
+/* Each file's part of the module: adds its functions and classes to the core table at index 1. */
+void uffd_lua_open_object(lua_State *L);
+void uffd_lua_open_memory(lua_State *L);
+void uffd_lua_open_resolver(lua_State *L);
+void uffd_lua_open_loop(lua_State *L);
+void uffd_lua_open_policy(lua_State *L);
+
+#endif

@@ -1,0 +1,490 @@
+-- The public module: names one-to-one with <uffd.h>, options as tables, sizes as a person types them. What it calls is
+-- uffd.core; the methods of the handles are documented in core.d.lua, the functions of the module here.
+local core = require "uffd.core"
+
+---Page faults answered in user space, with Linux userfaultfd.
+---
+---Mistakes of the program (a wrong type, an unknown option, a closed handle, an offset outside) raise. What the outside
+---world refuses (the kernel, permissions, files) returns `nil, message, errno`; `uffd.errno[errno]` is its name.
+---Offsets and lengths are bytes, offsets count from 0; sizes may be typed as `"64M"`.
+---@class uffd
+local uffd = {}
+
+---The version of the library that runs, `"0.1.0"`.
+---@type string
+uffd.version = core.version
+
+---`"uffd 0.1.0"`
+---@type string
+uffd._VERSION = "uffd " .. core.version
+
+---Names of errors and their numbers, both ways: `uffd.errno.EBUSY == 16`, `uffd.errno[16] == "EBUSY"`.
+---@type table<string|integer, integer|string>
+uffd.errno = core.errno
+
+-- ------------------------------------------------------------------------------------------------ options
+
+-- What the core raises, without the position in this file: it is the caller's mistake.
+local function settle(what, ok, ...)
+  if ok then return ... end
+  local message = tostring((...)):gsub("^bad argument #%-?%d+ to '[^']*' %((.*)%)$", "%1")
+  error(what .. ": " .. message, 2)
+end
+
+-- Called as `return call(...)` all the way, so that level 2 above is the line of the program.
+local function call(what, f, ...)
+  return settle(what, pcall(f, ...))
+end
+
+local function keys_of(known)
+  local keys = {}
+  for key in pairs(known) do keys[#keys + 1] = key end
+  table.sort(keys)
+  return table.concat(keys, ", ")
+end
+
+-- Raises at the caller of the function that was given the options. count: how many list items it may have.
+local function check_options(what, given, known, count, level)
+  level = (level or 1) + 2
+  if type(given) ~= "table" then
+    error(("%s: a table of options expected, got %s"):format(what, type(given)), level)
+  end
+  for key in pairs(given) do
+    local item = math.type(key) == "integer" and key >= 1 and key <= (count or 0)
+    if not known[key] and not item then
+      error(("%s: unknown option '%s'; it takes %s"):format(what, tostring(key), keys_of(known)), level)
+    end
+  end
+end
+
+local units = { [""] = 1, K = 1 << 10, M = 1 << 20, G = 1 << 30, T = 1 << 40 }
+
+-- Bytes: an integer from 0 on, or text such as "64M", "4 KiB". nil stays nil.
+local function bytes(what, value, level)
+  local size = value
+  if type(value) == "string" then
+    local digits, unit = value:match "^%s*(%d+)%s*([KMGT]?)i?B?%s*$"
+    size = digits and units[unit] and math.tointeger(tonumber(digits))
+    if size and size > math.maxinteger // units[unit] then size = nil end
+    size = size and size * units[unit]
+  elseif type(value) == "number" then
+    size = math.tointeger(value)
+  end
+  if value ~= nil and (math.type(size) ~= "integer" or size < 0) then
+    error(('%s: bytes are an integer from 0 on, or text such as "64M", not %s'):format(what, tostring(value)),
+      (level or 1) + 2)
+  end
+  return size
+end
+
+local function open_flags(options)
+  local flags = 0
+  if options.nonblock == false then flags = flags | core.flags.open_blocking end
+  if options.user_mode_only == true then flags = flags | core.flags.open_user_mode_only end
+  if options.user_mode_only == false then flags = flags | core.flags.open_no_user_mode_only end
+  return flags
+end
+
+-- ------------------------------------------------------------------------------------------------ the object
+
+local open_options = { features = true, optional = true, nonblock = true, user_mode_only = true, route = true }
+
+---@class uffd.OpenOptions
+---@field features? uffd.Mask features that must be there, such as `{ "event_remove" }`
+---@field optional? uffd.Mask features that are enabled where the kernel and the permissions have them
+---@field nonblock? boolean false: a blocking descriptor, not to be polled, read without a limit only (default true)
+---@field user_mode_only? boolean true: ask for it; false: fail instead of falling back to it; nil: fall back to it
+---@field route? "auto"|"syscall"|"device" how the descriptor is made (default: whichever is allowed)
+
+---Makes a userfaultfd.
+---
+---Errors, with a message that names the cause and the mend: EPERM (sysctl, capability, seccomp), EACCES and ENOENT (the
+---device), ENOSYS, EINVAL (a feature that this kernel lacks, named), EMFILE, ENFILE, ENOMEM.
+---@param options? uffd.OpenOptions
+---@return uffd.Object? object
+---@return string? message
+---@return integer? errno
+function uffd.open(options)
+  options = options or {}
+  check_options("uffd.open", options, open_options)
+  return call("uffd.open", core.open, options.features, options.optional, open_flags(options), options.route)
+end
+
+---Takes over a userfaultfd made elsewhere (received, inherited). On success the object owns the descriptor; on failure
+---the caller still does. Errors: EBADF; EINVAL not a userfaultfd, or one without its handshake; ENOMEM.
+---@param fd integer
+---@return uffd.Object? object
+---@return string? message
+---@return integer? errno
+function uffd.adopt(fd)
+  return call("uffd.adopt", core.adopt, fd)
+end
+
+-- ------------------------------------------------------------------------------------------------ memory
+
+local map_options = { size = true, kind = true, fork = true, private = true, name = true, address = true }
+
+---@class uffd.MapOptions
+---@field size integer|string bytes, rounded up to whole pages
+---@field kind? "anonymous"|"thp"|"memfd"|"hugetlb" (default "anonymous")
+---@field fork? boolean true: children of fork inherit it (default: they do not have it)
+---@field private? boolean true: the served mapping of a memfd or hugetlb is private
+---@field name? string of the memfd in /proc (default "uffd")
+---@field address? integer adopts `size` bytes that are mapped there already, instead of mapping new ones
+
+---Maps memory that can be served; it reads as zeros until it is. With `address`, adopts what is mapped there: its
+---owner keeps it mapped until the handle is closed.
+---
+---Errors: EINVAL size 0 or beyond the address space, or a range that cannot be adopted; ENOMEM no memory, or no free
+---huge pages (the message says how to get them); EMFILE, ENFILE; ENOSYS a kernel without hugetlb.
+---@param options uffd.MapOptions
+---@return uffd.Memory? memory
+---@return string? message
+---@return integer? errno
+function uffd.map(options)
+  check_options("uffd.map", options, map_options)
+  local size = bytes("uffd.map: size", options.size)
+  if options.address ~= nil then
+    if options.kind or options.fork or options.private or options.name then
+      error("uffd.map: memory at an address is as it was mapped: it takes size and nothing else", 2)
+    end
+    return call("uffd.map", core.memory_adopt, options.address, size)
+  end
+  local flags = (options.fork and core.flags.map_fork or 0) | (options.private and core.flags.map_private or 0)
+  return call("uffd.map", core.map, size, options.kind, flags, options.name)
+end
+
+---Adopts memory of this process by its address: `uffd.map { address = address, size = size }`.
+---@param address integer
+---@param size integer|string bytes
+---@return uffd.Memory? memory
+---@return string? message
+---@return integer? errno
+function uffd.memory_adopt(address, size)
+  return call("uffd.memory_adopt", core.memory_adopt, address, bytes("uffd.memory_adopt: size", size))
+end
+
+local memory = core.methods.memory
+
+function memory:pack(format, offset, ...)
+  local data = call("memory:pack", string.pack, format, ...)
+  return self:write(offset, data)
+end
+
+-- string.unpack fails on too few bytes only: a format without a fixed size is tried with more and more.
+function memory:unpack(format, offset)
+  offset = offset or 0
+  local ok, length = pcall(string.packsize, format)
+  length = ok and length or 16
+  if math.type(offset) ~= "integer" or offset < 0 or offset > self.size then
+    error("memory:unpack: offset is not inside the memory", 2)
+  end
+  while true do
+    local available = math.min(length, self.size - offset)
+    local data, message, errno = self:read(offset, available)
+    if not data then return nil, message, errno end
+    local values = table.pack(pcall(string.unpack, format, data))
+    if values[1] then
+      values[values.n] = offset + values[values.n] - 1
+      return table.unpack(values, 2, values.n)
+    end
+    if ok or available < length then error("memory:unpack: " .. tostring(values[2]), 2) end
+    length = length * 2
+  end
+end
+
+-- ------------------------------------------------------------------------------------------------ resolvers
+
+---Resolvers say what pages hold. Each is immutable, may serve many regions and loops at once, and lives as long as
+---something uses it. `resolver.size` is the bytes that it answers for, `resolver.kind` its name.
+---@class uffd.resolver
+local resolver = {}
+uffd.resolver = resolver
+
+---Zero pages.
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.zero()
+  return call("uffd.resolver.zero", core.resolver_zero)
+end
+
+---Poison: every access to such a page raises SIGBUS (EFAULT in system calls). Kernel 6.6.
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.poison()
+  return call("uffd.resolver.poison", core.resolver_poison)
+end
+
+---@class uffd.BytesOptions
+---@field data? string zeros follow to the end of its last page
+---@field pattern? string 1 byte to 1 MiB, repeated without end from offset 0
+
+---A copy of a string, or a pattern that repeats. Errors: EINVAL an empty or too long one.
+---@param contents string|uffd.BytesOptions
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.bytes(contents)
+  local what = "uffd.resolver.bytes"
+  if type(contents) == "string" then return call(what, core.resolver_bytes, contents) end
+  check_options(what, contents, { data = true, pattern = true })
+  if (contents.data == nil) == (contents.pattern == nil) then error(what .. ": either data or pattern", 2) end
+  if contents.data ~= nil then return call(what, core.resolver_bytes, contents.data) end
+  return call(what, core.resolver_pattern, contents.pattern)
+end
+
+---@class uffd.FileOptions
+---@field path? string
+---@field fd? integer instead of a path; it stays the caller's
+---@field offset? integer|string of the contents in the file, bytes (default 0)
+---@field length? integer|string bytes (default: to the end of the file)
+
+---The contents of a file or block device, which must not change while they are served; its holes are zero pages.
+---Errors: those of opening it; EINVAL not a regular file or block device, empty, or shorter than offset + length.
+---@param options string|uffd.FileOptions a path, or options
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.file(options)
+  local what = "uffd.resolver.file"
+  if type(options) == "string" then options = { path = options } end
+  check_options(what, options, { path = true, fd = true, offset = true, length = true })
+  if (options.path == nil) == (options.fd == nil) then error(what .. ": either path or fd", 2) end
+  if options.path ~= nil and type(options.path) ~= "string" then error(what .. ": path must be a string", 2) end
+  if options.fd ~= nil and type(options.fd) ~= "number" then error(what .. ": fd must be a number", 2) end
+  local offset, length = bytes(what .. ": offset", options.offset), bytes(what .. ": length", options.length)
+  return call(what, core.resolver_file, options.path or options.fd, offset, length)
+end
+
+local source_options = { memory = true, offset = true }
+
+-- A memory, or { memory, offset = }.
+local function source(what, options)
+  if type(options) == "userdata" then return options end
+  check_options(what, options, source_options, 1, 2)
+  return options[1] or options.memory, bytes(what .. ": offset", options.offset, 2)
+end
+
+---@class uffd.SourceOptions
+---@field [1] uffd.Memory the source (or: memory =)
+---@field memory? uffd.Memory
+---@field offset? integer|string where in the source offset 0 lies, bytes (default 0)
+
+---Copies the contents of another memory, which must not be served, now or later (EBUSY).
+---@param options uffd.Memory|uffd.SourceOptions
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.memory(options)
+  local from, offset = source("uffd.resolver.memory", options)
+  return call("uffd.resolver.memory", core.resolver_memory, from, offset)
+end
+
+---Moves the pages of another, unserved, private anonymous memory in, without copying; each page moves once.
+---Errors: as `memory`; EINVAL for a source of another kind.
+---@param options uffd.Memory|uffd.SourceOptions
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.move(options)
+  local from, offset = source("uffd.resolver.move", options)
+  return call("uffd.resolver.move", core.resolver_move, from, offset)
+end
+
+---@class uffd.ContinueOptions
+---@field fill? uffd.Resolver for pages that the page cache does not have (default: zeros)
+
+---For memfd and hugetlb memory: pages that the page cache has are mapped as they are. Kernel 5.13.
+---@param options? uffd.ContinueOptions
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+resolver["continue"] = function(options)
+  options = options or {}
+  check_options("uffd.resolver.continue", options, { fill = true })
+  return call("uffd.resolver.continue", core.resolver_continue, options.fill)
+end
+
+---@class uffd.Layer
+---@field [1] integer where the layer lies, bytes, whole pages
+---@field [2] uffd.Resolver what answers there
+---@field length? integer bytes; none: a ground layer, as far as its resolver or the next ground layer reaches
+---@field from? integer where in the resolver the layer begins, bytes (default 0)
+
+---Several resolvers side by side; what no layer covers is zero. A layer with a length lies on top of the ground
+---layers, and two of them must not overlap. Errors: EINVAL an overlap (both ranges are named), a resolver shorter than
+---its layer, no layers.
+---@param layers uffd.Layer[]
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.layers(layers)
+  local what = "uffd.resolver.layers"
+  check_options(what, layers, {}, type(layers) == "table" and #layers)
+  for _, layer in ipairs(layers) do
+    check_options(what, layer, { length = true, from = true }, 2)
+  end
+  return call(what, core.resolver_layers, layers)
+end
+
+local policy_options = { timeout_ms = true, memory = true, libs = true }
+
+---@class uffd.PolicyOptions
+---processor time that one answer may take; the factory has ten times that; 0: no limit (default 1000)
+---@field timeout_ms? integer
+---the cap of the Lua state that each handler has for it, bytes (default "8M")
+---@field memory? integer|string
+---"io", "os", "debug": libraries beside those that every handler has; their functions must not wait for the program
+---@field libs? uffd.Mask
+
+---A resolver written in Lua. The factory runs once in each handler's own Lua state and returns the function that is
+---asked for pages. It may use no locals from outside of it; what it needs goes into args: nil, booleans, numbers,
+---strings, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are its
+---own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine, the clocks of os,
+---`print` and `uffd.log` (both give a line to `loop:messages()`), and, while the factory runs, `require`.
+---
+---The function gets a `uffd.Fault`, the same table each time, and returns one of
+---* nothing, or `"zero"`: a page of zeros
+---* `"poison"`: the page raises SIGBUS
+---* a string: the page; zeros follow when it is shorter
+---* a string, and the offset of its first byte (a multiple of the page size): any number of pages, this one among them;
+---  such a string is always contents, never `"zero"` or `"poison"`
+---* a resolver of its args, and the offset there of this page (default: the same offset); and, as a third value, the
+---  bytes from this page on for which that holds (default: one page)
+---
+---Anything else, an error, a time-out (looked at between Lua instructions) or too little memory is a failure: the
+---region's on_error says what the page becomes. A policy must not wait for the program, nor touch memory that is
+---served.
+---Errors: EBUSY a memory of args is served.
+---@param factory fun(args: any): fun(fault: uffd.Fault): (string|uffd.Resolver|nil), integer?, integer?
+---@param args? any
+---@param options? uffd.PolicyOptions
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.policy(factory, args, options)
+  local what = "uffd.resolver.policy"
+  options = options or {}
+  check_options(what, options, policy_options)
+  local room = bytes(what .. ": memory", options.memory)
+  return call(what, core.resolver_policy, factory, args, options.timeout_ms, room, options.libs)
+end
+
+---@class uffd.AskOptions
+---@field page_size? integer bytes (default 4096)
+---@field write? boolean
+---@field wp? boolean
+---@field minor? boolean
+---@field prefetch? boolean
+
+---Asks a policy for one page, in a Lua state made for it and without serving anything: to try a policy out.
+---Returns `"zero"`; `"poison"`; `"bytes"`, the string, the offset of its first byte; or `"resolver"`, the resolver, the
+---offset there. A policy that fails: nil, the message, EIO (an error, or an answer of no use), ETIMEDOUT, ENOMEM.
+---@param policy uffd.Resolver
+---@param offset? integer bytes; rounded down to a page (default 0)
+---@param options? uffd.AskOptions
+---@return string? kind
+---@return string|uffd.Resolver? value or the message
+---@return integer? offset or the errno
+function uffd.ask(policy, offset, options)
+  options = options or {}
+  check_options("uffd.ask", options, { page_size = true, write = true, wp = true, minor = true, prefetch = true })
+  local flags = 0
+  for _, name in ipairs { "write", "wp", "minor", "prefetch" } do
+    if options[name] then flags = flags | core.flags["fault_" .. name] end
+  end
+  return call("uffd.ask", core.ask, policy, offset, options.page_size, flags)
+end
+
+-- ------------------------------------------------------------------------------------------------ the loop
+
+local region_options = {
+  memory = true, resolver = true, offset = true, length = true, from = true,
+  modes = true, around = true, on_error = true, object = true,
+}
+
+-- Raises at the program's line, level frames above the caller.
+local function add_region(what, loop, entry, level)
+  check_options(what, entry, region_options, 0, level)
+  local function size(name) return bytes(what .. ": " .. name, entry[name], level + 1) end
+  for _, name in ipairs { "memory", "resolver" } do
+    if entry[name] == nil then error(("%s: a region needs a %s"):format(what, name), level + 1) end
+  end
+  local result = table.pack(pcall(core.loop_add, loop, entry.memory, entry.resolver, size "offset", size "length",
+    size "from", entry.modes, size "around", entry.on_error, entry.object))
+  if result[1] then return table.unpack(result, 2, result.n) end
+  local message = tostring(result[2]):gsub("^bad argument #%-?%d+ to '[^']*' %((.*)%)$", "%1")
+  error(what .. ": " .. message, level + 1)
+end
+
+local loop_methods = core.methods.loop
+
+function loop_methods:add(entry)
+  return add_region("loop:add", self, entry, 2)
+end
+
+local serve_options = {
+  engine = true, handlers = true, on_error = true, features = true, user_mode_only = true, route = true,
+}
+
+---@class uffd.RegionOptions
+---@field memory uffd.Memory
+---@field resolver uffd.Resolver
+---@field offset? integer|string of the region in the memory, whole pages (default 0)
+---@field length? integer|string whole pages (default: to the memory's end)
+---@field from? integer|string where in the resolver the region begins, bytes (default 0)
+---"missing", "wp", "minor" (default: missing, and minor for a continue resolver); with wp, pages arrive write-protected
+---and their first writes are counted
+---@field modes? uffd.Mask
+---@field around? integer|string bytes answered around a fault where the resolver can (default: one page)
+---@field on_error? "zero"|"poison"|"stop" what becomes of a page whose resolver failed (default: the loop's)
+---an object to register with, instead of the loop's own; the loop alone reads it from then on, and keeps it open
+---@field object? uffd.Object
+
+---@class uffd.ServeOptions
+---@field [integer] uffd.RegionOptions the regions; more may be added later
+---@field engine? "auto"|"threads"|"pump" who answers: threads of the loop (default), or `loop:step()`
+---@field handlers? integer threads, 1 to 64 (default 1)
+---@field on_error? "zero"|"poison"|"stop" (default "poison", which needs kernel 6.6)
+---@field features? uffd.Mask features to enable in the loop's objects
+---@field user_mode_only? boolean as in `uffd.open`, for the loop's objects
+---@field route? "auto"|"syscall"|"device"
+
+---Serves regions of memory from now on, until the loop is closed.
+---
+---Errors: those of `uffd.open`; EINVAL alignment, a range outside the memory, a resolver shorter than the region or one
+---that the memory cannot have; EBUSY memory that is served already, or is the source of a resolver; EOPNOTSUPP the
+---kernel lacks what the resolver or on_error needs; EIO, ETIMEDOUT, ENOMEM from a policy's factory.
+---@param options uffd.ServeOptions
+---@return uffd.Loop? loop
+---@return string? message
+---@return integer? errno
+function uffd.serve(options)
+  check_options("uffd.serve", options, serve_options, type(options) == "table" and #options)
+  local ok, loop, message, errno = pcall(core.loop_create, options.engine, options.handlers, options.on_error,
+    open_flags(options), options.route, options.features)
+  if not ok then return settle("uffd.serve", ok, loop) end
+  if not loop then return nil, message, errno end
+  local unfinished <close> = setmetatable({ loop = loop }, {
+    __close = function(self) if self.loop then self.loop:close() end end,
+  })
+  for _, entry in ipairs(options) do
+    local region
+    region, message, errno = add_region("uffd.serve", loop, entry, 2)
+    if not region then return nil, message, errno end
+  end
+  unfinished.loop = nil
+  return loop
+end
+
+-- ------------------------------------------------------------------------------------------------ the kernel
+
+---What this kernel and this user can do, asked of the running kernel.
+---@return uffd.Probe probe
+function uffd.probe()
+  return core.probe()
+end
+
+return uffd
