@@ -91,7 +91,8 @@ local function write_text(probe)
   write_line("missing", names(probe.missing))
   write_line("page size", probe.page_size .. " bytes")
   write_line("huge pages", describe_hugepages(probe))
-  for i, sentence in ipairs(probe.advice) do write_line(i == 1 and "advice" or "", sentence) end
+  -- Unwrapped: it may hold a command to be copied.
+  for i, sentence in ipairs(probe.advice) do print(("%-16s%s"):format(i == 1 and "advice" or "", sentence)) end
 end
 
 -- Prints, and returns the exit code of uffd-lua.

@@ -20,7 +20,7 @@ end
 
 local function are_sentences(list)
   for _, sentence in ipairs(list) do
-    if type(sentence) ~= "string" or not sentence:match "^%u.*%.$" and not sentence:match "%s.*%s" then return false end
+    if type(sentence) ~= "string" or not sentence:match "^%S.* .*%.$" then return false end
   end
   return true
 end
