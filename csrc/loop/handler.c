@@ -313,7 +313,10 @@ unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout)
   if (woken || is_starved(handler)) drain_ready(handler);
   BARRIER("drained", handler);
   uffd_jobs_run(handler, false);
+  uffd_count(&handler->passes, 1);
   unsigned answered = answer_faults(handler, waiting);
+  atomic_thread_fence(memory_order_release);
+  uffd_count(&handler->passes, 1);
   if (answered == 0 && handler->jobs != NULL && uffd_now() >= handler->jobs_ns) uffd_jobs_run(handler, true);
   if (handler->asker.policy_calls != calls) {
     handler->untidy = true;

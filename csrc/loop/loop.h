@@ -88,6 +88,7 @@ struct uffd_handler_state {
   /* any thread, atomic */
   struct uffd_job *_Atomic posted;
   _Atomic bool stop;
+  _Atomic uint64_t passes; /* odd while faults are being answered, so that stats can wait for their counts */
   /* the handler alone */
   struct uffd_asker asker;
   struct uffd_source *sources;

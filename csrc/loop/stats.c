@@ -1,11 +1,13 @@
 /*
  * Statistics: each handler counts for itself in plain stores, readers add up.
  */
+#include <sched.h>
 #include <string.h>
 
 #include "loop/loop.h"
 
-#define SUB_BITS 4u /* 16 buckets to each power of two */
+#define SETTLE_NS UINT64_C(10000000)
+#define SUB_BITS  4u /* 16 buckets to each power of two */
 
 static uint32_t bucket_of(uint64_t value) {
   if (value < (1u << SUB_BITS)) return (uint32_t)value;
@@ -80,12 +82,26 @@ static void add_counters(const struct uffd_counters *counters, struct uffd_stats
   all->queue_max = max_u64(all->queue_max, read_counter(&counters->queue_max));
 }
 
+/*
+ * A thread goes on as soon as its page is there, and may ask for statistics before the handler has counted that page.
+ * So the pass that is under way may end first, but a slow callback is not waited for.
+ */
+static void let_pass_end(const struct uffd_handler_state *handler) {
+  uint64_t pass = atomic_load_explicit(&handler->passes, memory_order_acquire);
+  if (pass % 2 == 0 || uffd_current_handler == handler) return;
+  uint64_t end = uffd_now() + SETTLE_NS;
+  while (atomic_load_explicit(&handler->passes, memory_order_acquire) == pass && uffd_now() < end) {
+    sched_yield();
+  }
+}
+
 int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats) {
   struct uffd_stats all = UFFD_STATS_INIT;
   if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
   if (stats == NULL || stats->size < 2 * sizeof(size_t))
     return fail(EINVAL, "uffd_stats: set size, UFFD_STATS_INIT does.");
   for (uint32_t i = 0; i < loop->handlers_count; i++) {
+    let_pass_end(loop->handlers[i]);
     add_counters(&loop->handlers[i]->counters, &all);
   }
   all.faults = all.missing + all.wp + all.minor;

@@ -487,4 +487,10 @@ function uffd.probe()
   return core.probe()
 end
 
+---The monotonic clock, for measuring: it goes on while the program waits. Never fails.
+---@return number seconds since some moment in the past
+function uffd.now()
+  return core.now()
+end
+
 return uffd

@@ -1,0 +1,171 @@
+-- Runs every example as its reader would, and compares the README's examples with the files.
+-- usage: lua5.4 run.lua SOURCE BUILD CC
+local json = require "dkjson"
+local source, build, cc = arg[1], arg[2], arg[3]
+local runner = build .. "/bin/uffd-lua"
+local PAGE = 4096
+local passed = 0
+
+local function check(truth, ...)
+  if truth then return truth end
+  error(table.concat({ ... }, " "), 2)
+end
+
+local function read_file(path)
+  local file <close> = assert(io.open(path, "rb"))
+  return file:read("a")
+end
+
+local function write_file(path, bytes)
+  local file <close> = assert(io.open(path, "wb"))
+  assert(file:write(bytes))
+end
+
+-- Runs a shell command in folder; its standard output and exit code.
+local function run(folder, command)
+  local program = assert(io.popen(("cd %q && %s"):format(folder, command)))
+  local output = program:read("a")
+  local _, _, code = program:close()
+  return output, code
+end
+
+local function make_folder()
+  local folder = os.tmpname()
+  os.remove(folder)
+  assert(os.execute(("mkdir %q"):format(folder)))
+  return folder
+end
+
+local folder = make_folder()
+local tests = {}
+
+function tests.readme_shows_the_files()
+  local readme = read_file(source .. "/README.md")
+  for _, block in ipairs { { "lua", "first.lua" }, { "c", "first.c" } } do
+    local text = ("```%s\n%s```"):format(block[1], read_file(source .. "/examples/" .. block[2]))
+    check(readme:find(text, 1, true), "README.md does not show examples/" .. block[2])
+  end
+end
+
+function tests.first_lua()
+  local bytes = {}
+  for page = 0, 99 do bytes[#bytes + 1] = string.pack("<I8", page):rep(PAGE // 8) end
+  bytes[1] = ("a snapshot image"):rep(PAGE // 16)
+  write_file(folder .. "/snapshot.img", table.concat(bytes))
+  local output, code = run(folder, ("%q %q/examples/first.lua"):format(runner, source))
+  check(code == 0 and output == "a snapshot image\t1\n", "first.lua said", output)
+end
+
+function tests.first_c()
+  local build_it = ("%s -std=c99 -Wall -Wextra -Werror -I%q/include %q/examples/first.c %q/lib/libuffd.a -o first")
+    :format(cc, source, source, build)
+  local _, compiled = run(folder, build_it)
+  check(compiled == 0, "first.c does not compile")
+  local output, code = run(folder, "./first snapshot.img")
+  check(code == 0, "first failed:", output)
+  check(output == 'first byte 0x61, identity "clone-7"\n2 faults, 1 by the callback\n', "first said", output)
+  local _, missing = run(folder, "./first no-such-file 2>&1")
+  check(missing == 1, "first takes a missing file")
+end
+
+-- The snapshot of a process that holds a text nobody else has, compared with what its mappings say.
+function tests.snapshot_lua()
+  write_file(folder .. "/hold.lua", [[
+    held = {}
+    for i = 1, 5000 do held[i] = ("held text %d of the example"):format(i) end
+    print((io.open("/proc/self/stat"):read("n")))
+    io.stdout:flush()
+    os.execute("kill -STOP " .. io.open("/proc/self/stat"):read("n"))
+  ]])
+  local program = assert(io.popen(("exec %q %q/hold.lua"):format(runner, folder)))
+  local pid = program:read("n")
+  local output, code = run(folder, ("%q %q/examples/snapshot.lua %d image"):format(runner, source, pid))
+  os.execute("kill -KILL " .. pid)
+  program:close()
+  check(code == 0, "snapshot.lua failed:", output)
+  local image, mapped = read_file(folder .. "/image"), 0
+  for line in io.lines(folder .. "/image.map") do
+    local first, last, offset = line:match("^(%x+) (%x+) (%d+) ")
+    check(math.tointeger(offset) == mapped, "offsets in the map are not those of the image")
+    mapped = mapped + tonumber(last, 16) - tonumber(first, 16)
+  end
+  check(mapped == #image and #image % PAGE == 0, "the image has", #image, "bytes, the map", mapped)
+  for i = 1, 5000, 7 do
+    check(image:find(("held text %d of the example"):format(i), 1, true), "the image lacks what the process held")
+  end
+end
+
+local function clone_rows(arguments)
+  local output, code = run(folder, ("%q %q/examples/clone.lua --json %s"):format(runner, source, arguments))
+  check(code == 0, "clone.lua failed:", output)
+  local rows = {}
+  for line in output:gmatch("[^\n]+") do rows[#rows + 1] = check(json.decode(line), "not JSON:", line) end
+  return rows
+end
+
+local function check_rows(rows, clones)
+  check(#rows == clones + 1 and rows[#rows].clone == "eager", "not a row a clone and one for eager reading")
+  for i = 1, clones do
+    local row = rows[i]
+    check(row.bytes == rows[1].bytes and row.bytes > 0, "clones differ in size")
+    check(row.pages == row.bytes // PAGE, "a clone of", row.bytes, "bytes touched", row.pages, "pages")
+    check(row.policy_calls == 1, "the policy was asked", row.policy_calls, "times")
+    check(row.faults > 1 and row.faults <= row.pages, "faults:", row.faults)
+    check(row.first_byte_s > 0 and row.first_byte_s <= row.all_s, "times of a clone")
+    check(row.reader == (i % 2 == 1 and "random" or "in order"), "reader", row.reader)
+  end
+end
+
+function tests.clone_lua()
+  check_rows(clone_rows "--clones 3", 3)
+end
+
+-- Half of the image is holes: they must be answered as zero pages. One page a fault without around.
+function tests.clone_of_a_sparse_image()
+  local file = assert(io.open(folder .. "/sparse", "wb"))
+  for page = 0, 255 do
+    if page % 2 == 0 then
+      file:seek("set", page * PAGE)
+      assert(file:write(string.pack("<I8", page + 1):rep(PAGE // 8)))
+    end
+  end
+  file:seek("set", 256 * PAGE - 1)
+  assert(file:write("\0"))
+  file:close()
+  local rows = clone_rows "--clones 2 --around 4K --image sparse"
+  check_rows(rows, 2)
+  for i = 1, 2 do
+    check(rows[i].faults == 256, "one page a fault, but", rows[i].faults, "faults")
+    check(rows[i].zero_pages == 127, "127 holes, but zero pages:", rows[i].zero_pages) -- the last page is written
+  end
+end
+
+function tests.clone_lua_table()
+  local output, code = run(folder, ("%q %q/examples/clone.lua --clones 1 --image sparse"):format(runner, source))
+  check(code == 0 and output:find("first byte") and output:find("all equal"), "clone.lua said", output)
+end
+
+function tests.clone_lua_refuses()
+  for _, arguments in ipairs { "--clones 0", "--clones x", "--bogus", "--clones", "--pid x" } do
+    local _, code = run(folder, ("%q %q/examples/clone.lua %s 2>/dev/null"):format(runner, source, arguments))
+    check(code == 2, "clone.lua took", arguments)
+  end
+  write_file(folder .. "/small", "too small")
+  local output, code = run(folder, ("%q %q/examples/clone.lua --image small 2>&1"):format(runner, source))
+  check(code == 1 and output:find("too small"), "clone.lua said", output)
+end
+
+local names, failed = {}, 0
+for name in pairs(tests) do
+  if name ~= "first_lua" then names[#names + 1] = name end
+end
+table.sort(names)
+table.insert(names, 1, "first_lua") -- it makes the snapshot.img of others
+for _, name in ipairs(names) do
+  local ok, message = pcall(tests[name])
+  print((ok and "ok   " or "FAIL ") .. name .. (ok and "" or ": " .. tostring(message)))
+  if ok then passed = passed + 1 else failed = failed + 1 end
+end
+os.execute(("rm -rf %q"):format(folder))
+print(("%d passed, %d failed"):format(passed, failed))
+os.exit(failed == 0)
