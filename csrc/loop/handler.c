@@ -315,8 +315,8 @@ unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout)
   uffd_jobs_run(handler, false);
   uffd_count(&handler->passes, 1);
   unsigned answered = answer_faults(handler, waiting);
-  atomic_thread_fence(memory_order_release);
-  uffd_count(&handler->passes, 1);
+  atomic_store_explicit(&handler->passes, atomic_load_explicit(&handler->passes, memory_order_relaxed) + 1,
+                        memory_order_release); /* with all that was counted */
   if (answered == 0 && handler->jobs != NULL && uffd_now() >= handler->jobs_ns) uffd_jobs_run(handler, true);
   if (handler->asker.policy_calls != calls) {
     handler->untidy = true;
