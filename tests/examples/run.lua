@@ -120,8 +120,8 @@ function tests.clone_lua()
   check_rows(clone_rows "--clones 3", 3)
 end
 
--- Half of the image is holes: they must be answered as zero pages. One page a fault without around.
-function tests.clone_of_a_sparse_image()
+-- 256 pages, every second one a hole, but for the last, which ends the file.
+local function make_sparse_image()
   local file = assert(io.open(folder .. "/sparse", "wb"))
   for page = 0, 255 do
     if page % 2 == 0 then
@@ -132,6 +132,11 @@ function tests.clone_of_a_sparse_image()
   file:seek("set", 256 * PAGE - 1)
   assert(file:write("\0"))
   file:close()
+end
+
+-- Holes must be answered as zero pages. One page a fault without around.
+function tests.clone_of_a_sparse_image()
+  make_sparse_image()
   local rows = clone_rows "--clones 2 --around 4K --image sparse"
   check_rows(rows, 2)
   for i = 1, 2 do
@@ -141,6 +146,7 @@ function tests.clone_of_a_sparse_image()
 end
 
 function tests.clone_lua_table()
+  make_sparse_image()
   local output, code = run(folder, ("%q %q/examples/clone.lua --clones 1 --image sparse"):format(runner, source))
   check(code == 0 and output:find("first byte") and output:find("all equal"), "clone.lua said", output)
 end
