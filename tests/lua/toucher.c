@@ -1,0 +1,296 @@
+/*
+ * What the Lua tests need and Lua has not: threads and forked children that touch memory, mappings of every kind, and
+ * limits. A Lua module of its own, never installed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define THREAD_TYPE "toucher.thread"
+
+__attribute__((visibility("default"))) int luaopen_toucher(lua_State *L);
+
+static int result_of(lua_State *L, long result) {
+  if (result < 0) return luaL_fileresult(L, 0, NULL);
+  lua_pushinteger(L, result);
+  return 1;
+}
+
+/* ------------------------------------------------------------------------------------------------ threads */
+
+struct thread {
+  pthread_t id;
+  bool joined;
+  volatile unsigned char *address;
+  size_t length;
+  size_t stride;
+  int byte;            /* to store; -1: read */
+  unsigned char *seen; /* the bytes read, at every stride */
+  size_t count;
+  atomic_size_t faulted; /* accesses that raised SIGBUS */
+  atomic_int tid;
+};
+
+static _Thread_local sigjmp_buf *on_bus;
+
+static void catch_bus(int signal) {
+  if (on_bus != NULL) siglongjmp(*on_bus, 1);
+  sigaction(signal, &(struct sigaction){.sa_handler = SIG_DFL}, NULL); /* the access is made again, and ends us */
+}
+
+static void touch(struct thread *thread, size_t i) {
+  volatile unsigned char *at = thread->address + i * thread->stride;
+  if (thread->byte >= 0)
+    *at = (unsigned char)thread->byte;
+  else
+    thread->seen[i] = *at;
+}
+
+static void *run(void *ctx) {
+  struct thread *thread = ctx;
+  sigjmp_buf bus;
+  atomic_store(&thread->tid, (int)syscall(SYS_gettid));
+  on_bus = &bus;
+  for (volatile size_t i = 0; i < thread->count; i++) {
+    if (sigsetjmp(bus, 1) == 0)
+      touch(thread, i);
+    else
+      atomic_fetch_add(&thread->faulted, 1);
+  }
+  on_bus = NULL;
+  return NULL;
+}
+
+/* toucher.touch(address, length, stride, byte): a thread that reads, or stores byte, at every stride. */
+static int start(lua_State *L) {
+  lua_Integer address = luaL_checkinteger(L, 1), length = luaL_checkinteger(L, 2);
+  lua_Integer stride = luaL_optinteger(L, 3, sysconf(_SC_PAGESIZE)), byte = luaL_optinteger(L, 4, -1);
+  struct thread *thread = lua_newuserdatauv(L, sizeof(*thread), 0);
+  memset(thread, 0, sizeof(*thread));
+  thread->joined = true;
+  luaL_setmetatable(L, THREAD_TYPE);
+  thread->address = (volatile unsigned char *)(uintptr_t)address;
+  thread->length = (size_t)length;
+  thread->stride = (size_t)stride;
+  thread->byte = (int)byte;
+  thread->count = (thread->length + thread->stride - 1) / thread->stride;
+  thread->seen = calloc(thread->count + 1, 1);
+  struct sigaction action = {.sa_handler = catch_bus};
+  sigaction(SIGBUS, &action, NULL);
+  int error = pthread_create(&thread->id, NULL, run, thread);
+  if (error != 0) return luaL_error(L, "pthread_create: %s", strerror(error));
+  thread->joined = false;
+  return 1;
+}
+
+static void read_task(int tid, const char *name, char *text, size_t length) {
+  char path[64];
+  snprintf(path, sizeof(path), "/proc/self/task/%d/%s", tid, name);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t count = fd < 0 ? 0 : read(fd, text, length - 1);
+  if (fd >= 0) close(fd);
+  text[count > 0 ? count : 0] = '\0';
+}
+
+/* Waits until the thread sleeps in a userfault; false when the kernel does not tell. */
+static int asleep(lua_State *L) {
+  struct thread *thread = luaL_checkudata(L, 1, THREAD_TYPE);
+  char place[128];
+  for (int tries = 0; tries < 10000; tries++) {
+    int tid = atomic_load(&thread->tid);
+    read_task(tid, "wchan", place, sizeof(place));
+    if (tid != 0 && strstr(place, "userfault") != NULL) {
+      lua_pushboolean(L, 1);
+      return 1;
+    }
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+  }
+  lua_pushboolean(L, 0);
+  return 1;
+}
+
+/* The bytes read, one a stride, and how many accesses raised SIGBUS. */
+static int join(lua_State *L) {
+  struct thread *thread = luaL_checkudata(L, 1, THREAD_TYPE);
+  if (!thread->joined) pthread_join(thread->id, NULL);
+  thread->joined = true;
+  lua_pushlstring(L, (const char *)thread->seen, thread->count);
+  lua_pushinteger(L, (lua_Integer)atomic_load(&thread->faulted));
+  return 2;
+}
+
+static int thread_gc(lua_State *L) {
+  struct thread *thread = luaL_checkudata(L, 1, THREAD_TYPE);
+  if (!thread->joined) pthread_join(thread->id, NULL);
+  thread->joined = true;
+  free(thread->seen);
+  thread->seen = NULL;
+  return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------ processes */
+
+/* In the child: what the function returns, or the error that it raises, through the pipe. */
+static void run_child(lua_State *L, int fd) {
+  alarm(20);
+  int status = lua_pcall(L, 0, 1, 0);
+  size_t length = 0;
+  const char *text = luaL_tolstring(L, -1, &length);
+  if (write(fd, text, length) < 0) _exit(3);
+  _exit(status == LUA_OK ? 0 : 1);
+}
+
+/* toucher.fork(f): runs f in a forked child. true and its result, or false and its error; nil and how it died. */
+static int fork_call(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) < 0) return result_of(L, -1);
+  pid_t child = fork();
+  if (child == 0) run_child(L, ends[1]);
+  close(ends[1]);
+  luaL_Buffer text;
+  luaL_buffinit(L, &text);
+  char part[512];
+  for (ssize_t count; (count = read(ends[0], part, sizeof(part))) > 0;)
+    luaL_addlstring(&text, part, (size_t)count);
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  luaL_pushresult(&text);
+  if (!WIFEXITED(status)) {
+    lua_pushnil(L);
+    lua_pushfstring(L, "killed by signal %d", WTERMSIG(status));
+    return 2;
+  }
+  lua_pushboolean(L, WEXITSTATUS(status) == 0);
+  lua_insert(L, -2);
+  return 2;
+}
+
+/* ------------------------------------------------------------------------------------------------ memory */
+
+/* toucher.map(length [, "read"]): private anonymous memory. */
+static int map(lua_State *L) {
+  size_t length = (size_t)luaL_checkinteger(L, 1);
+  void *address = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return result_of(L, address == MAP_FAILED ? -1 : (long)(intptr_t)address);
+}
+
+/* toucher.map_file(path, length): a private mapping of a file. */
+static int map_file(lua_State *L) {
+  int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return result_of(L, -1);
+  void *address = mmap(NULL, (size_t)luaL_checkinteger(L, 2), PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+  close(fd);
+  return result_of(L, address == MAP_FAILED ? -1 : (long)(intptr_t)address);
+}
+
+/* toucher.map_sealed(length): a shared mapping of a memfd that is sealed against writing. */
+static int map_sealed(lua_State *L) {
+  size_t length = (size_t)luaL_checkinteger(L, 1);
+  int fd = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0 || ftruncate(fd, (off_t)length) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) < 0) return result_of(L, -1);
+  void *address = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, 0);
+  close(fd);
+  return result_of(L, address == MAP_FAILED ? -1 : (long)(intptr_t)address);
+}
+
+/* toucher.map_sysv(length): System V shared memory. */
+static int map_sysv(lua_State *L) {
+  int id = shmget(IPC_PRIVATE, (size_t)luaL_checkinteger(L, 1), IPC_CREAT | 0600);
+  if (id < 0) return result_of(L, -1);
+  void *address = shmat(id, NULL, 0);
+  shmctl(id, IPC_RMID, NULL);
+  return result_of(L, (long)(intptr_t)address);
+}
+
+static int unmap(lua_State *L) {
+  return result_of(L, munmap((void *)(uintptr_t)luaL_checkinteger(L, 1), (size_t)luaL_checkinteger(L, 2)));
+}
+
+/* toucher.drop(address, length): MADV_DONTNEED. */
+static int drop(lua_State *L) {
+  void *address = (void *)(uintptr_t)luaL_checkinteger(L, 1);
+  return result_of(L, madvise(address, (size_t)luaL_checkinteger(L, 2), MADV_DONTNEED));
+}
+
+/* ------------------------------------------------------------------------------------------------ the process */
+
+static int duplicate(lua_State *L) {
+  return result_of(L, fcntl((int)luaL_checkinteger(L, 1), F_DUPFD_CLOEXEC, 0));
+}
+
+static int close_fd(lua_State *L) {
+  return result_of(L, close((int)luaL_checkinteger(L, 1)));
+}
+
+/* toucher.limit_files(count): the soft limit of descriptors. The old one. */
+static int limit_files(lua_State *L) {
+  struct rlimit limit;
+  getrlimit(RLIMIT_NOFILE, &limit);
+  lua_pushinteger(L, (lua_Integer)limit.rlim_cur);
+  limit.rlim_cur = (rlim_t)luaL_checkinteger(L, 1);
+  if (setrlimit(RLIMIT_NOFILE, &limit) < 0) return result_of(L, -1);
+  return 1;
+}
+
+static int threads(lua_State *L) {
+  char path[64];
+  snprintf(path, sizeof(path), "/proc/%d/status", (int)getpid());
+  FILE *status = fopen(path, "re");
+  char line[256];
+  int count = 0;
+  while (status != NULL && fgets(line, sizeof(line), status) != NULL)
+    if (sscanf(line, "Threads: %d", &count) == 1) break;
+  if (status != NULL) fclose(status);
+  return result_of(L, count);
+}
+
+static int user(lua_State *L) {
+  return result_of(L, (long)geteuid());
+}
+
+static const luaL_Reg thread_methods[] = {{"asleep", asleep}, {"join", join}, {NULL, NULL}};
+
+static const luaL_Reg functions[] = {{"touch", start},
+                                     {"fork", fork_call},
+                                     {"map", map},
+                                     {"map_file", map_file},
+                                     {"map_sealed", map_sealed},
+                                     {"map_sysv", map_sysv},
+                                     {"unmap", unmap},
+                                     {"drop", drop},
+                                     {"duplicate", duplicate},
+                                     {"close", close_fd},
+                                     {"limit_files", limit_files},
+                                     {"threads", threads},
+                                     {"user", user},
+                                     {NULL, NULL}};
+
+int luaopen_toucher(lua_State *L) {
+  luaL_newmetatable(L, THREAD_TYPE);
+  luaL_newlib(L, thread_methods);
+  lua_setfield(L, -2, "__index");
+  lua_pushcfunction(L, thread_gc);
+  lua_setfield(L, -2, "__gc");
+  luaL_newlib(L, functions);
+  return 1;
+}
