@@ -192,6 +192,11 @@ static void wake_present(const struct uffd_object *object, uint64_t at, uint64_t
   uffd_raw_wake(object->fd, at, length);
 }
 
+/* No huge page is smaller than 64 KiB: only where one could lie is EEXIST in doubt. */
+static bool may_be_huge(uint64_t at, uint64_t rest) {
+  return ((at | rest) & 0xffff) == 0;
+}
+
 /* The way of every public filling operation, once its own arguments are checked. */
 static int fill_range(struct uffd_object *object, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length,
                       uint64_t mode, uint64_t *done) {
@@ -204,7 +209,10 @@ static int fill_range(struct uffd_object *object, enum uffd_fill_op op, uint64_t
     total += progress;
     if (progress > 0) retries = 0;
   } while (is_race(object, rc, &retries));
-  if (done != NULL) *done = total;
+  *done = total;
+  if (rc == -EEXIST && op == UFFD_FILL_COPY && may_be_huge(dst + total, length - total) &&
+      object->route != UFFD_ROUTE_ADOPTED)
+    rc = uffd_check_present(dst + total);
   if (rc == -EEXIST && (mode & DONTWAKE) == 0) wake_present(object, dst + total, length - total);
   return rc;
 }

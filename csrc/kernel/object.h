@@ -81,6 +81,12 @@ enum uffd_fill_op { UFFD_FILL_COPY, UFFD_FILL_ZEROPAGE, UFFD_FILL_CONTINUE, UFFD
  */
 int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode, uint64_t *done);
 
+/*
+ * hugepage.c: after -EEXIST from a COPY of huge pages at an address of this process: -EEXIST, or -ENOMEM when there is
+ * no page but the pool is out of them. Slow, and reads /proc.
+ */
+int uffd_check_present(uint64_t address);
+
 /* move.c: -EINVAL and a sentence for ranges that break a rule; and the sentence for the EINVAL of the kernel. */
 int uffd_check_move(uint64_t dst, uint64_t src, uint64_t length);
 int uffd_explain_move(const struct uffd_object *object, uint64_t dst, uint64_t src, uint64_t mode);

@@ -10,9 +10,14 @@
 int uffd_reserve_span(struct uffd_object *object) {
   if (object->span_count < object->span_capacity) return 0;
   size_t capacity = object->span_capacity > 0 ? 2 * object->span_capacity : BASE_PAGE / sizeof(struct uffd_span);
-  /* Not from malloc: whoever reads events may register as well, while a fork() that waits for him holds its locks. */
-  struct uffd_span *spans = uffd_pages_map(capacity * sizeof(*spans));
+  /*
+   * Not from malloc: whoever reads events may register as well, while a fork() that waits for him holds its locks. And
+   * touched all over: the kernel may map it into a hole of the very range that is about to be registered.
+   */
+  size_t length = capacity * sizeof(struct uffd_span);
+  struct uffd_span *spans = uffd_pages_map(length);
   if (spans == NULL) return fail(ENOMEM, "No memory to remember a registered range.");
+  memset(spans, 0, length);
   if (object->span_count > 0) memcpy(spans, object->spans, object->span_count * sizeof(*spans));
   uffd_pages_unmap(object->spans, object->span_capacity * sizeof(*spans));
   object->spans = spans;

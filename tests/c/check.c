@@ -324,7 +324,7 @@ bool check_filled(const unsigned char *page, uint64_t length, unsigned byte) {
 
 /* ---- accesses and threads */
 
-static _Thread_local sigjmp_buf *landing; /* of the access under way */
+static _Thread_local sigjmp_buf *volatile landing; /* of the access under way */
 
 static void on_fault(int signal) {
   if (landing != NULL) siglongjmp(*landing, signal);
