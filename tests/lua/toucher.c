@@ -35,13 +35,16 @@ static int result_of(lua_State *L, long result) {
 
 /* ------------------------------------------------------------------------------------------------ threads */
 
+enum operation { READ, WRITE, DROP, UNMAP, FORK };
+
 struct thread {
   pthread_t id;
   bool joined;
+  enum operation operation;
   volatile unsigned char *address;
   size_t length;
   size_t stride;
-  int byte;            /* to store; -1: read */
+  unsigned char byte;  /* to store */
   unsigned char *seen; /* the bytes read, at every stride */
   size_t count;
   atomic_size_t faulted; /* accesses that raised SIGBUS */
@@ -57,16 +60,14 @@ static void catch_bus(int signal) {
 
 static void touch(struct thread *thread, size_t i) {
   volatile unsigned char *at = thread->address + i * thread->stride;
-  if (thread->byte >= 0)
-    *at = (unsigned char)thread->byte;
+  if (thread->operation == WRITE)
+    *at = thread->byte;
   else
     thread->seen[i] = *at;
 }
 
-static void *run(void *ctx) {
-  struct thread *thread = ctx;
+static void touch_all(struct thread *thread) {
   sigjmp_buf bus;
-  atomic_store(&thread->tid, (int)syscall(SYS_gettid));
   on_bus = &bus;
   for (volatile size_t i = 0; i < thread->count; i++) {
     if (sigsetjmp(bus, 1) == 0)
@@ -75,21 +76,48 @@ static void *run(void *ctx) {
       atomic_fetch_add(&thread->faulted, 1);
   }
   on_bus = NULL;
+}
+
+/* Forks a child that is gone at once. */
+static void bear(void) {
+  pid_t child = fork();
+  if (child == 0) _exit(0);
+  if (child > 0) waitpid(child, NULL, 0);
+}
+
+static void *run(void *ctx) {
+  struct thread *thread = ctx;
+  atomic_store(&thread->tid, (int)syscall(SYS_gettid));
+  void *address = (void *)(uintptr_t)thread->address;
+  if (thread->operation == DROP)
+    madvise(address, thread->length, MADV_DONTNEED);
+  else if (thread->operation == UNMAP)
+    munmap(address, thread->length);
+  else if (thread->operation == FORK)
+    bear();
+  else
+    touch_all(thread);
   return NULL;
 }
 
-/* toucher.touch(address, length, stride, byte): a thread that reads, or stores byte, at every stride. */
+/*
+ * toucher.start(operation, address, length, stride, byte): a thread that reads, or stores byte, at every stride (of a
+ * page); or drops the range, or unmaps it, or forks.
+ */
 static int start(lua_State *L) {
-  lua_Integer address = luaL_checkinteger(L, 1), length = luaL_checkinteger(L, 2);
-  lua_Integer stride = luaL_optinteger(L, 3, sysconf(_SC_PAGESIZE)), byte = luaL_optinteger(L, 4, -1);
+  static const char *const operations[] = {"read", "write", "drop", "unmap", "fork", NULL};
+  int operation = luaL_checkoption(L, 1, NULL, operations);
+  lua_Integer address = luaL_optinteger(L, 2, 0), length = luaL_optinteger(L, 3, 0);
+  lua_Integer stride = luaL_optinteger(L, 4, sysconf(_SC_PAGESIZE)), byte = luaL_optinteger(L, 5, 0);
   struct thread *thread = lua_newuserdatauv(L, sizeof(*thread), 0);
   memset(thread, 0, sizeof(*thread));
   thread->joined = true;
   luaL_setmetatable(L, THREAD_TYPE);
+  thread->operation = (enum operation)operation;
   thread->address = (volatile unsigned char *)(uintptr_t)address;
   thread->length = (size_t)length;
   thread->stride = (size_t)stride;
-  thread->byte = (int)byte;
+  thread->byte = (unsigned char)byte;
   thread->count = (thread->length + thread->stride - 1) / thread->stride;
   thread->seen = calloc(thread->count + 1, 1);
   struct sigaction action = {.sa_handler = catch_bus};
@@ -187,7 +215,7 @@ static int fork_call(lua_State *L) {
 
 /* ------------------------------------------------------------------------------------------------ memory */
 
-/* toucher.map(length [, "read"]): private anonymous memory. */
+/* toucher.map(length): private anonymous memory. */
 static int map(lua_State *L) {
   size_t length = (size_t)luaL_checkinteger(L, 1);
   void *address = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -270,7 +298,7 @@ static int user(lua_State *L) {
 
 static const luaL_Reg thread_methods[] = {{"asleep", asleep}, {"join", join}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"touch", start},
+static const luaL_Reg functions[] = {{"start", start},
                                      {"fork", fork_call},
                                      {"map", map},
                                      {"map_file", map_file},

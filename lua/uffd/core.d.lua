@@ -1,0 +1,649 @@
+---@meta uffd.core
+-- Types of the C part, csrc/lua, and of the handles' methods. Programs require "uffd", which documents its functions.
+-- luacheck: ignore 212 241, no max line length
+
+---A set of named bits: a name, names joined by "|", a list of names, or the kernel's own bits as an integer. A bit
+---without a name is an integer in lists that are returned.
+---@alias uffd.Mask string|integer|(string|integer)[]
+
+-- ------------------------------------------------------------------------------------------------ uffd.Object
+
+---One userfaultfd: its descriptor, its features, the address space that it serves. Made by `uffd.open` and `uffd.adopt`.
+---
+---Operations take an absolute address (an integer), or a memory and an offset in it. They return the bytes done; or nil,
+---the message, the errno, and the bytes done before it. Errnos: EEXIST the page there is there already (its sleepers have
+---been woken); EAGAIN an event waits to be read; ENOENT not mapped or not registered; ESRCH the address space is gone;
+---EINVAL alignment, or an operation that this kind of memory does not have; ENOMEM; EFAULT see each.
+---
+---A closed handle raises, and so does a handle in a forked child.
+---@class uffd.Object
+local object = {}
+
+---The descriptor, which stays the object's. Polls readable when events wait.
+---@return integer fd
+function object:fd() end
+
+---`fd`, by the name that LuaSocket asks for.
+---@return integer fd
+function object:getfd() end
+
+---`fd`, by the name that cqueues asks for.
+---@return integer fd
+function object:pollfd() end
+
+---Names of the features that are enabled.
+---@return (string|integer)[] names
+function object:features() end
+
+---Names of the features that this kernel offers; empty if it cannot be known (an adopted descriptor).
+---@return (string|integer)[] names
+function object:available() end
+
+---Whether features are enabled, and whether this kernel offers them.
+---@param features uffd.Mask
+---@return boolean enabled
+---@return boolean available
+function object:has(features) end
+
+---How the descriptor was made.
+---@return "syscall"|"device"|"adopted" route
+function object:route() end
+
+---Whether faults of the kernel on the program's behalf (a read(2) into a missing page) give EFAULT instead of events.
+---nil: an adopted descriptor does not tell.
+---@return boolean? only
+function object:user_mode_only() end
+
+---Faults that are queued and unread; and those plus the faults that were read and not yet woken.
+---@return integer? pending
+---@return integer|string total or the message
+---@return integer? errno
+function object:pending() end
+
+---Registers `register(memory, modes)`, `register(memory, offset, length, modes)` or `register(address, length, modes)`
+---for "missing", "wp" (5.7), "minor" (5.13). Offsets and lengths are whole pages of the memory. Registering again with
+---fewer modes changes nothing: unregister first.
+---Errors: EINVAL alignment, nothing mapped, no mode, or memory that the mode cannot have (the message says which); EPERM
+---a read-only shared mapping, a write-sealed memfd; EBUSY part of it belongs to another userfaultfd; ENOMEM.
+---@param target uffd.Memory|integer
+---@param offset_or_length integer|uffd.Mask
+---@param length_or_modes? integer|uffd.Mask
+---@param modes? uffd.Mask
+---@return (string|integer)[]? ioctls names of the operations that are offered there
+---@return string? message
+---@return integer? errno
+---@overload fun(self: uffd.Object, target: uffd.Memory, modes: uffd.Mask): (string|integer)[]?, string?, integer?
+---@overload fun(self: uffd.Object, address: integer, length: integer, modes: uffd.Mask): (string|integer)[]?, string?, integer?
+function object:register(target, offset_or_length, length_or_modes, modes) end
+
+---Unregisters `(memory)`, `(memory, offset, length)` or `(address, length)` and wakes every thread that sleeps there.
+---Pages still missing read as zeros from then on. Errors as `register`.
+---@param target uffd.Memory|integer
+---@param offset_or_length? integer
+---@param length? integer
+---@return true? done
+---@return string? message
+---@return integer? errno
+function object:unregister(target, offset_or_length, length) end
+
+---Fills pages by copying a string: `copy(memory, offset, data, flags)` or `copy(address, data, flags)`. Zeros are added up
+---to the end of the last page, whose size is that of the range as registered through this object. flags: "dontwake",
+---"wp" (5.7: arrives write-protected). EFAULT: beyond the file's end.
+---@param target uffd.Memory|integer
+---@param offset_or_data integer|string
+---@param data_or_flags? string|uffd.Mask
+---@param flags? uffd.Mask
+---@return integer? done bytes, whole pages
+---@return string? message
+---@return integer? errno
+---@return integer? done_before
+function object:copy(target, offset_or_data, data_or_flags, flags) end
+
+---Fills pages with zeros: `(memory, offset, length, flags)` or `(address, length, flags)`. Not huge pages (EINVAL).
+---flags: "dontwake".
+---@param target uffd.Memory|integer
+---@param offset_or_length? integer
+---@param length_or_flags? integer|uffd.Mask
+---@param flags? uffd.Mask
+---@return integer? done bytes
+---@return string? message
+---@return integer? errno
+---@return integer? done_before
+function object:zeropage(target, offset_or_length, length_or_flags, flags) end
+
+---Maps what the page cache has (memfd, hugetlb): `(memory, offset, length, flags)` or `(address, length, flags)`. Kernel
+---5.13. flags: "dontwake", "wp" (6.4). EFAULT: the page cache has no page there.
+---@param target uffd.Memory|integer
+---@param offset_or_length? integer
+---@param length_or_flags? integer|uffd.Mask
+---@param flags? uffd.Mask
+---@return integer? done bytes
+---@return string? message
+---@return integer? errno
+---@return integer? done_before
+object["continue"] = function(self, target, offset_or_length, length_or_flags, flags) end
+
+---Makes every access to the pages raise SIGBUS (EFAULT in system calls): `(memory, offset, length, flags)` or
+---`(address, length, flags)`. Kernel 6.6. flags: "dontwake".
+---@param target uffd.Memory|integer
+---@param offset_or_length? integer
+---@param length_or_flags? integer|uffd.Mask
+---@param flags? uffd.Mask
+---@return integer? done bytes
+---@return string? message
+---@return integer? errno
+---@return integer? done_before
+function object:poison(target, offset_or_length, length_or_flags, flags) end
+
+---Moves pages of private anonymous memory in, without copying: `move(target..., source..., length, flags)`, where target
+---and source are each an address, or a memory and an offset. Kernel 6.8. flags: "dontwake", "allow_src_holes". ENOENT
+---also: a hole in the source; EBUSY: a page shared by fork, or pinned.
+---@param target uffd.Memory|integer
+---@param ... uffd.Memory|integer|uffd.Mask
+---@return integer? done bytes
+---@return string? message
+---@return integer? errno
+---@return integer? done_before
+function object:move(target, ...) end
+
+---Write-protects pages, or with false lets them be written again (and wakes): `(memory, offset, length, protect)` or
+---`(address, length, protect)`. The range must be registered for "wp". Kernel 5.7. Instead of a boolean: the kernel's
+---mode, "wp", "dontwake".
+---@param target uffd.Memory|integer
+---@param offset_or_length? integer
+---@param length_or_protect? integer|boolean|uffd.Mask
+---@param protect? boolean|uffd.Mask (default true)
+---@return true? done
+---@return string? message
+---@return integer? errno
+function object:writeprotect(target, offset_or_length, length_or_protect, protect) end
+
+---Wakes the threads that sleep on faults in `(memory)`, `(memory, offset, length)` or `(address, length)`: they try again.
+---@param target uffd.Memory|integer
+---@param offset_or_length? integer
+---@param length? integer
+---@return true? done
+---@return string? message
+---@return integer? errno
+function object:wake(target, offset_or_length, length) end
+
+---Reads events, in the kernel's order: faults before events that are older. Every fault that was read must be answered or
+---woken: it is not told again. A list without items: none came in time.
+---Errors: EMFILE a fork's descriptor has no room (the event stays queued); EINVAL a limit on a blocking object.
+---@param timeout_ms? integer 0: what is there; -1: for ever (default 0; on a blocking object -1)
+---@param most? integer events (default 64)
+---@return uffd.Event[]? events
+---@return string? message
+---@return integer? errno
+function object:read(timeout_ms, most) end
+
+---Iterates over events, until none has come for timeout_ms. What waits is read at once, and forks, removals and the like
+---come before faults, which cannot be answered before these are read. An error raises.
+---@param timeout_ms? integer -1: never ends (default -1)
+---@return fun(self: uffd.Object): uffd.Event? next
+---@return uffd.Object self
+function object:events(timeout_ms) end
+
+---Closes the object: every range is unregistered, sleeping threads go on, and pages still missing read as zeros from then
+---on. While a loop uses it, it stays open until the loop is closed. Again: true. Also done by `<close>` and the collector.
+---@return true
+function object:close() end
+
+---What `object:read` and `object:events` tell.
+---@class uffd.Event
+---@field type "pagefault"|"fork"|"remap"|"remove"|"unmap"|integer an unknown type is its number
+---@field kind? "missing"|"wp"|"minor" pagefault: what to answer with (copy; writeprotect false; continue)
+---@field write? boolean pagefault: by a write
+---@field address? integer pagefault: as told; remap: from; remove, unmap: start
+---@field page? integer pagefault: the page, by the page size of the range as registered through this object
+---@field page_size? integer pagefault: bytes
+---@field flags? integer pagefault: the kernel's bits
+---@field tid? integer pagefault: the thread, with the feature thread_id; else 0
+---@field to? integer remap: the new address
+---@field length? integer remap, remove, unmap: bytes
+---@field object? uffd.Object fork: the child's object, to be closed
+
+-- ------------------------------------------------------------------------------------------------ uffd.Memory
+
+---A mapping of this process that can be served. Made by `uffd.map`. `#memory` is its size. It may be closed while a loop
+---serves it, or a resolver reads from it: the mapping stays until they are closed.
+---@class uffd.Memory
+---@field size integer bytes, whole pages
+---@field address integer
+---@field page_size integer bytes
+---@field kind "anonymous"|"thp"|"memfd"|"hugetlb"|"adopted"
+---@field fd integer? the memfd, which stays the memory's
+---@field alias uffd.Memory? memfd, hugetlb: a second mapping that is not served, to fill pages through; cannot be served, nor be a source
+---@operator len: integer
+local memory = {}
+
+---A string of bytes. Missing pages are waited for as in any access. An offset outside raises.
+---Errors: EHWPOISON a poisoned page; EFAULT missing and not to be had (user mode only, without a loop that serves it).
+---@param offset? integer (default 0)
+---@param length? integer (default: to the end)
+---@return string? data
+---@return string? message
+---@return integer? errno
+function memory:read(offset, length) end
+
+---Writes a string. An offset outside raises. Errors as `read`; what comes before the failing page is written.
+---@param offset integer
+---@param data string
+---@return true? done
+---@return string? message
+---@return integer? errno
+function memory:write(offset, data) end
+
+---Sets every byte of a range. Errors as `write`.
+---@param byte integer|string 0 to 255, or one character
+---@param offset? integer (default 0)
+---@param length? integer (default: to the end)
+---@return true? done
+---@return string? message
+---@return integer? errno
+function memory:fill(byte, offset, length) end
+
+---Writes values as `string.pack` does. Errors as `write`.
+---@param format string
+---@param offset integer
+---@param ... any
+---@return true? done
+---@return string? message
+---@return integer? errno
+function memory:pack(format, offset, ...) end
+
+---Reads values as `string.unpack` does; after them, the offset of the first byte that was not used. Errors as `read`.
+---@param format string
+---@param offset? integer (default 0)
+---@return any ...
+function memory:unpack(format, offset) end
+
+---Ends the program's use of the memory. Again: true. Also done by `<close>` and the collector.
+---@return true
+function memory:close() end
+
+-- ------------------------------------------------------------------------------------------------ uffd.Resolver
+
+---What answers faults. Made by the functions of `uffd.resolver`.
+---@class uffd.Resolver
+---@field size integer bytes that it answers for, from offset 0; math.maxinteger: any
+---@field kind string "zero", "bytes", "file", "policy", ...
+---@operator len: integer
+local resolver = {}
+
+---Ends the program's use of the resolver; what uses it goes on. Again: true. Also done by `<close>` and the collector.
+---@return true
+function resolver:close() end
+
+---One fault, as a policy sees it. The same table every time.
+---@class uffd.Fault
+---@field offset integer of the page, in the resolver's own coordinates, bytes
+---@field region_offset integer of the page in the region
+---@field address integer of the page
+---@field page_size integer bytes
+---@field cover_offset integer the cover that is wanted (around, prefetch), in the resolver's coordinates:
+---@field cover_length integer whole pages, the faulting one among them
+---@field write boolean by a write
+---@field wp boolean
+---@field minor boolean
+---@field prefetch boolean nobody waits for it
+---@field tid integer the thread, 0 if unknown
+---@field handler integer index of the handler that asks
+---@field flags integer the kernel's bits
+
+-- ------------------------------------------------------------------------------------------------ uffd.Loop
+
+---Regions, the engine that serves them, and statistics. Made by `uffd.serve`. A pump loop can be waited on by luv (`fd`),
+---cqueues (`pollfd`, `events`, `timeout`) and LuaSocket (`getfd`, `dirty`).
+---@class uffd.Loop
+local loop = {}
+
+---Adds a region and serves it from now on. Errors as `uffd.serve`.
+---@param entry uffd.RegionOptions
+---@return uffd.Region? region
+---@return string? message
+---@return integer? errno
+function loop:add(entry) end
+
+---The regions, in the order in which they were added; removed and completed ones too.
+---@return uffd.Region[]
+function loop:regions() end
+
+---Fills a range of a region now; returns when it is done. Pages that are there stay.
+---Errors: ERANGE; ECANCELED the loop has stopped; ENOENT the region is complete or removed; the resolver's error (those
+---pages stay missing, the rest is done).
+---@param offset? integer bytes in the region (default 0)
+---@param length? integer bytes (default: to the end)
+---@param region? uffd.Region|integer a region or its index (default 1)
+---@return true? done
+---@return string? message
+---@return integer? errno
+function loop:prefetch(offset, length, region) end
+
+---Fills the rest of every region and unregisters it: the memory is ordinary from then on. The first error is returned, the
+---other regions are still tried.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function loop:complete() end
+
+---Pump: answers what waits. The calling thread must not itself touch missing pages of the loop.
+---Errors: EINVAL another engine; ECANCELED stopped.
+---@param timeout_ms? integer how long to wait for something; -1: for ever (default 0)
+---@return integer? faults answered
+---@return string? message
+---@return integer? errno
+function loop:step(timeout_ms) end
+
+---Pump: a descriptor that polls readable when `step` has work; it stays the loop's. EINVAL: another engine.
+---@return integer? fd
+---@return string? message
+---@return integer? errno
+function loop:fd() end
+
+---`fd`, by the name that LuaSocket asks for.
+---@return integer? fd
+---@return string? message
+---@return integer? errno
+function loop:getfd() end
+
+---`fd`, by the name that cqueues asks for.
+---@return integer? fd
+---@return string? message
+---@return integer? errno
+function loop:pollfd() end
+
+---What to poll for, as cqueues asks.
+---@return "r"
+function loop:events() end
+
+---Pump: seconds after which `step` must be called even if the descriptor is silent; nil: no limit.
+---@return number? seconds
+---@return string? message
+---@return integer? errno
+function loop:timeout() end
+
+---Whether something is buffered, as LuaSocket asks.
+---@return false
+function loop:dirty() end
+
+---Counts since the loop was made.
+---@return uffd.Stats stats
+function loop:stats() end
+
+---The loop's first failure, or nothing if there was none.
+---@return string? message
+---@return integer? errno
+function loop:error() end
+
+---Whether the loop's own objects are user mode only. ENOENT: before the first region that needs them.
+---@return boolean? only
+---@return string? message
+---@return integer? errno
+function loop:user_mode_only() end
+
+---Iterates over the lines that policies logged with `print` and `uffd.log`, and takes them. 256 lines of 504 bytes are
+---kept; how many were lost is told by a line.
+---@return fun(self: uffd.Loop): string?, integer? next a line, and the handler that logged it
+---@return uffd.Loop self
+function loop:messages() end
+
+---Switches the recording of faults on or off.
+---@param on? boolean (default true)
+---@param room? integer records that are kept, the first time (default 4096); more are dropped
+---@return true? done
+---@return string? message
+---@return integer? errno
+function loop:trace(on, room) end
+
+---Iterates over the records of faults, and takes them.
+---@return fun(self: uffd.Loop): uffd.Trace? next
+---@return uffd.Loop self
+function loop:traces() end
+
+---Stops and joins the handlers, wakes everything, unregisters every region. Pages still missing read as zeros from then
+---on: `complete` first where they matter. Again: true. Also done by `<close>` and the collector.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function loop:close() end
+
+---Counts of a loop. Pages are of their region's page size; latency is from the reading of the message to the wake-up.
+---@class uffd.Stats
+---@field faults integer messages of faults read: missing + wp + minor
+---@field missing integer
+---@field wp integer
+---@field minor integer
+---@field writes integer faults by a write
+---@field events integer fork, remap, remove, unmap messages read
+---@field zero integer pages installed, by answer:
+---@field copied integer
+---@field continued integer
+---@field moved integer
+---@field poisoned integer
+---@field unprotected integer pages whose first write was let through
+---@field bytes integer installed: zero, copied, continued, moved
+---@field prefetched integer pages of those by prefetch and complete
+---@field present integer answers for pages that were there already
+---@field deferred integer times that a fault was put off
+---@field gone integer faults of ranges or address spaces that are no more
+---@field errors integer resolvers or installs that failed
+---@field policy_calls integer of policies
+---@field queue integer faults waiting now
+---@field queue_max integer the longest queue so far
+---@field latency_count integer faults measured
+---@field latency_p50 integer nanoseconds
+---@field latency_p99 integer nanoseconds
+---@field latency_max integer nanoseconds
+
+---One fault's way through the loop.
+---@class uffd.Trace
+---@field time_ns integer CLOCK_MONOTONIC at the outcome
+---@field latency_ns integer since the message was read
+---@field region integer index of the region in `loop:regions()`
+---@field offset integer of the page in the region
+---@field cover integer bytes that the answer covered
+---@field flags integer the kernel's bits of the fault
+---@field tid integer
+---@field handler integer
+---@field answer "zero"|"bytes"|"continue"|"move"|"poison"|"later"|"resolver"
+---@field outcome "installed"|"present"|"deferred"|"gone"|"failed" deferred: another record will follow
+---@field error? integer the errno of a failure
+---@field dropped? integer records that found no room before this one was taken
+
+---A range of memory in a loop. Made by `loop:add` and `uffd.serve`; dead when its loop is closed.
+---@class uffd.Region
+---@field offset integer in the memory, bytes
+---@field length integer bytes
+---@field page_size integer bytes
+---@field index integer in `loop:regions()`
+local region = {}
+
+---Fills a range now; returns when it is done. Errors as `loop:prefetch`.
+---@param offset? integer bytes (default 0)
+---@param length? integer bytes (default: to the end)
+---@return true? done
+---@return string? message
+---@return integer? errno
+function region:prefetch(offset, length) end
+
+---Fills the rest and unregisters it: the memory is ordinary from then on. After an error it goes on being served.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function region:complete() end
+
+---Takes the region out of the loop as it is: missing pages read as zeros from then on.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function region:remove() end
+
+-- ------------------------------------------------------------------------------------------------ uffd.core
+
+---What `uffd.probe` tells.
+---@class uffd.Probe
+---@field kernel string
+---@field usable boolean `uffd.open()` works
+---@field route? "syscall"|"device" that `uffd.open()` takes
+---@field user_mode_only boolean only so
+---@field syscall_error? integer errno of userfaultfd(2)
+---@field syscall_umo_error? integer errno of it with USER_MODE_ONLY
+---@field device_error? integer errno of /dev/userfaultfd
+---@field sysctl_unprivileged? integer vm.unprivileged_userfaultfd; nil when it cannot be read
+---@field event_fork boolean the feature event_fork may be enabled
+---@field features (string|integer)[] that the kernel offers
+---@field missing (string|integer)[] that this library knows and the kernel lacks
+---@field page_size integer bytes
+---@field hugepage_size integer bytes; 0 without hugetlb
+---@field hugepages_total integer
+---@field hugepages_free integer
+---@field advice string[] what is refused, why, and how to get it
+
+---The functions under `uffd`, with their arguments by position. Programs use `uffd`.
+---@class uffd.core
+---@field version string
+---@field errno table<string|integer, integer|string>
+---@field flags table<string, integer> bits behind options that have names
+---@field methods table<string, table<string, function>> the methods of each class of handles
+local core = {}
+
+---@param features? uffd.Mask
+---@param optional? uffd.Mask
+---@param flags? integer
+---@param route? string|integer
+---@return uffd.Object? object
+---@return string? message
+---@return integer? errno
+function core.open(features, optional, flags, route) end
+
+---@param fd integer
+---@return uffd.Object? object
+---@return string? message
+---@return integer? errno
+function core.adopt(fd) end
+
+---@param size integer
+---@param kind? string|integer
+---@param flags? integer
+---@param name? string
+---@return uffd.Memory? memory
+---@return string? message
+---@return integer? errno
+function core.map(size, kind, flags, name) end
+
+---@param address integer
+---@param size integer
+---@return uffd.Memory? memory
+---@return string? message
+---@return integer? errno
+function core.memory_adopt(address, size) end
+
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_zero() end
+
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_poison() end
+
+---@param data string
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_bytes(data) end
+
+---@param pattern string
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_pattern(pattern) end
+
+---@param path_or_fd string|integer
+---@param offset? integer
+---@param length? integer
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_file(path_or_fd, offset, length) end
+
+---@param source uffd.Memory
+---@param offset? integer
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_memory(source, offset) end
+
+---@param source uffd.Memory
+---@param offset? integer
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_move(source, offset) end
+
+---@param fill? uffd.Resolver
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_continue(fill) end
+
+---@param layers uffd.Layer[]
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_layers(layers) end
+
+---@param factory function
+---@param args? any
+---@param timeout_ms? integer
+---@param room? integer
+---@param libs? uffd.Mask
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_policy(factory, args, timeout_ms, room, libs) end
+
+---@param policy uffd.Resolver
+---@param offset? integer
+---@param page_size? integer
+---@param flags? integer
+---@return string? kind
+---@return string|uffd.Resolver? value
+---@return integer? offset
+function core.ask(policy, offset, page_size, flags) end
+
+---@param engine? string|integer
+---@param handlers? integer
+---@param on_error? string|integer
+---@param open_flags? integer
+---@param route? string|integer
+---@param features? uffd.Mask
+---@return uffd.Loop? loop
+---@return string? message
+---@return integer? errno
+function core.loop_create(engine, handlers, on_error, open_flags, route, features) end
+
+---@param self uffd.Loop
+---@param served uffd.Memory
+---@param answers uffd.Resolver
+---@param offset? integer
+---@param length? integer
+---@param from? integer
+---@param modes? uffd.Mask
+---@param around? integer
+---@param on_error? string|integer
+---@param registered? uffd.Object
+---@return uffd.Region? region
+---@return string? message
+---@return integer? errno
+function core.loop_add(self, served, answers, offset, length, from, modes, around, on_error, registered) end
+
+---@return uffd.Probe probe
+function core.probe() end
+
+---@return number seconds
+function core.now() end
+
+return core

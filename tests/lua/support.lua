@@ -1,0 +1,109 @@
+-- What the tests share: checks in the module's own shapes, memory that is served, and what this machine can do.
+local lu = require "luaunit"
+local toucher = require "toucher"
+local uffd = require "uffd"
+
+local support = {}
+
+local probe = uffd.probe()
+support.page = probe.page_size
+support.user_mode_only = probe.user_mode_only
+support.root = toucher.user() == 0 and probe.event_fork
+
+local function has(list, name)
+  for _, item in ipairs(list) do
+    if item == name then return true end
+  end
+  return false
+end
+
+-- Skips unless the kernel has these features.
+function support.needs(...)
+  for _, name in ipairs { ... } do
+    lu.skipIf(not has(probe.features, name), "this kernel has no " .. name)
+  end
+end
+
+function support.needs_root()
+  lu.skipIf(not support.root, "needs root with CAP_SYS_PTRACE")
+end
+
+-- Faults that the kernel takes for the program: not in user mode only.
+function support.needs_kernel_faults()
+  lu.skipIf(support.user_mode_only, "needs faults of the kernel, which this user's userfaultfd does not get")
+end
+
+-- nil, a message with these words, and that errno.
+function support.fails(name, words, value, message, errno, ...)
+  lu.assertNil(value)
+  lu.assertIsString(message)
+  lu.assertEquals(uffd.errno[errno] or errno, name, message)
+  if words then lu.assertStrContains(message, words) end
+  return ...
+end
+
+-- An error that names these words, at the line of the caller of f.
+function support.raises(words, f, ...)
+  local ok, message = pcall(f, ...)
+  lu.assertFalse(ok, "nothing was raised; expected: " .. words)
+  lu.assertStrContains(tostring(message), words)
+  return message
+end
+
+-- A page of one letter for each page: "a", "b", ...
+function support.letters(pages)
+  local parts = {}
+  for i = 0, pages - 1 do parts[#parts + 1] = string.char(97 + i % 26):rep(support.page) end
+  return table.concat(parts)
+end
+
+-- A file with these contents, gone when the test ends.
+function support.file(contents)
+  local path = os.tmpname()
+  local file = assert(io.open(path, "wb"))
+  assert(file:write(contents))
+  file:close()
+  return path, setmetatable({}, { __close = function() os.remove(path) end })
+end
+
+-- Pages of memory served by a resolver.
+function support.serve(resolver, pages, options)
+  options = options or {}
+  local memory = assert(uffd.map { size = pages * support.page, kind = options.kind })
+  options.kind = nil
+  local entry = { memory = memory, resolver = resolver, around = options.around, on_error = options.region_error }
+  options.around, options.region_error = nil, nil
+  options[1] = entry
+  return memory, assert(uffd.serve(options))
+end
+
+-- A policy made and served, and what its first page reads as.
+function support.answer(factory, args, options)
+  local policy = assert(uffd.resolver.policy(factory, args, options))
+  local memory, served = support.serve(policy, 4)
+  local loop <close> = served
+  local data, message, errno = memory:read(0, support.page)
+  local sentence, number = loop:error()
+  return data, message, errno, sentence, number
+end
+
+-- Has count huge pages for f, if this user may have them.
+function support.with_huge_pages(count, f)
+  local path = "/proc/sys/vm/nr_hugepages"
+  lu.skipIf(probe.hugepage_size ~= 2 << 20, "no huge pages of 2 MiB")
+  local before = probe.hugepages_total
+  local function set(number)
+    local file = io.open(path, "w")
+    if file then
+      file:write(number)
+      file:close()
+    end
+  end
+  if uffd.probe().hugepages_free < count then set(before + count) end
+  local free = uffd.probe().hugepages_free
+  local _ <close> = setmetatable({}, { __close = function() set(before) end })
+  lu.skipIf(free < count, "no free huge pages, and none to be had")
+  return f()
+end
+
+return support
