@@ -1,0 +1,76 @@
+/*
+ * For tests of the loop: a loop with whoever drives it, memories of every kind, contents that can be recognised, and
+ * callbacks that are functions of the test.
+ */
+#ifndef UFFD_TESTS_SERVING_H
+#define UFFD_TESTS_SERVING_H
+
+#include "check.h"
+
+/* ---- the loop and its driver */
+
+enum { ENGINE_ONE, ENGINE_TWO, ENGINE_FIVE, ENGINE_PUMP, ENGINES };
+extern const char *const engine_names[ENGINES];
+
+struct serving {
+  uffd_loop *loop;
+  int engine;
+  struct check_thread driver; /* steps a pump */
+  _Atomic bool stop;
+  bool driven;
+};
+/* Makes the loop (opts: NULL, or its engine and handlers are overwritten); skips where the features are not to be had.
+ */
+void serving_open(struct serving *serving, int engine, const struct uffd_loop_opts *opts);
+/* A pump is stepped by a thread of its own from start to pause; other engines need neither. */
+void serving_start(struct serving *serving);
+void serving_pause(struct serving *serving);
+void serving_close(struct serving *serving);
+struct uffd_stats serving_stats(const uffd_loop *loop);
+/* faults = missing + wp + minor, and so many pages and bytes were installed. */
+void serving_adds_up(const uffd_loop *loop, uint64_t page_size);
+
+/* ---- memories */
+
+enum {
+  MEMORY_ANON,
+  MEMORY_THP,
+  MEMORY_MEMFD,
+  MEMORY_MEMFD_PRIVATE,
+  MEMORY_HUGETLB,
+  MEMORY_HUGETLB_PRIVATE,
+  MEMORY_ADOPTED,
+  MEMORY_KINDS
+};
+extern const char *const memory_names[MEMORY_KINDS];
+/* A memory of so many pages of its kind; borrows huge pages, or skips. */
+uffd_memory *memory_make(int kind, uint64_t pages);
+unsigned char *memory_at(uffd_memory *memory, uint64_t offset);
+/* smaps: the flag ("um", "uw", "ui") is set at offset. */
+bool memory_has(uffd_memory *memory, uint64_t offset, const char *flag);
+
+/* ---- contents */
+
+/* The byte of the image at offset: never 0, another one in every sector of 512 bytes. */
+unsigned image_byte(uint64_t offset);
+unsigned char *image_make(uint64_t length);
+uffd_resolver *image_resolver(uint64_t length);
+/* [at, at+length) holds the image from offset on. Every byte is read. */
+bool image_there(const unsigned char *at, uint64_t offset, uint64_t length);
+
+/* ---- regions */
+
+/* All of the memory, or as opts say, from the resolver, which is closed here: the region holds it. */
+uffd_region *region_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
+                        const struct uffd_region_opts *opts);
+
+/* ---- callbacks: answer is asked for each fault; hits counts the calls */
+
+struct asked {
+  int (*answer)(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer);
+  void *ctx;
+  _Atomic unsigned hits;
+};
+uffd_resolver *asked_resolver(struct asked *asked);
+
+#endif
