@@ -256,7 +256,7 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   region->page_size = memory->page_size;
   region->modes = opts->modes;
   region->resolver_offset = opts->resolver_offset;
-  region->around = round_up(opts->around, memory->page_size);
+  region->around = round_up(min_u64(opts->around, opts->length), memory->page_size); /* a sum that cannot overflow */
   region->on_error = opts->on_error != UFFD_ON_ERROR_DEFAULT ? opts->on_error : loop->on_error;
   region->object = opts->object;
   region->cookie = opts->cookie;
