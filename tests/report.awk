@@ -1,6 +1,6 @@
 # Sums up the JUnit files that ctest wrote: each failed and each skipped test with its reason, then one line of counts.
 # A program of many tests ends with "N tests, N skipped, N failed" and tells "skipped NAME: reason" and "FAILED NAME" of
-# each; any other test counts once, and the last line that it printed is the reason of its skip.
+# each, or is luaunit with -v; any other test counts once, and the last line that it printed is the reason of its skip.
 # Variable: failures, the builds that failed (";" between), each counted as a failed test.
 function unescape(text) {
   gsub(/&lt;/, "<", text)
@@ -25,6 +25,18 @@ function count_one() {
   } else {
     fails[++failed] = name
   }
+}
+
+# "Ran 3 tests in 0.1 seconds, 1 success, 1 failure, 1 error, 1 skipped", in the words of the other programs.
+function translate(line,  total, left_out, wrong_ones) {
+  total = number_before(line, "success") + number_before(line, "failure") + number_before(line, "error")
+  left_out = number_before(line, "skipped")
+  wrong_ones = number_before(line, "failure") + number_before(line, "error")
+  return (total + left_out) " tests, " left_out " skipped, " wrong_ones " failed"
+}
+
+function number_before(line, word) {
+  return match(line, "[0-9]+ " word) ? substr(line, RSTART, RLENGTH) + 0 : 0
 }
 
 function count_many(  count) {
@@ -60,6 +72,16 @@ output {
   output = !sub(/<\/system-out>.*/, "", line)
   if (line ~ /[^ \t]/) last = line
   if (line ~ /^[0-9]+ tests, [0-9]+ skipped, [0-9]+ failed$/) summary = line
+  if (line ~ /^Ran [0-9]+ tests? in [0-9.]+ seconds/) summary = translate(line)
+  if (skipping != "") {
+    parts[++part_count] = name " " skipping ": " line
+    skipping = ""
+  }
+  if (line ~ /^ +[^ ]+ \.\.\. SKIP$/) {
+    sub(/^ +/, "", line)
+    skipping = substr(line, 1, index(line, " ") - 1)
+  }
+  if (line ~ /^[0-9]+\) [^ ]+$/) wrong[++wrong_count] = name " " substr(line, index(line, " ") + 1)
   if (line ~ /^ *skipped [^ ]+: /) {
     sub(/^ *skipped /, "", line)
     parts[++part_count] = name " " line

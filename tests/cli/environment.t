@@ -45,7 +45,7 @@ $ env -i ./alone -E -e 'package.path = "" print(select(2, require "uffd"))'
 uffd-lua/uffd/init.lua
 $ env -i ./alone -e 'package.path = "" print(require("uffd").version == require("uffd.core").version)'
 true
-$ env -i ./alone -e 'package.path = "" for _, m in ipairs { "uffd", "uffd.info", "uffd.check" } do require(m) end print "all"'
+$ env -i ./alone -e 'package.path = "" for _, m in ipairs { "uffd", "uffd.json", "uffd.info", "uffd.check" } do require(m) end print "all"'
 all
 # A prefix of its own: what is installed beside it is found, also through a link.
 $ mkdir -p p/bin p/share/lua/5.4 && mv alone p/bin/uffd-lua && echo 'return "neighbour"' > p/share/lua/5.4/neighbour.lua
