@@ -104,6 +104,28 @@ static bool find_ours(const struct uffd_object *object, uint64_t address, struct
   return object->route != UFFD_ROUTE_ADOPTED && uffd_find_mapping(address, mapping) == 0;
 }
 
+static int explain_fault(const struct request *request) {
+  if (strcmp(request->name, "copy") == 0)
+    return fail(EFAULT, "copy to %#" PRIx64 ": the source cannot be read, or the page lies beyond the end of the file.",
+                request->at);
+  if (strcmp(request->name, "continue") == 0)
+    return fail(EFAULT,
+                "continue at %#" PRIx64 ": the page cache has no page there, or it lies beyond the end of the file.",
+                request->at);
+  return fail(EFAULT, "%s at %#" PRIx64 ": a page there cannot be used so.", request->name, request->at);
+}
+
+/* Alignment, mode and registration are in order: what is left is the file. */
+static int explain_continue(const struct request *request, const struct uffd_mapping *mapping) {
+  if (mapping->name[0] != '/')
+    return fail(EINVAL, "continue needs a page cache, and the anonymous memory at %#" PRIx64 " has none: use a memfd.",
+                request->at);
+  if ((request->mode & ~(UFFD_CONTINUE_DONTWAKE | UFFD_CONTINUE_WP)) != 0)
+    return fail(EINVAL, "continue at %#" PRIx64 ": the mode %#" PRIx64 " is unknown.", request->at, request->mode);
+  /* 6.18 says EINVAL to a page beyond the end, and EFAULT to one that is not there. */
+  return explain_fault(request);
+}
+
 static int explain_invalid(const struct uffd_object *object, const struct request *request) {
   struct uffd_mapping mapping;
   if (strcmp(request->name, "move") == 0) return uffd_explain_move(object, request->at, request->src, request->mode);
@@ -122,31 +144,20 @@ static int explain_invalid(const struct uffd_object *object, const struct reques
                 " is not for it.",
                 request->at, mapping.page_size, request->mode);
   }
-  if (strcmp(request->name, "continue") == 0 && mapping.name[0] != '/')
-    return fail(EINVAL, "continue needs a page cache, and the anonymous memory at %#" PRIx64 " has none: use a memfd.",
-                request->at);
   if ((request->mode & ~DONTWAKE) != 0 && !uffd_mapping_has(&mapping, "uw"))
     return fail(EINVAL,
                 "%s at %#" PRIx64 " with mode %#" PRIx64
                 ": the mode is unknown, or write protection of a range that is not "
                 "registered for UFFD_MODE_WP.",
                 request->name, request->at, request->mode);
+  if (strcmp(request->name, "continue") == 0) return explain_continue(request, &mapping);
   return fail(EINVAL, "The kernel refuses %s at %#" PRIx64 " with mode %#" PRIx64 ".", request->name, request->at,
               request->mode);
 }
 
-static int explain_fault(const struct request *request) {
-  if (strcmp(request->name, "copy") == 0)
-    return fail(EFAULT, "copy to %#" PRIx64 ": the source cannot be read, or the page lies beyond the end of the file.",
-                request->at);
-  if (strcmp(request->name, "continue") == 0)
-    return fail(EFAULT,
-                "continue at %#" PRIx64 ": the page cache has no page there, or it lies beyond the end of the file.",
-                request->at);
-  return fail(EFAULT, "%s at %#" PRIx64 ": a page there cannot be used so.", request->name, request->at);
-}
-
 static int explain(const struct uffd_object *object, int error, const struct request *request) {
+  /* The closer has let the ranges go: what is missing then is the object. */
+  if (uffd_is_closing(object)) return fail(EBADF, "The userfaultfd object was closed meanwhile.");
   switch (error) {
   case EEXIST:
     return fail(EEXIST, "%s: the page at %#" PRIx64 " is there already.", request->name, request->at);

@@ -137,6 +137,7 @@ static int explain_no_memory(const struct uffd_object *object) {
 
 static int explain_register(const struct uffd_object *object, int error, uint64_t start, uint64_t length,
                             uint64_t modes) {
+  if (uffd_is_closing(object)) return fail(EBADF, "The userfaultfd object was closed meanwhile.");
   switch (error) {
   case EINVAL:
     return explain_invalid(object, start, length, modes);
