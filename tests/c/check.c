@@ -19,10 +19,10 @@
 
 #include "kernel/support.h"
 
-#define SKIPPED        77
-#define HUGEPAGES      "/proc/sys/vm/nr_hugepages"
-#define HUGEPAGES_FREE "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
-#define HUGEPAGE_SIZE  (UINT64_C(2) << 20)
+#define SKIPPED       77
+#define HUGEPAGES     "/proc/sys/vm/nr_hugepages"
+#define HUGEPAGE_POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#define HUGEPAGE_SIZE (UINT64_C(2) << 20)
 
 static const char *current_test = "?";
 
@@ -257,7 +257,7 @@ struct check_area check_map(int kind, uint64_t count) {
   area.length = count * area.page;
   int flags = kind == CHECK_ANON ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_PRIVATE;
   if (kind == CHECK_SHMEM || kind == CHECK_HUGETLB) flags = MAP_SHARED;
-  if (is_huge(kind)) check_hugepages(2 * count);
+  if (is_huge(kind)) check_hugepages(3 * count); /* the alias, the area, and a child's own copy of a private one */
   if (kind != CHECK_ANON) {
     area.fd = memfd_create("check", MFD_CLOEXEC | MFD_ALLOW_SEALING | (is_huge(kind) ? MFD_HUGETLB : 0));
     if (area.fd < 0) SKIP("no memfd for %s: %s", check_kind_names[kind], strerror(errno));
@@ -288,18 +288,24 @@ static bool write_number(const char *path, uint64_t number) {
   return done;
 }
 
+/* Free, and not promised to a mapping. */
+static uint64_t free_hugepages(void) {
+  uint64_t present = check_number(HUGEPAGE_POOL "free_hugepages"),
+           promised = check_number(HUGEPAGE_POOL "resv_hugepages");
+  return present > promised ? present - promised : 0;
+}
+
 void check_hugepages(uint64_t count) {
   alarm(0); /* others may have the pages for a while: the time starts anew */
   if (loan->lock >= 0) (void)flock(loan->lock, LOCK_EX);
   alarm(CHECK_SECONDS);
-  uint64_t present = check_number(HUGEPAGES_FREE);
+  uint64_t present = free_hugepages();
   if (present >= count) return;
   uint64_t before = check_number(HUGEPAGES);
   if (!write_number(HUGEPAGES, before + count - present))
     SKIP("needs %llu free huge pages: sysctl vm.nr_hugepages", (unsigned long long)count);
   atomic_fetch_add(&loan->lent, (long)(check_number(HUGEPAGES) - before));
-  if (check_number(HUGEPAGES_FREE) < count)
-    SKIP("the kernel finds no memory for %llu huge pages", (unsigned long long)count);
+  if (free_hugepages() < count) SKIP("the kernel finds no memory for %llu huge pages", (unsigned long long)count);
 }
 
 static void return_hugepages(void) {

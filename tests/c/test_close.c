@@ -156,10 +156,12 @@ static void *keep_alloc(void *ctx, size_t length) {
 
 static void keep_free(void *ctx, void *pointer, size_t length) {
   (void)length;
-  static void *volatile kept[64]; /* reachable: not a leak */
-  static _Atomic unsigned count;
   (void)ctx;
-  kept[atomic_fetch_add(&count, 1) % 64] = pointer;
+  static void *kept[64]; /* reachable: not a leak */
+  static _Atomic unsigned count;
+  unsigned i = atomic_fetch_add(&count, 1) % 64;
+  CHECK(kept[i] == NULL);
+  kept[i] = pointer;
 }
 
 static void pump(void *ctx) {
