@@ -13,9 +13,20 @@ void uffd_job_init(struct uffd_job *job,
   sem_init(&job->done, 0, 0);
 }
 
+static struct uffd_job finished; /* stands in posted when the handler does no more jobs */
+
+static void cancel(struct uffd_job *job) {
+  job->result = -ECANCELED;
+  sem_post(&job->done); /* the job is its poster's again, and may be gone */
+}
+
 void uffd_job_post(struct uffd_handler_state *handler, struct uffd_job *job) {
   struct uffd_job *head = atomic_load_explicit(&handler->posted, memory_order_relaxed);
   do {
+    if (head == &finished) {
+      cancel(job);
+      return;
+    }
     job->next = head;
   } while (
       !atomic_compare_exchange_weak_explicit(&handler->posted, &head, job, memory_order_release, memory_order_relaxed));
@@ -24,7 +35,7 @@ void uffd_job_post(struct uffd_handler_state *handler, struct uffd_job *job) {
 }
 
 int uffd_job_wait(struct uffd_handler_state *handler, struct uffd_job *job) {
-  if (handler->loop->engine == UFFD_ENGINE_PUMP) { /* this thread is the handler */
+  if (uffd_is_driver(handler->loop)) { /* this thread is the handler */
     while (sem_trywait(&job->done) != 0) {
       uffd_handler_pass(handler, UINT64_MAX);
     }
@@ -42,9 +53,9 @@ int uffd_job_run(struct uffd_handler_state *handler, struct uffd_job *job) {
 }
 
 /* In the order of posting: the stack that others push to has the newest on top. */
-static void take_posted(struct uffd_handler_state *handler) {
-  struct uffd_job *newest = atomic_exchange_explicit(&handler->posted, NULL, memory_order_acquire), *oldest = NULL;
-  while (newest != NULL) {
+static void take_posted(struct uffd_handler_state *handler, struct uffd_job *leave) {
+  struct uffd_job *newest = atomic_exchange_explicit(&handler->posted, leave, memory_order_acquire), *oldest = NULL;
+  while (newest != NULL && newest != &finished) {
     struct uffd_job *next = newest->next;
     newest->next = oldest;
     oldest = newest;
@@ -59,7 +70,7 @@ static void take_posted(struct uffd_handler_state *handler) {
 
 bool uffd_jobs_run(struct uffd_handler_state *handler, bool background) {
   bool worked = false;
-  if (atomic_load_explicit(&handler->posted, memory_order_relaxed) != NULL) take_posted(handler);
+  if (atomic_load_explicit(&handler->posted, memory_order_relaxed) != NULL) take_posted(handler, NULL);
   for (struct uffd_job **link = &handler->jobs; *link != NULL;) {
     struct uffd_job *job = *link;
     if (job->background && (!background || worked)) {
@@ -72,17 +83,16 @@ bool uffd_jobs_run(struct uffd_handler_state *handler, bool background) {
       continue;
     }
     *link = job->next;
-    sem_post(&job->done); /* the job is its poster's again, and may be gone */
+    sem_post(&job->done);
   }
   return worked;
 }
 
 void uffd_jobs_cancel(struct uffd_handler_state *handler) {
-  take_posted(handler);
+  take_posted(handler, &finished);
   while (handler->jobs != NULL) {
     struct uffd_job *job = handler->jobs;
     handler->jobs = job->next;
-    job->result = -ECANCELED;
-    sem_post(&job->done);
+    cancel(job);
   }
 }

@@ -191,6 +191,8 @@ static uint32_t resolve_stray(struct uffd_handler_state *handler, const struct u
 
 static void trace(const struct walk *walk, const struct uffd_pending *fault, uint32_t outcome, uint64_t now) {
   struct uffd_handler_state *handler = walk->handler;
+  const struct uffd_hook *hook = atomic_load_explicit(&handler->loop->trace, memory_order_acquire);
+  if (hook == NULL) return;
   const struct uffd_trace record = {
       .time_ns = now,
       .latency_ns = now - fault->read_ns,
@@ -204,7 +206,7 @@ static void trace(const struct walk *walk, const struct uffd_pending *fault, uin
       .error = outcome == UFFD_OUTCOME_FAILED ? handler->error : 0,
       .cookie = walk->slice->region->cookie,
   };
-  handler->trace(handler->trace_ctx, &record);
+  hook->fn(hook->ctx, &record);
 }
 
 static void settle(struct uffd_handler_state *handler, const struct uffd_pending *fault, uint32_t outcome,
@@ -237,7 +239,7 @@ uint32_t uffd_line_fault(struct uffd_handler_state *handler, const struct uffd_p
   if (outcome == UFFD_OUTCOME_GONE) uffd_raw_wake(fault->source->fd, walk.page, slice->region->page_size);
   uint64_t now = uffd_now();
   settle(handler, fault, outcome, now);
-  if (handler->trace != NULL) trace(&walk, fault, outcome, now);
+  trace(&walk, fault, outcome, now);
   return outcome;
 }
 

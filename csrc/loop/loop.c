@@ -8,12 +8,58 @@
 
 #include "loop/loop.h"
 
+int uffd_loop_check_process(const uffd_loop *loop) {
+  if (loop->process == uffd_process()) return 0;
+  return fail(EOWNERDEAD, "This loop belongs to the parent process.");
+}
+
+bool uffd_is_callback_of(const uffd_loop *loop) {
+  return (uffd_current_handler != NULL && uffd_current_handler->loop == loop) || uffd_setting_up == loop;
+}
+
 int uffd_loop_check(const uffd_loop *loop) {
-  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
-  if (uffd_current_handler != NULL && uffd_current_handler->loop == loop) {
+  int result = uffd_loop_check_process(loop);
+  if (result < 0) return result;
+  if (uffd_is_callback_of(loop)) {
     return fail(EDEADLK, "A callback of this loop cannot wait for the loop: call from another thread.");
   }
   return 0;
+}
+
+/* ---- who is inside */
+
+int uffd_loop_enter(uffd_loop *loop) {
+  int result = uffd_loop_check(loop);
+  if (result < 0) return result;
+  pthread_mutex_lock(&loop->gate);
+  if (loop->closing) {
+    result = fail(ECANCELED, "The loop is being closed.");
+  } else {
+    loop->inside++;
+  }
+  pthread_mutex_unlock(&loop->gate);
+  if (result == 0) uffd_drive(loop);
+  return result;
+}
+
+void uffd_loop_leave(uffd_loop *loop) {
+  pthread_mutex_lock(&loop->gate);
+  if (--loop->inside == 0) pthread_cond_broadcast(&loop->left);
+  pthread_mutex_unlock(&loop->gate);
+}
+
+static void close_gate(uffd_loop *loop) {
+  pthread_mutex_lock(&loop->gate);
+  loop->closing = true;
+  pthread_mutex_unlock(&loop->gate);
+}
+
+static void wait_until_left(uffd_loop *loop) {
+  pthread_mutex_lock(&loop->gate);
+  while (loop->inside != 0) {
+    pthread_cond_wait(&loop->left, &loop->gate);
+  }
+  pthread_mutex_unlock(&loop->gate);
 }
 
 /* ---- the first failure */
@@ -30,6 +76,13 @@ int uffd_loop_error(const uffd_loop *loop, char *text, size_t length) {
   bool failed = atomic_load_explicit(&loop->error_state, memory_order_acquire) == 2;
   if (text != NULL && length != 0) snprintf(text, length, "%s", failed ? loop->error_text : "");
   return failed ? loop->error : 0;
+}
+
+int uffd_loop_check_stopped(const uffd_loop *loop) {
+  if (!atomic_load(&loop->stopped)) return 0;
+  char why[sizeof(loop->error_text)];
+  uffd_loop_error(loop, why, sizeof(why));
+  return fail(ECANCELED, "The loop has stopped: %s", why);
 }
 
 /* ---- making */
@@ -66,8 +119,12 @@ static void free_loop(uffd_loop *loop) {
     if (loop->handlers[i] != NULL) uffd_handler_destroy(loop->handlers[i]);
   }
   uffd_release(loop->handlers, loop->handlers_count * sizeof(struct uffd_handler_state *));
+  uffd_hooks_drop(atomic_load(&loop->trace));
+  uffd_hooks_drop(atomic_load(&loop->past_hooks));
   if (loop->epoll_fd >= 0) close(loop->epoll_fd);
   pthread_mutex_destroy(&loop->lock);
+  pthread_mutex_destroy(&loop->gate);
+  pthread_cond_destroy(&loop->left);
   DELETE(loop);
 }
 
@@ -98,6 +155,9 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   loop->features = opts.features;
   loop->epoll_fd = -1;
   pthread_mutex_init(&loop->lock, NULL);
+  pthread_mutex_init(&loop->gate, NULL);
+  pthread_cond_init(&loop->left, NULL);
+  uffd_drive(loop);
   uint32_t count = opts.handlers != 0 ? opts.handlers : 1;
   loop->handlers = uffd_alloc(count * sizeof(struct uffd_handler_state *));
   if (loop->handlers != NULL) {
@@ -127,25 +187,34 @@ static void forget(uffd_loop *loop) {
   free_loop(loop);
 }
 
+/* Handlers first: they cancel what others wait for. Then nobody is inside, and nothing answers or changes any more. */
+static void end(uffd_loop *loop) {
+  close_gate(loop);
+  if (loop->engine == UFFD_ENGINE_THREADS) {
+    uffd_threads_stop(loop);
+  } else {
+    uffd_handler_finish(loop->handlers[0]);
+  }
+  wait_until_left(loop);
+  for (uffd_region *region = loop->regions; region != NULL; region = region->next) {
+    uffd_region_unregister(region);
+  }
+}
+
 int uffd_loop_close(uffd_loop *loop) {
   if (loop == NULL) return 0;
   if (loop->process == uffd_process()) {
     int result = uffd_loop_check(loop);
     if (result < 0) return result;
-    if (loop->engine == UFFD_ENGINE_THREADS) {
-      uffd_threads_stop(loop);
-    } else {
-      uffd_handler_finish(loop->handlers[0]);
-    }
-    for (uffd_region *region = loop->regions; region != NULL; region = region->next) {
-      uffd_region_unregister(region);
-    }
+    end(loop);
   }
   forget(loop);
   return 0;
 }
 
 int uffd_loop_user_mode_only(const uffd_loop *loop) {
+  int result = uffd_loop_check_process(loop);
+  if (result < 0) return result;
   for (uint32_t i = 0; i < loop->handlers_count; i++) {
     const uffd_object *object = loop->handlers[i]->object;
     if (object != NULL) return object->user_mode_only != 0;
@@ -154,9 +223,8 @@ int uffd_loop_user_mode_only(const uffd_loop *loop) {
 }
 
 int uffd_loop_complete(uffd_loop *loop) {
-  int result = uffd_loop_check(loop);
+  int first = 0, result = uffd_loop_enter(loop);
   if (result < 0) return result;
-  int first = 0;
   pthread_mutex_lock(&loop->lock);
   for (uffd_region *region = loop->regions; region != NULL; region = region->next) {
     pthread_mutex_unlock(&loop->lock); /* regions are only ever put in front, and live as long as the loop */
@@ -165,36 +233,6 @@ int uffd_loop_complete(uffd_loop *loop) {
     pthread_mutex_lock(&loop->lock);
   }
   pthread_mutex_unlock(&loop->lock);
+  uffd_loop_leave(loop);
   return first;
-}
-
-/* ---- the trace */
-
-struct trace_job {
-  struct uffd_job job;
-  uffd_trace_fn *trace;
-  void *ctx;
-};
-
-static enum uffd_job_result set_trace(struct uffd_handler_state *handler, struct uffd_job *job) {
-  const struct trace_job *wanted = (const struct trace_job *)job;
-  handler->trace = wanted->trace;
-  handler->trace_ctx = wanted->ctx;
-  return UFFD_JOB_DONE;
-}
-
-int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *trace, void *ctx) {
-  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
-  for (uint32_t i = 0; i < loop->handlers_count; i++) {
-    struct trace_job job = {.trace = trace, .ctx = ctx};
-    uffd_job_init(&job.job, set_trace);
-    if (uffd_current_handler == loop->handlers[i]) { /* from the hook itself */
-      set_trace(loop->handlers[i], &job.job);
-    } else if (uffd_current_handler != NULL && uffd_current_handler->loop == loop) {
-      return fail(EDEADLK, "A hook can only switch itself off where the loop has one handler.");
-    } else {
-      uffd_job_run(loop->handlers[i], &job.job);
-    }
-  }
-  return 0;
 }

@@ -104,8 +104,6 @@ struct uffd_handler_state {
   bool keep_spare;
   int spare_fd; /* given up when a FORK finds no descriptor; -1: none */
   int error;    /* of the last install or resolver */
-  uffd_trace_fn *trace;
-  void *trace_ctx;
   struct uffd_pending queue[UFFD_QUEUE_MAX];
   struct uffd_counters counters;
   struct uffd_histogram latency;
@@ -119,6 +117,12 @@ struct uffd_job {
   bool background; /* waits until no fault does */
   int result;
   sem_t done;
+};
+
+struct uffd_hook { /* of the trace; mapped, because a hook may put another in its place */
+  struct uffd_hook *next;
+  uffd_trace_fn *fn;
+  void *ctx;
 };
 
 struct uffd_use { /* a callback that regions of the loop ask, with its state in each handler */
@@ -162,10 +166,18 @@ struct uffd_loop {
   uffd_region *regions;
   struct uffd_use *uses;
   uint32_t next_handler; /* for the next user's object */
+  /* user threads, under gate: who is inside a call that waits for handlers, which closing outlasts */
+  pthread_mutex_t gate;
+  pthread_cond_t left; /* the last one inside */
+  uint32_t inside;
+  bool closing;
   /* any thread, atomic */
-  _Atomic bool forked;     /* children may ask resolvers: uses stay until the loop closes */
-  _Atomic bool stopped;    /* on_error stop happened */
-  _Atomic int error_state; /* 0 none, 1 being written, 2 there */
+  const void *_Atomic driver;           /* pump: the thread that called last, see uffd_is_driver() */
+  _Atomic bool forked;                  /* children may ask resolvers: uses stay until the loop closes */
+  _Atomic bool stopped;                 /* on_error stop happened */
+  struct uffd_hook *_Atomic trace;      /* NULL: none */
+  struct uffd_hook *_Atomic past_hooks; /* replaced by hooks themselves: a handler may still be in one */
+  _Atomic int error_state;              /* 0 none, 1 being written, 2 there */
   int error;
   char error_text[512];
 };
@@ -173,12 +185,24 @@ struct uffd_loop {
 /* The handler that the calling thread is, or NULL: calls that would wait for it are refused. */
 extern _Thread_local struct uffd_handler_state *uffd_current_handler;
 
+/* The loop whose callback the calling thread sets up or tears down, or NULL: the same. */
+extern _Thread_local const uffd_loop *uffd_setting_up;
+
 uint64_t uffd_now(void); /* CLOCK_MONOTONIC, nanoseconds */
 
 /* loop.c: keeps the loop's first failure. The sentence is the thread's uffd_errmsg(). */
 void uffd_loop_fail(uffd_loop *loop, int error);
-/* 0, or -EOWNERDEAD in a forked child, -EDEADLK from one of its own handlers. */
+/* 0, or -ECANCELED with the first failure's sentence. */
+int uffd_loop_check_stopped(const uffd_loop *loop);
+/* 0, or -EOWNERDEAD in a forked child. */
+int uffd_loop_check_process(const uffd_loop *loop);
+/* The calling thread is in a callback, hook or set-up of this loop: what waits for a handler is refused there. */
+bool uffd_is_callback_of(const uffd_loop *loop);
+/* 0, or -EOWNERDEAD, or -EDEADLK from a callback. */
 int uffd_loop_check(const uffd_loop *loop);
+/* Around calls that wait for handlers: the same errors, and -ECANCELED when the loop is being closed. */
+int uffd_loop_enter(uffd_loop *loop);
+void uffd_loop_leave(uffd_loop *loop);
 /* -EOPNOTSUPP when on_error needs poison and the kernel has none. */
 int uffd_check_poison(uint32_t on_error);
 
@@ -237,7 +261,10 @@ int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_sour
 struct uffd_source *uffd_source_create(uffd_object *object, bool owned);                     /* NULL: no memory */
 void uffd_source_destroy(struct uffd_source *source);
 
-/* job.c: posts, and waits until the handler has done it. Returns job->result. Pump: runs it here. */
+/*
+ * job.c: posts, and waits until the handler has done it. Returns job->result: -ECANCELED, without a sentence, when the
+ * handler has finished. A pump's driver runs it here.
+ */
 void uffd_job_init(struct uffd_job *job,
                    enum uffd_job_result (*run)(struct uffd_handler_state *handler, struct uffd_job *job));
 void uffd_job_post(struct uffd_handler_state *handler, struct uffd_job *job);
@@ -258,6 +285,9 @@ void uffd_uses_end(uffd_loop *loop);
 /* Calls the idle hooks; true if there is more to tidy. */
 bool uffd_uses_idle(struct uffd_handler_state *handler);
 
+/* trace.c */
+void uffd_hooks_drop(struct uffd_hook *hook);
+
 /* stats.c */
 static inline void uffd_count(_Atomic uint64_t *counter, uint64_t more) { /* one writer: no locked instruction */
   atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
@@ -269,6 +299,9 @@ int uffd_threads_start(uffd_loop *loop);
 void uffd_threads_stop(uffd_loop *loop);
 int uffd_pump_start(uffd_loop *loop);
 void uffd_pump_watch(struct uffd_handler_state *handler, int fd);
+/* The calls on a pump belong to one thread at a time, its driver, who runs the passes; other threads only touch. */
+void uffd_drive(uffd_loop *loop);
+bool uffd_is_driver(const uffd_loop *loop);
 
 static inline uint8_t page_state(const struct uffd_slice *slice, uint64_t index) {
   return atomic_load_explicit(&slice->pages[index], memory_order_relaxed);

@@ -15,6 +15,16 @@ int uffd_pump_start(uffd_loop *loop) {
   return 0;
 }
 
+static _Thread_local char self; /* its address tells threads apart */
+
+void uffd_drive(uffd_loop *loop) {
+  atomic_store_explicit(&loop->driver, &self, memory_order_relaxed);
+}
+
+bool uffd_is_driver(const uffd_loop *loop) {
+  return loop->engine == UFFD_ENGINE_PUMP && atomic_load_explicit(&loop->driver, memory_order_relaxed) == &self;
+}
+
 /* A descriptor that is closed leaves the set by itself. */
 void uffd_pump_watch(struct uffd_handler_state *handler, int fd) {
   if (handler->loop->epoll_fd < 0) return;
@@ -23,7 +33,8 @@ void uffd_pump_watch(struct uffd_handler_state *handler, int fd) {
 }
 
 static int check_pump(const uffd_loop *loop) {
-  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
+  int result = uffd_loop_check_process(loop);
+  if (result < 0) return result;
   if (loop->engine != UFFD_ENGINE_PUMP) return fail(EINVAL, "Not a pump: its own threads answer this loop's faults.");
   return 0;
 }
@@ -32,12 +43,14 @@ int uffd_loop_step(uffd_loop *loop, int timeout_ms) {
   int result = check_pump(loop);
   if (result == 0) result = uffd_loop_check(loop);
   if (result < 0) return result;
+  uffd_drive(loop);
   uint64_t end = timeout_ms < 0 ? UINT64_MAX : uffd_now() + (uint64_t)timeout_ms * NS_PER_MS;
   for (;;) {
     uint64_t now = uffd_now();
     unsigned answered = uffd_handler_pass(loop->handlers[0], end == UINT64_MAX ? end : end > now ? end - now : 0);
     /* a stopped loop still answers, with poison: nobody may sleep for ever */
-    if (atomic_load(&loop->stopped)) return fail(ECANCELED, "The loop has stopped: %s", loop->error_text);
+    result = uffd_loop_check_stopped(loop);
+    if (result < 0) return result;
     if (answered != 0 || uffd_now() >= end) return (int)answered;
   }
 }

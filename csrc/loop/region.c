@@ -304,18 +304,14 @@ static int begin(uffd_region *region) {
 }
 
 static int check_call(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver) {
-  int result = uffd_loop_check(loop);
-  if (result < 0) return result;
   if (memory == NULL || resolver == NULL) return fail(EINVAL, "A region needs a memory and a resolver.");
   if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
-  if (atomic_load(&loop->stopped)) return fail(ECANCELED, "The loop has stopped: %s", loop->error_text);
-  return 0;
+  return uffd_loop_check_stopped(loop);
 }
 
-int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
-                  const struct uffd_region_opts *user_opts, uffd_region **added) {
+static int add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver, const struct uffd_region_opts *user_opts,
+               uffd_region **added) {
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
-  if (added != NULL) *added = NULL;
   int result = check_call(loop, memory, resolver);
   if (result == 0) result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_region_opts");
   if (result == 0) result = check_opts(memory, resolver, &opts);
@@ -338,6 +334,16 @@ int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
   }
   if (added != NULL) *added = region;
   return 0;
+}
+
+int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver, const struct uffd_region_opts *opts,
+                  uffd_region **added) {
+  if (added != NULL) *added = NULL;
+  int result = uffd_loop_enter(loop);
+  if (result < 0) return result;
+  result = add(loop, memory, resolver, opts, added);
+  uffd_loop_leave(loop);
+  return result;
 }
 
 /* ---- prefetching */
@@ -459,18 +465,19 @@ static int check_served(const uffd_region *region) {
 }
 
 int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length) {
-  int result = uffd_loop_check(region->loop);
+  int result = uffd_loop_enter(region->loop);
   if (result < 0) return result;
-  if (offset > region->length || length > region->length - offset) {
-    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a region of %" PRIu64 " bytes.", length,
-                offset, region->length);
-  }
   uint64_t end = length == 0 ? region->length : round_up(offset + length, region->page_size);
+  if (offset > region->length || length > region->length - offset) {
+    result = fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a region of %" PRIu64 " bytes.", length,
+                  offset, region->length);
+  }
   offset = round_down(offset, region->page_size);
   pthread_mutex_lock(&region->lock);
-  result = check_served(region);
+  if (result == 0) result = check_served(region);
   if (result == 0 && offset < end) result = prefetch(region, offset, end - offset);
   pthread_mutex_unlock(&region->lock);
+  uffd_loop_leave(region->loop);
   return result;
 }
 
@@ -489,7 +496,7 @@ static void end(uffd_region *region) {
 }
 
 int uffd_region_complete(uffd_region *region) {
-  int result = uffd_loop_check(region->loop);
+  int result = uffd_loop_enter(region->loop);
   if (result < 0) return result;
   pthread_mutex_lock(&region->lock);
   if (!region->complete) {
@@ -501,14 +508,16 @@ int uffd_region_complete(uffd_region *region) {
     }
   }
   pthread_mutex_unlock(&region->lock);
+  uffd_loop_leave(region->loop);
   return result;
 }
 
 int uffd_region_remove(uffd_region *region) {
-  int result = uffd_loop_check(region->loop);
+  int result = uffd_loop_enter(region->loop);
   if (result < 0) return result;
   pthread_mutex_lock(&region->lock);
   end(region);
   pthread_mutex_unlock(&region->lock);
+  uffd_loop_leave(region->loop);
   return 0;
 }

@@ -97,7 +97,8 @@ static void let_pass_end(const struct uffd_handler_state *handler) {
 
 int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats) {
   struct uffd_stats all = UFFD_STATS_INIT;
-  if (loop->process != uffd_process()) return fail(EOWNERDEAD, "This loop belongs to the parent process.");
+  int result = uffd_loop_check_process(loop);
+  if (result < 0) return result;
   if (stats == NULL || stats->size < 2 * sizeof(size_t))
     return fail(EINVAL, "uffd_stats: set size, UFFD_STATS_INIT does.");
   for (uint32_t i = 0; i < loop->handlers_count; i++) {

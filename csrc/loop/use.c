@@ -6,6 +6,26 @@
 
 #include "loop/loop.h"
 
+_Thread_local const uffd_loop *uffd_setting_up;
+
+/* Set-up and teardown are callbacks of the loop too: what waits for it is refused in them. */
+static int call_setup(const uffd_loop *loop, uint32_t i, uint64_t page_size, struct uffd_use *use) {
+  const uffd_loop *outer = uffd_setting_up;
+  const struct uffd_handler told = {
+      .index = i, .count = loop->handlers_count, .key = loop->handlers[i], .page_size = page_size};
+  uffd_setting_up = loop;
+  int result = uffd_callback_setup(use->callback, &told, &use->states[i]);
+  uffd_setting_up = outer;
+  return result;
+}
+
+static void call_teardown(const uffd_loop *loop, uint32_t i, const struct uffd_use *use) {
+  const uffd_loop *outer = uffd_setting_up;
+  uffd_setting_up = loop;
+  uffd_callback_teardown(use->callback, use->states[i]);
+  uffd_setting_up = outer;
+}
+
 static size_t use_size(const uffd_loop *loop) {
   return sizeof(struct uffd_use) + loop->handlers_count * sizeof(void *);
 }
@@ -60,7 +80,7 @@ static int set_entry(struct uffd_handler_state *handler, uint32_t slot, const uf
 static void tear_down(uffd_loop *loop, struct uffd_use *use, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
     set_entry(loop->handlers[i], uffd_callback_slot(use->callback), NULL, NULL);
-    uffd_callback_teardown(use->callback, use->states[i]);
+    call_teardown(loop, i, use);
   }
   uffd_resolver_drop(use->callback);
   uffd_release(use, use_size(loop));
@@ -68,12 +88,10 @@ static void tear_down(uffd_loop *loop, struct uffd_use *use, uint32_t count) {
 
 static int set_up(uffd_loop *loop, struct uffd_use *use, uint64_t page_size) {
   for (uint32_t i = 0; i < loop->handlers_count; i++) {
-    const struct uffd_handler told = {
-        .index = i, .count = loop->handlers_count, .key = loop->handlers[i], .page_size = page_size};
-    int result = uffd_callback_setup(use->callback, &told, &use->states[i]);
+    int result = call_setup(loop, i, page_size, use);
     if (result == 0) {
       result = set_entry(loop->handlers[i], uffd_callback_slot(use->callback), use->callback, use->states[i]);
-      if (result < 0) uffd_callback_teardown(use->callback, use->states[i]);
+      if (result < 0) call_teardown(loop, i, use);
     }
     if (result < 0) {
       tear_down(loop, use, i);
@@ -142,7 +160,7 @@ void uffd_uses_end(uffd_loop *loop) {
     struct uffd_use *use = loop->uses;
     loop->uses = use->next;
     for (uint32_t i = 0; i < loop->handlers_count; i++) {
-      uffd_callback_teardown(use->callback, use->states[i]);
+      call_teardown(loop, i, use);
     }
     uffd_resolver_drop(use->callback);
     uffd_release(use, use_size(loop));

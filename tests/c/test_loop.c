@@ -75,7 +75,7 @@ static void serve_kind(int kind, uint64_t pages, uint64_t step) {
   }
 }
 
-#define FIVE_SLICES (5 * 512 + 3)
+#define FIVE_SLICES (5 * 512)
 
 static void anonymous(void) {
   serve_kind(MEMORY_ANON, FIVE_SLICES, 23);

@@ -1,0 +1,53 @@
+/*
+ * Switching the trace: handlers find the hook with one load; what replaces it waits until they have let go of it.
+ */
+#include "loop/loop.h"
+
+void uffd_hooks_drop(struct uffd_hook *hook) {
+  while (hook != NULL) {
+    struct uffd_hook *next = hook->next;
+    uffd_pages_unmap(hook, sizeof(*hook));
+    hook = next;
+  }
+}
+
+static enum uffd_job_result do_nothing(struct uffd_handler_state *handler, struct uffd_job *job) {
+  (void)handler, (void)job;
+  return UFFD_JOB_DONE;
+}
+
+/* When each handler has come by once, none is in a hook that was replaced before. */
+static void pass_handlers(uffd_loop *loop) {
+  for (uint32_t i = 0; i < loop->handlers_count; i++) {
+    struct uffd_job job;
+    uffd_job_init(&job, do_nothing);
+    uffd_job_run(loop->handlers[i], &job);
+  }
+}
+
+static void keep_hook(uffd_loop *loop, struct uffd_hook *hook) {
+  if (hook == NULL) return;
+  hook->next = atomic_load(&loop->past_hooks);
+  while (!atomic_compare_exchange_weak(&loop->past_hooks, &hook->next, hook)) {
+  }
+}
+
+int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *fn, void *ctx) {
+  int result = uffd_loop_check_process(loop);
+  if (result < 0) return result;
+  struct uffd_hook *hook = NULL;
+  if (fn != NULL) {
+    hook = uffd_pages_map(sizeof(*hook));
+    if (hook == NULL) return fail(ENOMEM, "No memory for a trace hook.");
+    *hook = (struct uffd_hook){.fn = fn, .ctx = ctx};
+  }
+  keep_hook(loop, atomic_exchange(&loop->trace, hook));
+  if (uffd_is_callback_of(loop)) return 0; /* it cannot wait */
+  result = uffd_loop_enter(loop);
+  if (result < 0) return result;
+  struct uffd_hook *past = atomic_exchange(&loop->past_hooks, NULL);
+  pass_handlers(loop);
+  uffd_hooks_drop(past);
+  uffd_loop_leave(loop);
+  return 0;
+}
