@@ -205,6 +205,7 @@ static int prefetch(lua_State *L, const struct region *region, int first) {
 
 static int loop_prefetch(lua_State *L) {
   check(L, 1);
+  lua_settop(L, 4);
   return prefetch(L, region_argument(L, 4), 2);
 }
 

@@ -90,8 +90,7 @@ static int setup(void *ctx, const struct uffd_handler *handler, void **result) {
   }
   /* The handler may be answering for another policy: it does not wait for us, we wait for it. */
   pthread_mutex_lock(&seat->state->lock);
-  int error =
-      uffd_lua_state_call(seat->state, load_policy, seat, policy->limit_ns * FACTORY_TIME, false, "policy factory");
+  int error = uffd_lua_state_call(seat->state, load_policy, seat, policy->limit_ns * FACTORY_TIME, "policy factory");
   pthread_mutex_unlock(&seat->state->lock);
   if (error < 0) {
     uffd_lua_state_release(seat->state);
@@ -108,7 +107,7 @@ static void teardown(void *ctx, void *state) {
   /* In a forked child a handler of the parent may have held the lock: there, only the memory is given back. */
   if (seat->process == uffd_lua_process()) {
     pthread_mutex_lock(&seat->state->lock);
-    uffd_lua_state_call(seat->state, unload_policy, seat, 0, false, "policy");
+    uffd_lua_state_call(seat->state, unload_policy, seat, 0, "policy");
     pthread_mutex_unlock(&seat->state->lock);
     uffd_lua_state_release(seat->state);
   }
@@ -214,6 +213,8 @@ static void answer_resolver(lua_State *L, const struct request *request) {
 
 static int ask(lua_State *L) {
   const struct request *request = lua_touserdata(L, 1);
+  *request->answer = (struct uffd_answer){
+      .kind = UFFD_ANSWER_ZERO, .offset = request->fault->offset, .length = request->fault->page_size};
   lua_settop(L, 0);
   lua_rawgeti(L, LUA_REGISTRYINDEX, request->seat->function);
   lua_rawgeti(L, LUA_REGISTRYINDEX, request->seat->fault);
@@ -245,9 +246,7 @@ static int resolve(void *ctx, void *state, const struct uffd_fault *fault, struc
     return 0;
   }
   struct request request = {seat, fault, answer};
-  seat->state->answering = true;
-  int result = uffd_lua_state_call(seat->state, ask, &request, policy->limit_ns, true, "policy");
-  seat->state->answering = false;
+  int result = uffd_lua_state_answer(seat->state, ask, &request, policy->limit_ns, "policy");
   pthread_mutex_unlock(&seat->state->lock);
   return result;
 }
@@ -449,6 +448,7 @@ static int push_answer(lua_State *L, const struct uffd_lua_policy *policy, const
 
 /* core.ask(resolver, offset, page_size, flags) */
 static int ask_once(lua_State *L) {
+  lua_settop(L, 4);
   struct uffd_lua_policy *policy = uffd_lua_resolver_policy(L, 1);
   luaL_argcheck(L, policy != NULL, 1, "only a policy can be asked");
   uint64_t page_size = uffd_lua_opt_unsigned(L, 3, 4096);

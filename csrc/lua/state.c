@@ -232,22 +232,29 @@ static int failed(struct uffd_lua_state *state, int status, const char *what) {
   return uffd_set_errmsg(state->expired ? ETIMEDOUT : EIO, "%s: %s", what, message);
 }
 
-int uffd_lua_state_call(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns, bool keep,
-                        const char *what) {
+static int call(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns, int results,
+                const char *what) {
   lua_State *L = state->L;
-  if (keep) lua_settop(L, STACK_BASE);
   int top = lua_gettop(L);
   state->limit_ns = limit_ns;
   state->deadline_ns = 0;
   lua_pushcfunction(L, function);
   lua_pushlightuserdata(L, ctx);
-  int status = lua_pcall(L, 1, keep ? 1 : 0, STACK_BASE);
+  int status = lua_pcall(L, 1, results, STACK_BASE);
   int result = status == LUA_OK ? 0 : failed(state, status, what);
-  if (status != LUA_OK || !keep) lua_settop(L, top);
+  if (status != LUA_OK) lua_settop(L, top);
   if (state->expired) {
     state->expired = false;
     lua_sethook(L, watch, LUA_MASKCOUNT, HOOK_INSTRUCTIONS);
   }
+  return result;
+}
+
+int uffd_lua_state_call(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns,
+                        const char *what) {
+  lua_gc(state->L, LUA_GCRESTART);
+  int result = call(state, function, ctx, limit_ns, 0, what);
+  lua_gc(state->L, LUA_GCSTOP);
   return result;
 }
 
@@ -258,9 +265,23 @@ bool uffd_lua_state_tidy(struct uffd_lua_state *state) {
   return false;
 }
 
-/* Half of the room is garbage: a little work at each fault, before the collector has to do all of it at one. */
-void uffd_lua_state_make_room(struct uffd_lua_state *state) {
+int uffd_lua_state_answer(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns,
+                          const char *what) {
+  lua_State *L = state->L;
+  lua_settop(L, STACK_BASE);
+  /* Half of the room is garbage: a little work at each fault, before the collector has to do all of it at one. */
   if (state->arena.used > state->tidy + (state->options.memory - state->tidy) / 2) uffd_lua_state_tidy(state);
+  state->answering = true;
+  int result = call(state, function, ctx, limit_ns, 1, what);
+  if (result == -ENOMEM) {
+    /* Lua's string buffers give up without a collection: once more, with the collector at work. */
+    lua_gc(L, LUA_GCCOLLECT);
+    lua_gc(L, LUA_GCRESTART);
+    result = call(state, function, ctx, limit_ns, 1, what);
+    lua_gc(L, LUA_GCSTOP);
+  }
+  state->answering = false;
+  return result;
 }
 
 /* ------------------------------------------------------------------------------------------------ life */
@@ -300,7 +321,7 @@ static bool start(struct uffd_lua_state *state) {
   lua_gc(state->L, LUA_GCSTOP);
   lua_setwarnf(state->L, warn, state);
   lua_pushcfunction(state->L, explain);
-  if (uffd_lua_state_call(state, open_libraries, NULL, 0, false, "policy") < 0) return false;
+  if (uffd_lua_state_call(state, open_libraries, NULL, 0, "policy") < 0) return false;
   lua_sethook(state->L, watch, LUA_MASKCOUNT, HOOK_INSTRUCTIONS);
   return true;
 }

@@ -53,17 +53,21 @@ struct uffd_lua_state *uffd_lua_state_acquire(const struct uffd_handler *handler
 void uffd_lua_state_release(struct uffd_lua_state *state);
 
 /*
- * Calls function(ctx) in the state, protected and within the limit, with the lock held by the caller. With keep its
- * result stays on the stack until the next call with keep, so that the collector leaves it alone. 0, or -errno with the
- * thread's sentence set, which begins with what.
+ * Calls function(ctx) in the state, protected, within the time limit (0: none), with the lock held by the caller. 0, or
+ * -errno with the thread's sentence set, which begins with what. Not for the fault path: the collector may run.
  */
-int uffd_lua_state_call(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns, bool keep,
+int uffd_lua_state_call(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns,
                         const char *what);
+
+/*
+ * The same for a fault, without the collector as long as there is memory. What function returns stays on the stack
+ * until the next answer, so that nothing collects it.
+ */
+int uffd_lua_state_answer(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns,
+                          const char *what);
 
 /* A step of the collector, with the lock held. True when there is more to do. */
 bool uffd_lua_state_tidy(struct uffd_lua_state *state);
-/* The same on the fault path, when the arena fills up. */
-void uffd_lua_state_make_room(struct uffd_lua_state *state);
 
 struct uffd_lua_state *uffd_lua_state_of(lua_State *L);
 

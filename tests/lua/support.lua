@@ -50,6 +50,22 @@ function support.raises(words, f, ...)
   return message
 end
 
+-- The loop's statistics come to these. A thread may be woken before its fault is counted, so they are waited for.
+function support.counts(loop, expected)
+  local deadline = os.time() + 10
+  local found
+  repeat
+    found = {}
+    local stats = loop:stats()
+    local equal = true
+    for name, value in pairs(expected) do
+      found[name] = stats[name]
+      equal = equal and stats[name] == value
+    end
+  until equal or os.time() > deadline
+  lu.assertEquals(found, expected)
+end
+
 -- A page of one letter for each page: "a", "b", ...
 function support.letters(pages)
   local parts = {}
@@ -91,7 +107,7 @@ end
 function support.with_huge_pages(count, f)
   local path = "/proc/sys/vm/nr_hugepages"
   lu.skipIf(probe.hugepage_size ~= 2 << 20, "no huge pages of 2 MiB")
-  local before = probe.hugepages_total
+  local before = uffd.probe().hugepages_total
   local function set(number)
     local file = io.open(path, "w")
     if file then

@@ -1,0 +1,294 @@
+-- Loops with handler threads: regions, prefetch and complete, failures, statistics, traces, objects of one's own.
+local lu = require "luaunit"
+local support = require "support"
+local toucher = require "toucher"
+local uffd = require "uffd"
+
+local page, fails, raises = support.page, support.fails, support.raises
+local resolver = uffd.resolver
+local tests = {}
+
+local function map(pages, kind)
+  return assert(uffd.map { size = pages * page, kind = kind })
+end
+
+local function letters(pages)
+  return assert(resolver.bytes(support.letters(pages)))
+end
+
+function tests.test_empty_loop_and_add()
+  local loop <close> = assert(uffd.serve {})
+  lu.assertEquals(loop:regions(), {})
+  lu.assertEquals(tostring(loop), "uffd.loop (auto, 0 regions)")
+  local memory <close> = map(4)
+  local region = assert(loop:add { memory = memory, resolver = letters(4) })
+  lu.assertEquals({ region.offset, region.length, region.page_size, region.index }, { 0, 4 * page, page, 1 })
+  lu.assertEquals(loop:regions(), { region })
+  lu.assertStrContains(tostring(region), "uffd.region (" .. 4 * page .. " bytes at 0")
+  lu.assertEquals(memory:read(), support.letters(4))
+end
+
+function tests.test_regions_of_several_memories()
+  local first <close>, second = map(4), map(4)
+  local other <close> = second
+  local loop <close> = assert(uffd.serve {
+    handlers = 2,
+    { memory = first, resolver = letters(4), offset = page, length = 2 * page },
+    { memory = first, resolver = letters(4), offset = 3 * page, from = "4K" },
+    { memory = other, resolver = resolver.bytes { pattern = "o" } },
+  })
+  lu.assertEquals(first:read(), ("\0"):rep(page) .. support.letters(2) .. ("b"):rep(page))
+  lu.assertEquals(other:read(), ("o"):rep(4 * page))
+  lu.assertEquals(#loop:regions(), 3)
+  lu.assertEquals(loop:regions()[2].offset, 3 * page)
+  support.counts(loop, { faults = 7 })
+end
+
+function tests.test_add_refuses()
+  local loop <close> = assert(uffd.serve {})
+  local memory <close> = map(4)
+  fails("EINVAL", nil, loop:add { memory = memory, resolver = letters(4), offset = 1 })
+  fails("EINVAL", nil, loop:add { memory = memory, resolver = letters(4), length = 5 * page })
+  fails("EINVAL", nil, loop:add { memory = memory, resolver = letters(4), offset = 5 * page })
+  assert(loop:add { memory = memory, resolver = letters(4) })
+  fails("EBUSY", nil, loop:add { memory = memory, resolver = letters(4) })
+  lu.assertEquals(#loop:regions(), 1)
+  local u <close>, others = assert(uffd.open()), map(1)
+  assert(u:register(others, "missing"))
+  fails("EBUSY", nil, loop:add { memory = others, resolver = letters(1) })
+end
+
+function tests.test_unknown_options()
+  local memory <close> = map(1)
+  raises("unknown option 'handler'", uffd.serve, { handler = 2 })
+  raises("unknown option 'resolvers'", uffd.serve, { { memory = memory, resolvers = letters(1) } })
+  raises("a region needs a memory", uffd.serve, { { resolver = letters(1) } })
+  raises("a region needs a resolver", uffd.serve, { { memory = memory } })
+  raises("uffd.resolver expected", uffd.serve, { { memory = memory, resolver = "zero" } })
+  raises("unknown on_error 'explode'", uffd.serve, { on_error = "explode" })
+  raises("unknown engine 'steam'", uffd.serve, { engine = "steam" })
+  raises("unknown feature 'fork'", uffd.serve, { features = "fork" })
+  raises("table of options expected, got nil", uffd.serve)
+  raises("must not be negative", uffd.serve, { handlers = -1 })
+  fails("EINVAL", nil, uffd.serve { handlers = 65 })
+  local loop <close> = assert(uffd.serve {})
+  raises("table of options expected", loop.add, loop, memory)
+  raises("unknown option 'size'", loop.add, loop, { memory = memory, resolver = letters(1), size = page })
+  raises("unknown mode 'writing'", loop.add, loop, { memory = memory, resolver = letters(1), modes = "writing" })
+end
+
+-- A serve that fails half-way leaves nothing behind.
+function tests.test_serve_that_fails_lets_go()
+  local memory <close> = map(2)
+  fails("EINVAL", nil, uffd.serve {
+    { memory = memory, resolver = letters(2) },
+    { memory = map(2), resolver = letters(1) },
+  })
+  raises("a region needs", uffd.serve, { { memory = memory, resolver = letters(2) }, {} })
+  local loop <close> = assert(uffd.serve { { memory = memory, resolver = letters(2) } })
+  lu.assertEquals(memory:read(), support.letters(2))
+  support.counts(loop, { faults = 2 })
+end
+
+function tests.test_around()
+  local memory, served = support.serve(letters(16), 16, { around = 4 * page })
+  local loop <close> = served
+  lu.assertEquals(memory:read(), support.letters(16))
+  support.counts(loop, { faults = 4 })
+  support.counts(loop, { copied = 16 })
+end
+
+function tests.test_prefetch_and_complete()
+  local memory, served = support.serve(letters(8), 8)
+  local loop <close> = served
+  lu.assertIsTrue(loop:prefetch(0, 2 * page))
+  lu.assertIsTrue(loop:prefetch(2 * page, 2 * page, 1))
+  lu.assertEquals(memory:read(0, 4 * page), support.letters(4))
+  support.counts(loop, { faults = 0, prefetched = 4 })
+  local region = loop:regions()[1]
+  lu.assertIsTrue(loop:prefetch(4 * page, page, region))
+  lu.assertIsTrue(region:prefetch(0, 5 * page))
+  fails("ERANGE", nil, loop:prefetch(0, 9 * page))
+  raises("no region 2", loop.prefetch, loop, 0, page, 2)
+  lu.assertIsTrue(loop:complete())
+  lu.assertIsTrue(loop:complete())
+  lu.assertIsTrue(region:complete())
+  fails("ENOENT", nil, loop:prefetch())
+  lu.assertEquals(memory:read(), support.letters(8))
+  support.counts(loop, { faults = 0 })
+  loop:close()
+  lu.assertEquals(memory:read(), support.letters(8))
+end
+
+function tests.test_remove()
+  local memory, served = support.serve(letters(4), 4)
+  local loop <close> = served
+  lu.assertEquals(memory:read(0, page), support.letters(1))
+  local region = loop:regions()[1]
+  lu.assertIsTrue(region:remove())
+  lu.assertIsTrue(region:remove())
+  lu.assertEquals(memory:read(), support.letters(1) .. ("\0"):rep(3 * page))
+  fails("ENOENT", nil, region:prefetch())
+  assert(loop:add { memory = memory, resolver = letters(4) })
+end
+
+function tests.test_a_region_of_another_loop()
+  local first, a = support.serve(letters(1), 1)
+  local second, b = support.serve(letters(1), 1)
+  local loop <close>, other = a, b
+  raises("another loop", loop.prefetch, loop, 0, page, other:regions()[1])
+  lu.assertEquals(first:read() .. second:read(), support.letters(1):rep(2))
+  other:close()
+end
+
+function tests.test_write_faults()
+  support.needs "pagefault_flag_wp"
+  local memory <close> = map(2)
+  local loop <close> = assert(uffd.serve { { memory = memory, resolver = letters(2), modes = { "missing", "wp" } } })
+  lu.assertEquals(memory:read(), support.letters(2))
+  toucher.start("write", memory.address, 2 * page, page, 66):join()
+  support.counts(loop, { missing = 2, wp = 2, unprotected = 2 })
+  lu.assertEquals(memory:read(0, 2), "Ba")
+end
+
+function tests.test_on_error()
+  local path <const>, _ <close> = support.file(support.letters(2))
+  local function shrunk(on_error, region_error)
+    local file = assert(io.open(path, "wb"))
+    file:write(support.letters(2))
+    file:close()
+    local memory, loop = support.serve(assert(resolver.file(path)), 2,
+      { on_error = on_error, region_error = region_error })
+    assert(io.open(path, "wb")):close()
+    return memory, loop
+  end
+  local memory, loop = shrunk "zero"
+  lu.assertNil(loop:error())
+  lu.assertEquals(memory:read(), ("\0"):rep(2 * page))
+  local sentence, errno = loop:error()
+  lu.assertIsString(sentence)
+  lu.assertIsString(uffd.errno[errno])
+  support.counts(loop, { errors = 2 })
+  loop:close()
+  support.needs "poison"
+  memory, loop = shrunk("zero", "poison")
+  fails("EHWPOISON", nil, memory:read())
+  loop:close()
+  memory, loop = shrunk "stop"
+  fails("EHWPOISON", nil, memory:read())
+  fails("ECANCELED", nil, loop:add { memory = map(1), resolver = letters(1) })
+  loop:close()
+end
+
+function tests.test_stats()
+  local memory, served = support.serve(letters(4), 4)
+  local loop <close> = served
+  assert(memory:write(page, "x"))
+  assert(memory:read(0, 1))
+  support.counts(loop, { faults = 2, missing = 2, writes = 1, copied = 2, bytes = 2 * page, latency_count = 2 })
+  local stats = loop:stats()
+  lu.assertIsTrue(stats.latency_max >= stats.latency_p50 and stats.latency_p50 > 0)
+  for name, value in pairs(stats) do lu.assertIsTrue(math.type(value) == "integer", name) end
+end
+
+-- A fault is recorded after its thread was woken: whoever looks at once may be early.
+local function take_traces(loop, count)
+  local traces, dropped, deadline = {}, 0, os.time() + 10
+  repeat
+    for trace in loop:traces() do
+      traces[#traces + 1] = trace
+      dropped = dropped + (trace.dropped or 0)
+    end
+  until #traces >= count or os.time() > deadline
+  return traces, dropped
+end
+
+function tests.test_traces()
+  local memory, served = support.serve(letters(4), 4)
+  local loop <close> = served
+  lu.assertNil(loop:traces()(loop))
+  assert(loop:trace())
+  assert(memory:read(2 * page, 1))
+  assert(memory:write(3 * page, "x"))
+  local traces = take_traces(loop, 2)
+  assert(loop:trace(false))
+  assert(memory:read(0, 1))
+  lu.assertNil(loop:traces()(loop))
+  lu.assertEquals(#traces, 2)
+  local first, second = traces[1], traces[2]
+  lu.assertEquals({ first.region, first.offset, first.cover, first.answer, first.outcome, first.handler },
+    { 1, 2 * page, page, "bytes", "installed", 0 })
+  lu.assertEquals({ second.offset, second.flags & 1 }, { 3 * page, 1 })
+  lu.assertIsTrue(second.time_ns >= first.time_ns and first.latency_ns > 0)
+  lu.assertNil(first.error)
+  lu.assertNil(first.dropped)
+end
+
+function tests.test_traces_that_find_no_room()
+  local memory, served = support.serve(letters(8), 8)
+  local loop <close> = served
+  assert(loop:trace(true, 4))
+  assert(memory:read(0, 7 * page))
+  assert(memory:read()) -- answered after the other seven were recorded
+  local traces, dropped = take_traces(loop, 4)
+  lu.assertEquals(#traces, 4)
+  lu.assertIsTrue(dropped == 3 or dropped == 4)
+  raises("records", loop.trace, loop, true, 0)
+end
+
+function tests.test_an_object_of_ones_own()
+  local u = assert(uffd.open { optional = "thread_id" })
+  local memory <close> = map(2)
+  local loop <close> = assert(uffd.serve { { memory = memory, resolver = letters(2), object = u } })
+  lu.assertEquals(memory:read(), support.letters(2))
+  raises("a loop reads the events", u.read, u)
+  raises("a loop reads the events", u:events(0), u)
+  -- Closing it while the loop uses it only lets go: the loop serves on.
+  u:close()
+  raises("closed uffd.object", u.fd, u)
+  assert(memory:write(0, "x"))
+  lu.assertEquals(memory:read(0, 1), "x")
+  support.counts(loop, { errors = 0 })
+end
+
+function tests.test_user_mode_only()
+  local loop <close> = assert(uffd.serve { user_mode_only = true })
+  fails("ENOENT", nil, loop:user_mode_only())
+  local memory <close> = map(1)
+  assert(loop:add { memory = memory, resolver = letters(1) })
+  lu.assertIsTrue(loop:user_mode_only())
+  lu.assertEquals(memory:read(), support.letters(1))
+end
+
+function tests.test_kinds_of_memory()
+  for _, kind in ipairs { "thp", "memfd" } do
+    local memory, loop = support.serve(letters(4), 4, { kind = kind })
+    lu.assertEquals(memory:read(0, 4 * page), support.letters(4))
+    loop:close()
+  end
+  support.with_huge_pages(2, function()
+    local memory <close> = assert(uffd.map { size = "4M", kind = "hugetlb" })
+    local pattern = assert(resolver.bytes { pattern = "huge" })
+    local loop <close> = assert(uffd.serve { { memory = memory, resolver = pattern } })
+    lu.assertEquals(memory:read((2 << 20) - 4, 8), "hugehuge")
+    lu.assertEquals(loop:regions()[1].page_size, 2 << 20)
+    support.counts(loop, { faults = 2 })
+  end)
+end
+
+function tests.test_two_loops_at_once()
+  local a, first = support.serve(letters(8), 8)
+  local b, second = support.serve(resolver.bytes { pattern = "2" }, 8)
+  local one <close>, two = first, second
+  local threads = {
+    toucher.start("read", a.address, a.size), toucher.start("read", b.address, b.size),
+    toucher.start("read", a.address, a.size), toucher.start("read", b.address, b.size),
+  }
+  for i, thread in ipairs(threads) do
+    lu.assertEquals(thread:join(), i % 2 == 1 and "abcdefgh" or "22222222")
+  end
+  lu.assertIsTrue(one:stats().faults >= 8 and two:stats().faults >= 8)
+  two:close()
+end
+
+return tests

@@ -1,0 +1,99 @@
+-- The pump: the caller answers, for memory that another thread touches.
+local lu = require "luaunit"
+local support = require "support"
+local toucher = require "toucher"
+local uffd = require "uffd"
+
+local page, fails = support.page, support.fails
+local tests = {}
+
+local function pump(resolver, pages)
+  return support.serve(assert(resolver), pages, { engine = "pump" })
+end
+
+function tests.test_step_answers_another_thread()
+  local memory, served = pump(uffd.resolver.bytes(support.letters(8)), 8)
+  local loop <close> = served
+  lu.assertEquals(tostring(loop), "uffd.loop (pump, 1 regions)")
+  lu.assertEquals(loop:step(), 0)
+  lu.assertEquals(loop:step(1), 0)
+  local thread = toucher.start("read", memory.address, memory.size)
+  local answered = 0
+  while answered < 8 do answered = answered + assert(loop:step(5000)) end
+  lu.assertEquals(thread:join(), "abcdefgh")
+  lu.assertEquals(answered, 8)
+  support.counts(loop, { faults = 8 })
+end
+
+function tests.test_a_policy_on_the_pump()
+  local policy = uffd.resolver.policy(function()
+    local calls = 0
+    return function()
+      calls = calls + 1
+      return ("page %d"):format(calls)
+    end
+  end)
+  local memory, served = pump(policy, 3)
+  local loop <close> = served
+  local thread = toucher.start("read", memory.address + 5, 3 * page, page)
+  local answered = 0
+  while answered < 3 do answered = answered + assert(loop:step(-1)) end
+  lu.assertEquals(thread:join(), "123")
+end
+
+-- What luv, cqueues and LuaSocket ask.
+function tests.test_pollable()
+  local memory, served = pump(uffd.resolver.zero(), 1)
+  local loop <close> = served
+  lu.assertIsTrue(math.type(loop:fd()) == "integer")
+  lu.assertEquals({ loop:pollfd(), loop:getfd() }, { loop:fd(), loop:fd() })
+  lu.assertEquals(loop:events(), "r")
+  lu.assertFalse(loop:dirty())
+  local timeout, message = loop:timeout()
+  lu.assertNil(message)
+  lu.assertIsTrue(timeout == nil or timeout >= 0)
+  lu.assertEquals(memory.size, page)
+end
+
+function tests.test_socket_select_wakes_up()
+  local found, socket = pcall(require, "socket")
+  lu.skipIf(not found, "LuaSocket is not installed")
+  local memory, served = pump(uffd.resolver.bytes(support.letters(1)), 1)
+  local loop <close> = served
+  lu.assertEquals(#socket.select({ loop }, nil, 0), 0)
+  local thread = toucher.start("read", memory.address, page)
+  local ready = socket.select({ loop }, nil, 5)
+  lu.assertIs(ready[1], loop)
+  while loop:stats().faults == 0 do assert(loop:step(100)) end
+  lu.assertEquals(thread:join(), "a")
+end
+
+function tests.test_cqueues_poll_wakes_up()
+  local found, cqueues = pcall(require, "cqueues")
+  lu.skipIf(not found, "cqueues is not installed")
+  local memory, served = pump(uffd.resolver.bytes(support.letters(1)), 1)
+  local loop <close> = served
+  local thread = toucher.start("read", memory.address, page)
+  lu.assertIs(cqueues.poll(loop, 5), loop)
+  while loop:stats().faults == 0 do assert(loop:step(100)) end
+  lu.assertEquals(thread:join(), "a")
+end
+
+function tests.test_other_engines_have_no_pump()
+  local _, served = support.serve(uffd.resolver.zero(), 1)
+  local loop <close> = served
+  fails("EINVAL", nil, loop:step())
+  fails("EINVAL", nil, loop:fd())
+  fails("EINVAL", nil, uffd.serve { engine = "pump", handlers = 2 })
+end
+
+function tests.test_prefetch_and_complete_by_the_caller()
+  local memory, served = pump(uffd.resolver.bytes(support.letters(4)), 4)
+  local loop <close> = served
+  assert(loop:prefetch(0, 2 * page))
+  lu.assertEquals(memory:read(0, 2 * page), support.letters(2))
+  assert(loop:complete())
+  lu.assertEquals(memory:read(), support.letters(4))
+end
+
+return tests
