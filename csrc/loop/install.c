@@ -10,15 +10,20 @@ struct work {
   struct uffd_handler_state *handler;
   const struct uffd_install *install;
   uint64_t at, end;
+  uint32_t kind; /* of the last step: UFFD_ANSWER_* */
   uint32_t outcome;
   bool narrowed; /* to the faulting page: the rest of the cover did not work out */
 };
 
+/*
+ * A dropped page stays marked as such: the event comes before the kernel drops anything, so what is installed then may
+ * be dropped after it, and its owner must read zeros again (R24).
+ */
 static void mark(const struct uffd_install *install, uint64_t start, uint64_t end, uint8_t state) {
   const struct uffd_slice *slice = install->slice;
   uint64_t page_size = slice->region->page_size;
   for (uint64_t i = (start - slice->start) / page_size; i < (end - slice->start) / page_size; i++) {
-    set_page_state(slice, i, state);
+    if (page_state(slice, i) != UFFD_PAGE_REMOVED) set_page_state(slice, i, state);
   }
 }
 
@@ -27,6 +32,7 @@ static void account(struct work *work, uint32_t kind, uint64_t start, uint64_t d
   struct uffd_counters *counters = &work->handler->counters;
   uffd_count(&counters->pages[kind], done / work->install->slice->region->page_size);
   if (kind != UFFD_ANSWER_POISON) uffd_count(&counters->bytes, done);
+  if (kind == UFFD_ANSWER_POISON) work->handler->poisoned_ns = uffd_now();
   mark(work->install, start, start + done, kind == UFFD_ANSWER_POISON ? UFFD_PAGE_POISONED : UFFD_PAGE_INSTALLED);
 }
 
@@ -96,7 +102,7 @@ static void pass_page(struct work *work, uint32_t outcome) {
 static void step_over_present(struct work *work) {
   const struct uffd_install *install = work->install;
   uint64_t index = (work->at - install->slice->start) / page_size_of(work);
-  if (page_state(install->slice, index) != UFFD_PAGE_POISONED) {
+  if (page_state(install->slice, index) == UFFD_PAGE_ABSENT) {
     set_page_state(install->slice, index, UFFD_PAGE_INSTALLED);
   }
   if (work->at == install->page) {
@@ -110,10 +116,19 @@ static void step_over_present(struct work *work) {
  * MOVE says more than the others: a hole in the source is zeros (the page has moved before); a page that is shared,
  * pinned, or of a kind that does not move, is copied, and so is all on a kernel without MOVE.
  */
-static int fall_back(struct work *work, int error, uint64_t *done, uint32_t *kind) {
-  bool write_protect = work->install->wp; /* MOVE would lose it */
-  *kind = error == -ENOENT && !write_protect ? UFFD_ANSWER_ZERO : UFFD_ANSWER_BYTES;
-  return fill(work, *kind, page_size_of(work), done);
+static uint32_t other_than_move(int error) {
+  return error == -ENOENT ? UFFD_ANSWER_ZERO : UFFD_ANSWER_BYTES;
+}
+
+/*
+ * What may go in where `kind` did not, or `kind` if nothing else does. A minor fault says that the page cache has the
+ * page: other contents cannot go in then, and waking alone would bring the same fault again and again.
+ */
+static uint32_t find_other_way(const struct work *work, uint32_t kind, int error) {
+  bool refused = error == -ENOENT || error == -EBUSY || error == -EINVAL;
+  if (kind == UFFD_ANSWER_MOVE && refused) return other_than_move(error);
+  if (error == -EEXIST && work->install->minor && work->at == work->install->page) return UFFD_ANSWER_CONTINUE;
+  return kind;
 }
 
 static void finish(struct work *work, uint32_t outcome) {
@@ -140,7 +155,7 @@ static void judge(struct work *work, int error) {
     work->end = work->at + page_size_of(work);
   } else if (error == -ENOENT) {
     finish(work, UFFD_OUTCOME_GONE);
-  } else if (error == -EFAULT && install->kind == UFFD_ANSWER_CONTINUE) {
+  } else if (error == -EFAULT && work->kind == UFFD_ANSWER_CONTINUE) {
     finish(work, UFFD_OUTCOME_ABSENT);
   } else {
     work->handler->error = -error;
@@ -148,24 +163,24 @@ static void judge(struct work *work, int error) {
   }
 }
 
+/* One step in one way, and what it came to. */
+static int step(struct work *work, uint32_t kind, uint64_t length) {
+  uint64_t done;
+  int error = fill(work, kind, length, &done);
+  work->kind = kind;
+  account(work, kind, work->at, done);
+  work->at += done;
+  return error;
+}
+
 uint32_t uffd_install(struct uffd_handler_state *handler, const struct uffd_install *install) {
-  uint64_t page_size = install->slice->region->page_size;
   struct work work = {.handler = handler, .install = install, .at = install->dst, .outcome = UFFD_OUTCOME_INSTALLED};
-  work.end = install->dst + round_up(install->length, page_size);
+  work.end = install->dst + round_up(install->length, page_size_of(&work));
   uint32_t kind = install->kind == UFFD_ANSWER_MOVE && install->wp ? UFFD_ANSWER_BYTES : install->kind;
   while (work.at < work.end) {
-    uint64_t done;
-    uint32_t used = kind;
-    int error = fill(&work, kind, work.end - work.at, &done);
-    account(&work, used, work.at, done);
-    work.at += done;
-    if (error == 0) continue;
-    bool other_way = error == -ENOENT || error == -EBUSY || error == -EINVAL;
-    if (kind == UFFD_ANSWER_MOVE && other_way) {
-      error = fall_back(&work, error, &done, &used);
-      account(&work, used, work.at, done);
-      work.at += done;
-    }
+    int error = step(&work, kind, work.end - work.at);
+    uint32_t other = error != 0 ? find_other_way(&work, kind, error) : kind;
+    if (other != kind) error = step(&work, other, page_size_of(&work));
     if (error != 0) judge(&work, error);
   }
   return work.outcome;
@@ -178,11 +193,7 @@ uint32_t uffd_unprotect(struct uffd_handler_state *handler, struct uffd_source *
     uffd_count(&handler->counters.unprotected, 1);
     return UFFD_OUTCOME_INSTALLED;
   }
-  if (error == -EAGAIN) return UFFD_OUTCOME_DEFERRED;
   if (error == -ESRCH) source->gone = true;
-  if (error != -ESRCH && error != -ENOENT) {
-    handler->error = -error;
-    return UFFD_OUTCOME_FAILED;
-  }
-  return UFFD_OUTCOME_GONE;
+  /* whatever else it is, the page cannot become something else instead: again */
+  return error == -ESRCH || error == -ENOENT ? UFFD_OUTCOME_GONE : UFFD_OUTCOME_DEFERRED;
 }

@@ -14,6 +14,7 @@ struct walk {
   struct uffd_slice *slice;
   uint64_t page;  /* address of the faulting page */
   uint64_t flags; /* UFFD_FAULT_* */
+  uint64_t read_ns;
   uint32_t tid;
   uint32_t answer; /* UFFD_ANSWER_*, for the trace */
   uint64_t cover;
@@ -73,12 +74,36 @@ static int ask(struct walk *walk, uint64_t low, uint64_t high, struct uffd_answe
   return result;
 }
 
-/* An answer in the resolver's coordinates becomes an installation at addresses, cut to the slice. */
+/*
+ * Answers may be larger than what was asked for: they end where their owner has dropped a page, which must read as
+ * zeros, and at poison, which a copy would heal.
+ */
+static bool may_cover(const struct uffd_slice *slice, uint64_t address) {
+  uint8_t state = page_state(slice, page_index(slice, address));
+  return state == UFFD_PAGE_ABSENT || state == UFFD_PAGE_INSTALLED;
+}
+
+/* Cuts an answer to the slice, and to the pages around the faulting one that it may cover. */
+static void cut(const struct walk *walk, struct uffd_answer *answer) {
+  const struct uffd_slice *slice = walk->slice;
+  uint64_t page_size = slice->region->page_size, low = walk->page, high = walk->page + page_size;
+  uint64_t origin = slice->offset + slice->region->resolver_offset - slice->start; /* modulo 2^64 */
+  uffd_clip(answer, slice->start + origin, slice->end + origin);
+  while (low + origin > answer->offset && may_cover(slice, low - page_size)) {
+    low -= page_size;
+  }
+  while (high + origin < answer->offset + answer->length && may_cover(slice, high)) {
+    high += page_size;
+  }
+  uffd_clip(answer, low + origin, high + origin);
+}
+
+/* An answer in the resolver's coordinates becomes an installation at addresses. */
 static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
   struct uffd_slice *slice = walk->slice;
   const uffd_region *region = slice->region;
   uint64_t low = slice->offset + region->resolver_offset;
-  uffd_clip(answer, low, low + (slice->end - slice->start));
+  cut(walk, answer);
   /* a first write to one page needs no protection: it would only bring a second fault */
   bool written = (walk->flags & UFFD_FAULT_WRITE) != 0 && answer->length <= region->page_size;
   const struct uffd_install install = {
@@ -90,6 +115,7 @@ static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
       .data = answer->data,
       .kind = answer->kind,
       .wp = (region->modes & UFFD_MODE_WP) != 0 && !written && answer->kind != UFFD_ANSWER_POISON,
+      .minor = (walk->flags & UFFD_FAULT_MINOR) != 0,
   };
   walk->answer = answer->kind;
   walk->cover = answer->length;
@@ -155,13 +181,19 @@ static uint32_t give_up(struct walk *walk) {
 }
 
 static uint32_t resolve(struct walk *walk) {
+  struct uffd_handler_state *handler = walk->handler;
   if ((walk->flags & UFFD_FAULT_WP) != 0) {
-    return uffd_unprotect(walk->handler, walk->source, walk->page, walk->slice->region->page_size);
+    return uffd_unprotect(handler, walk->source, walk->page, walk->slice->region->page_size);
   }
-  if (page_state(walk->slice, page_index(walk->slice, walk->page)) == UFFD_PAGE_REMOVED) {
-    return install_page(walk, UFFD_ANSWER_ZERO);
+  uint8_t state = page_state(walk->slice, page_index(walk->slice, walk->page));
+  if (state == UFFD_PAGE_POISONED && walk->read_ns <= handler->poisoned_ns) {
+    /* Another thread's fault at the same page, read before it was poisoned: an answer now would heal it. */
+    uffd_raw_wake(walk->source->fd, walk->page, walk->slice->region->page_size);
+    uffd_count(&handler->counters.present, 1);
+    return UFFD_OUTCOME_PRESENT;
   }
-  if (atomic_load_explicit(&walk->handler->loop->stopped, memory_order_relaxed)) {
+  if (state == UFFD_PAGE_REMOVED) return install_page(walk, UFFD_ANSWER_ZERO);
+  if (atomic_load_explicit(&handler->loop->stopped, memory_order_relaxed)) {
     return install_page(walk, UFFD_ANSWER_POISON);
   }
   uint64_t low, high;
@@ -169,21 +201,32 @@ static uint32_t resolve(struct walk *walk) {
   return fill_or_refill(walk, low, high);
 }
 
+/* What lets the sleepers at an address go on that belongs to no region: 0 or -errno. */
+static int fill_stray(const struct uffd_handler_state *handler, const struct uffd_pending *fault, uint64_t page_size) {
+  int fd = fault->source->fd;
+  uint64_t page = round_down(fault->address, page_size), done;
+  if ((fault->flags & UFFD_FAULT_WP) != 0) return uffd_raw_writeprotect(fd, page, page_size, 0);
+  if ((fault->flags & UFFD_FAULT_MINOR) != 0) {
+    return uffd_fill(fd, UFFD_FILL_CONTINUE, page, 0, page_size, 0, &done);
+  }
+  if (page_size == BASE_PAGE) return uffd_fill(fd, UFFD_FILL_ZEROPAGE, page, 0, page_size, 0, &done);
+  return uffd_fill(fd, UFFD_FILL_COPY, page, (uintptr_t)handler->zeros, page_size, 0, &done);
+}
+
 /*
  * A fault outside every region: a mapping that mremap has grown in place takes its registration along, and what it
  * gained reads as zeros. A range that is unregistered by now only needs the wake-up.
  */
-static uint32_t resolve_stray(struct uffd_handler_state *handler, const struct uffd_pending *fault) {
-  int fd = fault->source->fd;
-  uint64_t page = round_down(fault->address, BASE_PAGE), done;
-  int error = uffd_fill(fd, UFFD_FILL_ZEROPAGE, page, 0, BASE_PAGE, 0, &done);
-  if (error == -EINVAL) { /* huge pages */
-    page = round_down(fault->address, HUGE_PAGE);
-    error = uffd_fill(fd, UFFD_FILL_COPY, page, (uintptr_t)handler->zeros, HUGE_PAGE, 0, &done);
+static uint32_t resolve_stray(const struct uffd_handler_state *handler, const struct uffd_pending *fault) {
+  uint64_t page_size = BASE_PAGE;
+  int error = fill_stray(handler, fault, page_size);
+  if (error == -EINVAL) {
+    page_size = HUGE_PAGE;
+    error = fill_stray(handler, fault, page_size);
   }
   if (error == 0) return UFFD_OUTCOME_INSTALLED;
-  if (error == -EAGAIN) return UFFD_OUTCOME_DEFERRED;
-  uffd_raw_wake(fd, page, error == -EEXIST ? HUGE_PAGE : BASE_PAGE);
+  if (error == -EAGAIN || error == -ENOMEM) return UFFD_OUTCOME_DEFERRED;
+  uffd_raw_wake(fault->source->fd, round_down(fault->address, page_size), page_size);
   if (error == -EEXIST) return UFFD_OUTCOME_PRESENT;
   if (error == -ESRCH) fault->source->gone = true;
   return UFFD_OUTCOME_GONE;
@@ -232,6 +275,7 @@ uint32_t uffd_line_fault(struct uffd_handler_state *handler, const struct uffd_p
       .slice = slice,
       .page = slice->start + round_down(fault->address - slice->start, slice->region->page_size),
       .flags = fault->flags,
+      .read_ns = fault->read_ns,
       .tid = fault->tid,
   };
   uint32_t outcome = resolve(&walk);
