@@ -30,7 +30,15 @@ struct uffd_source *uffd_source_create(uffd_object *object, bool owned) {
   return source;
 }
 
+/*
+ * Closing a child's descriptor would unregister its ranges too, but not while another child of fork holds a copy. In a
+ * forked process the descriptors are copies, and what they serve is its parent's affair.
+ */
 void uffd_source_destroy(struct uffd_source *source) {
+  bool ours = source->object->process == uffd_process();
+  for (uint32_t i = 0; source->child && ours && i < source->count; i++) {
+    uffd_slice_unregister(source, &source->slices[i]);
+  }
   if (source->owned) uffd_close(source->object);
   uffd_slices_free(source);
   uffd_pages_unmap(source, sizeof(*source));
@@ -42,6 +50,10 @@ static void list_polls(struct uffd_handler_state *handler) {
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
     handler->polls[handler->polls_count++] = (struct pollfd){.fd = source->fd, .events = POLLIN};
   }
+}
+
+static void keep_descriptor(struct uffd_handler_state *handler) {
+  if (handler->spare_fd < 0) handler->spare_fd = eventfd(0, EFD_CLOEXEC);
 }
 
 int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_source *source) {
@@ -57,42 +69,57 @@ int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_sour
   handler->sources = source;
   list_polls(handler);
   uffd_pump_watch(handler, source->fd);
+  if ((source->object->features & UFFD_FEAT_EVENT_FORK) != 0) {
+    handler->keep_spare = true;
+    keep_descriptor(handler);
+  }
   return 0;
+}
+
+static void wake(const struct uffd_pending *fault) {
+  const struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
+  uint64_t page_size = slice == NULL ? BASE_PAGE : slice->region->page_size;
+  uffd_raw_wake(fault->source->fd, round_down(fault->address, page_size), page_size);
+}
+
+void uffd_handler_drop_source(struct uffd_handler_state *handler, struct uffd_source *source) {
+  struct uffd_source **link = &handler->sources;
+  while (*link != source) {
+    link = &(*link)->next;
+  }
+  *link = source->next;
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < handler->queued; i++) {
+    if (handler->queue[i].source == source) {
+      wake(&handler->queue[i]);
+    } else {
+      handler->queue[kept++] = handler->queue[i];
+    }
+  }
+  handler->queued = kept;
+  list_polls(handler);
+  uffd_pump_unwatch(handler, source->fd);
+  if (source->child) handler->children--;
+  uffd_source_destroy(source);
 }
 
 /* Children whose address space is gone: nothing of theirs can be waiting. Others are closed by whoever made them. */
 static void bury_children(struct uffd_handler_state *handler) {
-  bool buried = false;
-  for (struct uffd_source **link = &handler->sources; *link != NULL;) {
-    struct uffd_source *source = *link;
-    if (!source->child || !source->gone) {
-      link = &source->next;
-      continue;
-    }
-    *link = source->next;
-    for (uint32_t i = 0; i < handler->queued;) {
-      if (handler->queue[i].source == source) {
-        handler->queue[i] = handler->queue[--handler->queued];
-      } else {
-        i++;
-      }
-    }
-    uffd_source_destroy(source);
-    handler->children--;
-    buried = true;
+  for (struct uffd_source *source = handler->sources, *next; source != NULL; source = next) {
+    next = source->next;
+    if (source->child && source->gone) uffd_handler_drop_source(handler, source);
   }
-  if (buried) list_polls(handler);
 }
 
 /*
  * Nobody tells when a child exits, so it is asked when another one comes: unprotecting where nothing is registered does
- * nothing, and ESRCH is said before that is looked at.
+ * nothing, and ESRCH is said before that is looked at. Burying waits for the end of the pass: the one that has forked
+ * may itself be dead by now.
  */
 static void check_children(struct uffd_handler_state *handler) {
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
     if (source->child && uffd_raw_writeprotect(source->fd, BASE_PAGE * 16, BASE_PAGE, 0) == -ESRCH) source->gone = true;
   }
-  bury_children(handler);
 }
 
 /* ---- events */
@@ -140,6 +167,22 @@ static void apply_event(struct uffd_handler_state *handler, struct uffd_source *
 
 /* ---- draining */
 
+/* A fault that finds no room is woken when there is some: it will be told again. */
+static void put_back(struct uffd_handler_state *handler, struct uffd_source *source, uint64_t address) {
+  if (source->back_end == 0) source->back_start = UINT64_MAX;
+  source->back_start = min_u64(source->back_start, round_down(address, BASE_PAGE));
+  source->back_end = max_u64(source->back_end, round_down(address, BASE_PAGE) + BASE_PAGE);
+  uffd_count(&handler->counters.deferred, 1);
+}
+
+static void wake_put_back(struct uffd_handler_state *handler) {
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    if (source->back_end == 0) continue;
+    uffd_raw_wake(source->fd, source->back_start, source->back_end - source->back_start);
+    source->back_end = 0;
+  }
+}
+
 static void enqueue(struct uffd_handler_state *handler, struct uffd_source *source, const struct uffd_raw_msg *message,
                     uint64_t now) {
   uint64_t flags = message->arg.pagefault.flags;
@@ -149,6 +192,10 @@ static void enqueue(struct uffd_handler_state *handler, struct uffd_source *sour
                                                : &counters->missing,
              1);
   if ((flags & UFFD_FAULT_WRITE) != 0) uffd_count(&counters->writes, 1);
+  if (handler->queued == UFFD_QUEUE_MAX) {
+    put_back(handler, source, message->arg.pagefault.address);
+    return;
+  }
   handler->queue[handler->queued++] = (struct uffd_pending){
       .source = source,
       .address = message->arg.pagefault.address,
@@ -179,36 +226,37 @@ static int read_some(struct uffd_handler_state *handler, struct uffd_source *sou
 }
 
 /* A FORK needs a descriptor; when the process has none left, the one kept for this is given up for it. */
-static bool free_descriptor(struct uffd_handler_state *handler, struct uffd_source *source) {
-  if (handler->spare_fd >= 0) {
-    close(handler->spare_fd);
-    handler->spare_fd = -1;
-    return true;
-  }
+static bool free_descriptor(struct uffd_handler_state *handler) {
+  if (handler->spare_fd < 0) return false;
+  close(handler->spare_fd);
+  handler->spare_fd = -1;
+  return true;
+}
+
+static void starve(struct uffd_handler_state *handler, struct uffd_source *source) {
+  if (!source->starved) uffd_log(UFFD_LOG_WARNING, "A fork waits for a file descriptor: none is left.");
   source->starved = true;
-  uffd_log(UFFD_LOG_WARNING, "A fork waits for a file descriptor: none is left.");
-  return false;
+  check_children(handler); /* those of the dead are free at the end of the pass */
 }
 
 /*
- * R8: the kernel hands faults out before the events that precede them, so all is read before any fault is resolved. A
- * short read has emptied the kernel's queues: asking for its EAGAIN would be a system call for nothing. When the queue
- * is full, events may still be unread; then the kernel answers EAGAIN to whatever they would change.
+ * R8: the kernel hands faults out before the events that precede them, so all is read before any fault is resolved,
+ * even when there is no room for more faults: until an event is read, the kernel refuses to answer any of them. A short
+ * read has emptied the kernel's queues: asking for its EAGAIN would be a system call for nothing.
  */
 static void drain(struct uffd_handler_state *handler, struct uffd_source *source) {
-  source->starved = false;
-  while (handler->queued + UFFD_READ_MAX <= UFFD_QUEUE_MAX) {
-    int count = read_some(handler, source);
-    if (count == -EMFILE || count == -ENFILE) {
-      if (free_descriptor(handler, source)) continue;
-      return;
-    }
-    if (count < (int)UFFD_READ_MAX) return;
+  int count;
+  bool lacking, again;
+  do {
+    count = read_some(handler, source);
+    lacking = count == -EMFILE || count == -ENFILE;
+    again = count == (int)UFFD_READ_MAX || (lacking && free_descriptor(handler));
+  } while (again);
+  if (lacking) {
+    starve(handler, source);
+  } else {
+    source->starved = false;
   }
-}
-
-static void keep_descriptor(struct uffd_handler_state *handler) {
-  if (handler->spare_fd < 0) handler->spare_fd = eventfd(0, EFD_CLOEXEC);
 }
 
 /* ---- faults */
@@ -315,6 +363,7 @@ unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout)
   uffd_jobs_run(handler, false);
   uffd_count(&handler->passes, 1);
   unsigned answered = answer_faults(handler, waiting);
+  if (handler->queued < UFFD_QUEUE_MAX / 2) wake_put_back(handler);
   atomic_store_explicit(&handler->passes, atomic_load_explicit(&handler->passes, memory_order_relaxed) + 1,
                         memory_order_release); /* with all that was counted */
   if (answered == 0 && handler->jobs != NULL && uffd_now() >= handler->jobs_ns) uffd_jobs_run(handler, true);
@@ -328,15 +377,30 @@ unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout)
   return answered;
 }
 
-void uffd_handler_finish(struct uffd_handler_state *handler) {
+static void wake_all(struct uffd_handler_state *handler) {
   for (uint32_t i = 0; i < handler->queued; i++) {
-    const struct uffd_pending *fault = &handler->queue[i];
-    const struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
-    uint64_t page_size = slice == NULL ? BASE_PAGE : slice->region->page_size;
-    uffd_raw_wake(fault->source->fd, round_down(fault->address, page_size), page_size);
+    wake(&handler->queue[i]);
   }
   handler->queued = 0;
+  wake_put_back(handler);
+}
+
+void uffd_handler_finish(struct uffd_handler_state *handler) {
+  wake_all(handler);
   uffd_jobs_cancel(handler);
+}
+
+/* What is unread holds up its makers, and closing the descriptor does not free them while a forked child has a copy. */
+void uffd_handler_let_go(struct uffd_handler_state *handler) {
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    for (uint32_t i = 0; !source->child && i < source->count; i++) {
+      if (source->slices[i].moved) uffd_slice_unregister(source, &source->slices[i]);
+    }
+  }
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    drain(handler, source);
+  }
+  wake_all(handler);
 }
 
 /* ---- making and ending */

@@ -78,6 +78,16 @@ int uffd_loop_error(const uffd_loop *loop, char *text, size_t length) {
   return failed ? loop->error : 0;
 }
 
+struct uffd_sentence uffd_keep_sentence(void) {
+  struct uffd_sentence kept;
+  snprintf(kept.text, sizeof(kept.text), "%s", uffd_errmsg());
+  return kept;
+}
+
+void uffd_restore_sentence(const struct uffd_sentence *sentence) {
+  uffd_set_errmsg(0, "%s", sentence->text);
+}
+
 int uffd_loop_check_stopped(const uffd_loop *loop) {
   if (!atomic_load(&loop->stopped)) return 0;
   char why[sizeof(loop->error_text)];
@@ -198,6 +208,9 @@ static void end(uffd_loop *loop) {
   wait_until_left(loop);
   for (uffd_region *region = loop->regions; region != NULL; region = region->next) {
     uffd_region_unregister(region);
+  }
+  for (uint32_t i = 0; i < loop->handlers_count; i++) {
+    uffd_handler_let_go(loop->handlers[i]);
   }
 }
 

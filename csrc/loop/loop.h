@@ -13,7 +13,7 @@
 #include "resolver/resolver.h"
 
 #define UFFD_HANDLERS_MAX 64u
-#define UFFD_QUEUE_MAX    1024u           /* faults that a handler keeps; a thread more waits in the kernel's queue */
+#define UFFD_QUEUE_MAX    1024u           /* faults that a handler keeps; more are told again when there is room */
 #define UFFD_STEP_BYTES   HUGE_PAGE       /* prefetch gives way to faults after so much */
 #define UFFD_RETRY_MIN_NS UINT64_C(20000) /* back-off of deferred faults: doubles up to */
 #define UFFD_RETRY_MAX_NS UINT64_C(10000000)
@@ -23,7 +23,7 @@
 enum uffd_page {
   UFFD_PAGE_ABSENT = 0,
   UFFD_PAGE_INSTALLED = 1,
-  UFFD_PAGE_REMOVED = 2, /* dropped by its owner, who must read zeros from then on */
+  UFFD_PAGE_REMOVED = 2, /* dropped by its owner, who must read zeros from then on, however often it is dropped */
   UFFD_PAGE_POISONED = 3
 };
 
@@ -33,6 +33,7 @@ struct uffd_slice {
   uint64_t offset;        /* of start in the region */
   _Atomic uint8_t *pages; /* enum uffd_page; of the region, or of the forked child that the slice is in */
   uffd_region *region;
+  bool moved; /* by mremap: no longer where the region was added */
 };
 
 /* One object and what it serves. Its handler's own, but for the fields set once. */
@@ -40,11 +41,12 @@ struct uffd_source {
   struct uffd_source *next;
   uffd_object *object;
   int fd;
-  bool owned;   /* ours to close */
-  bool child;   /* of a fork */
-  bool gone;    /* its address space is no more */
-  bool starved; /* a FORK waits for a free descriptor */
-  bool ready;   /* has messages, as poll said */
+  bool owned;                    /* ours to close */
+  bool child;                    /* of a fork */
+  bool gone;                     /* its address space is no more */
+  bool starved;                  /* a FORK waits for a free descriptor */
+  bool ready;                    /* has messages, as poll said */
+  uint64_t back_start, back_end; /* faults in there found no room in the queue; 0: none did */
   uint32_t count, capacity;
   struct uffd_slice *slices; /* by address */
   _Atomic uint8_t *pages;    /* a child's own page states; else NULL: they are the regions' */
@@ -102,8 +104,9 @@ struct uffd_handler_state {
   uint32_t children; /* sources that are forked children */
   bool untidy;       /* callbacks were asked since they last said that they are tidy */
   bool keep_spare;
-  int spare_fd; /* given up when a FORK finds no descriptor; -1: none */
-  int error;    /* of the last install or resolver */
+  int spare_fd;         /* given up when a FORK finds no descriptor; -1: none */
+  int error;            /* of the last install or resolver */
+  uint64_t poisoned_ns; /* when a page was last poisoned */
   struct uffd_pending queue[UFFD_QUEUE_MAX];
   struct uffd_counters counters;
   struct uffd_histogram latency;
@@ -192,6 +195,12 @@ uint64_t uffd_now(void); /* CLOCK_MONOTONIC, nanoseconds */
 
 /* loop.c: keeps the loop's first failure. The sentence is the thread's uffd_errmsg(). */
 void uffd_loop_fail(uffd_loop *loop, int error);
+/* The sentence of a failure, over the unwinding after it, which may call back or fail as well. */
+struct uffd_sentence {
+  char text[768];
+};
+struct uffd_sentence uffd_keep_sentence(void);
+void uffd_restore_sentence(const struct uffd_sentence *sentence);
 /* 0, or -ECANCELED with the first failure's sentence. */
 int uffd_loop_check_stopped(const uffd_loop *loop);
 /* 0, or -EOWNERDEAD in a forked child. */
@@ -231,6 +240,7 @@ struct uffd_install {
   const void *data; /* BYTES, MOVE */
   uint32_t kind;    /* UFFD_ANSWER_* */
   bool wp;          /* arrives write-protected */
+  bool minor;       /* the page cache has the page, as the fault said */
 };
 uint32_t uffd_install(struct uffd_handler_state *handler, const struct uffd_install *install);
 uint32_t uffd_unprotect(struct uffd_handler_state *handler, struct uffd_source *source, uint64_t page,
@@ -257,8 +267,11 @@ unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout_
 uint64_t uffd_handler_due(const struct uffd_handler_state *handler);
 /* Wakes everything that is kept, cancels jobs. The handler's last act. */
 void uffd_handler_finish(struct uffd_handler_state *handler);
+/* When it has finished and the regions are unregistered: lets those go who wait for events to be read. */
+void uffd_handler_let_go(struct uffd_handler_state *handler);
 int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_source *source); /* 0 or -ENOMEM */
-struct uffd_source *uffd_source_create(uffd_object *object, bool owned);                     /* NULL: no memory */
+void uffd_handler_drop_source(struct uffd_handler_state *handler, struct uffd_source *source);
+struct uffd_source *uffd_source_create(uffd_object *object, bool owned); /* NULL: no memory */
 void uffd_source_destroy(struct uffd_source *source);
 
 /*
@@ -274,8 +287,9 @@ int uffd_job_run(struct uffd_handler_state *handler, struct uffd_job *job); /* p
 bool uffd_jobs_run(struct uffd_handler_state *handler, bool background);
 void uffd_jobs_cancel(struct uffd_handler_state *handler);
 
-/* region.c: uffd_region_unregister() lets sleepers go; missing pages are zeros from then on. */
-void uffd_region_unregister(uffd_region *region);
+/* region.c: unregistering lets sleepers go; missing pages are zeros from then on. */
+void uffd_region_unregister(uffd_region *region); /* as it was added, without what mremap has moved */
+void uffd_slice_unregister(const struct uffd_source *source, const struct uffd_slice *slice);
 void uffd_region_destroy(uffd_region *region);
 
 /* use.c: the callbacks that a loop's regions ask. */
@@ -299,6 +313,7 @@ int uffd_threads_start(uffd_loop *loop);
 void uffd_threads_stop(uffd_loop *loop);
 int uffd_pump_start(uffd_loop *loop);
 void uffd_pump_watch(struct uffd_handler_state *handler, int fd);
+void uffd_pump_unwatch(struct uffd_handler_state *handler, int fd);
 /* The calls on a pump belong to one thread at a time, its driver, who runs the passes; other threads only touch. */
 void uffd_drive(uffd_loop *loop);
 bool uffd_is_driver(const uffd_loop *loop);

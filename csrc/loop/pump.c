@@ -25,11 +25,15 @@ bool uffd_is_driver(const uffd_loop *loop) {
   return loop->engine == UFFD_ENGINE_PUMP && atomic_load_explicit(&loop->driver, memory_order_relaxed) == &self;
 }
 
-/* A descriptor that is closed leaves the set by itself. */
 void uffd_pump_watch(struct uffd_handler_state *handler, int fd) {
   if (handler->loop->epoll_fd < 0) return;
   struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
   epoll_ctl(handler->loop->epoll_fd, EPOLL_CTL_ADD, fd, &event);
+}
+
+/* A descriptor that is closed leaves the set by itself, but not while a forked child has a copy. */
+void uffd_pump_unwatch(struct uffd_handler_state *handler, int fd) {
+  if (handler->loop->epoll_fd >= 0) epoll_ctl(handler->loop->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
 }
 
 static int check_pump(const uffd_loop *loop) {

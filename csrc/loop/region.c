@@ -61,8 +61,20 @@ static bool continues(const uffd_resolver *resolver) { /* NOLINT(misc-no-recursi
   return false;
 }
 
+/* The user's own object: what a loop could not read, or would hear nothing from. */
+static int check_object(const uffd_object *object) {
+  int result = uffd_fd(object);
+  if (result < 0) return result;
+  if (object->blocking) return fail(EINVAL, "A loop polls its objects: open this one without UFFD_OPEN_BLOCKING.");
+  if ((object->features & (UFFD_FEAT_SIGBUS | UFFD_FEAT_WP_ASYNC)) != 0) {
+    return fail(EINVAL, "With the features sigbus and wp_async no faults come to a loop.");
+  }
+  return 0;
+}
+
 static int check_opts(const uffd_memory *memory, const uffd_resolver *resolver, struct uffd_region_opts *opts) {
   int result = check_range(memory, opts);
+  if (result == 0 && opts->object != NULL) result = check_object(opts->object);
   if (result < 0) return result;
   if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
@@ -90,23 +102,35 @@ struct bring_in_job {
   bool write;
 };
 
+/* As if the fault had been read. A page that is there may be protected. */
+static uint32_t answer_request(struct uffd_handler_state *handler, const struct bring_in_job *wanted,
+                               struct uffd_source *source) {
+  struct uffd_counters *counters = &handler->counters;
+  bool minor = (wanted->region->modes & UFFD_MODE_MINOR) != 0;
+  struct uffd_pending fault = {
+      .source = source,
+      .address = wanted->address,
+      .flags = (wanted->write ? UFFD_FAULT_WRITE : 0) | (minor ? UFFD_FAULT_MINOR : 0),
+      .read_ns = wanted->started_ns,
+  };
+  uint32_t outcome = uffd_line_fault(handler, &fault);
+  uffd_count(minor ? &counters->minor : &counters->missing, outcome != UFFD_OUTCOME_DEFERRED);
+  bool protected = outcome == UFFD_OUTCOME_PRESENT && wanted->write && (wanted->region->modes & UFFD_MODE_WP) != 0;
+  if (!protected) return outcome;
+  fault.flags = UFFD_FAULT_WRITE | UFFD_FAULT_WP;
+  outcome = uffd_line_fault(handler, &fault);
+  uffd_count(&counters->wp, outcome != UFFD_OUTCOME_DEFERRED);
+  return outcome;
+}
+
 static enum uffd_job_result bring_in_now(struct uffd_handler_state *handler, struct uffd_job *job) {
-  struct bring_in_job *wanted = (struct bring_in_job *)job;
+  const struct bring_in_job *wanted = (const struct bring_in_job *)job;
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
     struct uffd_slice *slice = source->child ? NULL : uffd_slice_find(source, wanted->address);
     if (slice == NULL || slice->region != wanted->region) continue;
     uint64_t index = (wanted->address - slice->start) / slice->region->page_size;
-    uint8_t state = page_state(slice, index);
-    bool protected = state == UFFD_PAGE_INSTALLED && wanted->write && (slice->region->modes & UFFD_MODE_WP) != 0;
-    const struct uffd_pending fault = {
-        .source = source,
-        .address = wanted->address,
-        .flags = (wanted->write ? UFFD_FAULT_WRITE : 0) | (protected ? UFFD_FAULT_WP : 0),
-        .read_ns = wanted->started_ns,
-    };
-    uint32_t outcome = state == UFFD_PAGE_POISONED ? UFFD_OUTCOME_PRESENT : uffd_line_fault(handler, &fault);
-    uffd_count(protected ? &handler->counters.wp : &handler->counters.missing, outcome != UFFD_OUTCOME_DEFERRED);
-    if (outcome == UFFD_OUTCOME_DEFERRED) {
+    if (page_state(slice, index) != UFFD_PAGE_POISONED &&
+        answer_request(handler, wanted, source) == UFFD_OUTCOME_DEFERRED) {
       handler->jobs_ns = uffd_now() + UFFD_RETRY_MAX_NS;
       return UFFD_JOB_AGAIN;
     }
@@ -172,7 +196,12 @@ static enum uffd_job_result attach(struct uffd_handler_state *handler, struct uf
 static enum uffd_job_result detach(struct uffd_handler_state *handler, struct uffd_job *job) {
   const struct attach_job *wanted = (const struct attach_job *)job;
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
-    if (!source->child) uffd_slices_forget(source, wanted->region);
+    if (source->child) continue;
+    for (uint32_t i = 0; i < source->count; i++) {
+      const struct uffd_slice *slice = &source->slices[i];
+      if (slice->region == wanted->region && slice->moved) uffd_slice_unregister(source, slice);
+    }
+    uffd_slices_forget(source, wanted->region);
   }
   return UFFD_JOB_DONE;
 }
@@ -187,6 +216,7 @@ static int attach_slice(uffd_region *region, uint32_t i) {
     job.source->owned = false; /* not taken: the object lives on */
     uffd_source_destroy(job.source);
   }
+  if (result == -ECANCELED) return fail(ECANCELED, "The loop was closed before the region was served.");
   return result < 0 ? fail(-result, "No memory to serve another region.") : 0;
 }
 
@@ -220,6 +250,11 @@ static int register_slices(uffd_region *region) {
     if (result < 0) return result;
   }
   return 0;
+}
+
+void uffd_slice_unregister(const struct uffd_source *source, const struct uffd_slice *slice) {
+  uffd_raw_unregister(source->fd, slice->start, slice->end - slice->start);
+  uffd_raw_wake(source->fd, slice->start, slice->end - slice->start);
 }
 
 void uffd_region_unregister(uffd_region *region) {
@@ -277,13 +312,43 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   return region;
 }
 
+/* An object has one reader: the handler that was given it first. NULL: it is new to the loop. */
+static const uffd_region *find_sharer(const uffd_region *region) {
+  const uffd_region *other = region->loop->regions;
+  while (other != NULL && (other == region || other->object != region->object)) {
+    other = other->next;
+  }
+  return other;
+}
+
+static enum uffd_job_result give_back(struct uffd_handler_state *handler, struct uffd_job *job) {
+  const struct attach_job *wanted = (const struct attach_job *)job;
+  struct uffd_source *source = find_source(handler, wanted->region->object);
+  if (source != NULL) uffd_handler_drop_source(handler, source);
+  return UFFD_JOB_DONE;
+}
+
+/* The caller keeps an object that the loop came to nothing with, and may close it. */
+static void give_object_back(uffd_region *region) {
+  if (region->object == NULL || find_sharer(region) != NULL) return;
+  struct attach_job job = {.region = region};
+  uffd_job_init(&job.job, give_back);
+  uffd_job_run(handler_of(region, 0), &job.job);
+}
+
+static int choose_handlers(uffd_region *region) {
+  uffd_loop *loop = region->loop;
+  if (region->object == NULL) return open_objects(loop, region->count);
+  const uffd_region *sharer = find_sharer(region);
+  region->first = sharer != NULL ? sharer->first : loop->next_handler++ % loop->handlers_count;
+  return 0;
+}
+
 /* In the order in which a fault needs it: first what answers, then the registration that lets faults come. */
 static int begin(uffd_region *region) {
   uffd_loop *loop = region->loop;
-  int result = region->object != NULL ? uffd_fd(region->object) : open_objects(loop, region->count);
-  if (result < 0) return result;
-  if (region->object != NULL) region->first = loop->next_handler++ % loop->handlers_count;
-  result = uffd_uses_add(loop, region->resolver, region->page_size);
+  int result = choose_handlers(region);
+  if (result == 0) result = uffd_uses_add(loop, region->resolver, region->page_size);
   if (result < 0) return result;
   for (uint32_t i = 0; i < region->count && result == 0; i++) {
     result = attach_slice(region, i);
@@ -291,14 +356,13 @@ static int begin(uffd_region *region) {
   if (result == 0) result = register_slices(region);
   region->served = true;
   if (result < 0) {
-    char why[512];
-    strncpy(why, uffd_errmsg(), sizeof(why) - 1);
-    why[sizeof(why) - 1] = '\0';
+    const struct uffd_sentence why = uffd_keep_sentence();
     uffd_region_unregister(region);
     detach_slices(region);
+    give_object_back(region);
     uffd_uses_drop(loop, region->resolver);
     region->served = false;
-    fail(-result, "%s", why);
+    uffd_restore_sentence(&why);
   }
   return result;
 }
@@ -351,7 +415,7 @@ int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
 struct prefetch_job {
   struct uffd_job job;
   const uffd_region *region;
-  uint64_t at, end; /* addresses */
+  uint64_t at, end; /* offsets in the region: parts of it may have been unmapped, or have moved */
   int error;        /* the first */
   char text[256];   /* its sentence */
 };
@@ -362,19 +426,30 @@ static void note_error(struct prefetch_job *job, int error) {
   strncpy(job->text, uffd_errmsg(), sizeof(job->text) - 1);
 }
 
-static struct uffd_slice *find_slice(const struct uffd_handler_state *handler, const struct prefetch_job *job,
-                                     struct uffd_source **source) {
-  for (*source = handler->sources; *source != NULL; *source = (*source)->next) {
-    struct uffd_slice *slice = (*source)->child ? NULL : uffd_slice_find(*source, job->at);
-    if (slice != NULL && slice->region == job->region) return slice;
-  }
-  return NULL;
+static uint64_t slice_high(const struct uffd_slice *slice) { /* the offset of its end */
+  return slice->offset + (slice->end - slice->start);
 }
 
-/* The end of the run of absent pages from at on, within limit. */
+/* What is left of the region at job->at, or the next that is after it. */
+static struct uffd_slice *find_slice(const struct uffd_handler_state *handler, const struct prefetch_job *job,
+                                     struct uffd_source **found) {
+  struct uffd_slice *first = NULL;
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    for (uint32_t i = 0; !source->child && i < source->count; i++) {
+      struct uffd_slice *slice = &source->slices[i];
+      if (slice->region != job->region || slice_high(slice) <= job->at) continue;
+      if (first != NULL && first->offset <= slice->offset) continue;
+      first = slice;
+      *found = source;
+    }
+  }
+  return first;
+}
+
+/* The end of the run of absent pages from at on, within limit: offsets in the region. */
 static uint64_t absent_end(const struct uffd_slice *slice, uint64_t at, uint64_t limit) {
   uint64_t page_size = slice->region->page_size;
-  while (at < limit && page_state(slice, (at - slice->start) / page_size) == UFFD_PAGE_ABSENT) {
+  while (at < limit && page_state(slice, (at - slice->offset) / page_size) == UFFD_PAGE_ABSENT) {
     at += page_size;
   }
   return at;
@@ -388,7 +463,8 @@ static bool prefetch_run(struct uffd_handler_state *handler, struct uffd_source 
     job->at += page_size;
     return true;
   }
-  switch (uffd_line_prefetch(handler, source, slice, job->at, high)) {
+  uint64_t origin = slice->start - slice->offset; /* modulo 2^64 */
+  switch (uffd_line_prefetch(handler, source, slice, origin + job->at, origin + high)) {
   case UFFD_OUTCOME_DEFERRED:
     return false;
   case UFFD_OUTCOME_FAILED:
@@ -396,9 +472,9 @@ static bool prefetch_run(struct uffd_handler_state *handler, struct uffd_source 
     job->at += page_size;
     return true;
   case UFFD_OUTCOME_GONE:
-    fail(ESRCH, "The range at 0x%" PRIx64 " is no longer mapped or registered.", job->at);
+    if (job->error == 0) fail(ESRCH, "The page at offset %" PRIu64 " is no longer mapped or registered.", job->at);
     note_error(job, ESRCH);
-    job->at = job->end;
+    job->at += page_size;
     return true;
   default:
     return true; /* the answer may have been shorter: the page states say how far it went */
@@ -411,15 +487,13 @@ static enum uffd_job_result prefetch_step(struct uffd_handler_state *handler, st
   struct uffd_source *source;
   struct uffd_slice *slice = find_slice(handler, job, &source);
   handler->jobs_ns = 0;
-  if (slice == NULL) { /* unmapped, or moved away: nothing to fill */
-    job->at = job->end;
-    return UFFD_JOB_DONE;
-  }
+  if (slice == NULL || slice->offset >= job->end) return UFFD_JOB_DONE; /* the rest is not mapped any more */
   if (atomic_load(&handler->loop->stopped)) {
     base->result = -ECANCELED;
     return UFFD_JOB_DONE;
   }
-  uint64_t limit = min_u64(min_u64(job->end, slice->end), job->at + UFFD_STEP_BYTES);
+  job->at = max_u64(job->at, slice->offset);
+  uint64_t limit = min_u64(min_u64(job->end, slice_high(slice)), job->at + UFFD_STEP_BYTES);
   while (job->at < limit) {
     if (!prefetch_run(handler, source, slice, job, limit)) {
       handler->jobs_ns = uffd_now() + UFFD_RETRY_MAX_NS / 10;
@@ -446,8 +520,8 @@ static int prefetch(const uffd_region *region, uint64_t offset, uint64_t length)
     *job = (struct prefetch_job){.region = region};
     uffd_job_init(&job->job, prefetch_step);
     job->job.background = true;
-    job->at = region->address + max_u64(offset, slice_start(region, i));
-    job->end = region->address + min_u64(offset + length, slice_end(region, i));
+    job->at = max_u64(offset, slice_start(region, i));
+    job->end = min_u64(offset + length, slice_end(region, i));
     uffd_job_post(handler_of(region, i), &job->job);
     last = i + 1;
   }

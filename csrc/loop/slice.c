@@ -106,6 +106,7 @@ int uffd_slices_remap(struct uffd_source *source, uint64_t from, uint64_t to, ui
     struct uffd_slice part = tail_of(&source->slices[i], max_u64(from, source->slices[i].start));
     part.end = min_u64(end, part.end) - from + to;
     part.start = part.start - from + to;
+    part.moved = true;
     uffd_slices_insert(&moved, &part);
   }
   int result = uffd_slices_reserve(source, moved.count + 2);

@@ -94,7 +94,9 @@ static int set_up(uffd_loop *loop, struct uffd_use *use, uint64_t page_size) {
       if (result < 0) call_teardown(loop, i, use);
     }
     if (result < 0) {
+      const struct uffd_sentence why = uffd_keep_sentence();
       tear_down(loop, use, i);
+      uffd_restore_sentence(&why);
       return result;
     }
   }
@@ -146,7 +148,11 @@ static int drop_use(uffd_resolver *callback, void *ctx) {
 int uffd_uses_add(uffd_loop *loop, uffd_resolver *resolver, uint64_t page_size) {
   struct adding adding = {loop, page_size, 0};
   int result = uffd_resolver_each_callback(resolver, add_use, &adding);
-  if (result < 0) uffd_resolver_each_callback(resolver, drop_use, &adding);
+  if (result < 0) {
+    const struct uffd_sentence why = uffd_keep_sentence();
+    uffd_resolver_each_callback(resolver, drop_use, &adding);
+    uffd_restore_sentence(&why);
+  }
   return result;
 }
 
