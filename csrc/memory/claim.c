@@ -4,26 +4,34 @@
  */
 #include <inttypes.h>
 #include <pthread.h>
+#include <sched.h>
 
 #include "memory/memory.h"
 
-static pthread_mutex_t book = PTHREAD_MUTEX_INITIALIZER;
-static struct uffd_claim *claims;
-static uint64_t book_process;
+#define OPENING (UINT64_C(1) << 63)
 
-/* A forked child starts with an empty book: nothing is served there, and the lock may have been held by a thread that
- * does not exist in it. */
+static pthread_mutex_t book = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t left = PTHREAD_COND_INITIALIZER; /* the last user of a claim is done */
+static struct uffd_claim *claims;
+static _Atomic uint64_t book_process; /* whose book it is; with OPENING: while that process empties it */
+
+/*
+ * A forked child starts with an empty book: nothing is served there, and the lock may have been held, or the book been
+ * opened, by a thread that does not exist in it.
+ */
 static void open_book(void) {
-  static _Atomic int opening;
-  if (book_process != uffd_process()) {
-    while (atomic_exchange(&opening, 1) != 0) {
-    }
-    if (book_process != uffd_process()) {
+  uint64_t own = uffd_process(), seen = atomic_load(&book_process);
+  while (seen != own) {
+    if (seen == (own | OPENING)) {
+      sched_yield();
+      seen = atomic_load(&book_process);
+    } else if (atomic_compare_exchange_strong(&book_process, &seen, own | OPENING)) {
       pthread_mutex_init(&book, NULL);
+      pthread_cond_init(&left, NULL);
       claims = NULL;
-      book_process = uffd_process();
+      atomic_store(&book_process, own);
+      seen = own;
     }
-    atomic_store(&opening, 0);
   }
   pthread_mutex_lock(&book);
 }
@@ -62,24 +70,37 @@ int uffd_claim(struct uffd_claim *claim) {
 
 void uffd_unclaim(struct uffd_claim *claim) {
   open_book();
-  for (struct uffd_claim **link = &claims; *link != NULL; link = &(*link)->next) {
-    if (*link == claim) {
-      *link = claim->next;
-      break;
+  struct uffd_claim **link = &claims;
+  while (*link != NULL && *link != claim) {
+    link = &(*link)->next;
+  }
+  if (*link != NULL) {
+    *link = claim->next;
+    while (claim->users != 0) {
+      pthread_cond_wait(&left, &book);
     }
   }
   close_book();
 }
 
+static struct uffd_claim *find_server(uint64_t address) {
+  struct uffd_claim *claim = claims;
+  while (claim != NULL && !(claim->served && address >= claim->start && address < claim->end)) {
+    claim = claim->next;
+  }
+  return claim;
+}
+
+/* Not under the lock: what answers may itself read memory that is served, or make and close resolvers. */
 int uffd_claim_bring_in(uint64_t address, bool write) {
   open_book();
-  int result = -ENOENT;
-  for (struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
-    if (claim->served && address >= claim->start && address < claim->end) {
-      result = claim->bring_in(claim->ctx, address, write);
-      break;
-    }
-  }
+  struct uffd_claim *claim = find_server(address);
+  if (claim != NULL) claim->users++;
+  close_book();
+  if (claim == NULL) return -ENOENT;
+  int result = claim->bring_in(claim->ctx, address, write);
+  open_book();
+  if (--claim->users == 0) pthread_cond_broadcast(&left);
   close_book();
   return result;
 }

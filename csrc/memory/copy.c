@@ -1,10 +1,11 @@
 /*
  * Bounds-checked copies out of and into a memory. They go through process_vm_readv and process_vm_writev on ourselves:
  * the kernel then takes the faults, and a poisoned page is an error here instead of a SIGBUS. Where the kernel may not
- * take them (USER_MODE_ONLY), the loop that serves the page is asked to bring it in.
+ * take them (USER_MODE_ONLY), the loop that serves the page is asked to bring it in, or the page is touched.
  */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -12,83 +13,132 @@
 #include "memory/memory.h"
 
 #define BRING_IN_TRIES 8 /* a page can be dropped again between bringing in and copying, but not for ever */
+#define PIPE_BYTES     (16 * BASE_PAGE)
 
-/* Whether the page table has anything for address: a page, or a marker such as poison. Unknown counts as yes. */
-static bool is_populated(uint64_t address) {
-  uint64_t entry = UINT64_MAX;
-  int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return true;
-  if (pread(fd, &entry, sizeof(entry), (off_t)(address / BASE_PAGE * sizeof(entry))) != (ssize_t)sizeof(entry)) {
-    entry = UINT64_MAX;
-  }
-  close(fd);
-  return entry != 0;
+/* One copy, as far as it goes. */
+struct copying {
+  char *inside; /* in the memory */
+  char *outside;
+  uint64_t length;
+  bool write; /* into the memory */
+};
+
+static uint64_t to_page_end(const char *address) {
+  return BASE_PAGE - (uintptr_t)address % BASE_PAGE;
 }
 
-/* Takes the fault in user mode, for pages that an object without a loop of ours serves. */
-static int touch(uint64_t address, bool write) {
-  struct uffd_mapping mapping;
-  if (uffd_find_mapping(address, &mapping) < 0 || mapping.protection[write ? 1 : 0] == '-') return -EFAULT;
-  if (is_populated(address)) return -EHWPOISON;
-  (void)*(volatile const char *)address; /* NOLINT(performance-no-int-to-ptr) */
+/*
+ * The way round a filter that forbids the calls: read and write take the same faults. A pipe keeps nothing of what it
+ * could copy only in part, so each of its pages is one page of either side.
+ */
+static ssize_t copy_by_pipe(char *to, const char *from, uint64_t length) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return -errno;
+  uint64_t part = min_u64(to_page_end(to), to_page_end(from));
+  ssize_t count = write(ends[1], from, min_u64(length, part == BASE_PAGE ? PIPE_BYTES : part));
+  if (count > 0) count = read(ends[0], to, (size_t)count);
+  if (count < 0) count = -errno;
+  close(ends[0]);
+  close(ends[1]);
+  return count;
+}
+
+/* The number of bytes copied before the first that could not be; -EFAULT when that is the very first. */
+static ssize_t copy_some(const struct copying *rest) {
+  struct iovec local = {rest->outside, rest->length}, remote = {rest->inside, rest->length};
+  ssize_t count = rest->write ? process_vm_writev(getpid(), &local, 1, &remote, 1, 0)
+                              : process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+  if (count >= 0) return count;
+  if (errno != EPERM && errno != ENOSYS) return -errno;
+  return rest->write ? copy_by_pipe(rest->inside, rest->outside, rest->length)
+                     : copy_by_pipe(rest->outside, rest->inside, rest->length);
+}
+
+int uffd_peek(void *buffer, const void *source, uint64_t length) {
+  struct copying rest = {(char *)(uintptr_t)source, buffer, length, false};
+  while (rest.length != 0) {
+    ssize_t count = copy_some(&rest);
+    if (count <= 0) return count < 0 ? (int)count : -EFAULT;
+    rest.inside += count;
+    rest.outside += count;
+    rest.length -= (uint64_t)count;
+  }
   return 0;
 }
 
-static int bring_in(const uffd_memory *memory, uint64_t at, bool write) {
-  uint64_t address = (uintptr_t)memory->address + at;
+static bool is_readable(char *byte) {
+  char copy;
+  return copy_some(&(struct copying){byte, &copy, 1, false}) == 1;
+}
+
+/* Which side stopped the copy: the source when it cannot be read. */
+static bool outside_stopped(const struct copying *rest) {
+  return rest->write ? !is_readable(rest->outside) : is_readable(rest->inside);
+}
+
+/* A loop that closes cancels the request: its memory is ordinary from then on. */
+static int bring_in(uint64_t address, bool write) {
   int result = uffd_claim_bring_in(address, write);
-  if (result == -ENOENT) result = touch(address, write);
-  if (result == -EHWPOISON) {
-    return fail(EHWPOISON, "The page at offset %" PRIu64 " is poisoned: its resolver failed or said so.",
-                round_down(at, memory->page_size));
-  }
-  if (result == -EFAULT) {
-    return fail(EFAULT, "The page at offset %" PRIu64 " cannot be had: it is not accessible, or nobody serves it.",
-                round_down(at, memory->page_size));
-  }
-  return result;
+  if (result != -ENOENT && result != -ECANCELED) return result;
+  return uffd_is_poisoned(address) ? -EHWPOISON : uffd_touch(address, write);
 }
 
-/* One transfer; the direction is that of the memory's side. Falls back to memcpy where a filter forbids the call. */
-static ssize_t transfer(char *inside, char *outside, uint64_t length, bool write) {
-  struct iovec local = {outside, length}, remote = {inside, length};
-  ssize_t count = write ? process_vm_writev(getpid(), &local, 1, &remote, 1, 0)
-                        : process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-  if (count >= 0) return count;
-  if (errno != EPERM && errno != ENOSYS) return -errno;
-  memcpy(write ? inside : outside, write ? outside : inside, length);
-  return (ssize_t)length;
+static int explain(const uffd_memory *memory, const struct copying *rest, bool outside, int error) {
+  char where[64];
+  uint64_t at = (uint64_t)(rest->inside - memory->address);
+  if (outside) {
+    snprintf(where, sizeof(where), "buffer at %p", (void *)rest->outside);
+  } else {
+    snprintf(where, sizeof(where), "page at offset %" PRIu64, round_down(at, memory->page_size));
+  }
+  if (error == EFAULT && uffd_is_poisoned((uintptr_t)(outside ? rest->outside : rest->inside))) error = EHWPOISON;
+  switch (error) {
+  case EHWPOISON:
+    return fail(error, "The %s is poisoned: its resolver failed or said so.", where);
+  case EFAULT:
+    return fail(error, "The %s cannot be had: it is unmapped, protected, beyond its file's end, or nobody serves it.",
+                where);
+  case EDEADLK:
+    return fail(error, "The %s is served by the loop whose callback asks for it.", where);
+  default:
+    return fail(error, "Copying failed at the %s: %s.", where, strerror(error));
+  }
 }
 
-static int copy(const uffd_memory *memory, uint64_t offset, char *buffer, uint64_t length, bool write) {
+/* rest begins as the whole copy, but for the address inside. */
+static int copy(const uffd_memory *memory, uint64_t offset, struct copying rest) {
   if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
-  if (offset > memory->length || length > memory->length - offset) {
-    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes.", length,
-                offset, memory->length);
+  if (offset > memory->length || rest.length > memory->length - offset) {
+    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes.",
+                rest.length, offset, memory->length);
   }
+  rest.inside = memory->address + offset;
   unsigned tries = 0;
-  for (uint64_t done = 0; done < length;) {
-    ssize_t count = transfer(memory->address + offset + done, buffer + done, length - done, write);
+  while (rest.length != 0) {
+    ssize_t count = copy_some(&rest);
     if (count > 0) {
-      done += (uint64_t)count;
+      rest.inside += count;
+      rest.outside += count;
+      rest.length -= (uint64_t)count;
       tries = 0;
       continue;
     }
-    if (count != 0 && count != -EFAULT) return fail((int)-count, "Copying failed: %s.", strerror((int)-count));
-    int result = bring_in(memory, offset + done, write);
-    if (result < 0) return result;
-    if (++tries == BRING_IN_TRIES) {
-      return fail(EFAULT, "The page at offset %" PRIu64 " does not stay.",
-                  round_down(offset + done, memory->page_size));
+    if (count != 0 && count != -EFAULT) return explain(memory, &rest, false, (int)-count);
+    bool outside = outside_stopped(&rest);
+    int result = -EFAULT;
+    if (tries++ < BRING_IN_TRIES) {
+      result = outside ? bring_in((uintptr_t)rest.outside, !rest.write) : bring_in((uintptr_t)rest.inside, rest.write);
     }
+    if (result < 0) return explain(memory, &rest, outside, -result);
   }
   return 0;
 }
 
 int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_t length) {
-  return copy(memory, offset, buffer, length, false);
+  return copy(memory, offset, (struct copying){.outside = buffer, .length = length});
 }
 
 int uffd_memory_write(uffd_memory *memory, uint64_t offset, const void *buffer, uint64_t length) {
-  return copy(memory, offset, (char *)(uintptr_t)buffer, length, true); /* only read from: write is set */
+  char *source = (char *)(uintptr_t)buffer; /* only read from: write is set */
+  return copy(memory, offset, (struct copying){.outside = source, .length = length, .write = true});
 }

@@ -13,7 +13,7 @@ struct uffd_memory {
   /* set once */
   uint64_t process;
   uint32_t kind;
-  bool private_mapping; /* copy on write: anonymous, or a private mapping of a memfd */
+  bool private_mapping; /* copy on write: all of it anonymous, or our own private mapping of a memfd */
   char *address;
   uint64_t length;
   uint64_t page_size;
@@ -38,13 +38,21 @@ struct uffd_claim {
   /* served: brings the page at address in, or unprotects it for a write. 0, or -EHWPOISON and the like. */
   int (*bring_in)(void *ctx, uint64_t address, bool write);
   void *ctx;
+  uint32_t users; /* bring_in calls under way; the book's */
 };
 
 /* Enters claim in the book: 0, or -EBUSY with a sentence that names the other range. The caller keeps claim. */
 int uffd_claim(struct uffd_claim *claim);
 /* Takes it out; when it returns, bring_in is not running. A claim that is not in the book is left alone. */
 void uffd_unclaim(struct uffd_claim *claim);
-/* Asks the server of address to bring its page in; -ENOENT when nobody serves it. */
+/* Asks the server of address to bring its page in; -ENOENT when nobody serves it, -ECANCELED when it ends meanwhile. */
 int uffd_claim_bring_in(uint64_t address, bool write);
+
+/* copy.c: copies from memory that may not be readable, without a signal. 0, or -EFAULT and the like. */
+int uffd_peek(void *buffer, const void *source, uint64_t length);
+
+/* touch.c: one access that raises no signal here; the byte keeps its value. 0, -EFAULT, or -errno of making it. */
+int uffd_touch(uint64_t address, bool write);
+bool uffd_is_poisoned(uint64_t address);
 
 #endif
