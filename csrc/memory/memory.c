@@ -12,13 +12,15 @@
 #ifndef MFD_HUGE_2MB
 #define MFD_HUGE_2MB (21U << 26)
 #endif
-#define LENGTH_MAX (UINT64_C(1) << 47) /* x86-64 user space with four levels; the kernel has the last word */
+#define LENGTH_MAX     (UINT64_C(1) << 47) /* x86-64 user space with four levels; the kernel has the last word */
+#define NAME_MAX_BYTES 249                 /* of a memfd */
+#define POOL           "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 
 void uffd_memory_hold(uffd_memory *memory) {
   atomic_fetch_add_explicit(&memory->references, 1, memory_order_relaxed);
 }
 
-/* Unmaps what uffd_map() has mapped so far; safe on a half-made memory. In a forked child nothing of it is mapped. */
+/* Unmaps what uffd_map() has mapped so far; safe on a half-made memory. What a forked child inherited stays there. */
 static void unmap(uffd_memory *memory) {
   if (memory->kind != UFFD_MEMORY_ADOPTED && memory->process == uffd_process()) {
     if (memory->address != NULL) munmap(memory->address, memory->length);
@@ -82,6 +84,8 @@ static int map_memfd(uffd_memory *memory, const struct uffd_map_opts *opts) {
   if (ftruncate(memory->fd, (off_t)memory->length) != 0) return -errno;
   memory->private_mapping = (opts->flags & UFFD_MAP_PRIVATE) != 0;
   int served = memory->private_mapping ? MAP_PRIVATE : MAP_SHARED;
+  /* as for anonymous memory; huge pages are reserved, or a fault may find none */
+  if (memory->kind == UFFD_MEMORY_MEMFD) served |= MAP_NORESERVE;
   int result = keep(&memory->address, mmap(NULL, memory->length, PROT_READ | PROT_WRITE, served, memory->fd, 0));
   if (result < 0) return result;
   /* a private mapping has its own huge pages reserved: the alias must not ask for as many again */
@@ -89,22 +93,34 @@ static int map_memfd(uffd_memory *memory, const struct uffd_map_opts *opts) {
   return keep(&memory->alias, mmap(NULL, memory->length, PROT_READ | PROT_WRITE, alias, memory->fd, 0));
 }
 
-static uint64_t free_huge_pages(void) {
+static int keep_from_children(const uffd_memory *memory) {
+  if (madvise(memory->address, memory->length, MADV_DONTFORK) != 0) return -errno;
+  if (memory->alias != NULL && madvise(memory->alias, memory->length, MADV_DONTFORK) != 0) return -errno;
+  return 0;
+}
+
+static uint64_t read_number(const char *path) {
   unsigned long count = 0;
-  FILE *file = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "re");
+  FILE *file = fopen(path, "re");
   if (file == NULL) return 0;
   if (fscanf(file, "%lu", &count) != 1) count = 0; /* NOLINT(cert-err34-c) */
   fclose(file);
   return count;
 }
 
+/* Free pages that are promised to other mappings are not to be had. */
+static uint64_t free_huge_pages(void) {
+  uint64_t free_pages = read_number(POOL "free_hugepages"), promised = read_number(POOL "resv_hugepages");
+  return free_pages > promised ? free_pages - promised : 0;
+}
+
 static int explain_map(int error, const uffd_memory *memory) {
-  if (memory->kind == UFFD_MEMORY_HUGETLB && error == ENOMEM) {
-    uint64_t needed = memory->length / HUGE_PAGE;
+  uint64_t needed = memory->length / HUGE_PAGE, available = free_huge_pages();
+  if (memory->kind == UFFD_MEMORY_HUGETLB && error == ENOMEM && available < needed) {
     return fail(ENOMEM,
                 "No free huge pages: %" PRIu64 " of 2 MiB needed, %" PRIu64 " free; as root: echo %" PRIu64
                 " > /proc/sys/vm/nr_hugepages.",
-                needed, free_huge_pages(), needed);
+                needed, available, read_number(POOL "nr_hugepages") + needed - available);
   }
   if (memory->kind == UFFD_MEMORY_HUGETLB && (error == ENOSYS || error == EINVAL || error == ENODEV)) {
     return fail(ENOSYS, "This kernel has no 2 MiB huge pages (hugetlb).");
@@ -127,6 +143,9 @@ int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory
   }
   if (length == 0) return fail(EINVAL, "A memory of 0 bytes: give its length.");
   if (length > LENGTH_MAX) return fail(EINVAL, "%" PRIu64 " bytes are beyond the address space.", length);
+  if (opts.name != NULL && strlen(opts.name) > NAME_MAX_BYTES) {
+    return fail(EINVAL, "The name of a memory has %zu bytes: the kernel takes %d.", strlen(opts.name), NAME_MAX_BYTES);
+  }
 
   uint64_t page_size = opts.kind == UFFD_MEMORY_HUGETLB ? HUGE_PAGE : BASE_PAGE;
   uffd_memory *made = new_memory(opts.kind, round_up(length, page_size), page_size);
@@ -142,7 +161,7 @@ int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory
     result = map_memfd(made, &opts);
     break;
   }
-  if (result == 0 && (opts.flags & UFFD_MAP_FORK) == 0) madvise(made->address, made->length, MADV_DONTFORK);
+  if (result == 0 && (opts.flags & UFFD_MAP_FORK) == 0) result = keep_from_children(made);
   if (result < 0) {
     result = explain_map(-result, made);
     unmap(made);
@@ -152,9 +171,21 @@ int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory
   return 0;
 }
 
+/* Private mappings of a file are not anonymous, but for those of /dev/zero. */
+static bool is_anonymous(const struct uffd_mapping *mapping) {
+  return mapping->protection[3] == 'p' && (mapping->name[0] != '/' || strncmp(mapping->name, "/dev/zero", 9) == 0);
+}
+
+/* What the mappings of a range have in common. */
+struct survey {
+  uint64_t page_size;
+  bool anonymous; /* private, all of it */
+};
+
 /* Walks the mappings of the range: wholly mapped, one page size. */
-static int survey(uint64_t start, uint64_t length, struct uffd_mapping *first) {
+static int survey_range(uint64_t start, uint64_t length, struct survey *survey) {
   uint64_t end = start + length;
+  *survey = (struct survey){BASE_PAGE, .anonymous = true};
   for (uint64_t at = start; at < end;) {
     struct uffd_mapping mapping;
     int result = uffd_find_mapping(at, &mapping);
@@ -162,12 +193,14 @@ static int survey(uint64_t start, uint64_t length, struct uffd_mapping *first) {
       return fail(EINVAL, "Nothing is mapped at 0x%" PRIx64 ": map all of the range before adopting it.", at);
     }
     if (result < 0) return fail(-result, "Cannot read /proc/self/smaps: %s.", strerror(-result));
-    if (at == start) *first = mapping;
-    if (mapping.page_size != first->page_size) {
+    if (mapping.page_size == 0) mapping.page_size = BASE_PAGE; /* not told */
+    if (at == start) survey->page_size = mapping.page_size;
+    if (mapping.page_size != survey->page_size) {
       return fail(EINVAL,
                   "0x%" PRIx64 " has pages of %" PRIu64 " bytes, 0x%" PRIx64 " of %" PRIu64 ": adopt them apart.",
-                  start, first->page_size, at, mapping.page_size);
+                  start, survey->page_size, at, mapping.page_size);
     }
+    if (!is_anonymous(&mapping)) survey->anonymous = false;
     at = mapping.end;
   }
   return 0;
@@ -175,21 +208,21 @@ static int survey(uint64_t start, uint64_t length, struct uffd_mapping *first) {
 
 int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory) {
   uint64_t start = (uintptr_t)address;
-  struct uffd_mapping mapping = {0};
+  struct survey survey;
   *memory = NULL;
   if (length == 0) return fail(EINVAL, "A memory of 0 bytes: give its length.");
   if (start + length < start)
     return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is beyond the address space.", start, length);
-  int result = survey(start, length, &mapping);
+  int result = survey_range(start, length, &survey);
   if (result < 0) return result;
-  if (start % mapping.page_size != 0 || length % mapping.page_size != 0) {
+  if (start % survey.page_size != 0 || length % survey.page_size != 0) {
     return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is not whole pages of %" PRIu64 " bytes.", start, length,
-                mapping.page_size);
+                survey.page_size);
   }
-  uffd_memory *made = new_memory(UFFD_MEMORY_ADOPTED, length, mapping.page_size);
+  uffd_memory *made = new_memory(UFFD_MEMORY_ADOPTED, length, survey.page_size);
   if (made == NULL) return fail(ENOMEM, "No memory for a handle.");
   made->address = address;
-  made->private_mapping = mapping.protection[3] == 'p';
+  made->private_mapping = survey.anonymous;
   *memory = made;
   return 0;
 }
@@ -211,6 +244,7 @@ void *uffd_memory_alias(const uffd_memory *memory) {
 }
 
 int uffd_memory_fd(const uffd_memory *memory) {
+  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
   if (memory->fd < 0) return fail(ENOENT, "This memory has no memfd: map it with kind memfd or hugetlb.");
   return memory->fd;
 }
