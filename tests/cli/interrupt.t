@@ -7,8 +7,8 @@ $ cat > interrupt.sh <<'END'
 > wait $pid
 > END
 $ cat > calls.lua <<'END'
-> io.open("started", "w"):close()
 > local t <close> = setmetatable({}, { __close = function() print "closed" end })
+> io.open("started", "w"):close()
 > while true do io.stdout:flush() end
 > END
 $ sh interrupt.sh env --default-signal=INT uffd-lua calls.lua
