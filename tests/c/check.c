@@ -85,37 +85,76 @@ void check_skip(const char *format, ...) {
 
 /* ---- programs */
 
-static void on_alarm(int signal) {
-  (void)signal;
-  static const char text[] = ": hangs\n";
-  (void)!write(STDERR_FILENO, current_test, strlen(current_test));
-  (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
-  _exit(1);
+static int verdict(int status) {
+  if (WIFEXITED(status)) return WEXITSTATUS(status);
+  fprintf(stderr, "%s: killed by signal %d (%s)\n", current_test, WTERMSIG(status), strsignal(WTERMSIG(status)));
+  return 1;
 }
 
 static int wait_for(pid_t child) {
   int status;
   while (waitpid(child, &status, 0) < 0)
     if (errno != EINTR) return 1;
-  if (WIFEXITED(status)) return WEXITSTATUS(status);
-  fprintf(stderr, "%s: killed by signal %d (%s)\n", current_test, WTERMSIG(status), strsignal(WTERMSIG(status)));
-  return 1;
+  return verdict(status);
+}
+
+static void return_hugepages(void);
+
+static int64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static struct shared {
+  _Atomic int64_t deadline; /* of the test that runs, in ms */
+  _Atomic long lent;        /* huge pages added to the sysctl */
+  int lock; /* a file that programs lock against each other: opened by the runner, so the lock outlives a test */
+} * shared;
+
+/* The watchdog is the runner: no signal handler, which a sanitizer may hold back for ever. */
+static int watch(pid_t child) {
+  sigset_t ended;
+  sigemptyset(&ended);
+  sigaddset(&ended, SIGCHLD);
+  for (;;) {
+    int status;
+    if (waitpid(child, &status, WNOHANG) == child) return verdict(status);
+    int64_t left = atomic_load(&shared->deadline) - now_ms();
+    if (left <= 0) {
+      fprintf(stderr, "%s: hangs\n", current_test);
+      kill(-child, SIGKILL);
+      waitpid(child, NULL, 0);
+      return 1;
+    }
+    struct timespec wait = {left / 1000, left % 1000 * 1000000};
+    sigtimedwait(&ended, NULL, &wait);
+  }
 }
 
 static void return_hugepages(void);
 
 static int run_test(const struct check_test *test) {
+  sigset_t ended, before;
+  sigemptyset(&ended);
+  sigaddset(&ended, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &ended, &before);
   current_test = test->name;
+  atomic_store(&shared->deadline, now_ms() + CHECK_SECONDS * 1000);
   fflush(NULL);
   pid_t child = fork();
   if (child == 0) {
-    signal(SIGALRM, on_alarm);
-    alarm(CHECK_SECONDS);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    setpgid(0, 0); /* whatever it forks ends with it */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     test->run();
     fflush(NULL);
     exit(0); /* not _exit: a sanitizer reports leaks there */
   }
-  int rc = child < 0 ? 1 : wait_for(child);
+  if (child > 0) setpgid(child, child);
+  int rc = child < 0 ? 1 : watch(child);
+  if (child > 0) kill(-child, SIGKILL);
+  sigprocmask(SIG_SETMASK, &before, NULL);
   return_hugepages();
   return rc;
 }
@@ -126,11 +165,6 @@ static bool is_chosen(const char *name, int argc, char **argv) {
   return argc < 2;
 }
 
-static struct hugepage_loan {
-  int lock; /* a file that programs lock against each other: opened by the runner, so the lock outlives a test */
-  _Atomic long lent; /* added to the sysctl */
-} * loan;
-
 static int open_lock(void) {
   static const char path[] = "/tmp/uffd-test-hugepages.lock";
   int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -138,9 +172,9 @@ static int open_lock(void) {
 }
 
 int check_main(const struct check_test *tests, size_t count, int argc, char **argv) {
-  loan = mmap(NULL, sizeof(*loan), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (loan == MAP_FAILED) return 1;
-  loan->lock = open_lock();
+  shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) return 1;
+  shared->lock = open_lock();
   int ran = 0, failed = 0, skipped = 0;
   for (size_t i = 0; i < count; i++) {
     if (!is_chosen(tests[i].name, argc, argv)) continue;
@@ -166,12 +200,16 @@ void check_in_child(void (*function)(void *ctx), void *ctx) {
   fflush(NULL);
   pid_t child = fork();
   if (child == 0) {
-    alarm(CHECK_SECONDS);
     function(ctx);
     fflush(NULL);
     _exit(0);
   }
   check_child(child);
+}
+
+void check_leave(void) {
+  fflush(NULL);
+  _exit(0);
 }
 
 void check_drop_privileges(void) {
@@ -221,6 +259,8 @@ void check_needs(uint64_t features) {
   if (!probe.usable) SKIP("userfaultfd is refused here (errno %d, %d)", probe.syscall_error, probe.syscall_umo_error);
   if ((features & ~probe.features) != 0)
     SKIP("kernel %s lacks the features %#llx", probe.kernel, (unsigned long long)(features & ~probe.features));
+  if ((features & UFFD_FEAT_EVENT_FORK) != 0 && check_under_tsan())
+    SKIP("ThreadSanitizer's fork() holds locks that the reader of its event needs");
   if ((features & UFFD_FEAT_EVENT_FORK) != 0 && !probe.event_fork) SKIP("event_fork needs CAP_SYS_PTRACE");
 }
 
@@ -296,22 +336,23 @@ static uint64_t free_hugepages(void) {
 }
 
 void check_hugepages(uint64_t count) {
-  alarm(0); /* others may have the pages for a while: the time starts anew */
-  if (loan->lock >= 0) (void)flock(loan->lock, LOCK_EX);
-  alarm(CHECK_SECONDS);
+  /* Others may have the pages for a while: the time starts anew. */
+  atomic_store(&shared->deadline, now_ms() + 1000 * 1000);
+  if (shared->lock >= 0) (void)flock(shared->lock, LOCK_EX);
+  atomic_store(&shared->deadline, now_ms() + CHECK_SECONDS * 1000);
   uint64_t present = free_hugepages();
   if (present >= count) return;
   uint64_t before = check_number(HUGEPAGES);
   if (!write_number(HUGEPAGES, before + count - present))
     SKIP("needs %llu free huge pages: sysctl vm.nr_hugepages", (unsigned long long)count);
-  atomic_fetch_add(&loan->lent, (long)(check_number(HUGEPAGES) - before));
+  atomic_fetch_add(&shared->lent, (long)(check_number(HUGEPAGES) - before));
   if (free_hugepages() < count) SKIP("the kernel finds no memory for %llu huge pages", (unsigned long long)count);
 }
 
 static void return_hugepages(void) {
-  long lent = atomic_exchange(&loan->lent, 0);
+  long lent = atomic_exchange(&shared->lent, 0);
   if (lent > 0) write_number(HUGEPAGES, check_number(HUGEPAGES) - (uint64_t)lent);
-  if (loan->lock >= 0) (void)flock(loan->lock, LOCK_UN);
+  if (shared->lock >= 0) (void)flock(shared->lock, LOCK_UN);
 }
 
 unsigned char *check_pattern(uint64_t page, uint64_t count, unsigned first) {

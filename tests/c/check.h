@@ -62,6 +62,8 @@ int check_main(const struct check_test *tests, size_t count, int argc, char **ar
 void check_in_child(void (*function)(void *ctx), void *ctx);
 /* Waits for a child that must exit with 0, like one made by fork(). */
 void check_child(pid_t child);
+/* Ends the test well, without a sanitizer's leak check: for those that gave up /proc or descriptors. */
+_Noreturn void check_leave(void);
 /* The child becomes an ordinary user, without capabilities. */
 void check_drop_privileges(void);
 

@@ -53,7 +53,6 @@ static int receive_fd(int socket, struct hello *hello) {
 
 /* The client: obeys one letter at a time. r: read its first byte and send it; e: run another program; x: exit. */
 static _Noreturn void be_client(int socket, int flags, uint64_t features) {
-  alarm(CHECK_SECONDS);
   int fd = uffd_create_fd(UFFD_ROUTE_SYSCALL, flags);
   if (fd < 0) fd = uffd_create_fd(UFFD_ROUTE_SYSCALL, flags | RAW_USER_MODE_ONLY);
   CHECK(fd >= 0);

@@ -236,6 +236,7 @@ static void no_device_node(void) {
   CHECK_SAYS("no /dev/userfaultfd");
   CHECK_OK(uffd_open(NULL, &object)); /* the system call needs no file */
   uffd_close(object);
+  check_leave();
 }
 
 /* What a kernel without userfaultfd looks like: no call, no device, no sysctl. */
@@ -257,6 +258,7 @@ static void no_userfaultfd_at_all(void) {
   char text[512];
   CHECK(uffd_probe_advice(&probe, 0, text, sizeof(text)) > 0);
   CHECK(strstr(text, "CONFIG_USERFAULTFD") != NULL);
+  check_leave();
 }
 
 static void a_security_module(void) {
@@ -300,6 +302,7 @@ static void out_of_descriptors(void) {
   CHECK_ERR(uffd_open(NULL, &object), -EMFILE);
   CHECK_SAYS("ulimit -n");
   CHECK(object == NULL);
+  check_leave();
 }
 
 /* One descriptor is enough for an object, and failures give all of theirs back. */
