@@ -475,7 +475,8 @@ static void resolve_fault(struct server *server, const struct uffd_event *event,
     else
       rc = uffd_copy(server->theirs, event->address, server->source + offset, shared_area.page, mode, NULL);
   } while (rc == -EAGAIN);
-  if (rc == -ENOENT && server->removed) return; /* R7: a fault after the removal, woken by unregistering */
+  if (server->removed && (rc == -ENOENT || rc == -ESRCH))
+    return; /* R7: a fault after the removal, woken by unregistering */
   CHECK_OK(rc);
   if ((event->flags & UFFD_FAULT_WP) != 0)
     server->writes++;

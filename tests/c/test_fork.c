@@ -89,6 +89,7 @@ static void stale_handle_after_raw_clone(void) {
 
 /* vfork shares the memory: it is the same process as far as handles go. */
 static void a_vforked_child_is_no_other_process(void) {
+  if (check_under_tsan()) SKIP("ThreadSanitizer makes vfork() a fork()");
   open_one();
   uint64_t number = uffd_process();
   volatile uint64_t theirs = 0;

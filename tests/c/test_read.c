@@ -237,7 +237,8 @@ static void a_signal_in_a_fault_brings_a_second_message(void) {
   check_touch_asleep(&touch);
   pthread_kill(touch.thread, SIGUSR1);
   CHECK_EQ(check_fault(object).address, CHECK_ADDRESS(area.at));
-  CHECK_EQ(atomic_load(&handled), 1);
+  if (!check_under_tsan())
+    CHECK_EQ(atomic_load(&handled), 1); /* there it is held back until the thread calls something */
   CHECK_OK(uffd_zeropage(object, CHECK_ADDRESS(area.at), area.page, 0, NULL));
   CHECK_EQ(check_touch_join(&touch), 0);
   uffd_close(object);
