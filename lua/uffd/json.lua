@@ -25,7 +25,9 @@ function encode(value)
   if kind == "table" then return value.object and encode_object(value.object) or encode_list(value) end
   if kind == "string" then return quote(value) end
   if kind == "integer" or kind == "boolean" then return tostring(value) end
-  if kind == "float" and value == value and math.abs(value) < math.huge then return (("%.17g"):format(value):gsub(",", ".")) end
+  if kind == "float" and value == value and math.abs(value) < math.huge then
+    return (("%.17g"):format(value):gsub(",", ".")) -- whatever the locale
+  end
   return "null"
 end
 
