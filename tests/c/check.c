@@ -345,13 +345,15 @@ void check_hugepages(uint64_t count) {
   uint64_t before = check_number(HUGEPAGES);
   if (!write_number(HUGEPAGES, before + count - present))
     SKIP("needs %llu free huge pages: sysctl vm.nr_hugepages", (unsigned long long)count);
-  atomic_fetch_add(&shared->lent, (long)(check_number(HUGEPAGES) - before));
+  uint64_t after = check_number(HUGEPAGES);
+  if (after > before) atomic_fetch_add(&shared->lent, (long)(after - before));
   if (free_hugepages() < count) SKIP("the kernel finds no memory for %llu huge pages", (unsigned long long)count);
 }
 
 static void return_hugepages(void) {
-  long lent = atomic_exchange(&shared->lent, 0);
-  if (lent > 0) write_number(HUGEPAGES, check_number(HUGEPAGES) - (uint64_t)lent);
+  uint64_t lent = (uint64_t)atomic_exchange(&shared->lent, 0), present = check_number(HUGEPAGES);
+  /* Somebody who does not know the lock may have taken them back already. */
+  if (lent > 0) write_number(HUGEPAGES, present > lent ? present - lent : 0);
   if (shared->lock >= 0) (void)flock(shared->lock, LOCK_UN);
 }
 
