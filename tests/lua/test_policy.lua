@@ -171,7 +171,7 @@ function tests.test_write_faults_are_told()
   local writes = policy(function() return function(fault) return tostring(fault.write) end end)
   local memory, served = support.serve(writes, 2)
   local loop <close> = served
-  assert(memory:write(100, "x"))
+  toucher.start("write", memory.address + 100, 1):join()
   lu.assertEquals(memory:read(0, 4), "true")
   lu.assertEquals(memory:read(page, 5), "false")
   support.counts(loop, { writes = 1 })

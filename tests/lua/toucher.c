@@ -2,6 +2,7 @@
  * What the Lua tests need and Lua has not: threads and forked children that touch memory, mappings of every kind, and
  * limits. A Lua module of its own, never installed.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
@@ -49,6 +50,7 @@ struct thread {
   size_t count;
   atomic_size_t faulted; /* accesses that raised SIGBUS */
   atomic_int tid;
+  atomic_bool done;
 };
 
 static _Thread_local sigjmp_buf *on_bus;
@@ -97,6 +99,7 @@ static void *run(void *ctx) {
     bear();
   else
     touch_all(thread);
+  atomic_store(&thread->done, true);
   return NULL;
 }
 
@@ -137,11 +140,11 @@ static void read_task(int tid, const char *name, char *text, size_t length) {
   text[count > 0 ? count : 0] = '\0';
 }
 
-/* Waits until the thread sleeps in a userfault; false when the kernel does not tell. */
+/* Waits until the thread sleeps in a userfault; false when it is through, or the kernel does not tell. */
 static int asleep(lua_State *L) {
   struct thread *thread = luaL_checkudata(L, 1, THREAD_TYPE);
   char place[128];
-  for (int tries = 0; tries < 10000; tries++) {
+  for (int tries = 0; tries < 10000 && !atomic_load(&thread->done); tries++) {
     int tid = atomic_load(&thread->tid);
     read_task(tid, "wchan", place, sizeof(place));
     if (tid != 0 && strstr(place, "userfault") != NULL) {
@@ -280,16 +283,27 @@ static int limit_files(lua_State *L) {
   return 1;
 }
 
-static int threads(lua_State *L) {
-  char path[64];
-  snprintf(path, sizeof(path), "/proc/%d/status", (int)getpid());
-  FILE *status = fopen(path, "re");
-  char line[256];
+/* How many threads of this process are handlers, by their name. */
+static int handlers(lua_State *L) {
+  DIR *tasks = opendir("/proc/self/task");
   int count = 0;
-  while (status != NULL && fgets(line, sizeof(line), status) != NULL)
-    if (sscanf(line, "Threads: %d", &count) == 1) break;
-  if (status != NULL) fclose(status);
+  for (struct dirent *entry; tasks != NULL && (entry = readdir(tasks)) != NULL;) {
+    char name[64];
+    read_task(atoi(entry->d_name), "comm", name, sizeof(name));
+    count += strncmp(name, "uffd/", 5) == 0;
+  }
+  if (tasks != NULL) closedir(tasks);
   return result_of(L, count);
+}
+
+/* ThreadSanitizer does not follow a child that starts threads. */
+static int children_have_threads(lua_State *L) {
+#ifdef __SANITIZE_THREAD__
+  lua_pushboolean(L, 0);
+#else
+  lua_pushboolean(L, 1);
+#endif
+  return 1;
 }
 
 static int user(lua_State *L) {
@@ -309,7 +323,8 @@ static const luaL_Reg functions[] = {{"start", start},
                                      {"duplicate", duplicate},
                                      {"close", close_fd},
                                      {"limit_files", limit_files},
-                                     {"threads", threads},
+                                     {"handlers", handlers},
+                                     {"children_have_threads", children_have_threads},
                                      {"user", user},
                                      {NULL, NULL}};
 
