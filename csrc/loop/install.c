@@ -1,9 +1,10 @@
 /*
  * Turns an answer into ioctls, and what they say into an outcome. Never asks what a page should hold.
  */
-#include "loop/loop.h"
-
 #include <string.h>
+#include <sys/mman.h>
+
+#include "loop/loop.h"
 
 /* Where the work stands: the range still to do, and what has become of the faulting page. */
 struct work {
@@ -112,25 +113,6 @@ static void step_over_present(struct work *work) {
   pass_page(work, UFFD_OUTCOME_PRESENT);
 }
 
-/*
- * MOVE says more than the others: a hole in the source is zeros (the page has moved before); a page that is shared,
- * pinned, or of a kind that does not move, is copied, and so is all on a kernel without MOVE.
- */
-static uint32_t other_than_move(int error) {
-  return error == -ENOENT ? UFFD_ANSWER_ZERO : UFFD_ANSWER_BYTES;
-}
-
-/*
- * What may go in where `kind` did not, or `kind` if nothing else does. A minor fault says that the page cache has the
- * page: other contents cannot go in then, and waking alone would bring the same fault again and again.
- */
-static uint32_t find_other_way(const struct work *work, uint32_t kind, int error) {
-  bool refused = error == -ENOENT || error == -EBUSY || error == -EINVAL;
-  if (kind == UFFD_ANSWER_MOVE && refused) return other_than_move(error);
-  if (error == -EEXIST && work->install->minor && work->at == work->install->page) return UFFD_ANSWER_CONTINUE;
-  return kind;
-}
-
 static void finish(struct work *work, uint32_t outcome) {
   work->outcome = outcome;
   work->at = work->end;
@@ -173,14 +155,50 @@ static int step(struct work *work, uint32_t kind, uint64_t length) {
   return error;
 }
 
+/* Whether the page at work->at is there. Another address space can only be judged by what was installed. */
+static bool is_mapped(const struct work *work) {
+  const struct uffd_slice *slice = work->install->slice;
+  unsigned char resident = 0;
+  if (work->install->source->child) {
+    return page_state(slice, (work->at - slice->start) / page_size_of(work)) == UFFD_PAGE_INSTALLED;
+  }
+  mincore((void *)(uintptr_t)work->at, 1, &resident); /* NOLINT(performance-no-int-to-ptr) */
+  return (resident & 1) != 0;
+}
+
+/*
+ * The page cache may have what would not go in: after a minor fault, where waking alone would bring the same fault
+ * again and again, and in huge pages, where EEXIST is no proof: Linux also says it when none is free (R22).
+ */
+static int map_cached(struct work *work, bool minor) {
+  int error = step(work, UFFD_ANSWER_CONTINUE, page_size_of(work));
+  if (minor || (error != -EFAULT && error != -EINVAL)) return error;
+  return is_mapped(work) ? -EEXIST : -ENOMEM;
+}
+
+/*
+ * One page in another way, where there is one. MOVE says more than the others: a hole in the source is zeros (the page
+ * has moved before); a page that is shared, pinned, or of a kind that does not move, is copied, and so is all on a
+ * kernel without MOVE.
+ */
+static int try_other_way(struct work *work, uint32_t kind, int error) {
+  const struct uffd_install *install = work->install;
+  if (kind == UFFD_ANSWER_MOVE && error == -ENOENT) return step(work, UFFD_ANSWER_ZERO, page_size_of(work));
+  if (kind == UFFD_ANSWER_MOVE && (error == -EBUSY || error == -EINVAL)) {
+    return step(work, UFFD_ANSWER_BYTES, page_size_of(work));
+  }
+  bool minor = install->minor && work->at == install->page, copies = kind <= UFFD_ANSWER_BYTES;
+  bool doubtful = minor || page_size_of(work) != BASE_PAGE;
+  return error == -EEXIST && copies && doubtful ? map_cached(work, minor) : error;
+}
+
 uint32_t uffd_install(struct uffd_handler_state *handler, const struct uffd_install *install) {
   struct work work = {.handler = handler, .install = install, .at = install->dst, .outcome = UFFD_OUTCOME_INSTALLED};
   work.end = install->dst + round_up(install->length, page_size_of(&work));
   uint32_t kind = install->kind == UFFD_ANSWER_MOVE && install->wp ? UFFD_ANSWER_BYTES : install->kind;
   while (work.at < work.end) {
     int error = step(&work, kind, work.end - work.at);
-    uint32_t other = error != 0 ? find_other_way(&work, kind, error) : kind;
-    if (other != kind) error = step(&work, other, page_size_of(&work));
+    if (error != 0) error = try_other_way(&work, kind, error);
     if (error != 0) judge(&work, error);
   }
   return work.outcome;

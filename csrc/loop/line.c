@@ -135,6 +135,14 @@ static uint32_t install_page(struct walk *walk, uint32_t kind) {
   return install_answer(walk, &answer);
 }
 
+static void explain(const struct walk *walk, int error) {
+  const uffd_region *region = walk->slice->region;
+  bool huge = error == ENOMEM && region->page_size != BASE_PAGE;
+  fail(error, "Installing the page at offset %" PRIu64 " from the %s resolver: %s.",
+       region_offset(walk->slice, walk->page), region->resolver->kind,
+       huge ? "no huge page is free (sysctl vm.nr_hugepages)" : strerror(error));
+}
+
 /* Resolver, answer, install for a page that is to be filled, with [low, high) as the cover that is wanted. */
 static uint32_t fill(struct walk *walk, uint64_t low, uint64_t high) {
   struct uffd_answer answer;
@@ -146,10 +154,7 @@ static uint32_t fill(struct walk *walk, uint64_t low, uint64_t high) {
   walk->answer = answer.kind;
   if (answer.kind == UFFD_ANSWER_LATER) return UFFD_OUTCOME_DEFERRED;
   uint32_t outcome = install_answer(walk, &answer);
-  if (outcome == UFFD_OUTCOME_FAILED) {
-    fail(walk->handler->error, "Installing the page at offset %" PRIu64 " from the %s resolver: %s.",
-         region_offset(walk->slice, walk->page), walk->slice->region->resolver->kind, strerror(walk->handler->error));
-  }
+  if (outcome == UFFD_OUTCOME_FAILED) explain(walk, walk->handler->error);
   return outcome;
 }
 

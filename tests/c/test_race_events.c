@@ -218,7 +218,7 @@ static void event_behind(unsigned count) {
   }
   CHECK_EQ(check_touch_join(&first), image_byte(count * page));
   check_thread_join(&drop.thread);
-  CHECK_EQ(serving_stats(serving.loop).zero, count);
+  CHECK(serving_stats(serving.loop).zero >= count); /* more when zeros were installed before the kernel dropped: R24 */
   CHECK_EQ(serving_stats(serving.loop).copied, 1);
   serving_close(&serving);
   uffd_memory_close(memory);
