@@ -180,7 +180,7 @@ static void *take_small(struct uffd_lua_arena *arena, size_t class) {
   uint32_t index = arena->partial[class];
   struct arena_slab *slab = &arena->slabs[index];
   struct arena_block *block = slab->free;
-  slab->free = block->next;
+  slab->free = block->next; /* a listed slab has one. NOLINT(clang-analyzer-core.NullDereference) */
   slab->live++;
   if (slab->free == NULL) delist(arena, index);
   arena->used += class_size(class);

@@ -38,6 +38,6 @@ struct uffd_lua_arena {
 int uffd_lua_arena_open(struct uffd_lua_arena *arena, size_t length);
 void uffd_lua_arena_close(struct uffd_lua_arena *arena);
 /* A lua_Alloc: NULL when the cap is reached. */
-void *uffd_lua_arena_alloc(void *arena, void *block, size_t old_size, size_t new_size);
+void *uffd_lua_arena_alloc(void *ctx, void *block, size_t old_size, size_t new_size);
 
 #endif

@@ -24,7 +24,7 @@ static void put(struct copier *copier, const void *data, size_t length) {
   if (args->room - args->length < length) {
     size_t room = args->room * 2 + length + 64;
     char *grown = realloc(args->data, room);
-    if (grown == NULL) luaL_error(copier->L, "not enough memory");
+    if (grown == NULL) uffd_lua_no_memory(copier->L);
     args->data = grown;
     args->room = room;
   }
@@ -82,7 +82,7 @@ static void put_table(struct copier *copier, int index) {
 
 static void *grow(lua_State *L, void *list, size_t count, size_t item) {
   void *grown = realloc(list, (count + 1) * item);
-  if (grown == NULL) luaL_error(L, "not enough memory");
+  if (grown == NULL) uffd_lua_no_memory(L);
   return grown;
 }
 

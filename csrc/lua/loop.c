@@ -67,7 +67,7 @@ static int create(lua_State *L) {
   lua_newtable(L);
   lua_setiuservalue(L, -2, 1);
   loop->messages = uffd_lua_ring_new(sizeof(struct uffd_lua_message), MESSAGES);
-  if (loop->messages == NULL) return luaL_error(L, "not enough memory");
+  if (loop->messages == NULL) uffd_lua_no_memory(L);
   int result = uffd_loop_create(&opts, &loop->loop);
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
@@ -113,7 +113,7 @@ static void push_regions(lua_State *L, int loop) {
 static void reserve_object(lua_State *L, struct loop *loop) {
   size_t bytes = (loop->object_count + 1) * sizeof(struct uffd_lua_object_ref *);
   struct uffd_lua_object_ref **objects = realloc(loop->objects, bytes);
-  if (objects == NULL) luaL_error(L, "not enough memory");
+  if (objects == NULL) uffd_lua_no_memory(L);
   loop->objects = objects;
 }
 
@@ -244,9 +244,9 @@ static int region_index(lua_State *L) {
 
 static int region_tostring(lua_State *L) {
   const struct region *region = luaL_checkudata(L, 1, REGION_TYPE);
-  if (!uffd_lua_push_closed(L, REGION_TYPE, region->loop->loop != NULL))
-    lua_pushfstring(L, "%s (%I bytes at %I, pages of %I)", REGION_TYPE, (lua_Integer)region->length,
-                    (lua_Integer)region->offset, (lua_Integer)region->page_size);
+  if (region->loop->loop == NULL) return uffd_lua_push_closed(L, REGION_TYPE);
+  lua_pushfstring(L, "%s (%I bytes at %I, pages of %I)", REGION_TYPE, (lua_Integer)region->length,
+                  (lua_Integer)region->offset, (lua_Integer)region->page_size);
   return 1;
 }
 
@@ -370,7 +370,7 @@ static int loop_trace(lua_State *L) {
   luaL_argcheck(L, room >= 1 && room <= 1 << 24, 3, "1 to 16777216 records");
   if (on && loop->traces == NULL) {
     loop->traces = uffd_lua_ring_new(sizeof(struct uffd_trace), room);
-    if (loop->traces == NULL) return luaL_error(L, "not enough memory");
+    if (loop->traces == NULL) uffd_lua_no_memory(L);
   }
   return uffd_lua_done(L, uffd_loop_trace(loop->loop, on ? record : NULL, loop->traces));
 }
@@ -424,7 +424,7 @@ static int loop_traces(lua_State *L) {
 
 static int loop_tostring(lua_State *L) {
   struct loop *loop = luaL_checkudata(L, 1, LOOP_TYPE);
-  if (uffd_lua_push_closed(L, LOOP_TYPE, loop->loop != NULL)) return 1;
+  if (loop->loop == NULL) return uffd_lua_push_closed(L, LOOP_TYPE);
   push_regions(L, 1);
   lua_pushfstring(L, "%s (%s, %I regions)", LOOP_TYPE, engines[loop->engine], luaL_len(L, -1));
   return 1;

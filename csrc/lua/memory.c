@@ -40,7 +40,7 @@ static struct memory *new_memory(lua_State *L) {
   memory->process = uffd_lua_process();
   luaL_setmetatable(L, MEMORY_TYPE);
   memory->ref = calloc(1, sizeof(*memory->ref));
-  if (memory->ref == NULL) luaL_error(L, "not enough memory");
+  if (memory->ref == NULL) uffd_lua_no_memory(L);
   atomic_init(&memory->ref->count, 1);
   return memory;
 }
@@ -209,7 +209,7 @@ static int memory_len(lua_State *L) {
 
 static int memory_tostring(lua_State *L) {
   struct memory *memory = luaL_checkudata(L, 1, MEMORY_TYPE);
-  if (uffd_lua_push_closed(L, MEMORY_TYPE, memory->ref != NULL)) return 1;
+  if (memory->ref == NULL) return uffd_lua_push_closed(L, MEMORY_TYPE);
   uffd_memory *mapped = memory->ref->memory;
   lua_pushfstring(L, "%s (%s, %I bytes at %p)", MEMORY_TYPE, kinds[uffd_memory_kind(mapped)],
                   (lua_Integer)uffd_memory_length(mapped), uffd_memory_address(mapped));

@@ -105,7 +105,7 @@ static struct object *new_object(lua_State *L) {
   object->process = uffd_lua_process();
   luaL_setmetatable(L, OBJECT_TYPE);
   object->ref = calloc(1, sizeof(*object->ref));
-  if (object->ref == NULL) luaL_error(L, "not enough memory");
+  if (object->ref == NULL) uffd_lua_no_memory(L);
   object->ref->count = 1;
   return object;
 }
@@ -209,8 +209,8 @@ static int object_pending(lua_State *L) {
 
 static int object_tostring(lua_State *L) {
   struct object *object = luaL_checkudata(L, 1, OBJECT_TYPE);
-  if (!uffd_lua_push_closed(L, OBJECT_TYPE, object->ref != NULL))
-    lua_pushfstring(L, "%s (fd %d, %d ranges)", OBJECT_TYPE, uffd_fd(object->ref->object), (int)object->range_count);
+  if (object->ref == NULL) return uffd_lua_push_closed(L, OBJECT_TYPE);
+  lua_pushfstring(L, "%s (fd %d, %d ranges)", OBJECT_TYPE, uffd_fd(object->ref->object), (int)object->range_count);
   return 1;
 }
 
@@ -279,7 +279,7 @@ static int object_register(lua_State *L) {
   struct span span = check_span(L, 2, lua_gettop(L) <= 3);
   uint64_t modes = uffd_lua_mask(L, span.next, &uffd_lua_modes);
   uint64_t ioctls = 0;
-  if (!reserve_ranges(object)) return luaL_error(L, "not enough memory");
+  if (!reserve_ranges(object)) uffd_lua_no_memory(L);
   int result = uffd_register(object->ref->object, span.start, span.length, modes, &ioctls);
   if (result < 0) return uffd_lua_fail(L, result);
   uint64_t page_size = span.page_size != 0 ? span.page_size : mapped_page_size(span.start, span.length);
@@ -291,7 +291,7 @@ static int object_register(lua_State *L) {
 static int object_unregister(lua_State *L) {
   struct object *object = check(L, 1);
   struct span span = check_span(L, 2, lua_gettop(L) == 2);
-  if (!reserve_ranges(object)) return luaL_error(L, "not enough memory");
+  if (!reserve_ranges(object)) uffd_lua_no_memory(L);
   int result = uffd_unregister(object->ref->object, span.start, span.length);
   if (result >= 0) forget_range(object, span.start, span.start + span.length);
   return uffd_lua_done(L, result);

@@ -282,7 +282,7 @@ static struct uffd_lua_policy **new_policy(lua_State *L) {
   *box = NULL;
   luaL_setmetatable(L, POLICY_TYPE);
   *box = calloc(1, sizeof(**box));
-  if (*box == NULL) luaL_error(L, "not enough memory");
+  if (*box == NULL) uffd_lua_no_memory(L);
   return box;
 }
 
@@ -329,7 +329,7 @@ static void take_factory(lua_State *L, int arg, struct uffd_lua_policy *policy) 
   luaL_argcheck(L, !lua_iscfunction(L, arg), arg, "the factory must be a Lua function");
   check_upvalues(L, arg);
   lua_pushvalue(L, arg);
-  if (lua_dump(L, write_code, policy, 0) != 0) luaL_error(L, "not enough memory");
+  if (lua_dump(L, write_code, policy, 0) != 0) uffd_lua_no_memory(L);
   lua_pop(L, 1);
 }
 
@@ -460,7 +460,7 @@ static int ask_once(lua_State *L) {
   luaL_setmetatable(L, SEAT_TYPE);
   struct uffd_handler handler = {0, 1, session, page_size};
   int result = setup(policy, &handler, &session->seat);
-  if (result < 0) return uffd_lua_fail(L, result);
+  if (session->seat == NULL) return uffd_lua_fail(L, result);
   struct uffd_fault fault = {.offset = offset,
                              .region_offset = offset,
                              .address = offset,

@@ -200,7 +200,7 @@ static int resolver_len(lua_State *L) {
 
 static int resolver_tostring(lua_State *L) {
   struct resolver *resolver = luaL_checkudata(L, 1, RESOLVER_TYPE);
-  if (uffd_lua_push_closed(L, RESOLVER_TYPE, resolver->resolver != NULL)) return 1;
+  if (resolver->resolver == NULL) return uffd_lua_push_closed(L, RESOLVER_TYPE);
   lua_Integer size = size_of(resolver->resolver);
   const char *kind = uffd_resolver_kind(resolver->resolver);
   if (size == LUA_MAXINTEGER)

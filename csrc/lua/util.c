@@ -24,6 +24,11 @@ int uffd_lua_done(lua_State *L, int result) {
   return 1;
 }
 
+void uffd_lua_no_memory(lua_State *L) {
+  luaL_error(L, "not enough memory");
+  abort();
+}
+
 uint64_t uffd_lua_unsigned(lua_State *L, int arg) {
   lua_Integer value = luaL_checkinteger(L, arg);
   luaL_argcheck(L, value >= 0, arg, "must not be negative");
@@ -178,16 +183,20 @@ uint64_t uffd_lua_process(void) {
   return process;
 }
 
-void uffd_lua_check_handle(lua_State *L, const char *type, bool open, uint64_t process) {
-  if (!open) luaL_error(L, "attempt to use a closed %s", type);
-  if (process != uffd_lua_process())
-    luaL_error(L, "attempt to use a %s in a forked child: it belongs to process %I, make a new one here", type,
-               (lua_Integer)process);
+void uffd_lua_raise_closed(lua_State *L, const char *type) {
+  luaL_error(L, "attempt to use a closed %s", type);
+  abort(); /* luaL_error() does not return; the compiler is not told so */
 }
 
-bool uffd_lua_push_closed(lua_State *L, const char *type, bool open) {
-  if (!open) lua_pushfstring(L, "%s (closed)", type);
-  return !open;
+void uffd_lua_raise_forked(lua_State *L, const char *type, uint64_t process) {
+  luaL_error(L, "attempt to use a %s in a forked child: it belongs to process %I, make a new one here", type,
+             (lua_Integer)process);
+  abort();
+}
+
+int uffd_lua_push_closed(lua_State *L, const char *type) {
+  lua_pushfstring(L, "%s (closed)", type);
+  return 1;
 }
 
 void uffd_lua_class(lua_State *L, const char *type, lua_CFunction index, const luaL_Reg *meta,

@@ -28,6 +28,8 @@
 int uffd_lua_fail(lua_State *L, int result);
 /* True for a result of 0 or more, else as uffd_lua_fail(). */
 int uffd_lua_done(lua_State *L, int result);
+/* Lua's own error for want of memory. */
+_Noreturn void uffd_lua_no_memory(lua_State *L);
 
 /* ------------------------------------------------------------------------------------------------ arguments */
 
@@ -65,10 +67,17 @@ void uffd_lua_push_names(lua_State *L, uint64_t mask, const struct uffd_lua_name
 
 /* A number of this process that a forked child does not share, raw clone() included. */
 uint64_t uffd_lua_process(void);
+_Noreturn void uffd_lua_raise_closed(lua_State *L, const char *type);
+_Noreturn void uffd_lua_raise_forked(lua_State *L, const char *type, uint64_t process);
+
 /* Raises when a handle is closed, or belongs to the parent of this forked process. */
-void uffd_lua_check_handle(lua_State *L, const char *type, bool open, uint64_t process);
-/* Pushes "uffd.memory (closed)" when it is closed, and tells so. */
-bool uffd_lua_push_closed(lua_State *L, const char *type, bool open);
+static inline void uffd_lua_check_handle(lua_State *L, const char *type, bool open, uint64_t process) {
+  if (!open) uffd_lua_raise_closed(L, type);
+  if (process != uffd_lua_process()) uffd_lua_raise_forked(L, type, process);
+}
+
+/* For __tostring: pushes "uffd.memory (closed)", returns 1. */
+int uffd_lua_push_closed(lua_State *L, const char *type);
 /*
  * Makes the metatable of a type, with its methods in a table that is also core.methods.NAME (core at index 1). index is
  * the __index function of a type that has fields too, NULL for one that has none.
