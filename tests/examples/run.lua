@@ -169,9 +169,9 @@ table.sort(names)
 table.insert(names, 1, "first_lua") -- it makes the snapshot.img of others
 for _, name in ipairs(names) do
   local ok, message = pcall(tests[name])
-  print((ok and "ok   " or "FAIL ") .. name .. (ok and "" or ": " .. tostring(message)))
+  print((ok and "ok " or "FAILED ") .. name .. (ok and "" or ": " .. tostring(message)))
   if ok then passed = passed + 1 else failed = failed + 1 end
 end
 os.execute(("rm -rf %q"):format(folder))
-print(("%d passed, %d failed"):format(passed, failed))
+print(("%d tests, 0 skipped, %d failed"):format(passed + failed, failed))
 os.exit(failed == 0)
