@@ -103,11 +103,11 @@ function support.answer(factory, args, options)
   return data, message, errno, sentence, number
 end
 
--- Has count huge pages for f, if this user may have them.
+-- Calls f with hugetlb memory of so many huge pages, if this user may have them; others may take them meanwhile.
 function support.with_huge_pages(count, f)
   local path = "/proc/sys/vm/nr_hugepages"
   lu.skipIf(probe.hugepage_size ~= 2 << 20, "no huge pages of 2 MiB")
-  local before = uffd.probe().hugepages_total
+  local now = uffd.probe()
   local function set(number)
     local file = io.open(path, "w")
     if file then
@@ -115,11 +115,11 @@ function support.with_huge_pages(count, f)
       file:close()
     end
   end
-  if uffd.probe().hugepages_free < count then set(before + count) end
-  local free = uffd.probe().hugepages_free
-  local _ <close> = setmetatable({}, { __close = function() set(before) end })
-  lu.skipIf(free < count, "no free huge pages, and none to be had")
-  return f()
+  local _ <close> = setmetatable({}, { __close = function() set(now.hugepages_total) end })
+  if now.hugepages_free < count then set(now.hugepages_total + count) end
+  local memory <close>, message = uffd.map { size = count * probe.hugepage_size, kind = "hugetlb" }
+  lu.skipIf(not memory, message)
+  f(memory)
 end
 
 return support

@@ -86,8 +86,7 @@ function tests.test_private_memfd()
 end
 
 function tests.test_hugetlb()
-  support.with_huge_pages(1, function()
-    local memory <close> = assert(uffd.map { size = 1, kind = "hugetlb" })
+  support.with_huge_pages(1, function(memory)
     lu.assertEquals({ memory.size, memory.page_size, memory.kind }, { 2 << 20, 2 << 20, "hugetlb" })
     assert(memory:write((2 << 20) - 3, "end"))
     lu.assertEquals(memory.alias:read((2 << 20) - 3), "end")

@@ -343,9 +343,8 @@ function tests.test_pending()
 end
 
 function tests.test_huge_page_event_names_the_huge_page()
-  support.with_huge_pages(1, function()
+  support.with_huge_pages(1, function(memory)
     local u <close> = open()
-    local memory <close> = assert(uffd.map { size = 2 << 20, kind = "hugetlb" })
     assert(u:register(memory.address, memory.size, "missing"))
     local thread = toucher.start("read", memory.address + 12345, 1)
     local event = first_event(u)
