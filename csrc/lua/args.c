@@ -226,17 +226,7 @@ static int memory_gc(lua_State *L) {
 
 static int memory_read(lua_State *L) {
   struct uffd_lua_memory_ref **handle = luaL_checkudata(L, 1, MEMORY_TYPE);
-  uffd_memory *memory = (*handle)->memory;
-  uint64_t size = uffd_memory_length(memory);
-  uint64_t offset = uffd_lua_opt_unsigned(L, 2, 0);
-  uint64_t length = uffd_lua_opt_unsigned(L, 3, offset < size ? size - offset : 0);
-  uffd_lua_check_range(L, 2, offset, length, size, "memory");
-  luaL_Buffer buffer;
-  char *data = luaL_buffinitsize(L, &buffer, (size_t)length);
-  int result = uffd_memory_read(memory, offset, data, length);
-  if (result < 0) return uffd_lua_fail(L, result);
-  luaL_pushresultsize(&buffer, (size_t)length);
-  return 1;
+  return uffd_lua_read_memory(L, (*handle)->memory);
 }
 
 static int memory_index(lua_State *L) {

@@ -34,7 +34,6 @@ struct region {
 
 static const char *const engines[] = {"auto", "threads", "pump", NULL};
 static const char *const verdicts[] = {"default", "zero", "poison", "stop", NULL};
-static const char *const routes[] = {"auto", "syscall", "device", NULL};
 
 static struct loop *check(lua_State *L, int arg) {
   struct loop *loop = luaL_checkudata(L, arg, LOOP_TYPE);
@@ -57,7 +56,7 @@ static int create(lua_State *L) {
   opts.handlers = uffd_lua_opt_u32(L, 2, 0);
   opts.on_error = uffd_lua_choice(L, 3, UFFD_ON_ERROR_DEFAULT, verdicts, "on_error");
   opts.open_flags = uffd_lua_opt_u32(L, 4, 0);
-  opts.route = uffd_lua_choice(L, 5, UFFD_ROUTE_AUTO, routes, "route");
+  opts.route = uffd_lua_choice(L, 5, UFFD_ROUTE_AUTO, uffd_lua_routes, "route");
   opts.features = uffd_lua_mask(L, 6, &uffd_lua_features);
   struct loop *loop = lua_newuserdatauv(L, sizeof(*loop), 1);
   memset(loop, 0, sizeof(*loop));
@@ -375,11 +374,6 @@ static int loop_trace(lua_State *L) {
   return uffd_lua_done(L, uffd_loop_trace(loop->loop, on ? record : NULL, loop->traces));
 }
 
-static void set_integer(lua_State *L, const char *name, uint64_t value) {
-  lua_pushinteger(L, (lua_Integer)value);
-  lua_setfield(L, -2, name);
-}
-
 static void set_name(lua_State *L, const char *name, const char *const names[], uint32_t count, uint32_t index) {
   if (index < count)
     lua_pushstring(L, names[index]);
@@ -389,20 +383,19 @@ static void set_name(lua_State *L, const char *name, const char *const names[], 
 }
 
 static void push_trace(lua_State *L, const struct uffd_trace *trace) {
-  static const char *const answers[] = {"zero", "bytes", "continue", "move", "poison", "later", "resolver"};
   static const char *const outcomes[] = {"installed", "present", "deferred", "gone", "failed"};
   lua_createtable(L, 0, 12);
-  set_integer(L, "time_ns", trace->time_ns);
-  set_integer(L, "latency_ns", trace->latency_ns);
-  set_integer(L, "region", (uint64_t)(uintptr_t)trace->cookie);
-  set_integer(L, "offset", trace->offset);
-  set_integer(L, "cover", trace->cover);
-  set_integer(L, "flags", trace->flags);
-  set_integer(L, "tid", trace->tid);
-  set_integer(L, "handler", trace->handler);
-  set_name(L, "answer", answers, sizeof(answers) / sizeof(answers[0]), trace->answer);
+  uffd_lua_set_integer(L, "time_ns", trace->time_ns);
+  uffd_lua_set_integer(L, "latency_ns", trace->latency_ns);
+  uffd_lua_set_integer(L, "region", (uint64_t)(uintptr_t)trace->cookie);
+  uffd_lua_set_integer(L, "offset", trace->offset);
+  uffd_lua_set_integer(L, "cover", trace->cover);
+  uffd_lua_set_integer(L, "flags", trace->flags);
+  uffd_lua_set_integer(L, "tid", trace->tid);
+  uffd_lua_set_integer(L, "handler", trace->handler);
+  set_name(L, "answer", uffd_lua_answers, UFFD_ANSWER_RESOLVER + 1, trace->answer);
   set_name(L, "outcome", outcomes, sizeof(outcomes) / sizeof(outcomes[0]), trace->outcome);
-  if (trace->error != 0) set_integer(L, "error", (uint64_t)trace->error);
+  if (trace->error != 0) uffd_lua_set_integer(L, "error", (uint64_t)trace->error);
 }
 
 static int next_trace(lua_State *L) {
@@ -411,7 +404,7 @@ static int next_trace(lua_State *L) {
   if (loop->traces == NULL || !uffd_lua_ring_pop(loop->traces, &trace)) return 0;
   push_trace(L, &trace);
   uint64_t dropped = uffd_lua_ring_dropped(loop->traces);
-  if (dropped > 0) set_integer(L, "dropped", dropped);
+  if (dropped > 0) uffd_lua_set_integer(L, "dropped", dropped);
   return 1;
 }
 

@@ -85,8 +85,7 @@ static int memory_gc(lua_State *L) {
 
 /* ------------------------------------------------------------------------------------------------ reading, writing */
 
-static int memory_read(lua_State *L) {
-  uffd_memory *memory = check(L, 1)->ref->memory;
+int uffd_lua_read_memory(lua_State *L, uffd_memory *memory) {
   uint64_t size = uffd_memory_length(memory);
   uint64_t offset = uffd_lua_opt_unsigned(L, 2, 0);
   uint64_t length = uffd_lua_opt_unsigned(L, 3, offset < size ? size - offset : 0);
@@ -97,6 +96,10 @@ static int memory_read(lua_State *L) {
   if (result < 0) return uffd_lua_fail(L, result);
   luaL_pushresultsize(&buffer, (size_t)length);
   return 1;
+}
+
+static int memory_read(lua_State *L) {
+  return uffd_lua_read_memory(L, check(L, 1)->ref->memory);
 }
 
 static int memory_write(lua_State *L) {

@@ -12,18 +12,13 @@ UFFD_EXPORT int luaopen_uffd_core(lua_State *L);
 
 /* ------------------------------------------------------------------------------------------------ probing */
 
-static void set_integer(lua_State *L, const char *name, uint64_t value) {
-  lua_pushinteger(L, (lua_Integer)value);
-  lua_setfield(L, -2, name);
-}
-
 static void set_boolean(lua_State *L, const char *name, bool value) {
   lua_pushboolean(L, value);
   lua_setfield(L, -2, name);
 }
 
 static void set_error(lua_State *L, const char *name, int error) {
-  if (error != 0) set_integer(L, name, (uint64_t)error);
+  if (error != 0) uffd_lua_set_integer(L, name, (uint64_t)error);
 }
 
 static void set_advice(lua_State *L, const struct uffd_probe *probe) {
@@ -37,7 +32,6 @@ static void set_advice(lua_State *L, const struct uffd_probe *probe) {
 }
 
 static int probe(lua_State *L) {
-  static const char *const routes[] = {NULL, "syscall", "device"};
   struct uffd_probe found = UFFD_PROBE_INIT;
   int result = uffd_probe(&found);
   if (result < 0) return uffd_lua_fail(L, result);
@@ -45,22 +39,23 @@ static int probe(lua_State *L) {
   lua_pushstring(L, found.kernel);
   lua_setfield(L, -2, "kernel");
   set_boolean(L, "usable", found.usable != 0);
-  lua_pushstring(L, found.route <= UFFD_ROUTE_DEVICE ? routes[found.route] : NULL);
+  lua_pushstring(L, found.route == 0 ? NULL : uffd_lua_routes[found.route]);
   lua_setfield(L, -2, "route");
   set_boolean(L, "user_mode_only", found.user_mode_only != 0);
   set_error(L, "syscall_error", found.syscall_error);
   set_error(L, "syscall_umo_error", found.syscall_umo_error);
   set_error(L, "device_error", found.device_error);
-  if (found.sysctl_unprivileged >= 0) set_integer(L, "sysctl_unprivileged", (uint64_t)found.sysctl_unprivileged);
+  if (found.sysctl_unprivileged >= 0)
+    uffd_lua_set_integer(L, "sysctl_unprivileged", (uint64_t)found.sysctl_unprivileged);
   set_boolean(L, "event_fork", found.event_fork != 0);
   uffd_lua_push_names(L, found.features, &uffd_lua_features);
   lua_setfield(L, -2, "features");
   uffd_lua_push_names(L, found.missing, &uffd_lua_features);
   lua_setfield(L, -2, "missing");
-  set_integer(L, "page_size", found.page_size);
-  set_integer(L, "hugepage_size", found.hugepage_size);
-  set_integer(L, "hugepages_total", found.hugepages_total);
-  set_integer(L, "hugepages_free", found.hugepages_free);
+  uffd_lua_set_integer(L, "page_size", found.page_size);
+  uffd_lua_set_integer(L, "hugepage_size", found.hugepage_size);
+  uffd_lua_set_integer(L, "hugepages_total", found.hugepages_total);
+  uffd_lua_set_integer(L, "hugepages_free", found.hugepages_free);
   set_advice(L, &found);
   return 1;
 }
@@ -108,7 +103,7 @@ static void set_flags(lua_State *L) {
                                               {NULL, 0}};
   lua_newtable(L);
   for (const struct uffd_lua_bit *flag = flags; flag->name != NULL; flag++)
-    set_integer(L, flag->name, flag->bit);
+    uffd_lua_set_integer(L, flag->name, flag->bit);
   lua_setfield(L, -2, "flags");
 }
 

@@ -29,8 +29,6 @@ struct object {
   unsigned count;
 };
 
-static const char *const routes[] = {"auto", "syscall", "device", "adopted", NULL};
-
 static struct object *check(lua_State *L, int arg) {
   struct object *object = luaL_checkudata(L, arg, OBJECT_TYPE);
   uffd_lua_check_handle(L, OBJECT_TYPE, object->ref != NULL, object->process);
@@ -126,7 +124,7 @@ static int open_object(lua_State *L) {
   opts.features = uffd_lua_mask(L, 1, &uffd_lua_features);
   opts.optional = uffd_lua_mask(L, 2, &uffd_lua_features);
   opts.flags = uffd_lua_opt_u32(L, 3, 0);
-  opts.route = uffd_lua_choice(L, 4, UFFD_ROUTE_AUTO, routes, "route");
+  opts.route = uffd_lua_choice(L, 4, UFFD_ROUTE_AUTO, uffd_lua_routes, "route");
   struct object *object = new_object(L);
   object->blocking = (opts.flags & UFFD_OPEN_BLOCKING) != 0;
   int result = uffd_open(&opts, &object->ref->object);
@@ -184,7 +182,7 @@ static int object_has(lua_State *L) {
 static int object_route(lua_State *L) {
   int route = uffd_route(check(L, 1)->ref->object);
   if (route < 0) return uffd_lua_fail(L, route);
-  lua_pushstring(L, routes[route]);
+  lua_pushstring(L, uffd_lua_routes[route]);
   return 1;
 }
 
@@ -400,21 +398,16 @@ static int object_wake(lua_State *L) {
 
 /* ------------------------------------------------------------------------------------------------ events */
 
-static void set_integer(lua_State *L, const char *name, uint64_t value) {
-  lua_pushinteger(L, (lua_Integer)value);
-  lua_setfield(L, -2, name);
-}
-
 static void set_pagefault(lua_State *L, const struct object *object, const struct uffd_event *event) {
   uint64_t page_size = page_size_at(object, event->address);
   lua_pushstring(L, (event->flags & UFFD_FAULT_WP) ? "wp" : (event->flags & UFFD_FAULT_MINOR) ? "minor" : "missing");
   lua_setfield(L, -2, "kind");
   lua_pushboolean(L, (event->flags & UFFD_FAULT_WRITE) != 0);
   lua_setfield(L, -2, "write");
-  set_integer(L, "page", event->address - event->address % page_size);
-  set_integer(L, "page_size", page_size);
-  set_integer(L, "flags", event->flags);
-  set_integer(L, "tid", event->tid);
+  uffd_lua_set_integer(L, "page", event->address - event->address % page_size);
+  uffd_lua_set_integer(L, "page_size", page_size);
+  uffd_lua_set_integer(L, "flags", event->flags);
+  uffd_lua_set_integer(L, "tid", event->tid);
 }
 
 /* The child has the parent's ranges: its events name pages as the parent's do. */
@@ -451,24 +444,24 @@ static void push_event(lua_State *L, struct object *object, struct uffd_event *e
   lua_setfield(L, -2, "type");
   switch (event->type) {
   case UFFD_PAGEFAULT:
-    set_integer(L, "address", event->address);
+    uffd_lua_set_integer(L, "address", event->address);
     set_pagefault(L, object, event);
     return;
   case UFFD_FORK:
     set_fork(L, object, event);
     return;
   case UFFD_REMAP:
-    set_integer(L, "to", event->to);
+    uffd_lua_set_integer(L, "to", event->to);
     break;
   case UFFD_REMOVE:
   case UFFD_UNMAP:
     break;
   default: /* a newer kernel's: whatever it carries */
-    set_integer(L, "to", event->to);
-    set_integer(L, "flags", event->flags);
+    uffd_lua_set_integer(L, "to", event->to);
+    uffd_lua_set_integer(L, "flags", event->flags);
   }
-  set_integer(L, "address", event->address);
-  set_integer(L, "length", event->length);
+  uffd_lua_set_integer(L, "address", event->address);
+  uffd_lua_set_integer(L, "length", event->length);
   follow_mapping(object, event);
 }
 

@@ -428,8 +428,7 @@ static int session_gc(lua_State *L) {
 }
 
 static int push_answer(lua_State *L, const struct uffd_lua_policy *policy, const struct uffd_answer *answer) {
-  static const char *const kinds[] = {"zero", "bytes", "continue", "move", "poison", "later", "resolver"};
-  lua_pushstring(L, kinds[answer->kind]);
+  lua_pushstring(L, uffd_lua_answers[answer->kind]);
   if (answer->kind == UFFD_ANSWER_BYTES) {
     lua_pushlstring(L, answer->data, (size_t)answer->length);
     lua_pushinteger(L, (lua_Integer)answer->offset);

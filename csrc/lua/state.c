@@ -104,7 +104,7 @@ static int require(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* Replaces the field of the table on top by nil. */
+/* Takes a field out of the table on top. */
 static void forget(lua_State *L, const char *name) {
   lua_pushnil(L);
   lua_setfield(L, -2, name);
@@ -276,6 +276,7 @@ int uffd_lua_state_answer(struct uffd_lua_state *state, lua_CFunction function, 
   if (result == -ENOMEM) {
     /* Lua's string buffers give up without a collection: once more, with the collector at work. */
     lua_gc(L, LUA_GCCOLLECT);
+    state->tidy = state->arena.used;
     lua_gc(L, LUA_GCRESTART);
     result = call(state, function, ctx, limit_ns, 1, what);
     lua_gc(L, LUA_GCSTOP);

@@ -2,11 +2,11 @@
 #include "util.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 int uffd_lua_fail(lua_State *L, int result) {
@@ -24,10 +24,18 @@ int uffd_lua_done(lua_State *L, int result) {
   return 1;
 }
 
+void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value) {
+  lua_pushinteger(L, (lua_Integer)value);
+  lua_setfield(L, -2, name);
+}
+
 void uffd_lua_no_memory(lua_State *L) {
   luaL_error(L, "not enough memory");
   abort();
 }
+
+const char *const uffd_lua_routes[] = {"auto", "syscall", "device", "adopted", NULL};
+const char *const uffd_lua_answers[] = {"zero", "bytes", "continue", "move", "poison", "later", "resolver", NULL};
 
 uint64_t uffd_lua_unsigned(lua_State *L, int arg) {
   lua_Integer value = luaL_checkinteger(L, arg);
@@ -172,15 +180,20 @@ static _Atomic uint64_t *make_process_page(void) {
   return page;
 }
 
+/* Never 0, and later than the parent's: process ids are used again, and every pid namespace has a 1. */
+static uint64_t now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec + 1;
+}
+
 uint64_t uffd_lua_process(void) {
   _Atomic uint64_t *page = atomic_load_explicit(&process_page, memory_order_acquire);
   if (page == NULL && (page = make_process_page()) == NULL) return (uint64_t)getpid();
   uint64_t process = atomic_load_explicit(page, memory_order_relaxed);
-  if (process == 0) {
-    process = (uint64_t)getpid();
-    atomic_store(page, process);
-  }
-  return process;
+  if (process != 0) return process;
+  uint64_t fresh = now_ns();
+  return atomic_compare_exchange_strong(page, &process, fresh) ? fresh : process;
 }
 
 void uffd_lua_raise_closed(lua_State *L, const char *type) {
@@ -188,9 +201,8 @@ void uffd_lua_raise_closed(lua_State *L, const char *type) {
   abort(); /* luaL_error() does not return; the compiler is not told so */
 }
 
-void uffd_lua_raise_forked(lua_State *L, const char *type, uint64_t process) {
-  luaL_error(L, "attempt to use a %s in a forked child: it belongs to process %I, make a new one here", type,
-             (lua_Integer)process);
+void uffd_lua_raise_forked(lua_State *L, const char *type) {
+  luaL_error(L, "attempt to use a %s in a forked child: it belongs to the parent, make a new one here", type);
   abort();
 }
 

@@ -28,6 +28,8 @@
 int uffd_lua_fail(lua_State *L, int result);
 /* True for a result of 0 or more, else as uffd_lua_fail(). */
 int uffd_lua_done(lua_State *L, int result);
+/* Sets a field of the table on top of the stack. */
+void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value);
 /* Lua's own error for want of memory. */
 _Noreturn void uffd_lua_no_memory(lua_State *L);
 
@@ -43,6 +45,10 @@ int uffd_lua_timeout(lua_State *L, int arg, int missing);
 void uffd_lua_check_range(lua_State *L, int arg, uint64_t offset, uint64_t length, uint64_t size, const char *what);
 /* One of names (NULL-terminated), as its string or its index. */
 uint32_t uffd_lua_choice(lua_State *L, int arg, uint32_t missing, const char *const names[], const char *what);
+
+/* Names of UFFD_ROUTE_* and UFFD_ANSWER_*, each list ended by NULL. */
+extern const char *const uffd_lua_routes[];
+extern const char *const uffd_lua_answers[];
 
 struct uffd_lua_bit {
   const char *name;
@@ -65,19 +71,20 @@ void uffd_lua_push_names(lua_State *L, uint64_t mask, const struct uffd_lua_name
 
 /* ------------------------------------------------------------------------------------------------ handles */
 
-/* A number of this process that a forked child does not share, raw clone() included. */
+/* A number of this process that no forked child shares, raw clone() included. */
 uint64_t uffd_lua_process(void);
 _Noreturn void uffd_lua_raise_closed(lua_State *L, const char *type);
-_Noreturn void uffd_lua_raise_forked(lua_State *L, const char *type, uint64_t process);
+_Noreturn void uffd_lua_raise_forked(lua_State *L, const char *type);
 
 /* Raises when a handle is closed, or belongs to the parent of this forked process. */
 static inline void uffd_lua_check_handle(lua_State *L, const char *type, bool open, uint64_t process) {
   if (!open) uffd_lua_raise_closed(L, type);
-  if (process != uffd_lua_process()) uffd_lua_raise_forked(L, type, process);
+  if (process != uffd_lua_process()) uffd_lua_raise_forked(L, type);
 }
 
 /* For __tostring: pushes "uffd.memory (closed)", returns 1. */
 int uffd_lua_push_closed(lua_State *L, const char *type);
+
 /*
  * Makes the metatable of a type, with its methods in a table that is also core.methods.NAME (core at index 1). index is
  * the __index function of a type that has fields too, NULL for one that has none.
@@ -108,6 +115,8 @@ struct uffd_lua_memory_ref *uffd_lua_check_memory(lua_State *L, int arg);
 /* A memory that may be read behind its back: an alias is refused. */
 struct uffd_lua_memory_ref *uffd_lua_check_source(lua_State *L, int arg);
 bool uffd_lua_is_memory(lua_State *L, int arg);
+/* memory:read(offset, length), for the program's handles and the handlers'. */
+int uffd_lua_read_memory(lua_State *L, uffd_memory *memory);
 uffd_resolver *uffd_lua_check_resolver(lua_State *L, int arg);
 
 struct uffd_lua_policy;
