@@ -21,7 +21,7 @@
 
 /* ---- checks: the first that fails ends the test */
 
-#define CHECK(condition) check_that((condition) != 0, __FILE__, __LINE__, #condition)
+#define CHECK(condition) ((condition) ? (void)0 : check_failed(__FILE__, __LINE__, #condition))
 #define CHECK_EQ(actual, expected)                                                                                     \
   check_equal((long long)(actual), (long long)(expected), __FILE__, __LINE__, #actual, #expected)
 /* A call of the library that succeeds; gives its result. */
@@ -33,7 +33,7 @@
 /* Cannot be tested here; the reason as for printf. */
 #define SKIP(...) check_skip(__VA_ARGS__)
 
-void check_that(bool truth, const char *file, int line, const char *text);
+_Noreturn void check_failed(const char *file, int line, const char *text);
 void check_equal(long long actual, long long expected, const char *file, int line, const char *actual_text,
                  const char *expected_text);
 int check_result(int result, const char *file, int line, const char *text);
@@ -43,7 +43,7 @@ _Noreturn void check_skip(const char *format, ...) UFFD_PRINTF(1, 2);
 
 /* ---- programs: each test runs in a process of its own, and a hang ends it after CHECK_SECONDS with its name */
 
-#define CHECK_SECONDS 20
+#define CHECK_SECONDS INT64_C(20)
 
 struct check_test {
   const char *name;

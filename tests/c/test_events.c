@@ -38,7 +38,9 @@ static void act(void *ctx) {
 }
 
 static void start_deed(int (*what)(unsigned char *, uint64_t), unsigned char *at, uint64_t length) {
-  deed = (struct deed){what, at, length, NULL};
+  deed.act = what;
+  deed.at = at;
+  deed.length = length;
   check_thread_start(&doer, act, NULL);
   check_asleep(doer.tid, "userfault");
 }

@@ -99,13 +99,14 @@ static void partial_copy_offsets(void) {
   unsigned char *source = check_pattern(area.page, 16, 1);
   CHECK_OK(uffd_zeropage(object, page_at(&area, 5), area.page, 0, NULL));
   CHECK_OK(uffd_zeropage(object, page_at(&area, 9), area.page, 0, NULL));
-  uint64_t at = 0, present[4], count = 0;
+  uint64_t at = 0, present[4] = {0}, count = 0;
   while (at < area.length) {
     uint64_t done = 99;
     int rc = uffd_copy(object, page_at(&area, 0) + at, source + at, area.length - at, 0, &done);
     at += done;
     if (rc == 0) break;
     CHECK_ERR(rc, -EEXIST);
+    CHECK(count < 4);
     present[count++] = at / area.page;
     at += area.page;
   }

@@ -73,6 +73,7 @@ static void dontwake(void) {
 /* ---- huge pages of THP */
 
 #define BLOCK (UINT64_C(2) << 20)
+#define SMALL UINT64_C(4096)
 
 static unsigned char *map_block(int advice) {
   unsigned char *room = mmap(NULL, 3 * BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -104,11 +105,11 @@ static void move_block(int target_advice, bool stays_huge) {
   check_needs(UFFD_FEAT_MOVE);
   unsigned char *source = map_block(MADV_HUGEPAGE), *target = map_block(target_advice);
   for (uint64_t i = 0; i < BLOCK; i++)
-    source[i] = (unsigned char)(i / 4096);
+    source[i] = (unsigned char)(i / SMALL);
   if (!has_huge_page(source)) SKIP("no transparent huge pages here");
   CHECK_OK(uffd_register(object, CHECK_ADDRESS(target), BLOCK, UFFD_MODE_MISSING, NULL));
   struct check_touch touch;
-  check_touch_read(&touch, target + 5 * 4096);
+  check_touch_read(&touch, target + 5 * SMALL);
   check_fault(object);
   uint64_t done = 0;
   if (stays_huge) {
@@ -116,14 +117,14 @@ static void move_block(int target_advice, bool stays_huge) {
     CHECK_EQ(done, BLOCK);
     stays_huge = has_huge_page(target);
   } else {
-    for (uint64_t at = 0; at < BLOCK; at += 16 * 4096) /* less than a huge page at a time */
-      CHECK_OK(uffd_move(object, CHECK_ADDRESS(target) + at, CHECK_ADDRESS(source) + at, 16 * 4096, 0, NULL));
+    for (uint64_t at = 0; at < BLOCK; at += 16 * SMALL) /* less than a huge page at a time */
+      CHECK_OK(uffd_move(object, CHECK_ADDRESS(target) + at, CHECK_ADDRESS(source) + at, 16 * SMALL, 0, NULL));
     CHECK(!has_huge_page(target));
     stays_huge = true;
   }
   CHECK_EQ(check_touch_join(&touch), 5);
   for (uint64_t i = 0; i < BLOCK; i++)
-    if (target[i] != (unsigned char)(i / 4096)) CHECK_EQ(i, BLOCK);
+    if (target[i] != (unsigned char)(i / SMALL)) CHECK_EQ(i, BLOCK);
   CHECK(check_filled(source, BLOCK, 0));
   uffd_close(object);
   if (!stays_huge) SKIP("the kernel split the huge page on the way, as it may when memory is short");

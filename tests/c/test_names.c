@@ -6,8 +6,8 @@ static void every_feature_by_every_spelling(void) {
     const char *name = uffd_feature_name(bit);
     CHECK(name != NULL);
     CHECK_EQ(uffd_feature_bit(name), UINT64_C(1) << bit);
-    char kernel[64] = "UFFD_FEATURE_";
-    strcat(kernel, name);
+    char kernel[64];
+    snprintf(kernel, sizeof(kernel), "UFFD_FEATURE_%s", name);
     CHECK_EQ(uffd_feature_bit(kernel), UINT64_C(1) << bit);
   }
   CHECK_EQ(uffd_feature_bit("UFFD_FEATURE_EVENT_FORK"), UFFD_FEAT_EVENT_FORK);
