@@ -46,12 +46,12 @@ void uffd_object_free(struct uffd_object *object) {
 }
 
 static int check_process(const struct uffd_object *object) {
+  if (object == NULL) return fail(EBADF, "There is no userfaultfd object: the handle is NULL.");
   if (object->process == uffd_process()) return 0;
   return fail(EOWNERDEAD, "This handle belongs to the process that made it: a forked child opens its own.");
 }
 
 int uffd_enter(struct uffd_object *object) {
-  if (object == NULL) return fail(EBADF, "There is no userfaultfd object: the handle is NULL.");
   int rc = check_process(object);
   if (rc < 0) return rc;
   if ((atomic_fetch_add(&object->users, 1) & CLOSING) == 0) return 0;
@@ -92,7 +92,6 @@ void uffd_close(uffd_object *object) {
   if (object == NULL) return;
   if (object->process == uffd_process()) {
     atomic_fetch_or(&object->users, CLOSING);
-    BARRIER("close.closing", object);
     /*
      * Closing the descriptor would unregister as well, but not while a forked child holds a copy of it, nor while a
      * call on this object sleeps on a fault of its own range (a copy whose source is missing).
@@ -105,9 +104,9 @@ void uffd_close(uffd_object *object) {
 }
 
 int uffd_fd(const uffd_object *object) {
-  if (object == NULL || uffd_is_closing(object)) return fail(EBADF, "The userfaultfd object is closed.");
   int rc = check_process(object);
-  return rc < 0 ? rc : object->fd;
+  if (rc < 0) return rc;
+  return uffd_is_closing(object) ? fail(EBADF, "The userfaultfd object is closed.") : object->fd;
 }
 
 uint64_t uffd_features(const uffd_object *object) {

@@ -51,7 +51,7 @@ int uffd_enter(struct uffd_object *object);
 void uffd_leave(struct uffd_object *object);
 
 /* span.c, with the lock held except for drop: which ranges are registered through this object. */
-int uffd_reserve_span(struct uffd_object *object); /* makes room for a change: 0 or -ENOMEM */
+int uffd_reserve_span(struct uffd_object *object); /* makes room for a change: 0 or -ENOMEM, no sentence */
 void uffd_add_span(struct uffd_object *object, uint64_t start, uint64_t end);
 void uffd_remove_span(struct uffd_object *object, uint64_t start, uint64_t end);
 void uffd_drop_spans(struct uffd_object *object); /* unregisters them all and wakes their sleepers */

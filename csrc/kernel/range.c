@@ -163,15 +163,13 @@ static int explain_register(const struct uffd_object *object, int error, uint64_
 static int register_range(struct uffd_object *object, uint64_t start, uint64_t length, uint64_t modes,
                           uint64_t *ioctls) {
   pthread_mutex_lock(&object->registering);
-  int rc = uffd_reserve_span(object);
-  if (rc == 0) {
-    rc = uffd_raw_register(object->fd, start, length, modes, ioctls);
-    /* Out of mappings in the middle, the kernel leaves the first part registered. */
-    if (rc == 0 || rc == -ENOMEM) uffd_add_span(object, start, start + length);
-    if (rc < 0) rc = explain_register(object, -rc, start, length, modes);
-  }
+  bool room = uffd_reserve_span(object) == 0;
+  int rc = room ? uffd_raw_register(object->fd, start, length, modes, ioctls) : -ENOMEM;
+  /* Out of mappings in the middle, the kernel leaves the first part registered. */
+  if (room && (rc == 0 || rc == -ENOMEM)) uffd_add_span(object, start, start + length);
   pthread_mutex_unlock(&object->registering);
-  return rc;
+  if (!room) return fail(ENOMEM, "No memory to remember a registered range.");
+  return rc < 0 ? explain_register(object, -rc, start, length, modes) : 0;
 }
 
 int uffd_register(uffd_object *object, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls) {
@@ -186,16 +184,13 @@ int uffd_register(uffd_object *object, uint64_t start, uint64_t length, uint64_t
 
 static int unregister_range(struct uffd_object *object, uint64_t start, uint64_t length) {
   pthread_mutex_lock(&object->registering);
-  int rc = uffd_reserve_span(object);
-  if (rc == 0) {
-    rc = uffd_raw_unregister(object->fd, start, length);
-    if (rc == 0) uffd_remove_span(object, start, start + length);
-    /* The kernel wakes those who miss a page; WP and MINOR sleepers, and those of unmapped memory, are left to us. */
-    uffd_raw_wake(object->fd, start, length);
-    if (rc < 0) rc = explain_register(object, -rc, start, length, 0);
-  }
+  int rc = uffd_raw_unregister(object->fd, start, length);
+  /* Without room the span stays whole: closing will then unregister a little too much. */
+  if (rc == 0 && uffd_reserve_span(object) == 0) uffd_remove_span(object, start, start + length);
   pthread_mutex_unlock(&object->registering);
-  return rc;
+  /* The kernel wakes those who miss a page; WP and MINOR sleepers, and those of unmapped memory, are left to us. */
+  uffd_raw_wake(object->fd, start, length);
+  return rc < 0 ? explain_register(object, -rc, start, length, 0) : 0;
 }
 
 int uffd_unregister(uffd_object *object, uint64_t start, uint64_t length) {

@@ -4,9 +4,10 @@
  */
 #include <string.h>
 
+#include "kernel/create.h"
 #include "kernel/object.h"
 
-/* A change adds one span at most: a new one, or the second half of one that is cut in two. */
+/* A change adds one span at most: a new one, or the second half of one that is cut in two. No sentence. */
 int uffd_reserve_span(struct uffd_object *object) {
   if (object->span_count < object->span_capacity) return 0;
   size_t capacity = object->span_capacity > 0 ? 2 * object->span_capacity : BASE_PAGE / sizeof(struct uffd_span);
@@ -16,7 +17,7 @@ int uffd_reserve_span(struct uffd_object *object) {
    */
   size_t length = capacity * sizeof(struct uffd_span);
   struct uffd_span *spans = uffd_pages_map(length);
-  if (spans == NULL) return fail(ENOMEM, "No memory to remember a registered range.");
+  if (spans == NULL) return -ENOMEM;
   memset(spans, 0, length);
   if (object->span_count > 0) memcpy(spans, object->spans, object->span_count * sizeof(*spans));
   uffd_pages_unmap(object->spans, object->span_capacity * sizeof(*spans));
@@ -63,13 +64,21 @@ void uffd_remove_span(struct uffd_object *object, uint64_t start, uint64_t end) 
   if (last > first) replace_spans(object, first, last, rest, count);
 }
 
+/*
+ * Unmapped, mapped anew and registered by another userfaultfd: since 6.17 the kernel keeps us from unregistering it,
+ * before that only registering shows whose it is.
+ */
+static bool is_another_s(const struct uffd_object *object, uint64_t start, uint64_t length) {
+  return !uffd_kernel_at_least(6, 17) &&
+         uffd_raw_register(object->fd, start, length, UFFD_MODE_MISSING, NULL) == -EBUSY;
+}
+
 void uffd_drop_spans(struct uffd_object *object) {
   pthread_mutex_lock(&object->registering);
   /* What an adopted object serves is its maker's affair, and a duplicate kept elsewhere may go on serving it. */
   for (size_t i = 0; i < object->span_count && object->route != UFFD_ROUTE_ADOPTED; i++) {
     uint64_t start = object->spans[i].start, length = object->spans[i].end - start;
-    /* Before 6.17 any userfaultfd could unregister any range: leave alone what has become another's since. */
-    if (uffd_raw_register(object->fd, start, length, UFFD_MODE_MISSING, NULL) == -EBUSY) continue;
+    if (is_another_s(object, start, length)) continue;
     uffd_raw_unregister(object->fd, start, length);
     uffd_raw_wake(object->fd, start, length);
   }

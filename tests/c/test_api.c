@@ -237,6 +237,8 @@ static void null_handles(void) {
   CHECK_ERR(uffd_wake(NULL, 4096, 4096), -EBADF);
   CHECK_ERR(uffd_register(NULL, 4096, 4096, UFFD_MODE_MISSING, NULL), -EBADF);
   CHECK_ERR(uffd_fd(NULL), -EBADF);
+  CHECK_ERR(uffd_route(NULL), -EBADF);
+  CHECK_EQ(uffd_features(NULL), 0);
 }
 
 static const struct check_test tests[] = {
