@@ -414,12 +414,10 @@ static char *map_zeros(void) {
   return zeros;
 }
 
-struct uffd_handler_state *uffd_handler_create(uffd_loop *loop, uint32_t index) {
+int uffd_handler_create(uffd_loop *loop, uint32_t index, struct uffd_handler_state **made) {
+  *made = NULL;
   struct uffd_handler_state *handler = NEW(struct uffd_handler_state);
-  if (handler == NULL) {
-    fail(ENOMEM, "No memory for a handler.");
-    return NULL;
-  }
+  if (handler == NULL) return fail(ENOMEM, "No memory for a handler.");
   handler->loop = loop;
   handler->index = index;
   handler->retry_step = UFFD_RETRY_MIN_NS;
@@ -433,12 +431,12 @@ struct uffd_handler_state *uffd_handler_create(uffd_loop *loop, uint32_t index) 
   handler->zeros = map_zeros();
   if (handler->wake_fd < 0 || handler->polls == NULL || handler->staging == NULL || handler->zeros == NULL) {
     uffd_handler_destroy(handler);
-    fail(error, "Cannot make a handler: %s.", strerror(error));
-    return NULL;
+    return fail(error, "Cannot make a handler: %s.", strerror(error));
   }
   if (handler->keep_spare) keep_descriptor(handler);
   list_polls(handler);
-  return handler;
+  *made = handler;
+  return 0;
 }
 
 void uffd_handler_destroy(struct uffd_handler_state *handler) {

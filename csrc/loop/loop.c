@@ -140,8 +140,8 @@ static void free_loop(uffd_loop *loop) {
 
 static int make_handlers(uffd_loop *loop) {
   for (uint32_t i = 0; i < loop->handlers_count; i++) {
-    loop->handlers[i] = uffd_handler_create(loop, i);
-    if (loop->handlers[i] == NULL) return -ENOMEM;
+    int result = uffd_handler_create(loop, i, &loop->handlers[i]);
+    if (result < 0) return result;
   }
   return loop->engine == UFFD_ENGINE_PUMP ? uffd_pump_start(loop) : uffd_threads_start(loop);
 }

@@ -256,7 +256,8 @@ uint32_t uffd_line_prefetch(struct uffd_handler_state *handler, struct uffd_sour
                             uint64_t low, uint64_t high);
 
 /* handler.c */
-struct uffd_handler_state *uffd_handler_create(uffd_loop *loop, uint32_t index); /* NULL with a sentence */
+/* 0, or -errno with a sentence. */
+int uffd_handler_create(uffd_loop *loop, uint32_t index, struct uffd_handler_state **made);
 void uffd_handler_destroy(struct uffd_handler_state *handler);
 /*
  * One pass: waits up to timeout_ns (UINT64_MAX: for ever), drains, applies events, answers faults, runs jobs. Returns
