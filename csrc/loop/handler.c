@@ -126,6 +126,7 @@ static void check_children(struct uffd_handler_state *handler) {
 
 /* R13: the child inherits regions and page states, and is served like its parent, by the same handler. */
 static void adopt_child(struct uffd_handler_state *handler, const struct uffd_source *parent, uffd_object *object) {
+  BARRIER("adopting", handler);
   check_children(handler);
   struct uffd_source *child = object == NULL ? NULL : uffd_source_create(object, true);
   if (child != NULL) {
