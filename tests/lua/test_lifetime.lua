@@ -267,6 +267,25 @@ end
 
 -- ---------------------------------------------------------------------------------------------- limits
 
+-- A loop whose only region was refused, at whatever step, gives all of its descriptors back.
+function tests.test_what_fails_leaves_no_descriptor()
+  local bad = assert(uffd.resolver.policy(function() error "not today" end))
+  local taken = map(1)
+  local u <close> = assert(uffd.open())
+  assert(u:register(taken, "missing"))
+  collect()
+  local before = toucher.descriptors()
+  for _ = 1, 3 do
+    fails("EIO", "not today", uffd.serve { { memory = map(1), resolver = bad } })
+    fails("EBUSY", nil, uffd.serve { { memory = taken, resolver = letters(1) } })
+    fails("EINVAL", nil, uffd.serve { { memory = map(2), resolver = letters(1) } })
+    fails("ENOENT", nil, uffd.resolver.file "/nowhere")
+    fails("EINVAL", nil, uffd.open { features = 1 << 40 })
+  end
+  collect()
+  lu.assertEquals(toucher.descriptors(), before)
+end
+
 function tests.test_no_descriptors_left()
   local u = assert(uffd.open())
   local highest = u:fd()

@@ -283,17 +283,33 @@ static int limit_files(lua_State *L) {
   return 1;
 }
 
+static int count_entries(const char *path, bool (*counts)(const char *name)) {
+  DIR *directory = opendir(path);
+  int count = 0;
+  for (struct dirent *entry; directory != NULL && (entry = readdir(directory)) != NULL;)
+    count += entry->d_name[0] != '.' && counts(entry->d_name);
+  if (directory != NULL) closedir(directory);
+  return count;
+}
+
+static bool is_handler(const char *tid) {
+  char name[64];
+  read_task((int)strtol(tid, NULL, 10), "comm", name, sizeof(name));
+  return strncmp(name, "uffd/", 5) == 0;
+}
+
 /* How many threads of this process are handlers, by their name. */
 static int handlers(lua_State *L) {
-  DIR *tasks = opendir("/proc/self/task");
-  int count = 0;
-  for (struct dirent *entry; tasks != NULL && (entry = readdir(tasks)) != NULL;) {
-    char name[64];
-    read_task(atoi(entry->d_name), "comm", name, sizeof(name));
-    count += strncmp(name, "uffd/", 5) == 0;
-  }
-  if (tasks != NULL) closedir(tasks);
-  return result_of(L, count);
+  return result_of(L, count_entries("/proc/self/task", is_handler));
+}
+
+static bool is_any(const char *name) {
+  return name != NULL;
+}
+
+/* How many descriptors are open. */
+static int descriptors(lua_State *L) {
+  return result_of(L, count_entries("/proc/self/fd", is_any));
 }
 
 /* ThreadSanitizer does not follow a child that starts threads. */
@@ -324,6 +340,7 @@ static const luaL_Reg functions[] = {{"start", start},
                                      {"close", close_fd},
                                      {"limit_files", limit_files},
                                      {"handlers", handlers},
+                                     {"descriptors", descriptors},
                                      {"children_have_threads", children_have_threads},
                                      {"user", user},
                                      {NULL, NULL}};
