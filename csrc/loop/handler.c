@@ -21,12 +21,11 @@ uint64_t uffd_now(void) {
 
 /* ---- sources */
 
-struct uffd_source *uffd_source_create(uffd_object *object, bool owned) {
+struct uffd_source *uffd_source_create(uffd_object *object) {
   struct uffd_source *source = uffd_pages_map(sizeof(*source));
   if (source == NULL) return NULL;
   source->object = object;
   source->fd = object->fd;
-  source->owned = owned;
   return source;
 }
 
@@ -39,7 +38,7 @@ void uffd_source_destroy(struct uffd_source *source) {
   for (uint32_t i = 0; source->child && ours && i < source->count; i++) {
     uffd_slice_unregister(source, &source->slices[i]);
   }
-  if (source->owned) uffd_close(source->object);
+  if (source->child) uffd_close(source->object); /* others belong to the handler, or to the user */
   uffd_slices_free(source);
   uffd_pages_unmap(source, sizeof(*source));
 }
@@ -128,7 +127,7 @@ static void check_children(struct uffd_handler_state *handler) {
 static void adopt_child(struct uffd_handler_state *handler, const struct uffd_source *parent, uffd_object *object) {
   BARRIER("adopting", handler);
   check_children(handler);
-  struct uffd_source *child = object == NULL ? NULL : uffd_source_create(object, true);
+  struct uffd_source *child = object == NULL ? NULL : uffd_source_create(object);
   if (child != NULL) {
     child->child = true;
     handler->children++;
@@ -446,6 +445,7 @@ void uffd_handler_destroy(struct uffd_handler_state *handler) {
     handler->sources = source->next;
     uffd_source_destroy(source);
   }
+  uffd_close(handler->object);
   if (handler->wake_fd >= 0) close(handler->wake_fd);
   if (handler->spare_fd >= 0) close(handler->spare_fd);
   uffd_pages_unmap(handler->polls, handler->polls_capacity * sizeof(*handler->polls));

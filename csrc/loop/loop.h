@@ -41,7 +41,6 @@ struct uffd_source {
   struct uffd_source *next;
   uffd_object *object;
   int fd;
-  bool owned;                    /* ours to close */
   bool child;                    /* of a fork */
   bool gone;                     /* its address space is no more */
   bool starved;                  /* a FORK waits for a free descriptor */
@@ -272,7 +271,7 @@ void uffd_handler_finish(struct uffd_handler_state *handler);
 void uffd_handler_let_go(struct uffd_handler_state *handler);
 int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_source *source); /* 0 or -ENOMEM */
 void uffd_handler_drop_source(struct uffd_handler_state *handler, struct uffd_source *source);
-struct uffd_source *uffd_source_create(uffd_object *object, bool owned); /* NULL: no memory */
+struct uffd_source *uffd_source_create(uffd_object *object); /* NULL: no memory */
 void uffd_source_destroy(struct uffd_source *source);
 
 /*

@@ -209,13 +209,9 @@ static enum uffd_job_result detach(struct uffd_handler_state *handler, struct uf
 static int attach_slice(uffd_region *region, uint32_t i) {
   struct attach_job job = {.region = region, .index = i};
   uffd_job_init(&job.job, attach);
-  bool owned = region->object == NULL; /* the handler's source owns the loop's object */
-  job.source = uffd_source_create(object_of(region, i), owned);
+  job.source = uffd_source_create(object_of(region, i));
   int result = job.source == NULL ? -ENOMEM : uffd_job_run(handler_of(region, i), &job.job);
-  if (job.source != NULL) {
-    job.source->owned = false; /* not taken: the object lives on */
-    uffd_source_destroy(job.source);
-  }
+  if (job.source != NULL) uffd_source_destroy(job.source); /* not taken */
   if (result == -ECANCELED) return fail(ECANCELED, "The loop was closed before the region was served.");
   return result < 0 ? fail(-result, "No memory to serve another region.") : 0;
 }
