@@ -54,7 +54,6 @@ static bool is_border(enum uffd_fill_op op, int rc) {
 int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode,
               uint64_t *done) {
   uint64_t total = 0, chunk = length, progress = 0;
-  bool halved = false; /* at this very place */
   int rc = 0;
   while (total < length) {
     chunk = min_u64(chunk, length - total);
@@ -62,13 +61,9 @@ int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t
     total += progress;
     if (rc == 0) {
       chunk *= 2;
-      halved = false;
     } else if (is_border(op, rc) && chunk > uffd_page_size()) {
       chunk = halve(chunk);
-      halved = true;
     } else if (rc != -EAGAIN || progress == 0) {
-      /* Less than a huge page is EINVAL: not what was asked, whose answer is that nothing is registered here. */
-      if (rc == -EINVAL && halved && op != UFFD_FILL_MOVE) rc = -ENOENT;
       break;
     }
   }

@@ -33,6 +33,7 @@ static struct uffd_object *take_child(struct uffd_object *object, int fd) {
   child->route = UFFD_ROUTE_ADOPTED;
   child->user_mode_only = object->user_mode_only;
   child->blocking = object->blocking;
+  uffd_inherit_spans(child, object);
   fcntl(fd, F_SETFD, FD_CLOEXEC);
   if (!child->blocking) fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   return child;
@@ -65,6 +66,7 @@ void uffd_decode(struct uffd_object *object, const struct uffd_raw_msg *message,
     event->to = message->arg.raw[2];
     break;
   }
+  uffd_follow_spans(object, event);
 }
 
 /* What is there now: the number of events, or -errno, -EAGAIN for none. */

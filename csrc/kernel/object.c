@@ -93,8 +93,9 @@ void uffd_close(uffd_object *object) {
   if (object->process == uffd_process()) {
     atomic_fetch_or(&object->users, CLOSING);
     /*
-     * Closing the descriptor would unregister as well, but not while a forked child holds a copy of it, nor while a
-     * call on this object sleeps on a fault of its own range (a copy whose source is missing).
+     * Closing the descriptor would unregister as well, but not while a forked child holds a copy of it (each child of
+     * fork holds copies of those of its elder siblings, too), nor while a call on this object sleeps on a fault of its
+     * own range (a copy whose source is missing).
      */
     uffd_drop_spans(object);
     wait_for_users(object);

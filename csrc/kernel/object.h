@@ -50,11 +50,13 @@ int uffd_wake_fd(struct uffd_object *object); /* makes it if need be; -EMFILE, -
 int uffd_enter(struct uffd_object *object);
 void uffd_leave(struct uffd_object *object);
 
-/* span.c, with the lock held except for drop: which ranges are registered through this object. */
+/* span.c: which ranges are registered through this object. The first three with the lock held. */
 int uffd_reserve_span(struct uffd_object *object); /* makes room for a change: 0 or -ENOMEM, no sentence */
 void uffd_add_span(struct uffd_object *object, uint64_t start, uint64_t end);
 void uffd_remove_span(struct uffd_object *object, uint64_t start, uint64_t end);
 void uffd_drop_spans(struct uffd_object *object); /* unregisters them all and wakes their sleepers */
+void uffd_inherit_spans(struct uffd_object *child, struct uffd_object *parent); /* where memory allows */
+void uffd_follow_spans(struct uffd_object *object, const struct uffd_event *event);
 
 /* The mask that this kernel offers, asked once with a throw-away descriptor; 0 if none can be made. */
 uint64_t uffd_kernel_features(void);

@@ -75,13 +75,36 @@ static bool is_another_s(const struct uffd_object *object, uint64_t start, uint6
 
 void uffd_drop_spans(struct uffd_object *object) {
   pthread_mutex_lock(&object->registering);
-  /* What an adopted object serves is its maker's affair, and a duplicate kept elsewhere may go on serving it. */
-  for (size_t i = 0; i < object->span_count && object->route != UFFD_ROUTE_ADOPTED; i++) {
+  /* What was adopted is its maker's affair: a duplicate kept elsewhere may go on serving it. */
+  bool ours = object->route != UFFD_ROUTE_ADOPTED || object->home != NULL;
+  for (size_t i = 0; i < object->span_count && ours; i++) {
     uint64_t start = object->spans[i].start, length = object->spans[i].end - start;
     if (is_another_s(object, start, length)) continue;
     uffd_raw_unregister(object->fd, start, length);
     uffd_raw_wake(object->fd, start, length);
   }
   object->span_count = 0;
+  pthread_mutex_unlock(&object->registering);
+}
+
+void uffd_inherit_spans(struct uffd_object *child, struct uffd_object *parent) {
+  pthread_mutex_lock(&parent->registering);
+  size_t length = parent->span_capacity * sizeof(struct uffd_span);
+  child->spans = length > 0 ? uffd_pages_map(length) : NULL;
+  if (child->spans != NULL) {
+    memcpy(child->spans, parent->spans, length);
+    child->span_count = parent->span_count;
+    child->span_capacity = parent->span_capacity;
+  }
+  pthread_mutex_unlock(&parent->registering);
+}
+
+void uffd_follow_spans(struct uffd_object *object, const struct uffd_event *event) {
+  if (event->type != UFFD_REMAP && event->type != UFFD_UNMAP) return;
+  pthread_mutex_lock(&object->registering);
+  if (object->span_count > 0 && uffd_reserve_span(object) == 0) {
+    if (event->type == UFFD_REMAP) uffd_add_span(object, event->to, event->to + event->length);
+    if (event->type == UFFD_UNMAP) uffd_remove_span(object, event->address, event->address + event->length);
+  }
   pthread_mutex_unlock(&object->registering);
 }

@@ -342,17 +342,68 @@ static void objects_of_forks_outlive_the_parent_s(void) {
   }
 }
 
+/* A younger child holds a copy of the elder's descriptor: closing the elder's object lets the elder go all the same. */
+static int leash[2];
+
+static void wait_for_the_end(void) {
+  char letter;
+  close(leash[1]);
+  CHECK_EQ(read(leash[0], &letter, 1), 0);
+}
+
+static void a_younger_child_holds_the_descriptor(void) {
+  shared_area = registered(UFFD_FEAT_EVENT_FORK, CHECK_ANON, 1, UFFD_MODE_MISSING);
+  CHECK(pipe(leash) == 0);
+  start_fork(read_zeros);
+  uffd_object *elder = read_fork();
+  check_thread_join(&child.forker);
+  pid_t elder_pid = child.pid;
+  check_fault(elder);
+  start_fork(wait_for_the_end);
+  uffd_object *younger = read_fork();
+  check_thread_join(&child.forker);
+  uffd_close(elder);
+  check_child(elder_pid);
+  close(leash[1]);
+  check_child(child.pid);
+  uffd_close(younger);
+  uffd_close(object);
+}
+
+/* Moved while a copy of the descriptor is held elsewhere: closing lets the memory go where it is now. */
+static void closing_follows_what_moved(void) {
+  shared_area = registered(UFFD_FEAT_EVENT_REMAP | UFFD_FEAT_EVENT_UNMAP, CHECK_ANON, 2, UFFD_MODE_MISSING);
+  struct check_area target = check_map(CHECK_ANON, 2);
+  CHECK(pipe(leash) == 0);
+  start_fork(wait_for_the_end);
+  check_thread_join(&child.forker);
+  deed = (struct deed){move_away, shared_area.at, shared_area.length, target.at};
+  check_thread_start(&doer, act, NULL);
+  read_event(UFFD_REMAP);
+  read_event(UFFD_UNMAP);
+  check_thread_join(&doer);
+  struct check_touch touch;
+  check_touch_read(&touch, target.at + target.page);
+  check_touch_asleep(&touch);
+  uffd_close(object);
+  CHECK_EQ(check_touch_join(&touch), 0);
+  close(leash[1]);
+  check_child(child.pid);
+}
+
 /* So many forks that the spare objects are used up more than once. */
+#define FORKS 300
+
 static void many_forks(void) {
   shared_area = registered(UFFD_FEAT_EVENT_FORK, CHECK_ANON, 1, UFFD_MODE_MISSING);
   CHECK_OK(uffd_zeropage(object, CHECK_ADDRESS(shared_area.at), shared_area.page, 0, NULL));
-  static uffd_object *theirs[150];
-  for (int i = 0; i < 150; i++) {
+  static uffd_object *theirs[FORKS];
+  for (int i = 0; i < FORKS; i++) {
     start_fork(read_zeros);
     theirs[i] = read_fork();
     end_fork();
   }
-  for (int i = 149; i >= 0; i--)
+  for (int i = FORKS - 1; i >= 0; i--)
     uffd_close(theirs[i]);
   uffd_close(object);
 }
@@ -554,6 +605,8 @@ static const struct check_test tests[] = {
     TEST(the_object_of_a_fork),
     TEST(closing_the_object_of_a_fork),
     TEST(objects_of_forks_outlive_the_parent_s),
+    TEST(a_younger_child_holds_the_descriptor),
+    TEST(closing_follows_what_moved),
     TEST(many_forks),
     TEST(emfile_keeps_the_event),
     TEST(reading_a_fork_allocates_nothing),
