@@ -32,7 +32,10 @@ static int ask_pattern(const uffd_resolver *resolver, struct uffd_asker *asker, 
   (void)asker;
   const struct bytes *bytes = (const struct bytes *)resolver;
   uffd_cover(fault, 0, UINT64_MAX, answer);
-  if (fault->offset + fault->page_size - answer->offset > HUGE_PAGE) answer->offset = fault->offset;
+  if (fault->offset + fault->page_size - answer->offset > HUGE_PAGE) { /* too far back: the page and what follows */
+    answer->length -= fault->offset - answer->offset;
+    answer->offset = fault->offset;
+  }
   answer->length = min_u64(answer->length, HUGE_PAGE);
   answer->kind = UFFD_ANSWER_BYTES;
   answer->data = bytes->buffer + answer->offset % bytes->pattern;
@@ -45,28 +48,28 @@ static void destroy(uffd_resolver *resolver) {
   DELETE(bytes);
 }
 
-static int make(const struct uffd_resolver_class *class, uint64_t length, uint64_t pattern, struct bytes **made) {
+/* NULL with a sentence when there is no memory. */
+static struct bytes *make(const struct uffd_resolver_class *class, uint64_t length, uint64_t pattern) {
   struct bytes *bytes = NEW(struct bytes);
   char *buffer = bytes == NULL ? NULL : uffd_buffer_map(length);
   if (buffer == NULL) {
     DELETE(bytes);
-    return fail(ENOMEM, "No memory for a resolver of %" PRIu64 " bytes.", length);
+    fail(ENOMEM, "No memory for a resolver of %" PRIu64 " bytes.", length);
+    return NULL;
   }
   uffd_resolver_init(&bytes->head, class, pattern != 0 ? UINT64_MAX : length);
   bytes->buffer = buffer;
   bytes->length = length;
   bytes->pattern = pattern;
-  *made = bytes;
-  return 0;
+  return bytes;
 }
 
 int uffd_resolver_bytes(const void *data, uint64_t length, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {.kind = "bytes", .ask = ask_bytes, .destroy = destroy};
-  struct bytes *bytes;
   *resolver = NULL;
   if (data == NULL || length == 0) return fail(EINVAL, "A bytes resolver of 0 bytes: give it contents.");
-  int result = make(&class, length, 0, &bytes);
-  if (result < 0) return result;
+  struct bytes *bytes = make(&class, length, 0);
+  if (bytes == NULL) return -ENOMEM;
   memcpy(bytes->buffer, data, length);
   *resolver = &bytes->head;
   return 0;
@@ -74,13 +77,12 @@ int uffd_resolver_bytes(const void *data, uint64_t length, uffd_resolver **resol
 
 int uffd_resolver_pattern(const void *pattern, uint64_t length, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {.kind = "pattern", .ask = ask_pattern, .destroy = destroy};
-  struct bytes *bytes;
   *resolver = NULL;
   if (pattern == NULL || length == 0 || length > PATTERN_MAX) {
     return fail(EINVAL, "A pattern has 1 byte to 1 MiB, not %" PRIu64 ".", length);
   }
-  int result = make(&class, HUGE_PAGE + length, length, &bytes);
-  if (result < 0) return result;
+  struct bytes *bytes = make(&class, HUGE_PAGE + length, length);
+  if (bytes == NULL) return -ENOMEM;
   memcpy(bytes->buffer, pattern, length);
   for (uint64_t done = length; done < bytes->length;) { /* doubles each time: whole patterns, so the phase stays */
     uint64_t count = min_u64(done, bytes->length - done);

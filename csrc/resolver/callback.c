@@ -3,7 +3,6 @@
  * index of its state in each handler, so that a fault finds the state with one load.
  */
 #include <inttypes.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "resolver/resolver.h"
@@ -20,28 +19,28 @@ struct callback {
   uffd_resolver *uses[];
 };
 
-static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t slots[SLOTS / 64];
+static _Atomic uint64_t slots[SLOTS / 64]; /* one bit each. No lock: a forked child closes resolvers too */
 
 /* The lowest free slot, so that the handlers' tables stay short; UINT32_MAX if there is none. */
 static uint32_t take_slot(void) {
-  uint32_t slot = UINT32_MAX;
-  pthread_mutex_lock(&slots_lock);
   for (uint32_t i = 0; i < SLOTS / 64; i++) {
-    if (slots[i] == UINT64_MAX) continue;
-    uint32_t bit = (uint32_t)__builtin_ctzll(~slots[i]);
-    slots[i] |= UINT64_C(1) << bit;
-    slot = i * 64 + bit;
-    break;
+    uint64_t taken = atomic_load(&slots[i]);
+    while (taken != UINT64_MAX) {
+      uint32_t bit = (uint32_t)__builtin_ctzll(~taken);
+      if (atomic_compare_exchange_weak(&slots[i], &taken, taken | UINT64_C(1) << bit)) return i * 64 + bit;
+    }
   }
-  pthread_mutex_unlock(&slots_lock);
-  return slot;
+  return UINT32_MAX;
 }
 
 static void give_slot(uint32_t slot) {
-  pthread_mutex_lock(&slots_lock);
-  slots[slot / 64] &= ~(UINT64_C(1) << slot % 64);
-  pthread_mutex_unlock(&slots_lock);
+  atomic_fetch_and(&slots[slot / 64], ~(UINT64_C(1) << slot % 64));
+}
+
+/* Whole pages from offset to the resolver's end. */
+static uint64_t pages_left(const uffd_resolver *resolver, uint64_t offset, uint64_t page_size) {
+  uint64_t left = resolver->size - offset;
+  return left > UINT64_MAX - page_size ? round_down(left, page_size) : round_up(left, page_size);
 }
 
 /* The answer holds [offset, offset+length): the inner resolver is asked for as much of it as was handed over. */
@@ -51,7 +50,8 @@ static int hand_over(const struct callback *callback, struct uffd_asker *asker, 
   uint64_t before = fault->offset - handed.offset, page_size = fault->page_size;
   bool valid = handed.resolver != NULL && handed.offset <= fault->offset && before % page_size == 0 &&
                before < handed.length && handed.length % page_size == 0 && before <= handed.resolver_offset &&
-               handed.resolver_offset < handed.resolver->size;
+               handed.resolver_offset < handed.resolver->size &&
+               handed.resolver_offset <= UINT64_MAX - page_size; /* the page ends before the end of all offsets */
   if (!valid) {
     return fail(EINVAL,
                 "The %s resolver handed over at offset %" PRIu64 " to nothing, or beyond the other resolver's end.",
@@ -63,13 +63,13 @@ static int hand_over(const struct callback *callback, struct uffd_asker *asker, 
   struct uffd_fault inner = *fault;
   inner.offset = handed.resolver_offset;
   inner.cover_offset = handed.resolver_offset - before;
-  inner.cover_length = min_u64(handed.length, round_up(handed.resolver->size - inner.cover_offset, page_size));
+  inner.cover_length = min_u64(handed.length, pages_left(handed.resolver, inner.cover_offset, page_size));
   uint64_t shift = inner.offset - fault->offset; /* modulo 2^64 */
   asker->depth++;
   int result = uffd_resolver_ask(handed.resolver, asker, &inner, answer);
   asker->depth--;
   if (result < 0) return result;
-  uffd_clip(answer, inner.cover_offset, inner.cover_offset + handed.length);
+  uffd_clip(answer, inner.cover_offset, inner.cover_offset + inner.cover_length);
   answer->offset -= shift;
   return 0;
 }
@@ -148,8 +148,11 @@ int uffd_resolver_callback(const struct uffd_callback_ops *user_ops, void *ctx, 
   int result = uffd_take_opts(&ops, sizeof(ops), user_ops, "uffd_callback_ops");
   if (result < 0) return result;
   if (ops.resolve == NULL) return fail(EINVAL, "A callback without a resolve function.");
+  if (uses == NULL && uses_count != 0) return fail(EINVAL, "uses is NULL, but is to hold %zu resolvers.", uses_count);
   for (size_t i = 0; i < uses_count; i++) {
     if (uses[i] == NULL) return fail(EINVAL, "uses[%zu] is NULL.", i);
+    result = uffd_resolver_enter(uses[i]);
+    if (result < 0) return result;
   }
   struct callback *callback = uses_count > UINT32_MAX ? NULL : uffd_alloc(callback_size(uses_count));
   if (callback == NULL) return fail(ENOMEM, "No memory for a resolver.");

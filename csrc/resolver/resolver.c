@@ -33,6 +33,11 @@ void uffd_resolver_close(uffd_resolver *resolver) {
   if (resolver != NULL) uffd_resolver_drop(resolver);
 }
 
+int uffd_resolver_enter(const uffd_resolver *resolver) {
+  if (resolver->process == uffd_process()) return 0;
+  return fail(EOWNERDEAD, "This %s resolver belongs to the parent process.", resolver->kind);
+}
+
 uint64_t uffd_resolver_size(const uffd_resolver *resolver) {
   return resolver->size;
 }
@@ -59,6 +64,12 @@ int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, c
 
 int uffd_resolver_check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset,
                         uint64_t length) {
+  int result = uffd_resolver_enter(resolver);
+  if (result < 0) return result;
+  if (target->page_size > HUGE_PAGE) {
+    return fail(EINVAL, "Pages of %" PRIu64 " bytes cannot be served by a resolver: 2 MiB is the largest size.",
+                target->page_size);
+  }
   if (offset > UINT64_MAX - length) return fail(EINVAL, "Offset %" PRIu64 " + %" PRIu64 " overflows.", offset, length);
   bool bounded = resolver->size != UINT64_MAX;
   if (bounded && (offset > resolver->size || round_up(resolver->size - offset, target->page_size) < length)) {

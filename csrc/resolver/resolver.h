@@ -56,6 +56,8 @@ struct uffd_resolver {
 void uffd_resolver_init(uffd_resolver *resolver, const struct uffd_resolver_class *class, uint64_t size);
 void uffd_resolver_hold(uffd_resolver *resolver);
 void uffd_resolver_drop(uffd_resolver *resolver);
+/* 0, or -EOWNERDEAD and a sentence in a forked child. */
+int uffd_resolver_enter(const uffd_resolver *resolver);
 
 /* Asks. The answer comes pre-set to ZERO for the faulting page, and is checked: it holds that page. */
 int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
