@@ -34,65 +34,88 @@ static size_t find_extent(const struct layers *layers, uint64_t offset) {
   return low == 0 ? layers->count : low - 1;
 }
 
-/* An extent may end within a page where its resolver does: the rest of that page is its own zeros. */
-static uint64_t whole_end(const struct extent *extent, uint64_t page_size) {
-  return extent->end > UINT64_MAX - page_size ? extent->end : round_up(extent->end, page_size);
+/*
+ * How far the extent answers whole pages, counted from offset, which is a page's. It may end within a page where its
+ * resolver does and no other extent begins there: the rest of that page is zeros. next is NULL after the last.
+ */
+static uint64_t whole_end(const struct extent *extent, const struct extent *next, uint64_t offset, uint64_t page_size) {
+  uint64_t length = extent->end - offset, rest = length % page_size;
+  if (rest == 0) return extent->end;
+  bool ends_with_resolver = extent->resolver->size - extent->origin <= extent->end - extent->start;
+  bool room = next == NULL || next->start - extent->end >= page_size - rest;
+  if (extent->end > UINT64_MAX - page_size || !ends_with_resolver || !room) return extent->end - rest;
+  return extent->end - rest + page_size;
 }
 
-static int ask_extent(const struct extent *extent, uint64_t end, struct uffd_asker *asker,
+static int fail_unaligned(const struct extent *extent, uint64_t page_size) {
+  return fail(EINVAL, "Layer %" PRIu64 "-%" PRIu64 " is not whole pages of %" PRIu64 " bytes.", extent->start,
+              extent->end, page_size);
+}
+
+/* [low, high) is the part of the wanted cover that is the extent's. */
+static int ask_extent(const struct extent *extent, uint64_t low, uint64_t high, struct uffd_asker *asker,
                       const struct uffd_fault *fault, struct uffd_answer *answer) {
   struct uffd_fault inner = *fault;
   uint64_t shift = extent->origin - extent->start; /* modulo 2^64: added here, taken off below */
-  uint64_t low = max_u64(fault->cover_offset, extent->start);
   inner.offset += shift;
   inner.cover_offset = low + shift;
-  inner.cover_length = min_u64(fault->cover_offset + fault->cover_length, end) - low;
+  inner.cover_length = high - low;
   int result = uffd_resolver_ask(extent->resolver, asker, &inner, answer);
   if (result < 0) return result;
-  uffd_clip(answer, extent->origin, end + shift);
+  uffd_clip(answer, low + shift, high + shift);
   answer->offset -= shift;
   return 0;
 }
 
+/*
+ * check() has seen to it that no page lies on a border, unless a callback hands over at an offset of its own: so it is
+ * looked at here too.
+ */
 static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                struct uffd_answer *answer) {
   const struct layers *layers = (const struct layers *)resolver;
-  size_t i = find_extent(layers, fault->offset);
-  uint64_t gap = 0;
-  if (i < layers->count) {
-    gap = whole_end(&layers->extents[i], fault->page_size);
-    if (fault->offset < gap) return ask_extent(&layers->extents[i], gap, asker, fault, answer);
+  uint64_t offset = fault->offset, page_size = fault->page_size, end = offset + page_size;
+  uint64_t low = fault->cover_offset, high = fault->cover_offset + fault->cover_length;
+  size_t i = find_extent(layers, offset);
+  const struct extent *extent = i < layers->count ? &layers->extents[i] : NULL;
+  const struct extent *next = extent == NULL ? layers->extents : i + 1 < layers->count ? extent + 1 : NULL;
+  if (extent != NULL && offset < extent->end) {
+    uint64_t limit = whole_end(extent, next, offset, page_size);
+    if (limit < end) return fail_unaligned(extent, page_size);
+    low = max_u64(low, offset - round_down(offset - extent->start, page_size));
+    return ask_extent(extent, low, min_u64(high, limit), asker, fault, answer);
   }
-  size_t next = i < layers->count ? i + 1 : 0;
-  uffd_cover(fault, gap, next < layers->count ? layers->extents[next].start : UINT64_MAX, answer);
+  if (next != NULL && next->start < end) return fail_unaligned(next, page_size);
+  low = extent == NULL ? 0 : extent->end;
+  high = next == NULL ? UINT64_MAX : next->start - (next->start - offset) % page_size;
+  uffd_cover(fault, low, high, answer);
   return 0;
 }
 
-static int check_extent(const struct extent *extent, const struct uffd_target *target, uint64_t low, uint64_t high) {
-  bool ends_with_resolver = extent->origin + (extent->end - extent->start) >= extent->resolver->size;
-  bool aligned = extent->start % target->page_size == 0 &&
-                 (extent->end % target->page_size == 0 || extent->end == UINT64_MAX || ends_with_resolver);
-  if (!aligned) {
-    return fail(EINVAL, "Layer %" PRIu64 "-%" PRIu64 " is not whole pages of %" PRIu64 " bytes.", extent->start,
-                extent->end, target->page_size);
-  }
-  low = max_u64(low, extent->start);
-  high = min_u64(high, extent->end);
-  if (low >= high) return 0;
-  return uffd_resolver_check(extent->resolver, target, low - extent->start + extent->origin, high - low);
+/* The extent's part of a range, from low on, ends at a page's end, or where the range does. */
+static int check_end(const struct extent *extent, const struct extent *next, uint64_t low, uint64_t end,
+                     uint64_t page_size) {
+  if (extent->end >= end || whole_end(extent, next, low, page_size) >= extent->end) return 0;
+  uint64_t room = page_size - (extent->end - low) % page_size;
+  if (next == NULL || next->start - extent->end >= room) return fail_unaligned(extent, page_size);
+  return fail(EINVAL,
+              "Layers %" PRIu64 "-%" PRIu64 " and %" PRIu64 "-%" PRIu64 " meet within a page of %" PRIu64 " bytes.",
+              extent->start, extent->end, next->start, next->end, page_size);
 }
 
+/* The pages of [offset, offset+length) are counted from offset. What lies outside it is no matter. */
 static int check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length) {
   const struct layers *layers = (const struct layers *)resolver;
+  uint64_t end = offset + length, page_size = target->page_size;
   for (size_t i = 0; i < layers->count; i++) {
-    const struct extent *extent = &layers->extents[i], *next = extent + 1;
-    int result = check_extent(extent, target, offset, offset + length);
+    const struct extent *extent = &layers->extents[i], *next = i + 1 < layers->count ? extent + 1 : NULL;
+    uint64_t low = max_u64(offset, extent->start), high = min_u64(end, extent->end);
+    if (low >= high) continue;
+    if ((low - offset) % page_size != 0) return fail_unaligned(extent, page_size);
+    int result = check_end(extent, next, low, end, page_size);
     if (result < 0) return result;
-    if (i + 1 < layers->count && next->start < whole_end(extent, target->page_size)) {
-      return fail(EINVAL,
-                  "Layers %" PRIu64 "-%" PRIu64 " and %" PRIu64 "-%" PRIu64 " meet within a page of %" PRIu64 " bytes.",
-                  extent->start, extent->end, next->start, next->end, target->page_size);
-    }
+    result = uffd_resolver_check(extent->resolver, target, low - extent->start + extent->origin, high - low);
+    if (result < 0) return result;
   }
   return 0;
 }
@@ -111,15 +134,16 @@ static void destroy(uffd_resolver *resolver) {
   uffd_release(layers, layers_size(layers->capacity));
 }
 
-/* The bytes that a layer's resolver has from the layer's first byte on. */
+/* The bytes that a layer's resolver has from the layer's first byte on, as far as offsets go. */
 static uint64_t reach(const struct uffd_layer *layer) {
-  uint64_t size = layer->resolver->size;
-  if (size == UINT64_MAX) return UINT64_MAX - max_u64(layer->offset, layer->resolver_offset);
-  return size - layer->resolver_offset;
+  uint64_t size = layer->resolver->size, room = UINT64_MAX - layer->offset;
+  return min_u64(size - layer->resolver_offset, room);
 }
 
 static int check_layer(const struct uffd_layer *layer) {
   if (layer->resolver == NULL) return fail(EINVAL, "The layer at offset %" PRIu64 " has no resolver.", layer->offset);
+  int result = uffd_resolver_enter(layer->resolver);
+  if (result < 0) return result;
   if (layer->resolver_offset >= layer->resolver->size) {
     return fail(EINVAL, "The layer at offset %" PRIu64 " begins %" PRIu64 " bytes into a %s resolver of %" PRIu64 ".",
                 layer->offset, layer->resolver_offset, layer->resolver->kind, layer->resolver->size);
@@ -174,13 +198,17 @@ static void flatten(struct layers *made, const struct uffd_layer *sorted, size_t
   for (size_t i = 0; i < tops; i++) {
     put(made, &sorted[i], sorted[i].offset, sorted[i].offset + sorted[i].length);
   }
+  size_t first = 0; /* the first top that ends after the ground begins */
   for (size_t g = tops; g < count; g++) {
     const struct uffd_layer *ground = &sorted[g];
     uint64_t at = ground->offset, end = ground->offset + reach(ground);
     if (g + 1 < count) end = min_u64(end, sorted[g + 1].offset);
-    for (size_t i = 0; i < tops; i++) {
-      put(made, ground, at, min_u64(end, sorted[i].offset));
-      at = max_u64(at, sorted[i].offset + sorted[i].length);
+    while (first < tops && sorted[first].offset + sorted[first].length <= at) {
+      first++;
+    }
+    for (size_t i = first; i < tops && sorted[i].offset < end; i++) {
+      put(made, ground, at, sorted[i].offset);
+      at = sorted[i].offset + sorted[i].length;
     }
     put(made, ground, at, end);
   }
