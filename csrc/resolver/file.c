@@ -140,29 +140,34 @@ static int map_file(struct file *file, int fd, uint64_t offset, uint64_t length)
   return tail == 0 ? 0 : copy_tail(file, fd, whole, start + whole, tail);
 }
 
+static int check_type(mode_t mode) {
+  if (S_ISREG(mode) || S_ISBLK(mode)) return 0;
+  return fail(EINVAL, "Not a regular file nor a block device: a resolver needs contents that can be mapped.");
+}
+
 /* The file's length in bytes, also of a block device. */
 static int measure(int fd, uint64_t *length) {
   struct stat status;
   if (fstat(fd, &status) != 0) return fail(errno, "fstat: %s.", strerror(errno));
+  int result = check_type(status.st_mode);
+  if (result < 0) return result;
   *length = (uint64_t)status.st_size;
-  if (S_ISREG(status.st_mode)) return 0;
-  if (S_ISBLK(status.st_mode)) {
-    if (ioctl(fd, BLKGETSIZE64, length) == 0) return 0;
+  if (S_ISBLK(status.st_mode) && ioctl(fd, BLKGETSIZE64, length) != 0) {
     return fail(errno, "Cannot measure the block device: %s.", strerror(errno));
   }
-  return fail(EINVAL, "Not a regular file nor a block device: a resolver needs contents that can be mapped.");
+  return *length != 0 ? 0 : fail(EINVAL, "The file is empty: there is nothing to map.");
 }
 
 static int make(int fd, const struct uffd_file_opts *user_opts, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {.kind = "file", .ask = ask, .destroy = destroy};
   struct uffd_file_opts opts = UFFD_FILE_OPTS_INIT;
-  uint64_t file_length;
+  uint64_t file_length = 0;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_file_opts");
   if (result == 0) result = measure(fd, &file_length);
   if (result < 0) return result;
   if (opts.offset >= file_length || opts.length > file_length - opts.offset) {
     return fail(EINVAL, "%" PRIu64 " bytes from offset %" PRIu64 " are not in a file of %" PRIu64 " bytes.",
-                opts.length, opts.offset, file_length);
+                max_u64(opts.length, 1), opts.offset, file_length);
   }
   uint64_t length = opts.length != 0 ? opts.length : file_length - opts.offset;
   struct file *file = NEW(struct file);
@@ -186,12 +191,24 @@ int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolv
   return make(fd, opts, resolver);
 }
 
+/* The type first: opening a named pipe waits for its writer. */
+static int open_file(const char *path) {
+  struct stat status;
+  if (stat(path, &status) != 0) return fail(errno, "%s.", strerror(errno));
+  int result = check_type(status.st_mode);
+  if (result < 0) return result;
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  return fd >= 0 ? fd : fail(errno, "%s.", strerror(errno));
+}
+
 int uffd_resolver_file(const char *path, const struct uffd_file_opts *opts, uffd_resolver **resolver) {
   *resolver = NULL;
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return fail(errno, "%s: %s.", path, strerror(errno));
-  int result = make(fd, opts, resolver);
-  close(fd); /* the mapping holds the file */
+  if (path == NULL) return fail(EINVAL, "No path: name a file.");
+  int fd = open_file(path), result = fd;
+  if (fd >= 0) {
+    result = make(fd, opts, resolver);
+    close(fd); /* the mapping holds the file */
+  }
   if (result < 0) {
     char why[256];
     snprintf(why, sizeof(why), "%s", uffd_errmsg());
