@@ -10,6 +10,10 @@ struct proceed {
   uffd_resolver *fill; /* NULL: zeros */
 };
 
+/*
+ * A missing page is filled alone: its neighbours may be in the page cache, where a private mapping, which the kernel
+ * fills without looking there, must not get other contents.
+ */
 static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                struct uffd_answer *answer) {
   const struct proceed *proceed = (const struct proceed *)resolver;
@@ -18,8 +22,13 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
     answer->kind = UFFD_ANSWER_CONTINUE;
     return 0;
   }
-  if (proceed->fill != NULL) return uffd_resolver_ask(proceed->fill, asker, fault, answer);
-  return 0; /* one page only: its neighbours may be in the page cache, and zeros there would be wrong */
+  if (proceed->fill == NULL) return 0;
+  struct uffd_fault alone = *fault;
+  alone.cover_offset = fault->offset;
+  alone.cover_length = fault->page_size;
+  int result = uffd_resolver_ask(proceed->fill, asker, &alone, answer);
+  if (result == 0) uffd_clip(answer, fault->offset, fault->offset + fault->page_size);
+  return result;
 }
 
 static int check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length) {
@@ -46,6 +55,8 @@ int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {
       .kind = "continue", .ask = ask, .check = check, .child = child, .destroy = destroy};
   *resolver = NULL;
+  int result = fill == NULL ? 0 : uffd_resolver_enter(fill);
+  if (result < 0) return result;
   struct proceed *proceed = NEW(struct proceed);
   if (proceed == NULL) return fail(ENOMEM, "No memory for a resolver.");
   uffd_resolver_init(&proceed->head, &class, fill == NULL ? UINT64_MAX : fill->size);

@@ -11,16 +11,34 @@ struct source {
   uffd_memory *memory;
   struct uffd_claim claim;
   const char *origin;
+  char *tail; /* the source's end, copied to HUGE_PAGE from here; zeros follow */
 };
+
+/*
+ * The last page when the source ends within it. Nothing readable follows, and reading what there is may raise a signal
+ * (poison, a truncated memfd): so it is copied by the kernel. Every handler puts the same bytes in the same place.
+ */
+static int ask_tail(const struct source *source, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  uint64_t has = source->head.size - fault->offset;
+  char *data = source->tail + HUGE_PAGE - has;
+  int result = uffd_peek(data, source->origin + fault->offset, has);
+  if (result < 0) {
+    return fail(-result, "The source memory cannot be read in the page at offset %" PRIu64 ".", fault->offset);
+  }
+  answer->kind = UFFD_ANSWER_BYTES;
+  answer->data = data;
+  return 0;
+}
 
 static int ask_memory(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                       struct uffd_answer *answer) {
   (void)asker;
   const struct source *source = (const struct source *)resolver;
-  uffd_cover(fault, 0, source->head.size, answer);
+  uint64_t whole = round_down(source->head.size - fault->offset, fault->page_size);
+  if (whole == 0) return ask_tail(source, fault, answer);
+  uffd_cover(fault, 0, fault->offset + whole, answer);
   answer->kind = UFFD_ANSWER_BYTES;
   answer->data = source->origin + answer->offset;
-  answer->length = min_u64(answer->length, source->head.size - answer->offset); /* nothing readable follows */
   return 0;
 }
 
@@ -48,6 +66,7 @@ static void destroy(uffd_resolver *resolver) {
   struct source *source = (struct source *)resolver;
   uffd_unclaim(&source->claim);
   uffd_memory_drop(source->memory);
+  uffd_buffer_unmap(source->tail, HUGE_PAGE);
   DELETE(source);
 }
 
@@ -60,14 +79,20 @@ static int make(const struct uffd_resolver_class *class, uffd_memory *memory, ui
     return fail(ERANGE, "Offset %" PRIu64 " is outside a memory of %" PRIu64 " bytes.", offset, memory->length);
   }
   struct source *source = NEW(struct source);
-  if (source == NULL) return fail(ENOMEM, "No memory for a resolver.");
+  char *tail = source == NULL ? NULL : uffd_buffer_map(HUGE_PAGE);
+  if (tail == NULL) {
+    DELETE(source);
+    return fail(ENOMEM, "No memory for a resolver.");
+  }
   uffd_resolver_init(&source->head, class, memory->length - offset);
   source->memory = memory;
   source->origin = memory->address + offset;
+  source->tail = tail;
   source->claim.start = (uintptr_t)source->origin;
   source->claim.end = source->claim.start + source->head.size;
   int result = uffd_claim(&source->claim);
   if (result < 0) {
+    uffd_buffer_unmap(tail, HUGE_PAGE);
     DELETE(source);
     return result;
   }
