@@ -90,7 +90,7 @@ static void outside_is_refused_and_nothing_copied(void) {
 }
 
 static void large_copies_come_in_parts(void) {
-  uint64_t length = UINT64_C(96) << 20;
+  uint64_t length = (UINT64_C(9) << 20) + 4096;
   uffd_memory *memory = map(length);
   unsigned char *image = image_make(length);
   CHECK_EQ(uffd_memory_write(memory, 0, image, length), 0);
