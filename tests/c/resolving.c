@@ -36,6 +36,12 @@ struct view view_open(uffd_resolver *resolver, const struct view_opts *opts) {
   return view;
 }
 
+bool view_try(uffd_resolver *resolver, const struct view_opts *opts, struct view *view) {
+  int result = add(view, resolver, opts);
+  if (result != -EINVAL) CHECK_OK(result);
+  return result == 0;
+}
+
 void view_close(struct view *view) {
   if (!view->shared) {
     serving_close(&view->serving);

@@ -28,6 +28,8 @@ struct view {
 
 /* The resolver stays the caller's. */
 struct view view_open(uffd_resolver *resolver, const struct view_opts *opts);
+/* False when serving it so is refused with -EINVAL; the view is to be closed all the same. */
+bool view_try(uffd_resolver *resolver, const struct view_opts *opts, struct view *view);
 /* Serving it so is refused with this error, and the sentence holds these words. */
 void view_refused(uffd_resolver *resolver, const struct view_opts *opts, int error, const char *words);
 void view_close(struct view *view);
