@@ -29,15 +29,7 @@ struct uffd_source *uffd_source_create(uffd_object *object) {
   return source;
 }
 
-/*
- * Closing a child's descriptor would unregister its ranges too, but not while another child of fork holds a copy. In a
- * forked process the descriptors are copies, and what they serve is its parent's affair.
- */
 void uffd_source_destroy(struct uffd_source *source) {
-  bool ours = source->object->process == uffd_process();
-  for (uint32_t i = 0; source->child && ours && i < source->count; i++) {
-    uffd_slice_unregister(source, &source->slices[i]);
-  }
   if (source->child) uffd_close(source->object); /* others belong to the handler, or to the user */
   uffd_slices_free(source);
   uffd_pages_unmap(source, sizeof(*source));

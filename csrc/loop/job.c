@@ -21,6 +21,7 @@ static void cancel(struct uffd_job *job) {
 }
 
 void uffd_job_post(struct uffd_handler_state *handler, struct uffd_job *job) {
+  BARRIER("posting", handler);
   struct uffd_job *head = atomic_load_explicit(&handler->posted, memory_order_relaxed);
   do {
     if (head == &finished) {

@@ -221,6 +221,33 @@ static void R18_closing_during_calls(void) {
   }
 }
 
+/* The call has begun, and asks handlers that have ended. */
+static void close_loop(void *ctx) {
+  (void)ctx;
+  serving_close(&serving);
+}
+
+static void R18_the_handlers_have_ended(void) {
+  for (int engine = ENGINE_ONE; engine <= ENGINE_FIVE; engine++) {
+    struct caller caller;
+    struct check_thread closer;
+    serve(engine, 0, NULL);
+    check_barrier_hold("posting");
+    check_thread_start(&caller.thread, call_prefetch, &caller);
+    check_barrier_await("posting");
+    check_barrier_hold("stopping");
+    check_thread_start(&closer, close_loop, NULL);
+    check_barrier_await("stopping");
+    check_barrier_release("stopping");
+    check_asleep(atomic_load(&closer.tid), "futex");
+    check_barrier_release("posting");
+    check_thread_join(&caller.thread);
+    check_thread_join(&closer);
+    CHECK(caller.result == -ECANCELED || caller.result == 0);
+    uffd_memory_close(memory);
+  }
+}
+
 /* However far the call has come. */
 static void R18_closing_at_any_moment(void) {
   for (unsigned round = 0; round < 90; round++) {
@@ -331,11 +358,6 @@ static void R19_one_fault_is_told_twice(void) {
 
 /* ---- R20: every message that was read is answered */
 
-static void close_loop(void *ctx) {
-  (void)ctx;
-  serving_close(&serving);
-}
-
 /* The loop closes between reading and answering: the thread has its page, as long as the handler can give it. */
 static void R20_closed_between_reading_and_answering(void) {
   for (int later = 0; later < 2; later++) {
@@ -410,6 +432,7 @@ static const struct check_test tests[] = {
     TEST(R11_a_source_is_not_served),
     TEST(R12_the_allocator_is_locked_while_faults_are_answered),
     TEST(R18_closing_during_calls),
+    TEST(R18_the_handlers_have_ended),
     TEST(R18_closing_at_any_moment),
     TEST(R19_a_message_vanishes),
     TEST(R19_signals_interrupt_all),
