@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "check.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -476,6 +477,86 @@ static void a_callback_that_reads_its_own_memory_is_refused(void) {
   uffd_memory_close(memory);
 }
 
+/* The caller who drives a pump may read what it serves, and so may others while it drives. */
+static void a_user_mode_only_pump_brings_pages_in(void) {
+  check_needs(0);
+  uint64_t page = check_page();
+  uffd_memory *memory = map(4 * page);
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  struct serving serving;
+  unsigned char *buffer = malloc(2 * page);
+  opts.open_flags = UFFD_OPEN_USER_MODE_ONLY;
+  serving_open(&serving, ENGINE_PUMP, &opts);
+  region_add(serving.loop, memory, image_resolver(4 * page), NULL);
+  CHECK_EQ(uffd_memory_read(memory, 0, buffer, 2 * page), 0);
+  CHECK(image_there(buffer, 0, 2 * page));
+  serving_start(&serving); /* another thread drives from here on */
+  CHECK_EQ(uffd_memory_read(memory, 2 * page, buffer, 2 * page), 0);
+  CHECK(image_there(buffer, 2 * page, 2 * page));
+  serving_close(&serving);
+  free(buffer);
+  uffd_memory_close(memory);
+}
+
+#ifdef UFFD_BARRIERS
+struct reading {
+  uffd_memory *memory;
+  unsigned char *buffer;
+  int result;
+};
+
+static void read_all(void *ctx) {
+  struct reading *reading = ctx;
+  reading->result = uffd_memory_read(reading->memory, 0, reading->buffer, uffd_memory_length(reading->memory));
+}
+
+static bool has_handler(void) {
+  DIR *tasks = opendir("/proc/self/task");
+  CHECK(tasks != NULL);
+  bool found = false;
+  for (struct dirent *entry; !found && (entry = readdir(tasks)) != NULL;) {
+    char path[300], name[16] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%s/comm", entry->d_name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) continue;
+    found = read(fd, name, sizeof(name) - 1) > 0 && strncmp(name, "uffd/", 5) == 0;
+    close(fd);
+  }
+  closedir(tasks);
+  return found;
+}
+
+static void close_loop(void *ctx) {
+  CHECK_OK(uffd_loop_close(ctx));
+}
+
+/* Held just before it asks the handler, who is gone by the time that it does. */
+static void a_loop_that_closes_lets_readers_go(void) {
+  check_needs(0);
+  uint64_t page = check_page();
+  uffd_memory *memory = map(3 * page);
+  struct reading reading = {memory, malloc(3 * page), -1};
+  struct serving serving = serve(memory, image_resolver(3 * page), UFFD_OPEN_USER_MODE_ONLY);
+  struct check_thread reader, closer;
+  CHECK_EQ(*memory_at(memory, 0), image_byte(0)); /* the others stay missing */
+  check_barrier_hold("posting");
+  check_thread_start(&reader, read_all, &reading);
+  check_barrier_await("posting");
+  check_thread_start(&closer, close_loop, serving.loop);
+  while (has_handler())
+    check_pause();
+  CHECK(!atomic_load(&closer.done)); /* it waits for the reader */
+  check_barrier_release("posting");
+  check_thread_join(&closer);
+  check_thread_join(&reader);
+  CHECK_EQ(reading.result, 0);
+  CHECK(image_there(reading.buffer, 0, page));
+  CHECK(check_filled(reading.buffer + page, 2 * page, 0));
+  free(reading.buffer);
+  uffd_memory_close(memory);
+}
+#endif
+
 /* ---- a filter that forbids process_vm_readv and process_vm_writev */
 
 static void forbid_process_vm(unsigned error) {
@@ -537,6 +618,10 @@ static const struct check_test tests[] = {
     TEST(from_served_memory_into_served_memory),
     TEST(a_callback_reads_what_another_loop_serves),
     TEST(a_callback_that_reads_its_own_memory_is_refused),
+    TEST(a_user_mode_only_pump_brings_pages_in),
+#ifdef UFFD_BARRIERS
+    TEST(a_loop_that_closes_lets_readers_go),
+#endif
     TEST(behind_a_filter_that_says_eperm),
     TEST(behind_a_filter_that_says_enosys),
 };
