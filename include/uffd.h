@@ -326,9 +326,14 @@ struct uffd_event {
 /*
  * Reads 1 to count events (64 at most a call). timeout_ms: 0 does not wait, -1 waits for ever. Faults come before
  * events that are older: the kernel has it so. Read until -EAGAIN and apply the events before resolving faults. Every
- * fault read must be resolved or woken: it is not told again. Returns the number read, 0 after timeout_ms > 0 has
- * passed; -EAGAIN nothing there (timeout 0); -EBADF closed meanwhile; -EMFILE a fork's descriptor has no room (the
- * event stays queued; close something, read again); -EINVAL count 0, or a timeout on a blocking object; -EOWNERDEAD.
+ * fault read must be resolved or woken: it is not told again.
+ *
+ * With EVENT_FORK, whoever reads must not wait for malloc: glibc's fork() holds its locks until the event is read. This
+ * function, and a loop's handlers, do not; a program that forks itself reads in a thread that does not either.
+ *
+ * Returns the number read, 0 after timeout_ms > 0 has passed; -EAGAIN nothing there (timeout 0); -EBADF closed
+ * meanwhile; -EMFILE a fork's descriptor has no room (the event stays queued; close something, read again); -EINVAL
+ * count 0, or a timeout on a blocking object; -EOWNERDEAD.
  */
 UFFD_EXPORT int uffd_read(uffd_object *object, struct uffd_event *events, unsigned count, int timeout_ms);
 
