@@ -69,6 +69,17 @@ static void take_posted(struct uffd_handler_state *handler, struct uffd_job *lea
   *end = oldest;
 }
 
+/* To the end: a background job that must wait lets others work. */
+static void put_last(struct uffd_job **link) {
+  struct uffd_job *job = *link;
+  *link = job->next;
+  job->next = NULL;
+  while (*link != NULL) {
+    link = &(*link)->next;
+  }
+  *link = job;
+}
+
 bool uffd_jobs_run(struct uffd_handler_state *handler, bool background) {
   bool worked = false;
   if (atomic_load_explicit(&handler->posted, memory_order_relaxed) != NULL) take_posted(handler, NULL);
@@ -76,15 +87,16 @@ bool uffd_jobs_run(struct uffd_handler_state *handler, bool background) {
     struct uffd_job *job = *link;
     if (job->background && (!background || worked)) {
       link = &job->next;
-      continue;
-    }
-    worked = worked || job->background;
-    if (job->run(handler, job) == UFFD_JOB_AGAIN) {
+    } else if (job->run(handler, job) == UFFD_JOB_DONE) {
+      worked = worked || job->background;
+      *link = job->next;
+      sem_post(&job->done);
+    } else if (job->background) {
+      worked = true;
+      put_last(link);
+    } else {
       link = &job->next;
-      continue;
     }
-    *link = job->next;
-    sem_post(&job->done);
   }
   return worked;
 }

@@ -1,0 +1,555 @@
+/* Answers: every kind, every size, wrong ones; what becomes of a page whose resolver failed. */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <sys/mman.h>
+
+#include "serving.h"
+
+#define PAGES 16
+
+static struct serving serving;
+static uffd_memory *memory;
+static uffd_region *region;
+static uint64_t page;
+
+static unsigned char *at(uint64_t index) {
+  return memory_at(memory, index * page);
+}
+
+static void serve_with(int engine, uint32_t on_error, uffd_resolver *resolver, const struct uffd_region_opts *opts) {
+  struct uffd_loop_opts loop_opts = UFFD_LOOP_OPTS_INIT;
+  loop_opts.on_error = on_error;
+  page = check_page();
+  serving_open(&serving, engine, &loop_opts);
+  memory = memory_make(MEMORY_ANON, PAGES);
+  region = region_add(serving.loop, memory, resolver, opts);
+  serving_start(&serving);
+}
+
+static void end(void) {
+  serving_adds_up(serving.loop, page);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+}
+
+/* ---- answers of every kind and size */
+
+static struct uffd_answer given; /* what the callback answers; offset and resolver_offset are added to the fault's */
+static struct uffd_fault seen;   /* what it was asked last */
+
+static int answer_given(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)asked;
+  CHECK_EQ(answer->kind, UFFD_ANSWER_ZERO); /* as the header says that it is found */
+  CHECK_EQ(answer->offset, fault->offset);
+  CHECK_EQ(answer->length, fault->page_size);
+  CHECK(answer->data == NULL && answer->resolver == NULL);
+  seen = *fault;
+  *answer = given;
+  answer->offset += fault->offset;
+  return 0;
+}
+
+static struct asked giver = {.answer = answer_given};
+
+static void what_a_callback_is_asked(void) {
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  int cookie;
+  page = check_page();
+  opts.offset = 2 * page;
+  opts.length = 12 * page;
+  opts.resolver_offset = 100 * page;
+  opts.around = 5 * page;
+  opts.cookie = &cookie;
+  given = (struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .length = page};
+  serve_with(ENGINE_ONE, 0, asked_resolver(&giver), &opts);
+  struct check_touch touch;
+  check_touch_write(&touch, at(8), 1); /* page 6 of the region: the second of its block of 5 */
+  int tid = touch.tid;
+  check_touch_join(&touch);
+  CHECK_EQ(seen.offset, 106 * page);
+  CHECK_EQ(seen.region_offset, 6 * page);
+  CHECK_EQ(seen.address, CHECK_ADDRESS(at(8)));
+  CHECK_EQ(seen.page_size, page);
+  CHECK_EQ(seen.cover_offset, 105 * page);
+  CHECK_EQ(seen.cover_length, 5 * page);
+  CHECK_EQ(seen.flags, UFFD_FAULT_WRITE);
+  CHECK_EQ(seen.tid, tid);
+  CHECK_EQ(seen.handler, 0);
+  CHECK(seen.cookie == &cookie);
+  CHECK_EQ(*at(3), 0); /* page 1, of the block from 0 on */
+  CHECK_EQ(seen.flags, 0);
+  CHECK_EQ(seen.cover_offset, 100 * page);
+  CHECK_EQ(*at(13), 0); /* page 11: the last block has two */
+  CHECK_EQ(seen.cover_offset, 110 * page);
+  CHECK_EQ(seen.cover_length, 2 * page);
+  CHECK_OK(uffd_region_prefetch(region, 7 * page, 2 * page));
+  CHECK_EQ(seen.flags, UFFD_FAULT_PREFETCH);
+  CHECK_EQ(seen.tid, 0);
+  CHECK_EQ(seen.offset, 108 * page); /* one page an answer: this was the second */
+  CHECK_EQ(seen.cover_length, page);
+  end();
+}
+
+static void answers_of_every_kind(void) {
+  check_needs(UFFD_FEAT_MOVE | UFFD_FEAT_POISON);
+  unsigned char *image = image_make(PAGES * check_page());
+  given = (struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .length = check_page()};
+  serve_with(ENGINE_ONE, 0, asked_resolver(&giver), NULL);
+  CHECK_EQ(*at(0), 0);
+  given = (struct uffd_answer){.kind = UFFD_ANSWER_BYTES, .length = page, .data = image};
+  CHECK(image_there(at(1), 0, page));
+  given = (struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = page, .data = image + page};
+  CHECK(image_there(at(2), page, page));
+  CHECK_EQ(image[page], 0); /* gone from there */
+  given = (struct uffd_answer){.kind = UFFD_ANSWER_POISON, .length = page};
+  CHECK_EQ(check_access(at(3), false, NULL), SIGBUS);
+  struct uffd_stats stats = serving_stats(serving.loop);
+  CHECK_EQ(stats.zero, 1);
+  CHECK_EQ(stats.copied, 1);
+  CHECK_EQ(stats.moved, 1);
+  CHECK_EQ(stats.poisoned, 1);
+  CHECK_EQ(stats.bytes, 3 * page);
+  CHECK_EQ(stats.policy_calls, 4);
+  CHECK_EQ(stats.errors, 0);
+  end();
+}
+
+static void answers_of_every_size(void) {
+  static const struct {
+    int64_t before;    /* pages before the fault */
+    uint64_t length;   /* bytes from there, in 1/4 pages */
+    const char *pages; /* what is there then, with a fault at page 8 */
+  } answers[] = {
+      {0, 1, "........8......."},   {0, 4, "........8......."},    {0, 5, "........89......"},
+      {0, 64, "........89abcdef"},  {-1, 5, ".......78......."},   {-1, 8, ".......78......."},
+      {-8, 64, "0123456789abcdef"}, {-8, 36, "012345678......."},  {-20, 200, "0123456789abcdef"},
+      {-9, 37, "012345678......."}, {0, 4000, "........89abcdef"},
+  };
+  unsigned char *image = image_make(1024 * check_page());
+  for (unsigned i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+    for (unsigned shift = 0; shift < 4096; shift += 1111) { /* data at any address */
+      given = (struct uffd_answer){.kind = UFFD_ANSWER_BYTES};
+      page = check_page();
+      given.offset = (uint64_t)answers[i].before * page; /* modulo 2^64 */
+      given.length = answers[i].length * page / 4;
+      unsigned char *data = image + 100 * page + given.offset + shift;
+      given.data = data;
+      struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+      opts.resolver_offset = 100 * page;
+      serve_with(ENGINE_ONE, 0, asked_resolver(&giver), &opts);
+      CHECK_EQ(*at(8), image_byte(100 * page + shift));
+      uint64_t filled = 0, copied = serving_stats(serving.loop).copied; /* when the whole answer is in */
+      unsigned char resident[PAGES];
+      CHECK_EQ(mincore(at(0), PAGES * page, resident), 0);
+      for (uint64_t p = 0; p < PAGES; p++) {
+        bool there = answers[i].pages[p] != '.';
+        CHECK_EQ(resident[p] & 1, there);
+        if (!there) continue;
+        filled++;
+        uint64_t from_fault = (p - 8) * page, end_of_data = given.offset + given.length; /* modulo 2^64 */
+        int64_t has = (int64_t)(end_of_data - from_fault);
+        uint64_t whole = has < 0 ? 0 : (uint64_t)has < page ? (uint64_t)has : page;
+        CHECK(image_there(at(p), 100 * page + from_fault + shift, whole));
+        CHECK(check_filled(at(p) + whole, page - whole, 0));
+      }
+      CHECK_EQ(copied, filled);
+      CHECK_EQ(serving_stats(serving.loop).errors, 0);
+      end();
+    }
+  }
+}
+
+/* ---- wrong answers */
+
+static void wrong_answers_are_refused(void) {
+  unsigned char *image = image_make(4 * check_page());
+  page = check_page();
+  const struct uffd_answer wrong[] = {
+      {.kind = 99, .length = page},
+      {.kind = UFFD_ANSWER_ZERO, .length = 0},
+      {.kind = UFFD_ANSWER_ZERO, .length = 100},
+      {.kind = UFFD_ANSWER_BYTES, .length = page},                                    /* no data */
+      {.kind = UFFD_ANSWER_BYTES, .length = 0, .data = image},                        /* nothing */
+      {.kind = UFFD_ANSWER_BYTES, .length = page, .data = image, .offset = page},     /* begins after it */
+      {.kind = UFFD_ANSWER_BYTES, .length = page, .data = image, .offset = 0 - page}, /* ends before it */
+      {.kind = UFFD_ANSWER_BYTES, .length = 2 * page, .data = image, .offset = 0 - page / 2},
+      {.kind = UFFD_ANSWER_BYTES, .length = UINT64_MAX, .data = image},
+      {.kind = UFFD_ANSWER_MOVE, .length = page},
+      {.kind = UFFD_ANSWER_MOVE, .length = 5, .data = image},
+      {.kind = UFFD_ANSWER_POISON, .length = page + 1},
+      {.kind = UFFD_ANSWER_RESOLVER, .length = page}, /* to nobody */
+  };
+  for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+    given = wrong[i];
+    serve_with(ENGINE_ONE, UFFD_ON_ERROR_ZERO, asked_resolver(&giver), NULL);
+    CHECK_EQ(*at(5), 0);
+    char why[512];
+    CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), EINVAL);
+    CHECK(strstr(why, "callback resolver") != NULL);
+    CHECK(strstr(why, "offset") != NULL);
+    CHECK_EQ(serving_stats(serving.loop).errors, 1);
+    CHECK_EQ(serving_stats(serving.loop).zero, 1);
+    CHECK_ERR(uffd_region_prefetch(region, page, page), -EINVAL);
+    end();
+  }
+}
+
+/* Data that cannot be read: the kernel says so, and nothing crashes. */
+static void unreadable_answers_fail(void) {
+  page = check_page();
+  void *nowhere = mmap(NULL, 4 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  given = (struct uffd_answer){.kind = UFFD_ANSWER_BYTES, .length = page, .data = nowhere};
+  serve_with(ENGINE_ONE, UFFD_ON_ERROR_ZERO, asked_resolver(&giver), NULL);
+  CHECK_EQ(*at(5), 0);
+  char why[512];
+  CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), EFAULT);
+  CHECK(strstr(why, "callback resolver") != NULL);
+  end();
+}
+
+/* What cannot move is copied. */
+static void moves_that_cannot_be_are_copies(void) {
+  unsigned char *image = image_make(8 * check_page());
+  int fd = memfd_create("source", MFD_CLOEXEC);
+  page = check_page();
+  CHECK_EQ(ftruncate(fd, (off_t)page), 0);
+  unsigned char *shared = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  memset(shared, 's', page);
+  given = (struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = page, .data = image + 77}; /* not a page */
+  serve_with(ENGINE_ONE, 0, asked_resolver(&giver), NULL);
+  CHECK(image_there(at(1), 77, page));
+  given.data = shared; /* not anonymous */
+  CHECK(check_filled(at(2), page, 's'));
+  given.data = image;
+  given.length = 4 * page;
+  CHECK(image_there(at(3), 0, 4 * page));
+  CHECK(check_filled(at(7), page, 0)); /* moved away before: zeros */
+  CHECK_EQ(serving_stats(serving.loop).errors, 0);
+  end();
+}
+
+/* ---- LATER */
+
+static int answer_fifth_time(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)fault;
+  if (asked->hits % 5 != 0) answer->kind = UFFD_ANSWER_LATER;
+  return 0;
+}
+
+static void later_is_asked_again(void) {
+  for (int engine = 0; engine < ENGINES; engine++) {
+    struct asked asked = {.answer = answer_fifth_time};
+    serve_with(engine, 0, asked_resolver(&asked), NULL);
+    CHECK_EQ(*at(3), 0);
+    CHECK_EQ(serving_stats(serving.loop).deferred, 4);
+    serving_pause(&serving);
+    CHECK_OK(uffd_region_prefetch(region, 5 * page, 3 * page));
+    serving_start(&serving);
+    CHECK_EQ(*at(6), 0);
+    struct uffd_stats stats = serving_stats(serving.loop);
+    CHECK_EQ(stats.policy_calls, 20);
+    CHECK_EQ(stats.zero, 4);
+    CHECK_EQ(stats.faults, 1);
+    CHECK_EQ(stats.errors, 0);
+    end();
+  }
+}
+
+/* A prefetch that must wait does not hold up another one. */
+static void prefetch_page_0(void *ctx) {
+  CHECK_ERR(uffd_region_prefetch(ctx, 0, 1), -ECANCELED);
+}
+
+static int answer_never(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)asked, (void)fault;
+  answer->kind = UFFD_ANSWER_LATER;
+  return 0;
+}
+
+static void a_prefetch_that_waits_holds_up_no_other(void) {
+  struct asked asked = {.answer = answer_never};
+  serve_with(ENGINE_ONE, 0, asked_resolver(&asked), NULL);
+  uffd_memory *other = memory_make(MEMORY_ANON, 2000);
+  uffd_region *ready = region_add(serving.loop, other, image_resolver(2000 * page), NULL);
+  struct check_thread waiting;
+  check_thread_start(&waiting, prefetch_page_0, region);
+  while (atomic_load(&asked.hits) == 0) {
+    check_pause();
+  }
+  CHECK_OK(uffd_region_prefetch(ready, 0, 0));
+  CHECK_OK(uffd_region_complete(ready));
+  serving_close(&serving);
+  check_thread_join(&waiting);
+  uffd_memory_close(memory);
+  uffd_memory_close(other);
+}
+
+/* ---- on_error */
+
+static int fail_at_odd(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)asked;
+  if (fault->offset / fault->page_size % 2 == 1) {
+    return uffd_set_errmsg(ENODATA, "Nothing is known of byte %llu.", (unsigned long long)fault->offset);
+  }
+  answer->kind = UFFD_ANSWER_BYTES;
+  answer->data = "even";
+  answer->length = 4;
+  return 0;
+}
+
+static _Atomic unsigned logged;
+static char last_log[512];
+
+static void keep_log(void *ctx, int level, const char *sentence) {
+  (void)ctx;
+  CHECK_EQ(level, UFFD_LOG_ERROR);
+  if (atomic_fetch_add(&logged, 1) == 0) snprintf(last_log, sizeof(last_log), "%s", sentence);
+}
+
+static void failures_become_what_was_chosen(void) {
+  check_needs(UFFD_FEAT_POISON);
+  for (int engine = 0; engine < ENGINES; engine += 3) {
+    for (uint32_t on_error = UFFD_ON_ERROR_DEFAULT; on_error <= UFFD_ON_ERROR_POISON; on_error++) {
+      struct asked asked = {.answer = fail_at_odd};
+      atomic_store(&logged, 0);
+      uffd_set_log(keep_log, NULL);
+      serve_with(engine, on_error, asked_resolver(&asked), NULL);
+      CHECK_EQ(uffd_loop_error(serving.loop, NULL, 0), 0);
+      unsigned value = 77;
+      CHECK_EQ(check_access(at(3), false, &value), on_error == UFFD_ON_ERROR_ZERO ? 0 : SIGBUS);
+      CHECK_EQ(value, on_error == UFFD_ON_ERROR_ZERO ? 0 : 77);
+      CHECK_EQ(check_access(at(5), true, NULL), on_error == UFFD_ON_ERROR_ZERO ? 0 : SIGBUS);
+      CHECK_EQ(*at(4), 'e'); /* the loop goes on */
+      char why[512], brief[8];
+      CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), ENODATA);
+      char expected[64];
+      snprintf(expected, sizeof(expected), "Nothing is known of byte %llu.", (unsigned long long)(3 * page));
+      CHECK(strcmp(why, expected) == 0); /* the first failure's, not the second's */
+      CHECK_EQ(uffd_loop_error(serving.loop, brief, sizeof(brief)), ENODATA);
+      CHECK(strcmp(brief, "Nothing") == 0);
+      CHECK_EQ(uffd_loop_error(serving.loop, why, 0), ENODATA);
+      struct uffd_stats stats = serving_stats(serving.loop);
+      CHECK_EQ(stats.errors, 2);
+      CHECK_EQ(stats.zero, on_error == UFFD_ON_ERROR_ZERO ? 2 : 0);
+      CHECK_EQ(stats.poisoned, on_error == UFFD_ON_ERROR_ZERO ? 0 : 2);
+      CHECK_EQ(logged, 2);
+      CHECK(strcmp(last_log, expected) == 0);
+      end();
+      uffd_set_log(NULL, NULL);
+    }
+  }
+}
+
+static void a_region_chooses_for_itself(void) {
+  check_needs(UFFD_FEAT_POISON);
+  struct asked asked = {.answer = fail_at_odd};
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  opts.on_error = UFFD_ON_ERROR_ZERO;
+  opts.length = 4 * check_page();
+  uffd_resolver *resolver = asked_resolver(&asked);
+  serve_with(ENGINE_ONE, UFFD_ON_ERROR_STOP, resolver, &opts);
+  CHECK_EQ(*at(1), 0); /* not stopped */
+  CHECK_EQ(*at(2), 'e');
+  opts.on_error = UFFD_ON_ERROR_POISON;
+  opts.offset = 4 * page;
+  region_add(serving.loop, memory, asked_resolver(&asked), &opts);
+  CHECK_EQ(check_access(at(5), false, NULL), SIGBUS);
+  CHECK_EQ(*at(6), 'e');
+  end();
+}
+
+/* ---- stop */
+
+static void stop_poisons_every_later_fault(void) {
+  check_needs(UFFD_FEAT_POISON);
+  for (int engine = ENGINE_ONE; engine <= ENGINE_FIVE; engine++) {
+    struct asked asked = {.answer = fail_at_odd};
+    serve_with(engine, UFFD_ON_ERROR_STOP, asked_resolver(&asked), NULL);
+    uffd_memory *other = memory_make(MEMORY_ANON, 4);
+    uffd_region *second = region_add(serving.loop, other, image_resolver(4 * page), NULL);
+    CHECK_EQ(*at(2), 'e');
+    CHECK(image_there(memory_at(other, 0), 0, page));
+    CHECK_EQ(check_access(at(3), false, NULL), SIGBUS);
+    CHECK_EQ(check_access(at(4), false, NULL), SIGBUS);
+    CHECK_EQ(check_access(memory_at(other, page), true, NULL), SIGBUS);
+    CHECK_EQ(*at(2), 'e'); /* what was there, is */
+    char why[512];
+    CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), ENODATA);
+    CHECK_ERR(uffd_region_prefetch(second, 0, 0), -ECANCELED);
+    CHECK_ERR(uffd_region_complete(second), -ECANCELED);
+    CHECK_ERR(uffd_loop_complete(serving.loop), -ECANCELED);
+    uffd_memory *late = memory_make(MEMORY_ANON, 1);
+    uffd_resolver *image = image_resolver(page);
+    CHECK_ERR(uffd_loop_add(serving.loop, late, image, NULL, NULL), -ECANCELED);
+    CHECK_SAYS("Nothing is known of byte");
+    CHECK_OK(uffd_region_remove(second)); /* out of the loop it is ordinary */
+    CHECK_EQ(memory_at(other, 2 * page)[0], 0);
+    CHECK_EQ(serving_stats(serving.loop).errors, 1);
+    CHECK_EQ(serving_stats(serving.loop).poisoned, 3);
+    end();
+    uffd_resolver_close(image);
+    uffd_memory_close(other);
+    uffd_memory_close(late);
+  }
+}
+
+static void stop_is_told_by_the_pump(void) {
+  check_needs(UFFD_FEAT_POISON);
+  struct asked asked = {.answer = fail_at_odd};
+  serve_with(ENGINE_PUMP, UFFD_ON_ERROR_STOP, asked_resolver(&asked), NULL);
+  serving_pause(&serving);
+  struct check_touch touches[2];
+  check_touch_read(&touches[0], at(2));
+  check_touch_asleep(&touches[0]);
+  CHECK_EQ(CHECK_OK(uffd_loop_step(serving.loop, -1)), 1);
+  CHECK_EQ(check_touch_join(&touches[0]), 'e');
+  check_touch_read(&touches[0], at(3));
+  check_touch_asleep(&touches[0]);
+  CHECK_ERR(uffd_loop_step(serving.loop, -1), -ECANCELED);
+  CHECK_SAYS("Nothing is known of byte");
+  CHECK_EQ(pthread_join(touches[0].thread, NULL), 0);
+  CHECK_EQ(touches[0].signal, SIGBUS);
+  check_touch_read(&touches[1], at(6));
+  check_touch_asleep(&touches[1]);
+  CHECK_ERR(uffd_loop_step(serving.loop, -1), -ECANCELED); /* nobody sleeps for ever */
+  CHECK_EQ(pthread_join(touches[1].thread, NULL), 0);
+  CHECK_EQ(touches[1].signal, SIGBUS);
+  end();
+}
+
+/* ---- handing over */
+
+static struct {
+  uffd_resolver *to;
+  uint64_t offset, length, resolver_offset; /* offset relative to the fault's; resolver_offset is the answer's own */
+} handing;
+
+static int hand_over(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)asked;
+  answer->kind = UFFD_ANSWER_RESOLVER;
+  answer->resolver = handing.to;
+  answer->offset += handing.offset;
+  answer->length = handing.length;
+  answer->resolver_offset = handing.resolver_offset;
+  (void)fault;
+  return 0;
+}
+
+static struct asked hander = {.answer = hand_over};
+
+static void serve_handed(uffd_resolver *to, uint32_t on_error) {
+  handing.to = to;
+  handing.offset = 0;
+  handing.length = check_page();
+  serve_with(ENGINE_ONE, on_error, asked_resolver(&hander), NULL);
+}
+
+static void handed_over_with_an_offset(void) {
+  uffd_resolver *image = image_resolver(40 * check_page());
+  serve_handed(image, 0);
+  handing.resolver_offset = 7 * page;
+  CHECK(image_there(at(0), 7 * page, page));
+  CHECK(image_there(at(9), 7 * page, page)); /* for this page, it says */
+  /* around: what lies before the page in the answer is asked before it in the other resolver */
+  handing.offset = 0 - 2 * page;
+  handing.length = 4 * page;
+  handing.resolver_offset = 20 * page;
+  CHECK_EQ(*at(5), image_byte(20 * page));
+  CHECK_EQ(serving_stats(serving.loop).copied, 2 + 4);
+  CHECK(image_there(at(3), 18 * page, 4 * page));
+  CHECK_EQ(serving_stats(serving.loop).faults, 3);
+  /* beyond the region: cut off */
+  handing.offset = 0;
+  handing.length = 12 * page;
+  handing.resolver_offset = 28 * page;
+  CHECK(image_there(at(14), 28 * page, page));
+  CHECK_EQ(serving_stats(serving.loop).copied, 6 + 2);
+  CHECK_EQ(serving_stats(serving.loop).errors, 0);
+  end();
+  uffd_resolver_close(image);
+}
+
+static void handed_over_beyond_the_end(void) {
+  uffd_resolver *image = image_resolver(4 * check_page());
+  serve_handed(image, UFFD_ON_ERROR_ZERO);
+  handing.resolver_offset = 4 * page;
+  CHECK_EQ(*at(0), 0);
+  char why[512];
+  CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), EINVAL);
+  handing.resolver_offset = UINT64_MAX - page + 1;
+  CHECK_EQ(*at(1), 0);
+  handing.resolver_offset = page; /* two pages before the other's begin */
+  handing.offset = 0 - 2 * page;
+  handing.length = 3 * page;
+  CHECK_EQ(*at(5), 0);
+  CHECK_EQ(serving_stats(serving.loop).errors, 3);
+  handing.offset = 0;
+  handing.length = 3 * page;
+  handing.resolver_offset = 3 * page; /* the first of three is its last */
+  CHECK(image_there(at(8), 3 * page, page));
+  CHECK_EQ(serving_stats(serving.loop).errors, 3);
+  CHECK_EQ(serving_stats(serving.loop).copied, 1);
+  end();
+  uffd_resolver_close(image);
+}
+
+static void handed_over_in_a_circle(void) {
+  serve_handed(NULL, UFFD_ON_ERROR_ZERO);
+  uffd_resolver *self = asked_resolver(&hander);
+  handing.to = self;
+  handing.resolver_offset = 0;
+  CHECK_EQ(*at(0), 0);
+  char why[512];
+  CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), ELOOP);
+  CHECK(strstr(why, "circle") != NULL);
+  end();
+  uffd_resolver_close(self);
+}
+
+static int set_up_nothing(void *ctx, const struct uffd_handler *handler, void **state) {
+  (void)ctx, (void)handler;
+  *state = NULL;
+  return 0;
+}
+
+static int resolve_zero(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)ctx, (void)state, (void)fault, (void)answer;
+  return 0;
+}
+
+/* To one that needs to be set up, without naming it among those that are used. */
+static void handed_over_to_a_stranger(void) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  uffd_resolver *stranger;
+  ops.setup = set_up_nothing;
+  ops.resolve = resolve_zero;
+  CHECK_OK(uffd_resolver_callback(&ops, NULL, "stranger", NULL, 0, &stranger));
+  serve_handed(stranger, UFFD_ON_ERROR_ZERO);
+  handing.resolver_offset = 0;
+  CHECK_EQ(*at(0), 0);
+  char why[512];
+  CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), EINVAL);
+  CHECK(strstr(why, "stranger") != NULL && strstr(why, "uses") != NULL);
+  end();
+  uffd_resolver_close(stranger);
+}
+
+static const struct check_test tests[] = {
+    TEST(what_a_callback_is_asked),
+    TEST(answers_of_every_kind),
+    TEST(answers_of_every_size),
+    TEST(wrong_answers_are_refused),
+    TEST(unreadable_answers_fail),
+    TEST(moves_that_cannot_be_are_copies),
+    TEST(later_is_asked_again),
+    TEST(a_prefetch_that_waits_holds_up_no_other),
+    TEST(failures_become_what_was_chosen),
+    TEST(a_region_chooses_for_itself),
+    TEST(stop_poisons_every_later_fault),
+    TEST(stop_is_told_by_the_pump),
+    TEST(handed_over_with_an_offset),
+    TEST(handed_over_beyond_the_end),
+    TEST(handed_over_in_a_circle),
+    TEST(handed_over_to_a_stranger),
+};
+CHECK_MAIN(tests)
