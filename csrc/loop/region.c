@@ -99,46 +99,50 @@ struct bring_in_job {
   struct uffd_job job;
   const uffd_region *region;
   uint64_t address, started_ns;
-  bool write;
+  uint64_t flags; /* UFFD_FAULT_*: as if such a fault had been read */
 };
 
-/* As if the fault had been read. A page that is there may be protected. */
-static uint32_t answer_request(struct uffd_handler_state *handler, const struct bring_in_job *wanted,
-                               struct uffd_source *source) {
-  struct uffd_counters *counters = &handler->counters;
-  bool minor = (wanted->region->modes & UFFD_MODE_MINOR) != 0;
-  struct uffd_pending fault = {
-      .source = source,
-      .address = wanted->address,
-      .flags = (wanted->write ? UFFD_FAULT_WRITE : 0) | (minor ? UFFD_FAULT_MINOR : 0),
-      .read_ns = wanted->started_ns,
-  };
-  uint32_t outcome = uffd_line_fault(handler, &fault);
-  uffd_count(minor ? &counters->minor : &counters->missing, outcome != UFFD_OUTCOME_DEFERRED);
-  bool protected = outcome == UFFD_OUTCOME_PRESENT && wanted->write && (wanted->region->modes & UFFD_MODE_WP) != 0;
-  if (!protected) return outcome;
-  fault.flags = UFFD_FAULT_WRITE | UFFD_FAULT_WP;
-  outcome = uffd_line_fault(handler, &fault);
-  uffd_count(&counters->wp, outcome != UFFD_OUTCOME_DEFERRED);
-  return outcome;
+static struct uffd_source *find_server(const struct uffd_handler_state *handler, const struct bring_in_job *wanted,
+                                       struct uffd_slice **slice) {
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    *slice = source->child ? NULL : uffd_slice_find(source, wanted->address);
+    if (*slice != NULL && (*slice)->region == wanted->region) return source;
+  }
+  return NULL;
 }
 
 static enum uffd_job_result bring_in_now(struct uffd_handler_state *handler, struct uffd_job *job) {
   const struct bring_in_job *wanted = (const struct bring_in_job *)job;
-  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
-    struct uffd_slice *slice = source->child ? NULL : uffd_slice_find(source, wanted->address);
-    if (slice == NULL || slice->region != wanted->region) continue;
-    uint64_t index = (wanted->address - slice->start) / slice->region->page_size;
-    if (page_state(slice, index) != UFFD_PAGE_POISONED &&
-        answer_request(handler, wanted, source) == UFFD_OUTCOME_DEFERRED) {
-      handler->jobs_ns = uffd_now() + UFFD_RETRY_MAX_NS;
-      return UFFD_JOB_AGAIN;
-    }
-    if (page_state(slice, index) == UFFD_PAGE_POISONED) job->result = -EHWPOISON;
+  struct uffd_slice *slice;
+  struct uffd_source *source = find_server(handler, wanted, &slice);
+  if (source == NULL) {
+    job->result = -ENOENT;
     return UFFD_JOB_DONE;
   }
-  job->result = -ENOENT;
+  const struct uffd_pending fault = {
+      .source = source, .address = wanted->address, .flags = wanted->flags, .read_ns = wanted->started_ns};
+  if (uffd_line_fault(handler, &fault) == UFFD_OUTCOME_DEFERRED) {
+    handler->jobs_ns = uffd_now() + UFFD_RETRY_MAX_NS;
+    return UFFD_JOB_AGAIN;
+  }
+  struct uffd_counters *counters = &handler->counters;
+  uffd_count((wanted->flags & UFFD_FAULT_WP) != 0      ? &counters->wp
+             : (wanted->flags & UFFD_FAULT_MINOR) != 0 ? &counters->minor
+                                                       : &counters->missing,
+             1);
+  if ((wanted->flags & UFFD_FAULT_WRITE) != 0) uffd_count(&counters->writes, 1);
+  uint64_t index = (wanted->address - slice->start) / slice->region->page_size;
+  if (page_state(slice, index) == UFFD_PAGE_POISONED) job->result = -EHWPOISON;
   return UFFD_JOB_DONE;
+}
+
+/* What the kernel would have told. A page that can be read lacks the permission to write. */
+static uint64_t guess_flags(const uffd_region *region, uint64_t address, bool write) {
+  char byte;
+  bool protects = (region->modes & UFFD_MODE_WP) != 0;
+  const void *there = (const void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr) */
+  if (write && protects && uffd_peek(&byte, there, 1) == 0) return UFFD_FAULT_WRITE | UFFD_FAULT_WP;
+  return (write ? UFFD_FAULT_WRITE : 0) | ((region->modes & UFFD_MODE_MINOR) != 0 ? UFFD_FAULT_MINOR : 0);
 }
 
 static int bring_in(void *ctx, uint64_t address, bool write) {
@@ -146,7 +150,9 @@ static int bring_in(void *ctx, uint64_t address, bool write) {
   if (uffd_current_handler != NULL && uffd_current_handler->loop == region->loop) {
     return fail(EDEADLK, "A callback touches memory that its own loop serves.");
   }
-  struct bring_in_job job = {.region = region, .address = address, .started_ns = uffd_now(), .write = write};
+  if (uffd_is_poisoned(address)) return -EHWPOISON;
+  struct bring_in_job job = {.region = region, .address = address, .started_ns = uffd_now()};
+  job.flags = guess_flags(region, address, write);
   uffd_job_init(&job.job, bring_in_now);
   uint64_t i = (address - region->address) / region->slice_bytes;
   return uffd_job_run(handler_of(region, (uint32_t)i), &job.job);
