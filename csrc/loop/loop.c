@@ -107,8 +107,12 @@ static int check_opts(const struct uffd_loop_opts *opts) {
   }
   if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
   if (opts->route > UFFD_ROUTE_DEVICE) return fail(EINVAL, "Unknown route %u.", opts->route);
-  if ((opts->open_flags & ~(uint32_t)(UFFD_OPEN_USER_MODE_ONLY | UFFD_OPEN_NO_USER_MODE_ONLY)) != 0) {
+  const uint32_t user_mode = UFFD_OPEN_USER_MODE_ONLY | UFFD_OPEN_NO_USER_MODE_ONLY;
+  if ((opts->open_flags & ~user_mode) != 0) {
     return fail(EINVAL, "open_flags 0x%x: a loop's objects take the user-mode-only flags.", opts->open_flags);
+  }
+  if (opts->open_flags == user_mode) {
+    return fail(EINVAL, "UFFD_OPEN_USER_MODE_ONLY and UFFD_OPEN_NO_USER_MODE_ONLY exclude each other: choose one.");
   }
   if ((opts->features & (UFFD_FEAT_SIGBUS | UFFD_FEAT_WP_ASYNC)) != 0) {
     return fail(EINVAL, "With the features sigbus and wp_async no faults come to a loop.");
