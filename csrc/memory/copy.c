@@ -107,7 +107,8 @@ static int explain(const uffd_memory *memory, const struct copying *rest, bool o
 
 /* rest begins as the whole copy, but for the address inside. */
 static int copy(const uffd_memory *memory, uint64_t offset, struct copying rest) {
-  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
+  int result = uffd_memory_enter(memory);
+  if (result < 0) return result;
   if (offset > memory->length || rest.length > memory->length - offset) {
     return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes.",
                 rest.length, offset, memory->length);
@@ -125,7 +126,7 @@ static int copy(const uffd_memory *memory, uint64_t offset, struct copying rest)
     }
     if (count != 0 && count != -EFAULT) return explain(memory, &rest, false, (int)-count);
     bool outside = outside_stopped(&rest);
-    int result = -EFAULT;
+    result = -EFAULT;
     if (tries++ < BRING_IN_TRIES) {
       result = outside ? bring_in((uintptr_t)rest.outside, !rest.write) : bring_in((uintptr_t)rest.inside, rest.write);
     }

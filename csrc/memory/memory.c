@@ -227,24 +227,31 @@ int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory) {
   return 0;
 }
 
+int uffd_memory_enter(const uffd_memory *memory) {
+  if (memory == NULL) return fail(EBADF, "There is no memory: the handle is NULL.");
+  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
+  return 0;
+}
+
 void *uffd_memory_address(const uffd_memory *memory) {
-  return memory->address;
+  return memory == NULL ? NULL : memory->address;
 }
 uint64_t uffd_memory_length(const uffd_memory *memory) {
-  return memory->length;
+  return memory == NULL ? 0 : memory->length;
 }
 uint64_t uffd_memory_page_size(const uffd_memory *memory) {
-  return memory->page_size;
+  return memory == NULL ? 0 : memory->page_size;
 }
 int uffd_memory_kind(const uffd_memory *memory) {
-  return (int)memory->kind;
+  return memory == NULL ? fail(EBADF, "There is no memory: the handle is NULL.") : (int)memory->kind;
 }
 void *uffd_memory_alias(const uffd_memory *memory) {
-  return memory->alias;
+  return memory == NULL ? NULL : memory->alias;
 }
 
 int uffd_memory_fd(const uffd_memory *memory) {
-  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
+  int result = uffd_memory_enter(memory);
+  if (result < 0) return result;
   if (memory->fd < 0) return fail(ENOENT, "This memory has no memfd: map it with kind memfd or hugetlb.");
   return memory->fd;
 }

@@ -23,6 +23,8 @@ struct uffd_memory {
   _Atomic uint32_t references;
 };
 
+/* 0, or -EBADF for NULL, -EOWNERDEAD in a forked child, with a sentence. */
+int uffd_memory_enter(const uffd_memory *memory);
 void uffd_memory_hold(uffd_memory *memory);
 /* The counterpart of hold and of creation: the last one unmaps. */
 void uffd_memory_drop(uffd_memory *memory);

@@ -73,8 +73,8 @@ static void destroy(uffd_resolver *resolver) {
 static int make(const struct uffd_resolver_class *class, uffd_memory *memory, uint64_t offset,
                 uffd_resolver **resolver) {
   *resolver = NULL;
-  if (memory == NULL) return fail(EINVAL, "No memory to read from.");
-  if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
+  int result = uffd_memory_enter(memory);
+  if (result < 0) return result;
   if (offset >= memory->length) {
     return fail(ERANGE, "Offset %" PRIu64 " is outside a memory of %" PRIu64 " bytes.", offset, memory->length);
   }
@@ -90,7 +90,7 @@ static int make(const struct uffd_resolver_class *class, uffd_memory *memory, ui
   source->tail = tail;
   source->claim.start = (uintptr_t)source->origin;
   source->claim.end = source->claim.start + source->head.size;
-  int result = uffd_claim(&source->claim);
+  result = uffd_claim(&source->claim);
   if (result < 0) {
     uffd_buffer_unmap(tail, HUGE_PAGE);
     DELETE(source);

@@ -39,10 +39,10 @@ int uffd_resolver_enter(const uffd_resolver *resolver) {
 }
 
 uint64_t uffd_resolver_size(const uffd_resolver *resolver) {
-  return resolver->size;
+  return resolver == NULL ? 0 : resolver->size;
 }
 const char *uffd_resolver_kind(const uffd_resolver *resolver) {
-  return resolver->kind;
+  return resolver == NULL ? "none" : resolver->kind;
 }
 
 static bool holds_page(const struct uffd_answer *answer, const struct uffd_fault *fault) {

@@ -272,8 +272,8 @@ static void offsets_outside_the_source(void) {
     CHECK_SAYS("outside a memory of 8192 bytes");
     if (offsets[i] % PAGE == 0) CHECK_ERR(uffd_resolver_move(source, offsets[i], &resolver), -ERANGE);
   }
-  CHECK_ERR(uffd_resolver_memory(NULL, 0, &resolver), -EINVAL);
-  CHECK_ERR(uffd_resolver_move(NULL, 0, &resolver), -EINVAL);
+  CHECK_ERR(uffd_resolver_memory(NULL, 0, &resolver), -EBADF);
+  CHECK_ERR(uffd_resolver_move(NULL, 0, &resolver), -EBADF);
   CHECK(resolver == NULL);
   uffd_memory_close(source);
 }
