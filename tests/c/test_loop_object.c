@@ -62,7 +62,8 @@ static void one_handler_reads_it_for_all_its_regions(void) {
     serve(serving.loop, memories[i], object);
     if (i == 1) serve(serving.loop, other, NULL);
   }
-  CHECK_OK(uffd_region_remove(serve(serving.loop, memory_make(MEMORY_ANON, 1), object)));
+  uffd_memory *gone = memory_make(MEMORY_ANON, 1);
+  CHECK_OK(uffd_region_remove(serve(serving.loop, gone, object)));
   for (uint64_t at = 0; at < 256; at++) {
     for (unsigned i = 0; i < 4; i++) {
       CHECK_EQ(*memory_at(memories[i], at * page), image_byte(at * page));
@@ -72,6 +73,11 @@ static void one_handler_reads_it_for_all_its_regions(void) {
   CHECK_EQ(serving_stats(serving.loop).copied, 4 * 256 + 64);
   serving_close(&serving);
   uffd_close(object);
+  for (unsigned i = 0; i < 4; i++) {
+    uffd_memory_close(memories[i]);
+  }
+  uffd_memory_close(other);
+  uffd_memory_close(gone);
 }
 
 /* An object that the loop came to nothing with is its owner's: closed, its number may become another file's. */
@@ -172,6 +178,7 @@ static void what_is_unmapped_is_forgotten(void) {
   CHECK(image_there(memory_at(memory, 800 * page), 800 * page, 224 * page));
   CHECK_EQ(*place, 0);
   serving_close(&serving);
+  uffd_memory_close(memory);
 }
 
 static void prefetching_what_was_unmapped_unseen(void) {
@@ -186,6 +193,7 @@ static void prefetching_what_was_unmapped_unseen(void) {
   CHECK(image_there(memory_at(memory, 6 * page), 6 * page, 10 * page));
   CHECK_EQ(serving_stats(serving.loop).faults, 0);
   serving_close(&serving);
+  uffd_memory_close(memory);
 }
 
 /* ---- moved ranges */
@@ -215,6 +223,11 @@ static void move(struct moved *moved, uffd_object *object) {
   CHECK(at == moved->there);
 }
 
+static void end(struct moved *moved) {
+  serving_close(&moved->serving);
+  uffd_memory_close(moved->memory);
+}
+
 static bool is_registered(void *address) {
   uffd_memory *memory;
   CHECK_OK(uffd_memory_adopt(address, check_page(), &memory));
@@ -240,7 +253,7 @@ static void what_moves_takes_its_contents_along(void) {
   void *back = memory_at(moved.memory, 4 * page);
   CHECK(mremap(moved.there + 4 * page, 4 * page, 4 * page, MREMAP_MAYMOVE | MREMAP_FIXED, back) == back);
   CHECK(image_there(back, 8 * page, 4 * page));
-  serving_close(&moved.serving);
+  end(&moved);
   CHECK(!is_registered(moved.there));
   CHECK(!is_registered(back));
 }
@@ -254,7 +267,7 @@ static void what_grows_gains_zeros(void) {
   CHECK(mremap(moved.there, 8 * page, 12 * page, 0) == moved.there);
   CHECK(check_filled(moved.there + 8 * page, 4 * page, 0));
   CHECK(image_there(moved.there, 4 * page, 8 * page));
-  serving_close(&moved.serving);
+  end(&moved);
 }
 
 static void what_moved_is_completed_there(void) {
@@ -268,7 +281,7 @@ static void what_moved_is_completed_there(void) {
   CHECK(image_there(memory_at(moved.memory, 0), 0, 4 * page));
   CHECK(image_there(memory_at(moved.memory, 12 * page), 12 * page, 4 * page));
   CHECK_EQ(serving_stats(moved.serving.loop).copied, 16);
-  serving_close(&moved.serving);
+  end(&moved);
 }
 
 static void what_moved_is_unregistered_there(void) {
@@ -277,12 +290,13 @@ static void what_moved_is_unregistered_there(void) {
     struct moved moved;
     move(&moved, object);
     CHECK(is_registered(moved.there));
+    unsigned char *here = memory_at(moved.memory, 0);
     if (!closing) CHECK_OK(uffd_region_remove(moved.region));
-    if (closing) serving_close(&moved.serving);
+    if (closing) end(&moved);
     CHECK(!is_registered(moved.there)); /* the object still lives */
-    CHECK(!is_registered(memory_at(moved.memory, 0)));
+    CHECK(!is_registered(here));
     CHECK_EQ(*moved.there, 0);
-    if (!closing) serving_close(&moved.serving);
+    if (!closing) end(&moved);
     uffd_close(object);
   }
 }
