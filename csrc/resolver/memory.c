@@ -72,9 +72,6 @@ static void destroy(uffd_resolver *resolver) {
 
 static int make(const struct uffd_resolver_class *class, uffd_memory *memory, uint64_t offset,
                 uffd_resolver **resolver) {
-  *resolver = NULL;
-  int result = uffd_memory_enter(memory);
-  if (result < 0) return result;
   if (offset >= memory->length) {
     return fail(ERANGE, "Offset %" PRIu64 " is outside a memory of %" PRIu64 " bytes.", offset, memory->length);
   }
@@ -90,7 +87,7 @@ static int make(const struct uffd_resolver_class *class, uffd_memory *memory, ui
   source->tail = tail;
   source->claim.start = (uintptr_t)source->origin;
   source->claim.end = source->claim.start + source->head.size;
-  result = uffd_claim(&source->claim);
+  int result = uffd_claim(&source->claim);
   if (result < 0) {
     uffd_buffer_unmap(tail, HUGE_PAGE);
     DELETE(source);
@@ -103,15 +100,18 @@ static int make(const struct uffd_resolver_class *class, uffd_memory *memory, ui
 
 int uffd_resolver_memory(uffd_memory *memory, uint64_t offset, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {.kind = "memory", .ask = ask_memory, .destroy = destroy};
-  return make(&class, memory, offset, resolver);
+  *resolver = NULL;
+  int result = uffd_memory_enter(memory);
+  return result < 0 ? result : make(&class, memory, offset, resolver);
 }
 
 int uffd_resolver_move(uffd_memory *memory, uint64_t offset, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {
       .kind = "move", .ask = ask_move, .check = check_move, .destroy = destroy};
   *resolver = NULL;
-  bool anonymous = memory != NULL && memory->private_mapping && memory->fd < 0 && memory->page_size == BASE_PAGE;
-  if (memory != NULL && !anonymous) {
+  int result = uffd_memory_enter(memory);
+  if (result < 0) return result;
+  if (!memory->private_mapping || memory->fd >= 0 || memory->page_size != BASE_PAGE) {
     return fail(EINVAL, "Pages move only out of private anonymous memory of small pages: use a memory resolver.");
   }
   if (offset % BASE_PAGE != 0) return fail(EINVAL, "Whole pages move: offset %" PRIu64 " is not a page's.", offset);
