@@ -141,6 +141,35 @@ int uffd_callback_idle(const uffd_resolver *resolver, void *state) {
   return callback->ops.idle == NULL ? 0 : callback->ops.idle(callback->ctx, state);
 }
 
+/* Those that parent may hand over to; none is held yet. */
+static int check_uses(uffd_resolver *parent, uffd_resolver *const *uses, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    if (uses[i] == NULL) return fail(EINVAL, "uses[%zu] is NULL.", i);
+    int result = uffd_resolver_enter(uses[i]);
+    if (result == 0) result = uffd_resolver_nest(parent, uses[i]);
+    if (result < 0) return result;
+  }
+  return 0;
+}
+
+/* The rest of a callback whose fields are set: 0, or its end. */
+static int finish(struct callback *callback, uffd_resolver *const *uses) {
+  int result = check_uses(&callback->head, uses, callback->uses_count);
+  if (result == 0) {
+    callback->slot = take_slot();
+    if (callback->slot == UINT32_MAX) result = fail(ENOMEM, "%u callback resolvers exist: close some.", SLOTS);
+  }
+  if (result < 0) {
+    uffd_release(callback, callback_size(callback->uses_count));
+    return result;
+  }
+  for (size_t i = 0; i < callback->uses_count; i++) {
+    callback->uses[i] = uses[i];
+    uffd_resolver_hold(uses[i]);
+  }
+  return 0;
+}
+
 int uffd_resolver_callback(const struct uffd_callback_ops *user_ops, void *ctx, const char *kind,
                            uffd_resolver *const *uses, size_t uses_count, uffd_resolver **resolver) {
   struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
@@ -149,28 +178,16 @@ int uffd_resolver_callback(const struct uffd_callback_ops *user_ops, void *ctx, 
   if (result < 0) return result;
   if (ops.resolve == NULL) return fail(EINVAL, "A callback without a resolve function.");
   if (uses == NULL && uses_count != 0) return fail(EINVAL, "uses is NULL, but is to hold %zu resolvers.", uses_count);
-  for (size_t i = 0; i < uses_count; i++) {
-    if (uses[i] == NULL) return fail(EINVAL, "uses[%zu] is NULL.", i);
-    result = uffd_resolver_enter(uses[i]);
-    if (result < 0) return result;
-  }
   struct callback *callback = uses_count > UINT32_MAX ? NULL : uffd_alloc(callback_size(uses_count));
   if (callback == NULL) return fail(ENOMEM, "No memory for a resolver.");
-  callback->slot = take_slot();
-  if (callback->slot == UINT32_MAX) {
-    uffd_release(callback, callback_size(uses_count));
-    return fail(ENOMEM, "%u callback resolvers exist: close some.", SLOTS);
-  }
   uffd_resolver_init(&callback->head, &class, UINT64_MAX);
+  callback->head.calls_back = true;
   callback->ops = ops;
   callback->ctx = ctx;
   strncpy(callback->kind, kind != NULL ? kind : class.kind, sizeof(callback->kind) - 1);
   callback->head.kind = callback->kind;
   callback->uses_count = uses_count;
-  for (size_t i = 0; i < uses_count; i++) {
-    callback->uses[i] = uses[i];
-    uffd_resolver_hold(uses[i]);
-  }
-  *resolver = &callback->head;
-  return 0;
+  result = finish(callback, uses);
+  if (result == 0) *resolver = &callback->head;
+  return result;
 }

@@ -60,8 +60,15 @@ int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **resolver) {
   struct proceed *proceed = NEW(struct proceed);
   if (proceed == NULL) return fail(ENOMEM, "No memory for a resolver.");
   uffd_resolver_init(&proceed->head, &class, fill == NULL ? UINT64_MAX : fill->size);
+  if (fill != NULL) {
+    result = uffd_resolver_nest(&proceed->head, fill);
+    if (result < 0) {
+      DELETE(proceed);
+      return result;
+    }
+    uffd_resolver_hold(fill);
+  }
   proceed->fill = fill;
-  if (fill != NULL) uffd_resolver_hold(fill);
   *resolver = &proceed->head;
   return 0;
 }

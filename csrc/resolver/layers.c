@@ -230,6 +230,12 @@ static int make(struct uffd_layer *sorted, size_t count, uffd_resolver **resolve
   if (made == NULL) return fail(ENOMEM, "No memory for %zu layers.", count);
   uffd_resolver_init(&made->head, &class, UINT64_MAX);
   made->capacity = capacity;
+  for (size_t i = 0; i < count; i++) {
+    int result = uffd_resolver_nest(&made->head, sorted[i].resolver);
+    if (result == 0) continue;
+    uffd_release(made, layers_size(capacity));
+    return result;
+  }
   flatten(made, sorted, tops, count);
   *resolver = &made->head;
   return 0;

@@ -17,7 +17,17 @@ void uffd_resolver_hold(uffd_resolver *resolver) {
   atomic_fetch_add_explicit(&resolver->references, 1, memory_order_relaxed);
 }
 
-/* A tree is as deep as its user nested it; children are let go one by one, since each may have other holders. */
+int uffd_resolver_nest(uffd_resolver *parent, const uffd_resolver *child) {
+  if (child->depth >= UFFD_NESTING_MAX) {
+    return fail(EINVAL, "Resolvers can be nested %u deep, and this %s resolver already is.", UFFD_NESTING_MAX,
+                child->kind);
+  }
+  if (parent->depth <= child->depth) parent->depth = child->depth + 1;
+  if (child->calls_back) parent->calls_back = true;
+  return 0;
+}
+
+/* Children are let go one by one, since each may have other holders. */
 void uffd_resolver_drop(uffd_resolver *resolver) {
   if (atomic_fetch_sub_explicit(&resolver->references, 1, memory_order_acq_rel) != 1) return;
   if (resolver->class->child != NULL) {
@@ -83,6 +93,7 @@ int uffd_resolver_check(const uffd_resolver *resolver, const struct uffd_target 
 
 int uffd_resolver_each_callback(uffd_resolver *resolver, int (*visit)(uffd_resolver *callback, void *ctx), void *ctx) {
   int result = 0;
+  if (!resolver->calls_back) return 0; /* all below is shared, perhaps many times over */
   if (uffd_callback_slot(resolver) != UINT32_MAX) result = visit(resolver, ctx);
   if (resolver->class->child == NULL) return result;
   uffd_resolver *child;

@@ -7,7 +7,8 @@
 
 #include "memory/memory.h"
 
-#define UFFD_HANDOVER_MAX 8u /* resolvers that hand over to resolvers: deeper is taken for a circle */
+#define UFFD_HANDOVER_MAX 8u  /* resolvers that hand over to resolvers: deeper is taken for a circle */
+#define UFFD_NESTING_MAX  64u /* resolvers in resolvers: a handler's stack holds so many */
 
 /* What a callback made for one handler. */
 struct uffd_callback_state {
@@ -48,7 +49,9 @@ struct uffd_resolver {
   const struct uffd_resolver_class *class;
   const char *kind;
   uint64_t process;
-  uint64_t size; /* bytes; UINT64_MAX: any */
+  uint64_t size;   /* bytes; UINT64_MAX: any */
+  uint32_t depth;  /* of the resolvers nested in it; 0: none */
+  bool calls_back; /* is a callback, or one is nested in it */
   _Atomic uint32_t references;
 };
 
@@ -58,6 +61,8 @@ void uffd_resolver_hold(uffd_resolver *resolver);
 void uffd_resolver_drop(uffd_resolver *resolver);
 /* 0, or -EOWNERDEAD and a sentence in a forked child. */
 int uffd_resolver_enter(const uffd_resolver *resolver);
+/* Says that parent will ask child, without holding it: 0, or -EINVAL and a sentence when that is too deep. */
+int uffd_resolver_nest(uffd_resolver *parent, const uffd_resolver *child);
 
 /* Asks. The answer comes pre-set to ZERO for the faulting page, and is checked: it holds that page. */
 int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,

@@ -286,6 +286,30 @@ static void layers_in_layers(void) {
   serving_close(&served);
 }
 
+/* As deep as a handler's stack surely holds; each deeper one is refused, whatever nests it. */
+static void nested_as_deep_as_may_be(void) {
+  uffd_resolver *resolver = image_resolver(PAGE), *next = NULL;
+  for (unsigned depth = 1; depth <= 64; depth++) {
+    next = make_layers(&(struct uffd_layer){0, 0, resolver, 0}, 1);
+    uffd_resolver_close(resolver);
+    resolver = next;
+  }
+  unsigned char *expected = make_contents(0, PAGE);
+  for (uint64_t i = 0; i < PAGE; i++) {
+    expected[i] = (unsigned char)image_byte(i);
+  }
+  view_expect(resolver, &(struct view_opts){.length = PAGE}, expected);
+  const struct uffd_layer layer = {0, 0, resolver, 0};
+  refuse(&layer, 1, "nested 64 deep");
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  ops.resolve = (int (*)(void *, void *, const struct uffd_fault *, struct uffd_answer *))abort;
+  CHECK_ERR(uffd_resolver_continue(resolver, &next), -EINVAL);
+  CHECK_ERR(uffd_resolver_callback(&ops, NULL, NULL, &resolver, 1, &next), -EINVAL);
+  CHECK_SAYS("nested 64 deep");
+  CHECK(next == NULL);
+  uffd_resolver_close(resolver);
+}
+
 /* What counts is where the pages lie: an odd offset into odd layers may be even. */
 static void an_odd_offset_into_layers(void) {
   make_sources();
@@ -463,6 +487,7 @@ static const struct check_test tests[] = {
     TEST(a_layer_that_begins_within_a_page),
     TEST(layers_under_huge_pages),
     TEST(layers_in_layers),
+    TEST(nested_as_deep_as_may_be),
     TEST(an_odd_offset_into_layers),
     TEST(an_inner_resolver_shorter_than_the_region),
     TEST(a_page_on_a_border_is_an_error),
