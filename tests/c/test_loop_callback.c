@@ -396,8 +396,8 @@ static void calls_that_would_wait_are_refused(void) {
     while (refused < count + 2) { /* asked, and idle; the hook has been switched off by then */
       check_pause();
     }
+    serving_pause(&deadlocking); /* a pump's calls belong to one thread at a time */
     CHECK_OK(uffd_loop_trace(deadlocking.loop, call_all_traced, NULL));
-    serving_pause(&deadlocking);
     CHECK_OK(uffd_region_remove(deadlocking_region));
     CHECK(refused >= 2 * count + 2);
     serving_close(&deadlocking);

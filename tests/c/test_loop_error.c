@@ -34,8 +34,22 @@ static void end(void) {
 
 /* ---- answers of every kind and size */
 
-static struct uffd_answer given; /* what the callback answers; offset and resolver_offset are added to the fault's */
-static struct uffd_fault seen;   /* what it was asked last */
+static pthread_mutex_t telling = PTHREAD_MUTEX_INITIALIZER;
+static struct uffd_answer given_answer; /* what the callback answers; its offset is added to the fault's */
+static struct uffd_fault seen_fault;    /* what it was asked last */
+
+static void give(struct uffd_answer answer) {
+  pthread_mutex_lock(&telling);
+  given_answer = answer;
+  pthread_mutex_unlock(&telling);
+}
+
+static struct uffd_fault see(void) {
+  pthread_mutex_lock(&telling);
+  struct uffd_fault fault = seen_fault;
+  pthread_mutex_unlock(&telling);
+  return fault;
+}
 
 static int answer_given(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)asked;
@@ -43,8 +57,10 @@ static int answer_given(struct asked *asked, const struct uffd_fault *fault, str
   CHECK_EQ(answer->offset, fault->offset);
   CHECK_EQ(answer->length, fault->page_size);
   CHECK(answer->data == NULL && answer->resolver == NULL);
-  seen = *fault;
-  *answer = given;
+  pthread_mutex_lock(&telling);
+  seen_fault = *fault;
+  *answer = given_answer;
+  pthread_mutex_unlock(&telling);
   answer->offset += fault->offset;
   return 0;
 }
@@ -60,12 +76,13 @@ static void what_a_callback_is_asked(void) {
   opts.resolver_offset = 100 * page;
   opts.around = 5 * page;
   opts.cookie = &cookie;
-  given = (struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .length = page};
+  give((struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .length = page});
   serve_with(ENGINE_ONE, 0, asked_resolver(&giver), &opts);
   struct check_touch touch;
   check_touch_write(&touch, at(8), 1); /* page 6 of the region: the second of its block of 5 */
   int tid = touch.tid;
   check_touch_join(&touch);
+  struct uffd_fault seen = see();
   CHECK_EQ(seen.offset, 106 * page);
   CHECK_EQ(seen.region_offset, 6 * page);
   CHECK_EQ(seen.address, CHECK_ADDRESS(at(8)));
@@ -77,12 +94,15 @@ static void what_a_callback_is_asked(void) {
   CHECK_EQ(seen.handler, 0);
   CHECK(seen.cookie == &cookie);
   CHECK_EQ(*at(3), 0); /* page 1, of the block from 0 on */
+  seen = see();
   CHECK_EQ(seen.flags, 0);
   CHECK_EQ(seen.cover_offset, 100 * page);
   CHECK_EQ(*at(13), 0); /* page 11: the last block has two */
+  seen = see();
   CHECK_EQ(seen.cover_offset, 110 * page);
   CHECK_EQ(seen.cover_length, 2 * page);
   CHECK_OK(uffd_region_prefetch(region, 7 * page, 2 * page));
+  seen = see();
   CHECK_EQ(seen.flags, UFFD_FAULT_PREFETCH);
   CHECK_EQ(seen.tid, 0);
   CHECK_EQ(seen.offset, 108 * page); /* one page an answer: this was the second */
@@ -93,15 +113,15 @@ static void what_a_callback_is_asked(void) {
 static void answers_of_every_kind(void) {
   check_needs(UFFD_FEAT_MOVE | UFFD_FEAT_POISON);
   unsigned char *image = image_make(PAGES * check_page());
-  given = (struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .length = check_page()};
+  give((struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .length = check_page()});
   serve_with(ENGINE_ONE, 0, asked_resolver(&giver), NULL);
   CHECK_EQ(*at(0), 0);
-  given = (struct uffd_answer){.kind = UFFD_ANSWER_BYTES, .length = page, .data = image};
+  give((struct uffd_answer){.kind = UFFD_ANSWER_BYTES, .length = page, .data = image});
   CHECK(image_there(at(1), 0, page));
-  given = (struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = page, .data = image + page};
+  give((struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = page, .data = image + page});
   CHECK(image_there(at(2), page, page));
   CHECK_EQ(image[page], 0); /* gone from there */
-  given = (struct uffd_answer){.kind = UFFD_ANSWER_POISON, .length = page};
+  give((struct uffd_answer){.kind = UFFD_ANSWER_POISON, .length = page});
   CHECK_EQ(check_access(at(3), false, NULL), SIGBUS);
   struct uffd_stats stats = serving_stats(serving.loop);
   CHECK_EQ(stats.zero, 1);
@@ -128,12 +148,13 @@ static void answers_of_every_size(void) {
   unsigned char *image = image_make(1024 * check_page());
   for (unsigned i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
     for (unsigned shift = 0; shift < 4096; shift += 1111) { /* data at any address */
-      given = (struct uffd_answer){.kind = UFFD_ANSWER_BYTES};
+      struct uffd_answer given = {.kind = UFFD_ANSWER_BYTES};
       page = check_page();
       given.offset = (uint64_t)answers[i].before * page; /* modulo 2^64 */
       given.length = answers[i].length * page / 4;
       unsigned char *data = image + 100 * page + given.offset + shift;
       given.data = data;
+      give(given);
       struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
       opts.resolver_offset = 100 * page;
       serve_with(ENGINE_ONE, 0, asked_resolver(&giver), &opts);
@@ -180,7 +201,7 @@ static void wrong_answers_are_refused(void) {
       {.kind = UFFD_ANSWER_RESOLVER, .length = page}, /* to nobody */
   };
   for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
-    given = wrong[i];
+    give(wrong[i]);
     serve_with(ENGINE_ONE, UFFD_ON_ERROR_ZERO, asked_resolver(&giver), NULL);
     CHECK_EQ(*at(5), 0);
     char why[512];
@@ -198,7 +219,7 @@ static void wrong_answers_are_refused(void) {
 static void unreadable_answers_fail(void) {
   page = check_page();
   void *nowhere = mmap(NULL, 4 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  given = (struct uffd_answer){.kind = UFFD_ANSWER_BYTES, .length = page, .data = nowhere};
+  give((struct uffd_answer){.kind = UFFD_ANSWER_BYTES, .length = page, .data = nowhere});
   serve_with(ENGINE_ONE, UFFD_ON_ERROR_ZERO, asked_resolver(&giver), NULL);
   CHECK_EQ(*at(5), 0);
   char why[512];
@@ -215,13 +236,12 @@ static void moves_that_cannot_be_are_copies(void) {
   CHECK_EQ(ftruncate(fd, (off_t)page), 0);
   unsigned char *shared = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   memset(shared, 's', page);
-  given = (struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = page, .data = image + 77}; /* not a page */
+  give((struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = page, .data = image + 77}); /* not a page */
   serve_with(ENGINE_ONE, 0, asked_resolver(&giver), NULL);
   CHECK(image_there(at(1), 77, page));
-  given.data = shared; /* not anonymous */
+  give((struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = page, .data = shared}); /* not anonymous */
   CHECK(check_filled(at(2), page, 's'));
-  given.data = image;
-  given.length = 4 * page;
+  give((struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = 4 * page, .data = image});
   CHECK(image_there(at(3), 0, 4 * page));
   CHECK(check_filled(at(7), page, 0)); /* moved away before: zeros */
   CHECK_EQ(serving_stats(serving.loop).errors, 0);
@@ -419,49 +439,33 @@ static void stop_is_told_by_the_pump(void) {
 
 /* ---- handing over */
 
-static struct {
-  uffd_resolver *to;
-  uint64_t offset, length, resolver_offset; /* offset relative to the fault's; resolver_offset is the answer's own */
-} handing;
-
-static int hand_over(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
-  (void)asked;
-  answer->kind = UFFD_ANSWER_RESOLVER;
-  answer->resolver = handing.to;
-  answer->offset += handing.offset;
-  answer->length = handing.length;
-  answer->resolver_offset = handing.resolver_offset;
-  (void)fault;
-  return 0;
+/* From before pages before the fault on, for so many pages; the fault's page is at resolver_offset there. */
+static void hand_over(uffd_resolver *to, uint64_t before, uint64_t pages, uint64_t resolver_offset) {
+  give((struct uffd_answer){.kind = UFFD_ANSWER_RESOLVER,
+                            .offset = 0 - before * check_page(),
+                            .length = pages * check_page(),
+                            .resolver = to,
+                            .resolver_offset = resolver_offset});
 }
 
-static struct asked hander = {.answer = hand_over};
-
-static void serve_handed(uffd_resolver *to, uint32_t on_error) {
-  handing.to = to;
-  handing.offset = 0;
-  handing.length = check_page();
-  serve_with(ENGINE_ONE, on_error, asked_resolver(&hander), NULL);
+static void serve_handed(uint32_t on_error) {
+  serve_with(ENGINE_ONE, on_error, asked_resolver(&giver), NULL);
 }
 
 static void handed_over_with_an_offset(void) {
   uffd_resolver *image = image_resolver(40 * check_page());
-  serve_handed(image, 0);
-  handing.resolver_offset = 7 * page;
+  serve_handed(0);
+  hand_over(image, 0, 1, 7 * page);
   CHECK(image_there(at(0), 7 * page, page));
   CHECK(image_there(at(9), 7 * page, page)); /* for this page, it says */
   /* around: what lies before the page in the answer is asked before it in the other resolver */
-  handing.offset = 0 - 2 * page;
-  handing.length = 4 * page;
-  handing.resolver_offset = 20 * page;
+  hand_over(image, 2, 4, 20 * page);
   CHECK_EQ(*at(5), image_byte(20 * page));
   CHECK_EQ(serving_stats(serving.loop).copied, 2 + 4);
   CHECK(image_there(at(3), 18 * page, 4 * page));
   CHECK_EQ(serving_stats(serving.loop).faults, 3);
   /* beyond the region: cut off */
-  handing.offset = 0;
-  handing.length = 12 * page;
-  handing.resolver_offset = 28 * page;
+  hand_over(image, 0, 12, 28 * page);
   CHECK(image_there(at(14), 28 * page, page));
   CHECK_EQ(serving_stats(serving.loop).copied, 6 + 2);
   CHECK_EQ(serving_stats(serving.loop).errors, 0);
@@ -471,21 +475,17 @@ static void handed_over_with_an_offset(void) {
 
 static void handed_over_beyond_the_end(void) {
   uffd_resolver *image = image_resolver(4 * check_page());
-  serve_handed(image, UFFD_ON_ERROR_ZERO);
-  handing.resolver_offset = 4 * page;
+  serve_handed(UFFD_ON_ERROR_ZERO);
+  hand_over(image, 0, 1, 4 * page);
   CHECK_EQ(*at(0), 0);
   char why[512];
   CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), EINVAL);
-  handing.resolver_offset = UINT64_MAX - page + 1;
+  hand_over(image, 0, 1, 0 - page);
   CHECK_EQ(*at(1), 0);
-  handing.resolver_offset = page; /* two pages before the other's begin */
-  handing.offset = 0 - 2 * page;
-  handing.length = 3 * page;
+  hand_over(image, 2, 3, page); /* from a page before the other's first on */
   CHECK_EQ(*at(5), 0);
   CHECK_EQ(serving_stats(serving.loop).errors, 3);
-  handing.offset = 0;
-  handing.length = 3 * page;
-  handing.resolver_offset = 3 * page; /* the first of three is its last */
+  hand_over(image, 0, 3, 3 * page); /* the first of three is its last */
   CHECK(image_there(at(8), 3 * page, page));
   CHECK_EQ(serving_stats(serving.loop).errors, 3);
   CHECK_EQ(serving_stats(serving.loop).copied, 1);
@@ -494,10 +494,9 @@ static void handed_over_beyond_the_end(void) {
 }
 
 static void handed_over_in_a_circle(void) {
-  serve_handed(NULL, UFFD_ON_ERROR_ZERO);
-  uffd_resolver *self = asked_resolver(&hander);
-  handing.to = self;
-  handing.resolver_offset = 0;
+  serve_handed(UFFD_ON_ERROR_ZERO);
+  uffd_resolver *self = asked_resolver(&giver);
+  hand_over(self, 0, 1, 0);
   CHECK_EQ(*at(0), 0);
   char why[512];
   CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), ELOOP);
@@ -524,8 +523,8 @@ static void handed_over_to_a_stranger(void) {
   ops.setup = set_up_nothing;
   ops.resolve = resolve_zero;
   CHECK_OK(uffd_resolver_callback(&ops, NULL, "stranger", NULL, 0, &stranger));
-  serve_handed(stranger, UFFD_ON_ERROR_ZERO);
-  handing.resolver_offset = 0;
+  serve_handed(UFFD_ON_ERROR_ZERO);
+  hand_over(stranger, 0, 1, 0);
   CHECK_EQ(*at(0), 0);
   char why[512];
   CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), EINVAL);
