@@ -10,7 +10,6 @@
 
 /* ---- the loop and its driver */
 
-const char *const engine_names[ENGINES] = {"1 handler", "2 handlers", "5 handlers", "pump"};
 static const uint32_t engine_handlers[ENGINES] = {1, 2, 5, 0};
 
 void serving_open(struct serving *serving, int engine, const struct uffd_loop_opts *opts) {
@@ -68,8 +67,8 @@ void serving_adds_up(const uffd_loop *loop, uint64_t page_size) {
 
 /* ---- memories */
 
-const char *const memory_names[MEMORY_KINDS] = {"anonymous",       "thp",    "memfd", "memfd private", "hugetlb",
-                                                "hugetlb private", "adopted"};
+const int memory_kinds[MEMORY_KINDS] = {MEMORY_ANON,    MEMORY_THP,     MEMORY_MEMFD,          MEMORY_MEMFD_PRIVATE,
+                                        MEMORY_ADOPTED, MEMORY_HUGETLB, MEMORY_HUGETLB_PRIVATE};
 
 uffd_memory *memory_make(int kind, uint64_t pages) {
   static const uint32_t kinds[] = {UFFD_MEMORY_ANONYMOUS, UFFD_MEMORY_THP,     UFFD_MEMORY_MEMFD,

@@ -10,7 +10,6 @@
 /* ---- the loop and its driver */
 
 enum { ENGINE_ONE, ENGINE_TWO, ENGINE_FIVE, ENGINE_PUMP, ENGINES };
-extern const char *const engine_names[ENGINES];
 
 struct serving {
   uffd_loop *loop;
@@ -42,7 +41,8 @@ enum {
   MEMORY_ADOPTED,
   MEMORY_KINDS
 };
-extern const char *const memory_names[MEMORY_KINDS];
+/* All of them, those last that not everybody can have: a skip there leaves nothing out. */
+extern const int memory_kinds[MEMORY_KINDS];
 /* A memory of so many pages of its kind; borrows huge pages, or skips. */
 uffd_memory *memory_make(int kind, uint64_t pages);
 unsigned char *memory_at(uffd_memory *memory, uint64_t offset);

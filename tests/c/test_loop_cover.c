@@ -158,7 +158,8 @@ static void around_in_huge_pages(void) {
 /* ---- prefetch */
 
 static void prefetch_fills_all(void) {
-  for (int kind = 0; kind < MEMORY_KINDS; kind++) {
+  for (int i = 0; i < MEMORY_KINDS; i++) {
+    int kind = memory_kinds[i];
     uint64_t pages = kind == MEMORY_HUGETLB || kind == MEMORY_HUGETLB_PRIVATE ? 3 : 2 * 512 + 100;
     for (int engine = 0; engine < ENGINES; engine += 3) { /* one handler, and the pump */
       struct serving serving;
@@ -335,7 +336,8 @@ static void prefetch_reports_what_failed_and_does_the_rest(void) {
 /* ---- complete */
 
 static void complete_makes_the_memory_ordinary(void) {
-  for (int kind = 0; kind < MEMORY_KINDS; kind++) {
+  for (int i = 0; i < MEMORY_KINDS; i++) {
+    int kind = memory_kinds[i];
     uint64_t pages = kind == MEMORY_HUGETLB || kind == MEMORY_HUGETLB_PRIVATE ? 2 : 600;
     struct serving serving;
     serving_open(&serving, kind % 2 == 0 ? ENGINE_TWO : ENGINE_PUMP, NULL);

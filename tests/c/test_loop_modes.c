@@ -59,7 +59,8 @@ static void needs_wp(int kind) {
 }
 
 static void pages_arrive_protected(void) {
-  for (int kind = 0; kind < MEMORY_KINDS; kind++) {
+  for (int i = 0; i < MEMORY_KINDS; i++) {
+    int kind = memory_kinds[i];
     needs_wp(kind);
     serve(ENGINE_ONE, kind, WP_MODES, 0, NULL);
     CHECK_EQ(*at(1), image_byte(page));
