@@ -401,6 +401,13 @@ UFFD_EXPORT void *uffd_memory_alias(const uffd_memory *memory);
 UFFD_EXPORT int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_t length);
 UFFD_EXPORT int uffd_memory_write(uffd_memory *memory, uint64_t offset, const void *buffer, uint64_t length);
 
+/*
+ * Brings the pages of [offset, offset+length) in (write: unprotects them as well) for a system call that is to be given
+ * their address: with the inline engine, and USER_MODE_ONLY, it would get EFAULT. Pages already there stay; a memory
+ * that is not served is left alone. Errors as uffd_memory_read().
+ */
+UFFD_EXPORT int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, int write);
+
 /* ------------------------------------------------------------------------------------------------ resolvers */
 
 /*
@@ -566,10 +573,20 @@ typedef struct uffd_loop uffd_loop;
 typedef struct uffd_region uffd_region;
 
 enum {
-  UFFD_ENGINE_AUTO = 0,    /* threads */
+  UFFD_ENGINE_AUTO = 0,    /* see uffd_loop_engine() */
   UFFD_ENGINE_THREADS = 1, /* handler threads, each with a userfaultfd and a slice of every region */
-  UFFD_ENGINE_PUMP = 2     /* the caller drives: uffd_loop_step() */
+  UFFD_ENGINE_PUMP = 2,    /* the caller drives: uffd_loop_step() */
+  UFFD_ENGINE_INLINE = 3   /* the faulting thread answers its own fault, in its SIGBUS handler (4.14) */
 };
+
+/*
+ * The inline engine is the fastest: nobody else has to wake up. Its price: a system call that meets a missing page gets
+ * EFAULT, as with USER_MODE_ONLY (uffd_memory_prefault() before it, or uffd_memory_read() and _write(), help); SIGBUS
+ * must not be blocked; and callbacks run in a signal handler, at the same time in as many threads as fault: they must
+ * be async-signal-safe. Threads whose stack is small or itself served need uffd_signal_stack(). Other SIGBUS go on to
+ * the handler that was there before the first inline loop; a program that installs its own later calls uffd_sigbus()
+ * from it.
+ */
 
 /* What becomes of a page whose resolver failed. The first failure's sentence is kept: uffd_loop_error(). */
 enum {
@@ -582,7 +599,8 @@ enum {
 struct uffd_loop_opts {
   size_t size;
   uint32_t engine;     /* UFFD_ENGINE_* */
-  uint32_t handlers;   /* threads: 1 to 64, 0: 1; pump: 0 or 1 */
+  uint32_t handlers;   /* threads: 1 to 64, 0: 1; pump: 0 or 1; inline: threads that resolve at the same time, 1 to 63,
+                          0: two a processor */
   uint32_t on_error;   /* UFFD_ON_ERROR_* */
   uint32_t open_flags; /* UFFD_OPEN_USER_MODE_ONLY, UFFD_OPEN_NO_USER_MODE_ONLY for the loop's own objects */
   uint32_t route;      /* UFFD_ROUTE_* for them */
@@ -599,6 +617,31 @@ struct uffd_loop_opts {
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
 
+/*
+ * The engine that a loop has, and in *why (may be NULL) a sentence that says why. AUTO chooses inline where the loop's
+ * objects can only be USER_MODE_ONLY, so that inline costs nothing more, else threads. Never fails.
+ */
+UFFD_EXPORT int uffd_loop_engine(const uffd_loop *loop, const char **why);
+
+/*
+ * Inline engine, for programs that handle SIGBUS themselves: 1 when the signal was a fault of an inline loop, which is
+ * resolved now (return from the handler: the access is repeated), 0 when it is not ours. info is the siginfo_t *,
+ * context the ucontext_t * of an SA_SIGINFO handler. Async-signal-safe.
+ */
+UFFD_EXPORT int uffd_sigbus(int signal, void *info, void *context);
+
+/*
+ * Inline engine: gives the calling thread a signal stack of 256 KiB (sigaltstack) for as long as it lives, unless it
+ * has one. Errors: -ENOMEM.
+ */
+UFFD_EXPORT int uffd_signal_stack(void);
+
+/*
+ * around: follows the accesses. While they are sequential, in either direction or with strides of up to 8 pages,
+ * answers grow from a page to 2 MiB; where they are random, it is one page.
+ */
+#define UFFD_AROUND_AUTO UINT64_MAX
+
 struct uffd_region_opts {
   size_t size;
   uint64_t offset;          /* of the region in the memory, bytes, whole pages */
@@ -606,12 +649,13 @@ struct uffd_region_opts {
   uint64_t resolver_offset; /* where the region's first byte lies in the resolver */
   uint64_t modes;           /* UFFD_MODE_*; 0: MISSING, and MINOR too for a continue resolver. With WP pages arrive
                                write-protected and a first write is counted and let through */
-  uint64_t around;   /* bytes answered around a fault where the resolver can; rounded up to whole pages; 0: one page */
-  uint32_t on_error; /* UFFD_ON_ERROR_* */
-  uint32_t reserved; /* 0 */
-  uffd_object *object; /* registered with this object, which stays the caller's; NULL: the loop's own. The loop
-                          reads it from then on: nobody else may, and it must outlive the loop */
-  void *cookie;        /* handed to callbacks and traces */
+  uint64_t around;          /* bytes answered around a fault where the resolver can, rounded up to whole pages; 0: one
+                               page; or UFFD_AROUND_AUTO */
+  uint32_t on_error;        /* UFFD_ON_ERROR_* */
+  uint32_t reserved;        /* 0 */
+  uffd_object *object;      /* registered with this object, which stays the caller's; NULL: the loop's own. The loop
+                               reads it from then on: nobody else may, and it must outlive the loop */
+  void *cookie;             /* handed to callbacks and traces */
 };
 #define UFFD_REGION_OPTS_INIT                                                                                          \
   { sizeof(struct uffd_region_opts), 0, 0, 0, 0, 0, 0, 0, NULL, NULL }

@@ -10,7 +10,8 @@
 #define STRINGIFY(x)     #x
 #define VERSION(x, y, z) STRINGIFY(x) "." STRINGIFY(y) "." STRINGIFY(z)
 
-static _Thread_local char sentence[768];
+/* Reached from signal handlers: the ordinary model may allocate at a thread's first access. */
+static _Thread_local __attribute__((tls_model("initial-exec"))) char sentence[768];
 
 const char *uffd_version(void) {
   return VERSION(UFFD_VERSION_MAJOR, UFFD_VERSION_MINOR, UFFD_VERSION_PATCH);

@@ -11,7 +11,7 @@
 
 #include "loop/loop.h"
 
-_Thread_local struct uffd_handler_state *uffd_current_handler;
+_Thread_local struct uffd_handler_state *uffd_current_handler UFFD_SIGNAL_TLS;
 
 uint64_t uffd_now(void) {
   struct timespec now;

@@ -3,9 +3,10 @@
  * who waits for it.
  */
 #include <errno.h>
+#include <sched.h>
 #include <unistd.h>
 
-#include "loop/loop.h"
+#include "loop/inline.h"
 
 void uffd_job_init(struct uffd_job *job,
                    enum uffd_job_result (*run)(struct uffd_handler_state *handler, struct uffd_job *job)) {
@@ -48,7 +49,21 @@ int uffd_job_wait(struct uffd_handler_state *handler, struct uffd_job *job) {
   return job->result;
 }
 
+/* A handler that faulting threads take is taken for the job, in the calling thread. */
+static int run_taken(struct uffd_handler_state *handler, struct uffd_job *job) {
+  while (atomic_exchange_explicit(&handler->taken, true, memory_order_acquire)) {
+    sched_yield();
+  }
+  while (job->run(handler, job) == UFFD_JOB_AGAIN) {
+    sched_yield();
+  }
+  uffd_inline_give(handler);
+  sem_destroy(&job->done);
+  return job->result;
+}
+
 int uffd_job_run(struct uffd_handler_state *handler, struct uffd_job *job) {
+  if (handler->index >= handler->loop->shards) return run_taken(handler, job);
   uffd_job_post(handler, job);
   return uffd_job_wait(handler, job);
 }
@@ -85,14 +100,13 @@ bool uffd_jobs_run(struct uffd_handler_state *handler, bool background) {
   if (atomic_load_explicit(&handler->posted, memory_order_relaxed) != NULL) take_posted(handler, NULL);
   for (struct uffd_job **link = &handler->jobs; *link != NULL;) {
     struct uffd_job *job = *link;
-    if (job->background && (!background || worked)) {
-      link = &job->next;
-    } else if (job->run(handler, job) == UFFD_JOB_DONE) {
-      worked = worked || job->background;
+    bool may_run = !job->background || (background && !worked), in_background = job->background;
+    bool done = may_run && job->run(handler, job) == UFFD_JOB_DONE;
+    worked = worked || (may_run && in_background);
+    if (done) {
       *link = job->next;
-      sem_post(&job->done);
-    } else if (job->background) {
-      worked = true;
+      sem_post(&job->done); /* the job is its poster's again, and may be gone */
+    } else if (may_run && in_background) {
       put_last(link);
     } else {
       link = &job->next;

@@ -11,7 +11,7 @@
 struct walk {
   struct uffd_handler_state *handler;
   struct uffd_source *source;
-  struct uffd_slice *slice;
+  const struct uffd_slice *slice;
   uint64_t page;  /* address of the faulting page */
   uint64_t flags; /* UFFD_FAULT_* */
   uint64_t read_ns;
@@ -28,20 +28,29 @@ static uint64_t page_index(const struct uffd_slice *slice, uint64_t address) {
   return (address - slice->start) / slice->region->page_size;
 }
 
-/*
- * Grows [low, high) around the page to the region's `around`, as far as the slice goes and pages are absent: EEXIST in
- * the middle of an answer costs a second ioctl.
- */
+/* What the region's `around` would bring in with this page, as far as the slice goes; addresses. */
+static void find_window(const struct walk *walk, uint64_t *low, uint64_t *high) {
+  const struct uffd_slice *slice = walk->slice;
+  uffd_region *region = slice->region;
+  uint64_t offset = region_offset(slice, walk->page), first, last;
+  if (region->around == UFFD_AROUND_AUTO) {
+    uffd_pattern_follow(&region->pattern, offset, region->page_size, region->length, &first, &last);
+  } else {
+    first = round_down(offset, region->around);
+    last = first + region->around;
+  }
+  *low = walk->page - min_u64(offset - first, walk->page - slice->start);
+  *high = min_u64(slice->end, walk->page + (last - offset));
+}
+
+/* Grows [low, high) in the window as long as pages are absent: EEXIST amid an answer costs a second ioctl. */
 static void find_cover(const struct walk *walk, uint64_t *low, uint64_t *high) {
   const struct uffd_slice *slice = walk->slice;
-  const uffd_region *region = slice->region;
-  uint64_t page_size = region->page_size;
+  uint64_t page_size = slice->region->page_size, lowest, highest;
   *low = walk->page;
   *high = walk->page + page_size;
-  if (region->around <= page_size) return;
-  uint64_t offset = region_offset(slice, walk->page), start = round_down(offset, region->around);
-  uint64_t lowest = max_u64(slice->start, walk->page - min_u64(offset - start, walk->page - slice->start));
-  uint64_t highest = min_u64(slice->end, walk->page + (start + region->around - offset));
+  if (slice->region->around <= page_size) return;
+  find_window(walk, &lowest, &highest);
   while (*low > lowest && page_state(slice, page_index(slice, *low - page_size)) == UFFD_PAGE_ABSENT) {
     *low -= page_size;
   }
@@ -100,7 +109,7 @@ static void cut(const struct walk *walk, struct uffd_answer *answer) {
 
 /* An answer in the resolver's coordinates becomes an installation at addresses. */
 static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
-  struct uffd_slice *slice = walk->slice;
+  const struct uffd_slice *slice = walk->slice;
   const uffd_region *region = slice->region;
   uint64_t low = slice->offset + region->resolver_offset;
   cut(walk, answer);
@@ -268,12 +277,15 @@ static void settle(struct uffd_handler_state *handler, const struct uffd_pending
 }
 
 uint32_t uffd_line_fault(struct uffd_handler_state *handler, const struct uffd_pending *fault) {
-  struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
-  if (slice == NULL) {
-    uint32_t outcome = resolve_stray(handler, fault);
-    settle(handler, fault, outcome, uffd_now());
-    return outcome;
-  }
+  const struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
+  if (slice != NULL) return uffd_line_resolve(handler, fault, slice);
+  uint32_t outcome = resolve_stray(handler, fault);
+  settle(handler, fault, outcome, uffd_now());
+  return outcome;
+}
+
+uint32_t uffd_line_resolve(struct uffd_handler_state *handler, const struct uffd_pending *fault,
+                           const struct uffd_slice *slice) {
   struct walk walk = {
       .handler = handler,
       .source = fault->source,

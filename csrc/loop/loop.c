@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "loop/loop.h"
+#include "loop/inline.h"
 
 int uffd_loop_check_process(const uffd_loop *loop) {
   if (loop->process == uffd_process()) return 0;
@@ -98,7 +98,11 @@ int uffd_loop_check_stopped(const uffd_loop *loop) {
 /* ---- making */
 
 static int check_opts(const struct uffd_loop_opts *opts) {
-  if (opts->engine > UFFD_ENGINE_PUMP) return fail(EINVAL, "Unknown engine %u.", opts->engine);
+  if (opts->engine > UFFD_ENGINE_INLINE) return fail(EINVAL, "Unknown engine %u.", opts->engine);
+  if (opts->engine == UFFD_ENGINE_INLINE && opts->handlers >= UFFD_HANDLERS_MAX) {
+    return fail(EINVAL, "%u handlers: inline, at most %u threads resolve faults at the same time.", opts->handlers,
+                UFFD_HANDLERS_MAX - 1);
+  }
   if (opts->handlers > UFFD_HANDLERS_MAX) {
     return fail(EINVAL, "%u handlers: a loop has 1 to %u.", opts->handlers, UFFD_HANDLERS_MAX);
   }
@@ -133,6 +137,7 @@ static void free_loop(uffd_loop *loop) {
     if (loop->handlers[i] != NULL) uffd_handler_destroy(loop->handlers[i]);
   }
   uffd_release(loop->handlers, loop->handlers_count * sizeof(struct uffd_handler_state *));
+  if (loop->signalled && loop->process == uffd_process()) uffd_sigbus_release();
   uffd_hooks_drop(atomic_load(&loop->trace));
   uffd_hooks_drop(atomic_load(&loop->past_hooks));
   if (loop->epoll_fd >= 0) close(loop->epoll_fd);
@@ -147,7 +152,48 @@ static int make_handlers(uffd_loop *loop) {
     int result = uffd_handler_create(loop, i, &loop->handlers[i]);
     if (result < 0) return result;
   }
+  if (loop->engine == UFFD_ENGINE_INLINE) {
+    int result = uffd_sigbus_acquire();
+    if (result < 0) return result;
+    loop->signalled = true;
+  }
   return loop->engine == UFFD_ENGINE_PUMP ? uffd_pump_start(loop) : uffd_threads_start(loop);
+}
+
+/*
+ * Inline is the fastest, but a system call that meets a missing page then gets EFAULT. Where the loop's objects can
+ * only be USER_MODE_ONLY it gets that anyway, and inline costs nothing more.
+ */
+static void choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts) {
+  struct uffd_probe probe = UFFD_PROBE_INIT;
+  loop->engine = opts->engine;
+  loop->why = "It was asked for.";
+  if (opts->engine != UFFD_ENGINE_AUTO) return;
+  bool limited = (opts->open_flags & UFFD_OPEN_USER_MODE_ONLY) != 0;
+  if (!limited && uffd_probe(&probe) == 0) limited = probe.user_mode_only != 0;
+  bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1;
+  loop->engine = limited && possible ? UFFD_ENGINE_INLINE : UFFD_ENGINE_THREADS;
+  loop->why = !limited   ? "System calls that meet missing pages are served too; inline they would get EFAULT."
+              : possible ? "The object is user-mode-only, so that system calls that meet missing pages get EFAULT "
+                           "anyway, and inline is the fastest."
+                         : "Inline takes one object, and a kernel with the feature sigbus (4.14).";
+}
+
+/* Inline: one that reads events and does jobs, and some for faulting threads to take, two for each processor. */
+static uint32_t count_handlers(uffd_loop *loop, uint32_t wanted) {
+  loop->shards = 1;
+  if (loop->engine == UFFD_ENGINE_INLINE) {
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t slots = wanted != 0 ? wanted : (uint32_t)min_u64(processors > 0 ? 2 * (uint64_t)processors : 2, 32);
+    return 1 + slots;
+  }
+  if (wanted > 1) loop->shards = wanted;
+  return loop->shards;
+}
+
+int uffd_loop_engine(const uffd_loop *loop, const char **why) {
+  if (why != NULL) *why = loop->why;
+  return (int)loop->engine;
 }
 
 int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
@@ -162,7 +208,7 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   uffd_loop *loop = NEW(uffd_loop);
   if (loop == NULL) return fail(ENOMEM, "No memory for a loop.");
   loop->process = uffd_process();
-  loop->engine = opts.engine == UFFD_ENGINE_AUTO ? UFFD_ENGINE_THREADS : opts.engine;
+  choose_engine(loop, &opts);
   loop->on_error = on_error;
   loop->open_flags = opts.open_flags;
   loop->route = opts.route;
@@ -172,7 +218,7 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   pthread_mutex_init(&loop->gate, NULL);
   pthread_cond_init(&loop->left, NULL);
   uffd_drive(loop);
-  uint32_t count = opts.handlers != 0 ? opts.handlers : 1;
+  uint32_t count = count_handlers(loop, opts.handlers);
   loop->handlers = uffd_alloc(count * sizeof(struct uffd_handler_state *));
   if (loop->handlers != NULL) {
     loop->handlers_count = count;
@@ -204,10 +250,10 @@ static void forget(uffd_loop *loop) {
 /* Handlers first: they cancel what others wait for. Then nobody is inside, and nothing answers or changes any more. */
 static void end(uffd_loop *loop) {
   close_gate(loop);
-  if (loop->engine == UFFD_ENGINE_THREADS) {
-    uffd_threads_stop(loop);
-  } else {
+  if (loop->engine == UFFD_ENGINE_PUMP) {
     uffd_handler_finish(loop->handlers[0]);
+  } else {
+    uffd_threads_stop(loop);
   }
   wait_until_left(loop);
   for (uffd_region *region = loop->regions; region != NULL; region = region->next) {

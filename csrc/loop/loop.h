@@ -10,7 +10,11 @@
 #include <pthread.h>
 #include <semaphore.h>
 
+#include "loop/pattern.h"
 #include "resolver/resolver.h"
+
+/* Thread-local, and reached from signal handlers: the ordinary model may allocate at a thread's first access. */
+#define UFFD_SIGNAL_TLS __attribute__((tls_model("initial-exec")))
 
 #define UFFD_HANDLERS_MAX 64u
 #define UFFD_QUEUE_MAX    1024u           /* faults that a handler keeps; more are told again when there is room */
@@ -42,7 +46,7 @@ struct uffd_source {
   uffd_object *object;
   int fd;
   bool child;                    /* of a fork */
-  bool gone;                     /* its address space is no more */
+  _Atomic bool gone;             /* its address space is no more */
   bool starved;                  /* a FORK waits for a free descriptor */
   bool ready;                    /* has messages, as poll said */
   uint64_t back_start, back_end; /* faults in there found no room in the queue; 0: none did */
@@ -89,12 +93,14 @@ struct uffd_handler_state {
   /* any thread, atomic */
   struct uffd_job *_Atomic posted;
   _Atomic bool stop;
+  _Atomic bool taken;      /* inline: a faulting thread, or a job, has this handler */
   _Atomic uint64_t passes; /* odd while faults are being answered, so that stats can wait for their counts */
   /* the handler alone */
   struct uffd_asker asker;
   struct uffd_source *sources;
   struct pollfd *polls; /* the wake_fd, then one a source */
   uint32_t polls_count, polls_capacity;
+  uint32_t turns;        /* inline: faults resolved */
   struct uffd_job *jobs; /* taken from posted, not done */
   uint64_t jobs_ns;      /* when background jobs go on: EAGAIN put one off */
   uint64_t retry_ns;     /* when deferred faults are tried again */
@@ -141,7 +147,8 @@ struct uffd_region {
   uffd_resolver *resolver;
   struct uffd_claim claim;
   uint64_t address, length, page_size, modes, resolver_offset, around;
-  uint32_t on_error; /* never DEFAULT */
+  struct uffd_pattern pattern; /* around auto */
+  uint32_t on_error;           /* never DEFAULT */
   void *cookie;
   _Atomic uint8_t *pages;
   pthread_mutex_t lock; /* prefetch, complete, remove: one at a time. Never taken by a handler */
@@ -158,8 +165,11 @@ struct uffd_loop {
   uint64_t process;
   uint32_t engine;
   uint32_t handlers_count;
+  uint32_t shards;   /* the first handlers, which read objects; inline, the others are for faulting threads to take */
   uint32_t on_error; /* never DEFAULT */
   uint32_t open_flags, route;
+  bool signalled;  /* inline: the SIGBUS handler is ours */
+  const char *why; /* the engine was chosen */
   uint64_t features;
   int epoll_fd; /* pump; -1 */
   struct uffd_handler_state **handlers;
@@ -185,7 +195,7 @@ struct uffd_loop {
 };
 
 /* The handler that the calling thread is, or NULL: calls that would wait for it are refused. */
-extern _Thread_local struct uffd_handler_state *uffd_current_handler;
+extern _Thread_local struct uffd_handler_state *uffd_current_handler UFFD_SIGNAL_TLS;
 
 /* The loop whose callback the calling thread sets up or tears down, or NULL: the same. */
 extern _Thread_local const uffd_loop *uffd_setting_up;
@@ -250,6 +260,9 @@ uint32_t uffd_unprotect(struct uffd_handler_state *handler, struct uffd_source *
  * outcome; for a deferred one the caller keeps the fault.
  */
 uint32_t uffd_line_fault(struct uffd_handler_state *handler, const struct uffd_pending *fault);
+/* The same when the slice is known. */
+uint32_t uffd_line_resolve(struct uffd_handler_state *handler, const struct uffd_pending *fault,
+                           const struct uffd_slice *slice);
 /* The same for [low, high) of a slice (addresses) that nobody waits for. low is absent. No on_error. */
 uint32_t uffd_line_prefetch(struct uffd_handler_state *handler, struct uffd_source *source, struct uffd_slice *slice,
                             uint64_t low, uint64_t high);

@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "loop/loop.h"
+#include "loop/inline.h"
 
 /* ---- slices of a region */
 
@@ -28,7 +28,7 @@ static uffd_object *object_of(const uffd_region *region, uint32_t i) {
 /* Shared out among the handlers in 2 MiB steps, so that a huge page has one handler; small regions have fewer slices.
  */
 static void share_out(uffd_region *region) {
-  uint32_t handlers = region->object != NULL ? 1 : region->loop->handlers_count;
+  uint32_t handlers = region->object != NULL ? 1 : region->loop->shards;
   region->slice_bytes = round_up((region->length + handlers - 1) / handlers, max_u64(HUGE_PAGE, region->page_size));
   region->count = (uint32_t)((region->length + region->slice_bytes - 1) / region->slice_bytes);
 }
@@ -62,19 +62,24 @@ static bool continues(const uffd_resolver *resolver) { /* NOLINT(misc-no-recursi
 }
 
 /* The user's own object: what a loop could not read, or would hear nothing from. */
-static int check_object(const uffd_object *object) {
+static int check_object(const uffd_loop *loop, const uffd_object *object) {
   int result = uffd_fd(object);
   if (result < 0) return result;
   if (object->blocking) return fail(EINVAL, "A loop polls its objects: open this one without UFFD_OPEN_BLOCKING.");
-  if ((object->features & (UFFD_FEAT_SIGBUS | UFFD_FEAT_WP_ASYNC)) != 0) {
-    return fail(EINVAL, "With the features sigbus and wp_async no faults come to a loop.");
+  if ((object->features & UFFD_FEAT_WP_ASYNC) != 0) {
+    return fail(EINVAL, "With the feature wp_async no faults come to a loop.");
   }
-  return 0;
+  bool wants_sigbus = loop->engine == UFFD_ENGINE_INLINE, has_sigbus = (object->features & UFFD_FEAT_SIGBUS) != 0;
+  if (wants_sigbus == has_sigbus) return 0;
+  return fail(EINVAL, "%s",
+              wants_sigbus ? "The inline engine needs an object with the feature sigbus."
+                           : "With the feature sigbus faults come to the inline engine only.");
 }
 
-static int check_opts(const uffd_memory *memory, const uffd_resolver *resolver, struct uffd_region_opts *opts) {
+static int check_opts(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver,
+                      struct uffd_region_opts *opts) {
   int result = check_range(memory, opts);
-  if (result == 0 && opts->object != NULL) result = check_object(opts->object);
+  if (result == 0 && opts->object != NULL) result = check_object(loop, opts->object);
   if (result < 0) return result;
   if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
@@ -147,6 +152,9 @@ static uint64_t guess_flags(const uffd_region *region, uint64_t address, bool wr
 
 static int bring_in(void *ctx, uint64_t address, bool write) {
   const uffd_region *region = ctx;
+  if (region->loop->engine == UFFD_ENGINE_INLINE && uffd_current_handler == NULL) {
+    return uffd_inline_bring_in(address, write);
+  }
   if (uffd_current_handler != NULL && uffd_current_handler->loop == region->loop) {
     return fail(EDEADLK, "A callback touches memory that its own loop serves.");
   }
@@ -223,6 +231,7 @@ static int attach_slice(uffd_region *region, uint32_t i) {
 }
 
 static void detach_slices(uffd_region *region) {
+  if (region->loop->engine == UFFD_ENGINE_INLINE) uffd_directory_remove(region);
   for (uint32_t i = 0; i < region->count; i++) {
     struct attach_job job = {.region = region, .index = i};
     uffd_job_init(&job.job, detach);
@@ -233,7 +242,7 @@ static void detach_slices(uffd_region *region) {
 /* The loop's own objects, one a handler, made when the first region needs them. */
 static int open_objects(uffd_loop *loop, uint32_t count) {
   struct uffd_open_opts opts = UFFD_OPEN_OPTS_INIT;
-  opts.features = loop->features;
+  opts.features = loop->features | (loop->engine == UFFD_ENGINE_INLINE ? UFFD_FEAT_SIGBUS : 0);
   opts.optional = UFFD_FEAT_THREAD_ID;
   opts.flags = loop->open_flags;
   opts.route = loop->route;
@@ -243,6 +252,20 @@ static int open_objects(uffd_loop *loop, uint32_t count) {
     if (result < 0) return result;
   }
   return 0;
+}
+
+/* Inline, signal handlers must find the slice before a fault can come. */
+static int publish_slices(uffd_region *region) {
+  if (region->loop->engine != UFFD_ENGINE_INLINE) return 0;
+  const struct uffd_entry entry = {
+      .slice = {.start = region->address,
+                .end = region->address + region->length,
+                .pages = region->pages,
+                .region = region},
+      .source = find_source(handler_of(region, 0), object_of(region, 0)),
+      .loop = region->loop,
+  };
+  return uffd_directory_add(&entry) < 0 ? fail(ENOMEM, "No memory to serve another region.") : 0;
 }
 
 static int register_slices(uffd_region *region) {
@@ -273,6 +296,7 @@ static uint64_t page_count(const uffd_region *region) {
 
 /* A destroyed region may be half made, and may be a forked child's copy. */
 void uffd_region_destroy(uffd_region *region) {
+  if (region->loop->engine == UFFD_ENGINE_INLINE) uffd_directory_remove(region);
   uffd_unclaim(&region->claim);
   uffd_pages_unmap((void *)(uintptr_t)region->pages, page_count(region));
   uffd_memory_drop(region->memory);
@@ -293,7 +317,9 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   region->page_size = memory->page_size;
   region->modes = opts->modes;
   region->resolver_offset = opts->resolver_offset;
-  region->around = round_up(min_u64(opts->around, opts->length), memory->page_size); /* a sum that cannot overflow */
+  region->around = opts->around == UFFD_AROUND_AUTO
+                       ? opts->around
+                       : round_up(min_u64(opts->around, opts->length), memory->page_size); /* cannot overflow */
   region->on_error = opts->on_error != UFFD_ON_ERROR_DEFAULT ? opts->on_error : loop->on_error;
   region->object = opts->object;
   region->cookie = opts->cookie;
@@ -342,7 +368,7 @@ static int choose_handlers(uffd_region *region) {
   uffd_loop *loop = region->loop;
   if (region->object == NULL) return open_objects(loop, region->count);
   const uffd_region *sharer = find_sharer(region);
-  region->first = sharer != NULL ? sharer->first : loop->next_handler++ % loop->handlers_count;
+  region->first = sharer != NULL ? sharer->first : loop->next_handler++ % loop->shards;
   return 0;
 }
 
@@ -355,6 +381,7 @@ static int begin(uffd_region *region) {
   for (uint32_t i = 0; i < region->count && result == 0; i++) {
     result = attach_slice(region, i);
   }
+  if (result == 0) result = publish_slices(region);
   if (result == 0) result = register_slices(region);
   region->served = true;
   if (result < 0) {
@@ -380,7 +407,7 @@ static int add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver, co
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
   int result = check_call(loop, memory, resolver);
   if (result == 0) result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_region_opts");
-  if (result == 0) result = check_opts(memory, resolver, &opts);
+  if (result == 0) result = check_opts(loop, memory, resolver, &opts);
   if (result < 0) return result;
   uffd_region *region = new_region(loop, memory, resolver, &opts);
   if (region == NULL) return fail(ENOMEM, "No memory for a region of %" PRIu64 " bytes.", opts.length);
@@ -486,7 +513,7 @@ static bool prefetch_run(struct uffd_handler_state *handler, struct uffd_source 
 /* At most UFFD_STEP_BYTES, then faults have their turn. */
 static enum uffd_job_result prefetch_step(struct uffd_handler_state *handler, struct uffd_job *base) {
   struct prefetch_job *job = (struct prefetch_job *)base;
-  struct uffd_source *source;
+  struct uffd_source *source = NULL;
   struct uffd_slice *slice = find_slice(handler, job, &source);
   handler->jobs_ns = 0;
   if (slice == NULL || slice->offset >= job->end) return UFFD_JOB_DONE; /* the rest is not mapped any more */

@@ -44,8 +44,8 @@ int uffd_slices_reserve(struct uffd_source *source, uint32_t more) {
 
 void uffd_slices_insert(struct uffd_source *source, const struct uffd_slice *slice) {
   uint32_t i = find_after(source, slice->start);
-  memmove(&source->slices[i + 1], &source->slices[i], (source->count - i) * sizeof(*slice));
-  source->slices[i] = *slice;
+  if (i < source->count) memmove(&source->slices[i + 1], &source->slices[i], (source->count - i) * sizeof(*slice));
+  source->slices[i] = *slice; /* NOLINT(clang-analyzer-core.NullDereference): room was reserved */
   source->count++;
 }
 

@@ -44,7 +44,7 @@ static void stop(uffd_loop *loop, uint32_t count) {
 }
 
 int uffd_threads_start(uffd_loop *loop) {
-  for (uint32_t i = 0; i < loop->handlers_count; i++) {
+  for (uint32_t i = 0; i < loop->shards; i++) {
     int result = start(loop->handlers[i]);
     if (result < 0) {
       stop(loop, i);
@@ -55,5 +55,5 @@ int uffd_threads_start(uffd_loop *loop) {
 }
 
 void uffd_threads_stop(uffd_loop *loop) {
-  stop(loop, loop->handlers_count);
+  stop(loop, loop->shards);
 }

@@ -32,7 +32,7 @@ struct region {
   lua_Integer index;
 };
 
-static const char *const engines[] = {"auto", "threads", "pump", NULL};
+static const char *const engines[] = {"auto", "threads", "pump", "inline", NULL};
 static const char *const verdicts[] = {"default", "zero", "poison", "stop", NULL};
 
 static struct loop *check(lua_State *L, int arg) {
@@ -61,14 +61,15 @@ static int create(lua_State *L) {
   struct loop *loop = lua_newuserdatauv(L, sizeof(*loop), 1);
   memset(loop, 0, sizeof(*loop));
   loop->process = uffd_lua_process();
-  loop->engine = opts.engine;
   luaL_setmetatable(L, LOOP_TYPE);
   lua_newtable(L);
   lua_setiuservalue(L, -2, 1);
   loop->messages = uffd_lua_ring_new(sizeof(struct uffd_lua_message), MESSAGES);
   if (loop->messages == NULL) uffd_lua_no_memory(L);
   int result = uffd_loop_create(&opts, &loop->loop);
-  return result < 0 ? uffd_lua_fail(L, result) : 1;
+  if (result < 0) return uffd_lua_fail(L, result);
+  loop->engine = (uint32_t)uffd_loop_engine(loop->loop, NULL);
+  return 1;
 }
 
 /* Everything that only the running loop needed. */
@@ -132,7 +133,8 @@ static int add(lua_State *L) {
   opts.length = uffd_lua_opt_unsigned(L, 5, 0);
   opts.resolver_offset = uffd_lua_opt_unsigned(L, 6, 0);
   opts.modes = uffd_lua_mask(L, 7, &uffd_lua_modes);
-  opts.around = uffd_lua_opt_unsigned(L, 8, 0);
+  bool follows = lua_type(L, 8) == LUA_TSTRING && strcmp(lua_tostring(L, 8), "auto") == 0;
+  opts.around = follows ? UFFD_AROUND_AUTO : uffd_lua_opt_unsigned(L, 8, 0);
   opts.on_error = uffd_lua_choice(L, 9, UFFD_ON_ERROR_DEFAULT, verdicts, "on_error");
   struct uffd_lua_object_ref *object = lua_isnoneornil(L, 10) ? NULL : uffd_lua_check_object(L, 10);
   if (object != NULL) {
@@ -423,7 +425,15 @@ static int loop_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg loop_methods[] = {{"regions", loop_regions},
+static int loop_engine(lua_State *L) {
+  const char *why;
+  lua_pushstring(L, engines[uffd_loop_engine(check(L, 1)->loop, &why)]);
+  lua_pushstring(L, why);
+  return 2;
+}
+
+static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
+                                        {"regions", loop_regions},
                                         {"prefetch", loop_prefetch},
                                         {"complete", loop_complete},
                                         {"step", loop_step},

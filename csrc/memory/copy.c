@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -105,14 +106,18 @@ static int explain(const uffd_memory *memory, const struct copying *rest, bool o
   }
 }
 
-/* rest begins as the whole copy, but for the address inside. */
-static int copy(const uffd_memory *memory, uint64_t offset, struct copying rest) {
+static int check_range(const uffd_memory *memory, uint64_t offset, uint64_t length) {
   int result = uffd_memory_enter(memory);
   if (result < 0) return result;
-  if (offset > memory->length || rest.length > memory->length - offset) {
-    return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes.",
-                rest.length, offset, memory->length);
-  }
+  if (offset <= memory->length && length <= memory->length - offset) return 0;
+  return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes.", length,
+              offset, memory->length);
+}
+
+/* rest begins as the whole copy, but for the address inside. */
+static int copy(const uffd_memory *memory, uint64_t offset, struct copying rest) {
+  int result = check_range(memory, offset, rest.length);
+  if (result < 0) return result;
   rest.inside = memory->address + offset;
   unsigned tries = 0;
   while (rest.length != 0) {
@@ -142,4 +147,21 @@ int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_
 int uffd_memory_write(uffd_memory *memory, uint64_t offset, const void *buffer, uint64_t length) {
   char *source = (char *)(uintptr_t)buffer; /* only read from: write is set */
   return copy(memory, offset, (struct copying){.outside = source, .length = length, .write = true});
+}
+
+static int prefault_page(const uffd_memory *memory, uint64_t at, bool write) {
+  struct copying page = {.inside = memory->address + at, .length = memory->page_size, .write = write};
+  if (madvise(page.inside, page.length, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return 0;
+  int result = bring_in((uintptr_t)page.inside, write);
+  return result < 0 ? explain(memory, &page, false, -result) : 0;
+}
+
+int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, int write) {
+  int result = check_range(memory, offset, length);
+  if (result < 0 || length == 0) return result;
+  for (uint64_t at = round_down(offset, memory->page_size); at < offset + length && result == 0;) {
+    result = prefault_page(memory, at, write != 0);
+    at += memory->page_size;
+  }
+  return result;
 }

@@ -252,6 +252,16 @@ function memory:fill(byte, offset, length) end
 ---@return integer? errno
 function memory:pack(format, offset, ...) end
 
+---Brings pages in for a system call that is to be given their address: inline, and user-mode-only, it would get EFAULT.
+---Pages that are there stay. An offset outside raises. Errors as `read`.
+---@param offset? integer (default 0)
+---@param length? integer (default: to the end)
+---@param write? boolean true: unprotects them as well
+---@return true? done
+---@return string? message
+---@return integer? errno
+function memory:prefault(offset, length, write) end
+
 ---Reads values as `string.unpack` does; after them, the offset of the first byte that was not used. Errors as `read`.
 ---@param format string
 ---@param offset? integer (default 0)
@@ -304,6 +314,11 @@ local loop = {}
 ---@return string? message
 ---@return integer? errno
 function loop:add(entry) end
+
+---The engine that the loop has, and why.
+---@return "threads"|"pump"|"inline" engine
+---@return string why
+function loop:engine() end
 
 ---The regions, in the order in which they were added; removed and completed ones too.
 ---@return uffd.Region[]
@@ -632,7 +647,7 @@ function core.loop_create(engine, handlers, on_error, open_flags, route, feature
 ---@param length? integer
 ---@param from? integer
 ---@param modes? uffd.Mask
----@param around? integer
+---@param around? integer|"auto"
 ---@param on_error? string|integer
 ---@param registered? uffd.Object
 ---@return uffd.Region? region

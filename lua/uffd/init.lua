@@ -412,8 +412,9 @@ local function add_region(what, loop, entry, level)
   for _, name in ipairs { "memory", "resolver" } do
     if entry[name] == nil then error(("%s: a region needs a %s"):format(what, name), level + 1) end
   end
+  local around = entry.around == "auto" and "auto" or size "around"
   local result = table.pack(pcall(core.loop_add, loop, entry.memory, entry.resolver, size "offset", size "length",
-    size "from", entry.modes, size "around", entry.on_error, entry.object))
+    size "from", entry.modes, around, entry.on_error, entry.object))
   if result[1] then return table.unpack(result, 2, result.n) end
   local message = tostring(result[2]):gsub("^bad argument #%-?%d+ to '[^']*' %((.*)%)$", "%1")
   error(what .. ": " .. message, level + 1)
@@ -438,15 +439,20 @@ local serve_options = {
 ---"missing", "wp", "minor" (default: missing, and minor for a continue resolver); with wp, pages arrive write-protected
 ---and their first writes are counted
 ---@field modes? uffd.Mask
----@field around? integer|string bytes answered around a fault where the resolver can (default: one page)
+---bytes answered around a fault where the resolver can (default: one page); "auto": from a page to 2 MiB while accesses
+---are sequential, in either direction or with small strides, a page where they are random
+---@field around? integer|string|"auto"
 ---@field on_error? "zero"|"poison"|"stop" what becomes of a page whose resolver failed (default: the loop's)
 ---an object to register with, instead of the loop's own; the loop alone reads it from then on, and keeps it open
 ---@field object? uffd.Object
 
 ---@class uffd.ServeOptions
 ---@field [integer] uffd.RegionOptions the regions; more may be added later
----@field engine? "auto"|"threads"|"pump" who answers: threads of the loop (default), or `loop:step()`
----@field handlers? integer threads, 1 to 64 (default 1)
+---who answers: threads of the loop; `loop:step()` (pump); or the faulting thread itself, in its SIGBUS handler (inline:
+---the fastest, but a system call that meets a missing page gets EFAULT, see `memory:prefault`). auto, the default, is
+---inline where the object can only be user-mode-only, else threads
+---@field engine? "auto"|"threads"|"pump"|"inline"
+---@field handlers? integer threads, 1 to 64 (default 1); inline: how many threads resolve at the same time
 ---@field on_error? "zero"|"poison"|"stop" (default "poison", which needs kernel 6.6)
 ---@field features? uffd.Mask features to enable in the loop's objects
 ---@field user_mode_only? boolean as in `uffd.open`, for the loop's objects

@@ -372,14 +372,15 @@ bool check_filled(const unsigned char *page, uint64_t length, unsigned byte) {
 
 static _Thread_local sigjmp_buf *volatile landing; /* of the access under way */
 
-static void on_fault(int signal) {
+static void on_fault(int signal, siginfo_t *info, void *context) {
+  if (uffd_sigbus(signal, info, context) == 1) return; /* an inline loop's */
   if (landing != NULL) siglongjmp(*landing, signal);
   struct sigaction fatal = {.sa_handler = SIG_DFL};
   sigaction(signal, &fatal, NULL);
 }
 
 int check_access(void *address, bool write, unsigned *value) {
-  struct sigaction action = {.sa_handler = on_fault};
+  struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
   sigaction(SIGBUS, &action, NULL);
   sigaction(SIGSEGV, &action, NULL);
   volatile unsigned char *byte = address;

@@ -17,6 +17,8 @@ void serving_open(struct serving *serving, int engine, const struct uffd_loop_op
   if (opts != NULL) taken = *opts;
   taken.engine = engine == ENGINE_PUMP ? UFFD_ENGINE_PUMP : UFFD_ENGINE_THREADS;
   taken.handlers = engine_handlers[engine];
+  const char *instead = getenv("UFFD_TEST_ENGINE"); /* of handler threads */
+  if (instead != NULL && strcmp(instead, "inline") == 0 && engine != ENGINE_PUMP) taken.engine = UFFD_ENGINE_INLINE;
   check_needs(taken.features);
   memset(serving, 0, sizeof(*serving));
   serving->engine = engine;

@@ -296,8 +296,8 @@ static void refuse_loop(const struct uffd_loop_opts *opts, const char *words) {
 static void options_of_loops(void) {
   const struct uffd_loop_opts defaults = UFFD_LOOP_OPTS_INIT;
   struct uffd_loop_opts opts = defaults;
-  opts.engine = 3;
-  refuse_loop(&opts, "engine 3");
+  opts.engine = 4;
+  refuse_loop(&opts, "engine 4");
   opts = defaults;
   opts.handlers = 65;
   refuse_loop(&opts, "1 to 64");

@@ -25,8 +25,8 @@ static void refuse_loop(const struct uffd_loop_opts *opts, int error, const char
 static void options_of_a_loop(void) {
   const struct uffd_loop_opts defaults = UFFD_LOOP_OPTS_INIT;
   struct uffd_loop_opts opts = defaults;
-  opts.engine = 3;
-  refuse_loop(&opts, -EINVAL, "engine 3");
+  opts.engine = 4;
+  refuse_loop(&opts, -EINVAL, "engine 4");
   opts = defaults;
   opts.handlers = 65;
   refuse_loop(&opts, -EINVAL, "1 to 64");

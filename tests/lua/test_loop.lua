@@ -19,7 +19,7 @@ end
 function tests.test_empty_loop_and_add()
   local loop <close> = assert(uffd.serve {})
   lu.assertEquals(loop:regions(), {})
-  lu.assertEquals(tostring(loop), "uffd.loop (auto, 0 regions)")
+  lu.assertEquals(tostring(loop), ("uffd.loop (%s, 0 regions)"):format(loop:engine()))
   local memory <close> = map(4)
   local region = assert(loop:add { memory = memory, resolver = letters(4) })
   lu.assertEquals({ region.offset, region.length, region.page_size, region.index }, { 0, 4 * page, page, 1 })

@@ -126,8 +126,6 @@ static int start(lua_State *L) {
   thread->byte = (unsigned char)byte;
   thread->count = (thread->length + thread->stride - 1) / thread->stride;
   thread->seen = calloc(thread->count + 1, 1);
-  struct sigaction action = {.sa_handler = catch_bus};
-  sigaction(SIGBUS, &action, NULL);
   int error = pthread_create(&thread->id, NULL, run, thread);
   if (error != 0) return luaL_error(L, "pthread_create: %s", strerror(error));
   thread->joined = false;
@@ -349,6 +347,8 @@ static const luaL_Reg functions[] = {{"start", start},
                                      {NULL, NULL}};
 
 int luaopen_toucher(lua_State *L) {
+  struct sigaction action = {.sa_handler = catch_bus}; /* before any inline loop: its handler goes first */
+  sigaction(SIGBUS, &action, NULL);
   luaL_newmetatable(L, THREAD_TYPE);
   luaL_newlib(L, thread_methods);
   lua_setfield(L, -2, "__index");

@@ -1,0 +1,98 @@
+/*
+ * Random pages, one at a time: what a single fault costs.
+ */
+#include "bench.h"
+
+#define LENGTH (64 * MIB)
+
+static void random_inline(const char *name, const struct plan *plan, const char *limit_name, double over_textbook,
+                          double over_pinned) {
+  struct contender list[] = {{.run = serve, .plan = plan},
+                             {.run = textbook, .plan = plan},
+                             {.run = textbook_pinned, .plan = plan},
+                             {.run = limit_signal, .plan = plan}};
+  struct row row = {.name = name, .unit = "ns/page", .engine = "inline", .limit_name = limit_name};
+  row.runs = RUNS_OF(list);
+  row.uffd = list[0].figures[MAIN];
+  row.limit = list[3].figures[MAIN];
+  row.base = list[1].figures[MAIN];
+  row.base_name = TEXTBOOK;
+  row.at_least = over_textbook;
+  row.at_most = 1.15;
+  report(&row);
+  row.base = list[2].figures[MAIN];
+  row.base_name = TEXTBOOK_PINNED;
+  row.at_least = over_pinned;
+  row.at_most = 0;
+  report(&row);
+}
+
+void case_random_zero(const char *name) {
+  const struct plan plan = {.length = LENGTH, .order = RANDOM, .contents = ZEROS, .engine = UFFD_ENGINE_INLINE};
+  random_inline(name, &plan, "SIGBUS + ZEROPAGE", 8, 1.6);
+}
+
+void case_random_file(const char *name) {
+  const struct plan plan = {
+      .length = LENGTH,
+      .order = RANDOM,
+      .contents = IMAGE,
+      .image = image_dense(),
+      .engine = UFFD_ENGINE_INLINE,
+  };
+  random_inline(name, &plan, "SIGBUS + COPY", 6, 1.35);
+}
+
+void case_random_file_threads(const char *name) {
+  const struct plan plan = {
+      .length = LENGTH,
+      .order = RANDOM,
+      .contents = IMAGE,
+      .image = image_dense(),
+      .engine = UFFD_ENGINE_THREADS,
+  };
+  struct contender list[] = {
+      {.run = serve, .plan = &plan}, {.run = textbook, .plan = &plan}, {.run = textbook_pinned, .plan = &plan}};
+  struct row row = {.name = name, .unit = "ns/page", .engine = "threads"};
+  row.runs = RUNS_OF(list);
+  row.uffd = list[0].figures[MAIN];
+  row.base = list[1].figures[MAIN];
+  row.base_name = TEXTBOOK;
+  row.at_least = 4;
+  explain(&row, "placement is not built yet");
+  explain_usage(&row, "uffd", &list[0]);
+  report(&row);
+  row.note[0] = '\0';
+  row.base = list[2].figures[MAIN];
+  row.base_name = TEXTBOOK_PINNED;
+  row.at_least = 1 / 1.4;
+  explain(&row, "placement is not built yet");
+  explain_usage(&row, "base", &list[2]);
+  report(&row);
+}
+
+void case_two_threads(const char *name) {
+  const struct plan two = {
+      .length = LENGTH,
+      .order = RANDOM,
+      .contents = IMAGE,
+      .image = image_dense(),
+      .engine = UFFD_ENGINE_INLINE,
+      .threads = 2,
+  };
+  struct plan one = two;
+  one.threads = 1;
+  struct contender list[] = {{.run = serve, .plan = &two},
+                             {.run = serve, .plan = &one},
+                             {.run = limit_signal, .plan = &two},
+                             {.run = limit_signal, .plan = &one}};
+  struct row row = {.name = name, .unit = "ns/page", .engine = "inline", .base_name = "one thread"};
+  row.runs = RUNS_OF(list);
+  row.uffd = list[0].figures[MAIN];
+  row.base = list[1].figures[MAIN];
+  row.limit = list[2].figures[MAIN];
+  row.limit_name = "SIGBUS + COPY, two threads";
+  row.at_least = 1.7;
+  explain(&row, "the bare operations gain %.2f", list[3].figures[MAIN].median / list[2].figures[MAIN].median);
+  report(&row);
+}

@@ -1,0 +1,102 @@
+/*
+ * The files that are served.
+ */
+#include "image.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define BLOCK (1 * MIB)
+
+static int make_file(uint64_t length) {
+  char path[4096];
+  const char *folder = getenv("TMPDIR");
+  snprintf(path, sizeof(path), "%s/uffd-bench-XXXXXX", folder != NULL ? folder : "/tmp");
+  int fd = mkostemp(path, O_CLOEXEC);
+  if (fd < 0 || ftruncate(fd, (off_t)length) != 0) die("cannot make %s: %m (TMPDIR names another folder)", path);
+  unlink(path);
+  return fd;
+}
+
+static void fill_random(uint64_t *words, size_t bytes, uint64_t *state) {
+  for (size_t i = 0; i < bytes / sizeof(*words); i++) {
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    words[i] = *state | 1;
+  }
+}
+
+/* Runs of zero pages and of others take turns; 1 to 31 pages each, so half of all pages are zero. */
+static void zero_runs(char *pages, uint64_t first, uint64_t count, uint64_t *state, uint64_t *run_end, bool *zero) {
+  for (uint64_t page = first; page < first + count; page++) {
+    if (page == *run_end) {
+      *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+      *run_end += 1 + (*state >> 33) % 31;
+      *zero = !*zero;
+    }
+    if (*zero) memset(pages + (page - first) * PAGE, 0, PAGE);
+  }
+}
+
+static bool is_zero(const char *page) {
+  return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
+}
+
+static void write_bytes(int fd, const char *bytes, uint64_t length, uint64_t offset) {
+  if (pwrite(fd, bytes, length, (off_t)offset) != (ssize_t)length) die("cannot write the image: %m");
+}
+
+/* Each run of pages that are not zero in one piece, as programs write files. */
+static void write_data(int fd, const char *block, uint64_t offset) {
+  for (uint64_t at = 0, end; at < BLOCK; at = end) {
+    bool hole = is_zero(block + at);
+    for (end = at + PAGE; end < BLOCK && is_zero(block + end) == hole;) {
+      end += PAGE;
+    }
+    if (!hole) write_bytes(fd, block + at, end - at, offset + at);
+  }
+}
+
+enum zeros { NONE, HOLES, WRITTEN };
+
+/* Written back before it is measured, so that nobody writes meanwhile. */
+static void make(struct image *image, uint64_t length, enum zeros zeros) {
+  static char block[BLOCK] __attribute__((aligned(4096)));
+  uint64_t contents = 1, runs = 7, run_end = 0;
+  bool zero = false;
+  image->fd = make_file(length);
+  image->length = length;
+  for (uint64_t offset = 0; offset < length; offset += BLOCK) {
+    fill_random((uint64_t *)(void *)block, BLOCK, &contents);
+    if (zeros != NONE) zero_runs(block, offset / PAGE, BLOCK / PAGE, &runs, &run_end, &zero);
+    if (zeros == HOLES) {
+      write_data(image->fd, block, offset);
+    } else {
+      write_bytes(image->fd, block, BLOCK, offset);
+    }
+  }
+  if (fdatasync(image->fd) != 0) die("cannot write the image: %m");
+  image->mapping = mmap(NULL, length, PROT_READ, MAP_SHARED | MAP_POPULATE, image->fd, 0);
+  if (image->mapping == MAP_FAILED) die("cannot map the image: %m");
+}
+
+const struct image *image_dense(void) {
+  static struct image image;
+  if (image.length == 0) make(&image, IMAGE_BYTES, NONE);
+  return &image;
+}
+
+const struct image *image_holes(void) {
+  static struct image image;
+  if (image.length == 0) make(&image, SPARSE_BYTES, HOLES);
+  return &image;
+}
+
+const struct image *image_written(void) {
+  static struct image image;
+  if (image.length == 0) make(&image, SPARSE_BYTES, WRITTEN);
+  return &image;
+}

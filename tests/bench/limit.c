@@ -1,0 +1,100 @@
+/*
+ * Bare kernel operations: what an answer costs when nobody has to find out what it is.
+ */
+#include "limit.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "baseline.h"
+#include "raw.h"
+
+/* What the signal handler answers; one run at a time. */
+static struct {
+  const struct plan *plan;
+  const char *memory;
+  int fd;
+} current;
+
+static void on_missing(int number, siginfo_t *info, void *context) {
+  (void)number, (void)context;
+  uint64_t page = (uintptr_t)info->si_addr & ~(PAGE - 1);
+  const char *image = current.plan->contents == IMAGE ? current.plan->image->mapping : NULL;
+  if (raw_fill(current.fd, page, raw_source(current.plan, image, current.memory, page), PAGE) != 0) _exit(3);
+}
+
+static void on_protected(int number, siginfo_t *info, void *context) {
+  (void)number, (void)context;
+  if (raw_writeprotect(current.fd, (uintptr_t)info->si_addr & ~(PAGE - 1), PAGE, false) != 0) _exit(3);
+}
+
+static void touch_with(void (*handler)(int, siginfo_t *, void *), const struct plan *plan, char *memory,
+                       double figures[FIGURES]) {
+  struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER}, before;
+  sigaction(SIGBUS, &action, &before);
+  plan_touch(plan, memory, figures);
+  sigaction(SIGBUS, &before, NULL);
+}
+
+void limit_signal(const struct plan *plan, bool check, double figures[FIGURES]) {
+  char *memory = map_fresh(plan->length, false);
+  current.plan = plan;
+  current.memory = memory;
+  current.fd = raw_open(UFFD_FEATURE_SIGBUS);
+  raw_register(current.fd, memory, plan->length, UFFDIO_REGISTER_MODE_MISSING);
+  touch_with(on_missing, plan, memory, figures);
+  if (check) plan_check(plan, memory);
+  close(current.fd);
+  unmap(memory, plan->length);
+}
+
+void limit_unprotect(const struct plan *plan, bool check, double figures[FIGURES]) {
+  (void)check;
+  char *memory = map_fresh(plan->length, false);
+  if (madvise(memory, plan->length, MADV_POPULATE_WRITE) != 0) die("cannot populate: %m");
+  current.fd = raw_open(UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+  raw_register(current.fd, memory, plan->length, UFFDIO_REGISTER_MODE_WP);
+  if (raw_writeprotect(current.fd, (uintptr_t)memory, plan->length, true) != 0) die("UFFDIO_WRITEPROTECT: %m");
+  touch_with(on_protected, plan, memory, figures);
+  close(current.fd);
+  unmap(memory, plan->length);
+}
+
+void limit_bulk(const struct plan *plan, bool check, double figures[FIGURES]) {
+  char *memory = map_fresh(plan->length, false);
+  int fd = raw_open(0);
+  raw_register(fd, memory, plan->length, UFFDIO_REGISTER_MODE_MISSING);
+  const char *image = plan->contents == IMAGE ? plan->image->mapping : NULL;
+  uint64_t begin = now_ns();
+  for (uint64_t offset = 0; offset < plan->length; offset += HUGE_PAGE) {
+    uint64_t dst = (uintptr_t)memory + offset;
+    int error = raw_fill(fd, dst, raw_source(plan, image, memory, dst), HUGE_PAGE);
+    if (error != 0) die("the bulk ioctl: errno %d", error);
+  }
+  double bulk_ns = (double)(now_ns() - begin);
+  plan_touch(plan, memory, figures);
+  figures[MAIN] += bulk_ns / (double)plan_pages(plan);
+  if (check) plan_check(plan, memory);
+  close(fd);
+  unmap(memory, plan->length);
+}
+
+void limit_continue(const struct plan *plan, bool check, double figures[FIGURES]) {
+  char *memory = mmap(NULL, plan->length, PROT_READ | PROT_WRITE, MAP_SHARED, plan->image->fd, 0);
+  if (memory == MAP_FAILED) die("cannot map the memfd: %m");
+  int fd = raw_open(UFFD_FEATURE_MINOR_SHMEM);
+  raw_register(fd, memory, plan->length, UFFDIO_REGISTER_MODE_MINOR);
+  uint64_t begin = now_ns();
+  for (uint64_t offset = 0; offset < plan->length; offset += HUGE_PAGE) {
+    int error = raw_continue(fd, (uintptr_t)memory + offset, HUGE_PAGE);
+    if (error != 0) die("the bulk ioctl: errno %d", error);
+  }
+  double bulk_ns = (double)(now_ns() - begin);
+  plan_touch(plan, memory, figures);
+  figures[MAIN] += bulk_ns / (double)plan_pages(plan);
+  if (check) plan_check(plan, memory);
+  close(fd);
+  unmap(memory, plan->length);
+}

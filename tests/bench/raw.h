@@ -1,0 +1,20 @@
+/*
+ * The kernel's interface as it is, for baselines and limits: nothing of the library.
+ */
+#ifndef UFFD_BENCH_RAW_H
+#define UFFD_BENCH_RAW_H
+
+#include <linux/userfaultfd.h>
+
+#include "plan.h"
+
+int raw_open(uint64_t features);
+void raw_register(int fd, const char *memory, uint64_t length, uint64_t mode);
+/* Copies from source, or installs zero pages when it is NULL. Returns an errno or 0. */
+int raw_fill(int fd, uint64_t dst, const char *source, uint64_t length);
+int raw_continue(int fd, uint64_t dst, uint64_t length);
+int raw_writeprotect(int fd, uint64_t dst, uint64_t length, bool protect);
+/* Where the page at an address comes from; image: where the plan's image is mapped. */
+const char *raw_source(const struct plan *plan, const char *image, const char *memory, uint64_t page);
+
+#endif

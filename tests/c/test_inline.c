@@ -1,0 +1,438 @@
+/*
+ * The inline engine: faulting threads resolve their own faults, and every other SIGBUS goes where it went before.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "serving.h"
+
+#define PAGES 512
+
+static uffd_loop *open_inline(uint64_t features) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  uffd_loop *loop;
+  opts.engine = UFFD_ENGINE_INLINE;
+  opts.features = features;
+  check_needs(features | UFFD_FEAT_SIGBUS);
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  return loop;
+}
+
+/* A loop that serves a memory from the image. */
+struct inline_case {
+  uffd_loop *loop;
+  uffd_memory *memory;
+  uffd_region *region;
+  unsigned char *at;
+  uint64_t page, length;
+};
+
+static struct inline_case open_case(uint64_t features) {
+  struct inline_case made = {.page = check_page()};
+  made.loop = open_inline(features);
+  made.memory = memory_make(MEMORY_ANON, PAGES);
+  made.length = uffd_memory_length(made.memory);
+  made.at = uffd_memory_address(made.memory);
+  made.region = region_add(made.loop, made.memory, image_resolver(made.length), NULL);
+  return made;
+}
+
+static void close_case(struct inline_case *made) {
+  CHECK_OK(uffd_loop_close(made->loop));
+  uffd_memory_close(made->memory);
+}
+
+static void pages_come_in_the_faulting_thread(void) {
+  struct inline_case made = open_case(0);
+  errno = 1234;
+  for (uint64_t i = 0; i < PAGES; i++) {
+    uint64_t at = (i * 37 % PAGES) * made.page;
+    CHECK_EQ(made.at[at + 5], image_byte(at + 5));
+  }
+  CHECK_EQ(errno, 1234);
+  struct uffd_stats stats = serving_stats(made.loop);
+  CHECK_EQ(stats.faults, PAGES);
+  CHECK_EQ(stats.copied, PAGES);
+  CHECK_EQ(stats.latency_count, PAGES);
+  CHECK(image_there(made.at, 0, made.length));
+  close_case(&made);
+}
+
+static void writes_are_told_from_reads(void) {
+  struct inline_case made = open_case(0);
+  made.at[0] = 7;
+  CHECK_EQ(made.at[made.page], image_byte(made.page));
+  CHECK_EQ(made.at[0], 7);
+  CHECK_EQ(made.at[1], image_byte(1));
+#if defined(__x86_64__)
+  CHECK_EQ(serving_stats(made.loop).writes, 1);
+#endif
+  close_case(&made);
+}
+
+struct walk {
+  struct inline_case *made;
+  unsigned step;
+};
+
+static void walk_all(void *ctx) {
+  const struct walk *walk = ctx;
+  for (uint64_t i = 0; i < PAGES; i++) {
+    uint64_t at = (i * walk->step % PAGES) * walk->made->page;
+    CHECK_EQ(walk->made->at[at], image_byte(at));
+  }
+}
+
+static void any_number_of_threads(void) {
+  struct inline_case made = open_case(0);
+  struct check_thread threads[24];
+  struct walk walks[24];
+  for (unsigned i = 0; i < 24; i++) {
+    walks[i] = (struct walk){&made, 2 * i + 1};
+    check_thread_start(&threads[i], walk_all, &walks[i]);
+  }
+  for (unsigned i = 0; i < 24; i++) {
+    check_thread_join(&threads[i]);
+  }
+  CHECK(image_there(made.at, 0, made.length));
+  CHECK_EQ(serving_stats(made.loop).copied, PAGES);
+  close_case(&made);
+}
+
+/* ---- other SIGBUS */
+
+static sigjmp_buf landing;
+static void *volatile seen_address;
+
+static void land(int number, siginfo_t *info, void *context) {
+  (void)number, (void)context;
+  seen_address = info->si_addr;
+  siglongjmp(landing, 1);
+}
+
+static void handle_sigbus(void (*handler)(int, siginfo_t *, void *)) {
+  struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+  CHECK(sigaction(SIGBUS, &action, NULL) == 0);
+}
+
+/* A mapping that its file does not reach. */
+static volatile unsigned char *map_beyond_the_end(void) {
+  int fd = memfd_create("short", MFD_CLOEXEC);
+  void *at = mmap(NULL, check_page(), PROT_READ, MAP_SHARED, fd, 0);
+  CHECK(fd >= 0 && at != MAP_FAILED);
+  close(fd);
+  return at;
+}
+
+static void others_go_to_the_handler_before(void) {
+  handle_sigbus(land);
+  struct inline_case made = open_case(0);
+  volatile unsigned char *beyond = map_beyond_the_end();
+  CHECK_EQ(made.at[0], image_byte(0));
+  if (sigsetjmp(landing, 1) == 0) {
+    (void)beyond[3];
+    CHECK(!"no signal");
+  }
+  CHECK(seen_address == &beyond[3]);
+  CHECK_EQ(made.at[made.page], image_byte(made.page));
+  close_case(&made);
+  struct sigaction now;
+  CHECK(sigaction(SIGBUS, NULL, &now) == 0 && now.sa_sigaction == land); /* put back */
+}
+
+static void die_of_sigbus(void *ctx) {
+  (void)ctx;
+  struct inline_case made = open_case(0);
+  volatile unsigned char *beyond = map_beyond_the_end();
+  CHECK_EQ(made.at[0], image_byte(0));
+  (void)*beyond;
+}
+
+static int signal_of(void (*function)(void *ctx), void *ctx) {
+  fflush(NULL);
+  pid_t child = fork();
+  if (child == 0) {
+    signal(SIGBUS, SIG_DFL);
+    function(ctx);
+    _exit(0);
+  }
+  int status;
+  CHECK(waitpid(child, &status, 0) == child);
+  return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+static void others_kill_without_a_handler(void) {
+  CHECK_EQ(signal_of(die_of_sigbus, NULL), SIGBUS);
+}
+
+static void pass_to_us(int number, siginfo_t *info, void *context) {
+  if (uffd_sigbus(number, info, context) == 0) land(number, info, context);
+}
+
+static void a_later_handler_may_call_ours(void) {
+  struct inline_case made = open_case(0);
+  volatile unsigned char *beyond = map_beyond_the_end();
+  handle_sigbus(pass_to_us);
+  CHECK(image_there(made.at, 0, made.length));
+  if (sigsetjmp(landing, 1) == 0) {
+    (void)*beyond;
+    CHECK(!"no signal");
+  }
+  close_case(&made);
+}
+
+static int fail_always(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)asked, (void)fault, (void)answer;
+  return uffd_set_errmsg(EIO, "No.");
+}
+
+static void poison_stays_sigbus(void) {
+  handle_sigbus(land);
+  uffd_loop *loop = open_inline(0);
+  struct asked asked = {.answer = fail_always};
+  uffd_memory *memory = memory_make(MEMORY_ANON, 2);
+  region_add(loop, memory, asked_resolver(&asked), NULL);
+  volatile unsigned char *at = uffd_memory_address(memory);
+  for (int i = 0; i < 3; i++) {
+    if (sigsetjmp(landing, 1) == 0) {
+      (void)*at;
+      CHECK(!"no signal");
+    }
+  }
+  unsigned char byte;
+  CHECK_EQ(asked.hits, 1);
+  CHECK_ERR(uffd_memory_read(memory, 0, &byte, 1), -EHWPOISON);
+  CHECK_ERR(uffd_memory_read(memory, check_page(), &byte, 1), -EHWPOISON);
+  CHECK_EQ(asked.hits, 2);
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_memory_close(memory);
+}
+
+static int touch_own_memory(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)answer;
+  return ((volatile unsigned char *)asked->ctx)[fault->page_size] == 77; /* the next page, which is missing */
+}
+
+static void serve_oneself(void *ctx) {
+  (void)ctx;
+  uffd_loop *loop = open_inline(0);
+  uffd_memory *memory = memory_make(MEMORY_ANON, 2);
+  struct asked asked = {.answer = touch_own_memory, .ctx = uffd_memory_address(memory)};
+  region_add(loop, memory, asked_resolver(&asked), NULL);
+  (void)*(volatile unsigned char *)uffd_memory_address(memory);
+}
+
+static void a_callback_that_touches_its_own_memory_does_not_hang(void) {
+  CHECK_EQ(signal_of(serve_oneself, NULL), SIGBUS);
+}
+
+/* ---- system calls */
+
+static void system_calls_get_efault_and_prefault_helps(void) {
+  struct inline_case made = open_case(0);
+  int ends[2];
+  CHECK(pipe(ends) == 0);
+  CHECK(write(ends[1], made.at, 10) < 0 && errno == EFAULT);
+  CHECK_OK(uffd_memory_prefault(made.memory, 1, made.page, 0)); /* two pages */
+  CHECK_EQ(write(ends[1], made.at + made.page - 5, 10), 10);
+  CHECK_EQ(serving_stats(made.loop).copied, 2);
+  unsigned char got[10];
+  CHECK_EQ(read(ends[0], got, 10), 10);
+  for (unsigned i = 0; i < 10; i++) {
+    CHECK_EQ(got[i], image_byte(made.page - 5 + i));
+  }
+  CHECK_OK(uffd_memory_read(made.memory, 8 * made.page - 5, got, 10));
+  CHECK_EQ(got[9], image_byte(8 * made.page + 4));
+  CHECK_OK(uffd_memory_write(made.memory, 20 * made.page, "abc", 3));
+  CHECK_EQ(made.at[20 * made.page + 1], 'b');
+  CHECK_EQ(made.at[20 * made.page + 3], image_byte(20 * made.page + 3));
+  CHECK_ERR(uffd_memory_prefault(made.memory, made.length, 1, 0), -ERANGE);
+  close_case(&made);
+}
+
+/* ---- regions that come and go */
+
+struct churn {
+  struct inline_case *made;
+  _Atomic bool stop;
+};
+
+static void touch_and_drop(void *ctx) {
+  struct churn *churn = ctx;
+  uint64_t i = 0;
+  while (!atomic_load(&churn->stop)) {
+    uint64_t at = (i++ * 13 % PAGES) * churn->made->page;
+    CHECK_EQ(churn->made->at[at], image_byte(at));
+    CHECK(madvise(churn->made->at + at, churn->made->page, MADV_DONTNEED) == 0);
+  }
+}
+
+static void regions_come_and_go_while_others_fault(void) {
+  struct inline_case made = open_case(0);
+  struct churn churn = {.made = &made};
+  struct check_thread threads[2];
+  for (int i = 0; i < 2; i++) {
+    check_thread_start(&threads[i], touch_and_drop, &churn);
+  }
+  for (int i = 0; i < 300; i++) {
+    uffd_memory *memory = memory_make(MEMORY_ANON, 3);
+    uffd_region *region = region_add(made.loop, memory, image_resolver(3 * made.page), NULL);
+    CHECK_EQ(*memory_at(memory, made.page), image_byte(made.page));
+    if (i % 2 == 0) {
+      CHECK_OK(uffd_region_remove(region));
+      CHECK_EQ(*memory_at(memory, 0), 0);
+    } else {
+      CHECK_OK(uffd_region_complete(region));
+      CHECK_EQ(*memory_at(memory, 0), image_byte(0));
+    }
+    uffd_memory_close(memory);
+  }
+  atomic_store(&churn.stop, true);
+  for (int i = 0; i < 2; i++) {
+    check_thread_join(&threads[i]);
+  }
+  close_case(&made);
+}
+
+/* A thread that has raised the signal already when its region goes finds no entry: it must not be killed. */
+static void read_until_zero(void *ctx) {
+  volatile unsigned char *at = ctx;
+  uint64_t page = check_page();
+  for (uint64_t i = 0; i < PAGES; i++) {
+    unsigned byte = at[i * page];
+    CHECK(byte == image_byte(i * page) || byte == 0);
+  }
+}
+
+static void removing_a_region_while_its_threads_fault(void) {
+  for (int i = 0; i < 60; i++) {
+    struct inline_case made = open_case(0);
+    struct check_thread thread;
+    check_thread_start(&thread, read_until_zero, made.at);
+    while (serving_stats(made.loop).faults < (uint64_t)i) {
+      check_pause();
+    }
+    CHECK_OK(uffd_region_remove(made.region));
+    check_thread_join(&thread);
+    close_case(&made);
+  }
+}
+
+/* ---- events, stacks, choosing */
+
+static void dropped_pages_read_zeros_with_event_remove(void) {
+  struct inline_case made = open_case(UFFD_FEAT_EVENT_REMOVE);
+  CHECK(image_there(made.at, 0, made.length));
+  CHECK(madvise(made.at, made.length / 2, MADV_DONTNEED) == 0); /* sleeps until the event is read */
+  CHECK(check_filled(made.at, made.length / 2, 0));
+  CHECK(image_there(made.at + made.length / 2, made.length / 2, made.length / 2));
+  close_case(&made);
+}
+
+struct own_stack {
+  struct inline_case *made;
+  unsigned sum;
+};
+
+static __attribute__((noinline)) unsigned touch_deep(unsigned depth) {
+  volatile unsigned char frame[2048];
+  frame[0] = (unsigned char)depth;
+  frame[sizeof(frame) - 1] = 1;
+  return depth == 0 ? 0 : touch_deep(depth - 1) + frame[sizeof(frame) - 1];
+}
+
+static void *run_on_served_stack(void *ctx) {
+  struct own_stack *own = ctx;
+  if (uffd_signal_stack() == 0 && uffd_signal_stack() == 0) own->sum = touch_deep(400);
+  return NULL;
+}
+
+static void a_thread_whose_stack_is_served(void) {
+  if (check_under_tsan()) SKIP("ThreadSanitizer keeps signals from a thread whose stack it does not know");
+  struct inline_case made = {.page = check_page()};
+  made.loop = open_inline(0);
+  made.memory = memory_make(MEMORY_ANON, PAGES);
+  uffd_resolver *zero;
+  CHECK_OK(uffd_resolver_zero(&zero));
+  struct own_stack own = {.made = &made};
+  pthread_attr_t attributes;
+  pthread_t thread;
+  uint64_t length = uffd_memory_length(made.memory);
+  /* the thread begins on the upper part, which is there; deeper pages are served */
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  opts.length = length / 2;
+  region_add(made.loop, made.memory, zero, &opts);
+  CHECK(pthread_attr_init(&attributes) == 0);
+  CHECK(pthread_attr_setstack(&attributes, uffd_memory_address(made.memory), length / 2 + 64 * made.page) == 0);
+  CHECK(pthread_create(&thread, &attributes, run_on_served_stack, &own) == 0);
+  CHECK(pthread_join(thread, NULL) == 0);
+  CHECK_EQ(own.sum, 400);
+  CHECK(serving_stats(made.loop).zero > 10);
+  close_case(&made);
+}
+
+static void auto_tells_what_it_chose(void) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  const char *why = NULL;
+  uffd_loop *loop;
+  opts.open_flags = UFFD_OPEN_USER_MODE_ONLY;
+  check_needs(UFFD_FEAT_SIGBUS);
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  CHECK_EQ(uffd_loop_engine(loop, &why), UFFD_ENGINE_INLINE);
+  CHECK(why != NULL && strstr(why, "user-mode-only") != NULL);
+  CHECK_OK(uffd_loop_close(loop));
+  struct uffd_probe probe = UFFD_PROBE_INIT;
+  CHECK_OK(uffd_probe(&probe));
+  if (probe.user_mode_only) return;
+  opts.open_flags = 0;
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  CHECK_EQ(uffd_loop_engine(loop, NULL), UFFD_ENGINE_THREADS);
+  CHECK_OK(uffd_loop_close(loop));
+}
+
+static void an_object_of_the_wrong_kind_is_refused(void) {
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  uffd_memory *memory = memory_make(MEMORY_ANON, 1);
+  uffd_resolver *zero;
+  uffd_loop *loop = open_inline(0);
+  CHECK_OK(uffd_resolver_zero(&zero));
+  opts.object = check_open(0);
+  CHECK_ERR(uffd_loop_add(loop, memory, zero, &opts, NULL), -EINVAL);
+  CHECK_SAYS("sigbus");
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_close(opts.object);
+  opts.object = check_open(UFFD_FEAT_SIGBUS);
+  CHECK_OK(uffd_loop_create(NULL, &loop));
+  if (uffd_loop_engine(loop, NULL) == UFFD_ENGINE_THREADS) {
+    CHECK_ERR(uffd_loop_add(loop, memory, zero, &opts, NULL), -EINVAL);
+    CHECK_SAYS("sigbus");
+  }
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_close(opts.object);
+  uffd_resolver_close(zero);
+  uffd_memory_close(memory);
+}
+
+static const struct check_test tests[] = {
+    TEST(pages_come_in_the_faulting_thread),
+    TEST(writes_are_told_from_reads),
+    TEST(any_number_of_threads),
+    TEST(others_go_to_the_handler_before),
+    TEST(others_kill_without_a_handler),
+    TEST(a_later_handler_may_call_ours),
+    TEST(poison_stays_sigbus),
+    TEST(a_callback_that_touches_its_own_memory_does_not_hang),
+    TEST(system_calls_get_efault_and_prefault_helps),
+    TEST(regions_come_and_go_while_others_fault),
+    TEST(removing_a_region_while_its_threads_fault),
+    TEST(dropped_pages_read_zeros_with_event_remove),
+    TEST(a_thread_whose_stack_is_served),
+    TEST(auto_tells_what_it_chose),
+    TEST(an_object_of_the_wrong_kind_is_refused),
+};
+
+CHECK_MAIN(tests)
