@@ -1,6 +1,6 @@
 /*
  * Random trees of resolvers over random regions, touched in random order by two threads while a third prefetches: every
- * byte is what a model says. CHECK_SEED repeats a run, CHECK_ROUNDS makes a longer one.
+ * byte is what a model says. CHECK_SEED repeats a run.
  */
 #define _GNU_SOURCE
 #include "check.h"
@@ -391,8 +391,6 @@ static bool play(bool huge) {
 }
 
 static void play_rounds(bool huge, unsigned rounds) {
-  const char *wanted = getenv("CHECK_ROUNDS");
-  if (wanted != NULL) rounds = (unsigned)strtoul(wanted, NULL, 10);
   if (check_under_tsan()) rounds = rounds / 4 + 1;
   dice = view_seed();
   unsigned accepted = 0;
