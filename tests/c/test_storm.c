@@ -271,7 +271,9 @@ static void begin(int engine) {
   struct uffd_probe probe = UFFD_PROBE_INIT;
   page = check_page();
   CHECK_OK(uffd_probe(&probe));
-  storm.forks = probe.event_fork && !check_under_tsan();
+  /* fork() holds malloc's locks until its event is read: a pump's driver must not allocate meanwhile, and call() does
+   */
+  storm.forks = probe.event_fork && !check_under_tsan() && engine != ENGINE_PUMP;
   opts.features = UFFD_FEAT_EVENT_REMOVE | UFFD_FEAT_EVENT_UNMAP | (storm.forks ? UFFD_FEAT_EVENT_FORK : 0);
   opts.on_error = UFFD_ON_ERROR_ZERO;
   check_needs(UFFD_FEAT_PAGEFAULT_FLAG_WP | UFFD_FEAT_MINOR_SHMEM);
