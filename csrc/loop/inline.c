@@ -54,6 +54,10 @@ static uint32_t thread_id(void) {
 static uint32_t walk(struct uffd_handler_state *handler, const struct uffd_entry *entry, uint64_t address,
                      uint64_t flags) {
   struct uffd_handler_state *outer = uffd_current_handler;
+  /* The signal does not tell a minor fault from a missing one: the page cache is asked first, and says if it has none.
+   */
+  bool minor = (entry->slice.region->modes & UFFD_MODE_MINOR) != 0 && (flags & UFFD_FAULT_WP) == 0;
+  if (minor) flags |= UFFD_FAULT_MINOR;
   const struct uffd_pending fault = {
       .source = entry->source,
       .address = address,

@@ -62,6 +62,29 @@ static void pages_come_in_the_faulting_thread(void) {
   close_case(&made);
 }
 
+/* The signal tells minor and missing alike: the page cache has every second page, the others come from the image. */
+static void minor_and_missing_faults_in_one_region(void) {
+  uint64_t page = check_page();
+  uffd_loop *loop = open_inline(0);
+  uffd_memory *memory = memory_make(MEMORY_MEMFD, 64);
+  unsigned char *alias = uffd_memory_alias(memory);
+  for (uint64_t i = 0; i < 64; i += 2) {
+    memset(alias + i * page, 0xC0, page);
+  }
+  uffd_resolver *image = image_resolver(64 * page), *proceed;
+  CHECK_OK(uffd_resolver_continue(image, &proceed));
+  uffd_resolver_close(image);
+  region_add(loop, memory, proceed, NULL);
+  for (uint64_t i = 0; i < 64; i++) {
+    CHECK_EQ(*memory_at(memory, i * page), i % 2 == 0 ? 0xC0 : image_byte(i * page));
+  }
+  struct uffd_stats stats = serving_stats(loop);
+  CHECK_EQ(stats.continued, 32);
+  CHECK_EQ(stats.copied, 32);
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_memory_close(memory);
+}
+
 static void writes_are_told_from_reads(void) {
   struct inline_case made = open_case(0);
   made.at[0] = 7;
@@ -419,6 +442,7 @@ static void an_object_of_the_wrong_kind_is_refused(void) {
 
 static const struct check_test tests[] = {
     TEST(pages_come_in_the_faulting_thread),
+    TEST(minor_and_missing_faults_in_one_region),
     TEST(writes_are_told_from_reads),
     TEST(any_number_of_threads),
     TEST(others_go_to_the_handler_before),
