@@ -205,6 +205,20 @@ static void trailing_holes_and_files_of_nothing_else(void) {
   serving_close(&served);
 }
 
+/* Blocks that are there, but were never written, are holes to some file systems, until something is. */
+static void preallocated_blocks(void) {
+  for (size_t p = 0; p < PLACES; p++) {
+    int fd = make_file(places[p], 0);
+    if (fallocate(fd, 0, 0, (off_t)(16 * PAGE)) != 0) SKIP("no fallocate in %s", places[p]);
+    write_at(fd, "not written back yet", 20, 5 * PAGE - 7);
+    write_at(fd, "x", 1, 12 * PAGE);
+    CHECK(fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)(16 * PAGE), (off_t)(16 * PAGE)) == 0); /* behind its end */
+    check_view(fd, 0, 16 * PAGE, MEMORY_ANON, 0);
+    check_view(fd, 9, 15 * PAGE + 1, MEMORY_ANON, 8 * PAGE);
+    close(fd);
+  }
+}
+
 static void beyond_4_gib_in(const char *place, uint64_t base) {
   int fd = make_file(place, base + 16 * PAGE + 33);
   unsigned char *image = image_make(4 * PAGE);
@@ -323,6 +337,31 @@ static void a_file_that_never_stands_still(void) {
     view_close(&view);
   }
   uffd_resolver_close(resolver);
+  close(fd);
+}
+
+static void shrink_and_grow(void *ctx) {
+  int fd = *(int *)ctx;
+  for (int i = 0; i < 2000; i++) {
+    CHECK(ftruncate(fd, i % 2 == 0 ? 10 : (off_t)PAGE + 100) == 0);
+  }
+}
+
+/* R25: what is read short while the resolver is made is an error, never zeros. */
+static void a_file_that_shrinks_while_it_is_opened(void) {
+  int fd = make_image_file(places[0], PAGE + 100);
+  struct check_thread thread;
+  check_thread_start(&thread, shrink_and_grow, &fd);
+  while (!atomic_load(&thread.done)) {
+    uffd_resolver *resolver = NULL;
+    struct uffd_file_opts opts = UFFD_FILE_OPTS_INIT;
+    opts.offset = PAGE + 1;
+    int result = uffd_resolver_file_fd(fd, &opts, &resolver);
+    CHECK(result == 0 || result == -EINVAL || result == -EIO);
+    CHECK((result == 0) == (resolver != NULL));
+    uffd_resolver_close(resolver);
+  }
+  check_thread_join(&thread);
   close(fd);
 }
 
@@ -472,11 +511,13 @@ static const struct check_test tests[] = {
     TEST(holes_at_every_edge_on_tmpfs),
     TEST(holes_at_every_edge_on_disk),
     TEST(trailing_holes_and_files_of_nothing_else),
+    TEST(preallocated_blocks),
     TEST(offsets_beyond_4_gib),
     TEST(the_descriptor_stays_the_callers),
     TEST(a_path_opens_no_descriptor_for_long),
     TEST(a_file_that_shrinks_is_an_error_for_its_pages),
     TEST(a_file_that_never_stands_still),
+    TEST(a_file_that_shrinks_while_it_is_opened),
     TEST(other_kinds_of_files),
     TEST(files_that_cannot_be_opened),
     TEST(a_file_without_permission),
