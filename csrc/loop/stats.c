@@ -6,7 +6,7 @@
 
 #include "loop/loop.h"
 
-#define SETTLE_NS UINT64_C(10000000)
+#define SETTLE_NS UINT64_C(200000000)
 #define SUB_BITS  4u /* 16 buckets to each power of two */
 
 static uint32_t bucket_of(uint64_t value) {
