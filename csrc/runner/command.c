@@ -1,4 +1,7 @@
-/* What uffd-lua does beside running scripts. A new subcommand is a row of the table. */
+/*
+ * What uffd-lua does beside running scripts. A new command is a row of the table; one that is a word is then a module
+ * in lua/uffd: a function of the arguments that returns the exit code.
+ */
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +39,15 @@ static int run_check(lua_State *L, const struct uffd_options *options) {
   return count < 0 ? UFFD_EXIT_ERROR : call_module(L, count + 2);
 }
 
+/* A word: the module of its name, with the arguments as they stand. */
+static int run_word(lua_State *L, const struct uffd_options *options) {
+  const char *module = lua_pushfstring(L, "uffd.%s", options->command->name);
+  if (push_module(L, module) != LUA_OK) return UFFD_EXIT_ERROR;
+  lua_remove(L, -2);
+  int count = uffd_push_arguments(L);
+  return count < 0 ? UFFD_EXIT_ERROR : call_module(L, count);
+}
+
 static int run_help(lua_State *L, const struct uffd_options *options) {
   (void)L, (void)options;
   uffd_print_usage();
@@ -49,10 +61,8 @@ static int run_version(lua_State *L, const struct uffd_options *options) {
 }
 
 static const struct uffd_command commands[] = {
-    {"--info", "json", false, run_info},
-    {"--check", NULL, true, run_check},
-    {"--help", NULL, false, run_help},
-    {"--version", NULL, false, run_version},
+    {"--info", "json", false, run_info},     {"--check", NULL, true, run_check}, {"--help", NULL, false, run_help},
+    {"--version", NULL, false, run_version}, {"ws", NULL, false, run_word},
 };
 
 const struct uffd_command *uffd_find_command(const char *name, size_t length) {

@@ -7,6 +7,7 @@
 
 void uffd_print_usage(void) {
   fputs("usage: " UFFD_PROGRAM " [options] [script [args]]\n"
+        "       " UFFD_PROGRAM " command [args]\n"
         "Runs Lua programs with uffd built in. The options of lua:\n"
         "  -e stat         execute string 'stat'\n"
         "  -i              enter interactive mode after executing 'script'\n"
@@ -23,6 +24,8 @@ void uffd_print_usage(void) {
         "  --check script  run 'script' up to its first serve, asking every policy for its first page\n"
         "  --version       show version information and stop\n"
         "  --help          show this and stop\n"
+        "The commands, each with a --help of its own (a script of that name: ./NAME, or after --):\n"
+        "  ws              look into files of working sets: info, merge, diff, plot\n"
         "exit codes: 0 done, 1 the script failed, 2 wrong usage, 77 userfaultfd cannot be had (--info)\n",
         stdout);
 }
@@ -94,7 +97,6 @@ static void find_script(struct uffd_options *options, int index, bool words) {
   if (!words || index >= options->argc || options->command != NULL) return;
   const char *word = options->argv[index];
   options->command = uffd_find_command(word, strlen(word));
-  if (options->command != NULL) options->script++;
 }
 
 bool uffd_parse_options(int argc, char **argv, struct uffd_options *options) {

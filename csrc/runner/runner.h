@@ -18,7 +18,7 @@ struct uffd_command;
 struct uffd_options {
   int argc;
   char **argv;
-  int script; /* index in argv of the script, the first argument of a command, or argc */
+  int script; /* index in argv of the script, of a command's word, or argc */
   bool script_is_stdin;
   bool interactive;    /* -i */
   bool version;        /* -v, -i */

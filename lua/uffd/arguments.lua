@@ -1,0 +1,92 @@
+-- The arguments of the runner's commands, as a person types them, and what is said when they are wrong.
+local arguments = {}
+
+-- Converters of values: the value, or nil and what was expected.
+function arguments.text(text) return text end
+
+function arguments.integer(text)
+  local number = math.tointeger(tonumber(text))
+  if number and number >= 0 then return number end
+  return nil, "an integer from 0 on"
+end
+
+local units = { [""] = 1, K = 1 << 10, M = 1 << 20, G = 1 << 30, T = 1 << 40 }
+
+function arguments.bytes(text)
+  local digits, unit = text:match "^(%d+)([KMGT]?)i?B?$"
+  local number = digits and math.tointeger(tonumber(digits))
+  if number and number <= math.maxinteger // units[unit] then return number * units[unit] end
+  return nil, 'bytes, such as 4096 or "64M"'
+end
+
+function arguments.choice(...)
+  local choices = { ... }
+  return function(text)
+    for _, choice in ipairs(choices) do
+      if choice == text then return text end
+    end
+    return nil, "one of " .. table.concat(choices, ", ")
+  end
+end
+
+local function name_of(known, option)
+  local name = option:match "^%-%-(.+)$" or known[option]
+  if type(name) == "string" and known[name] then return name end
+  return nil, ("'%s' is not an option"):format(option)
+end
+
+-- known: the name of each option, without dashes, to true (it stands alone) or a converter; "-x" to the name that it
+-- is short for. Options may stand among the words, "--" ends them, "-" is a word. Returns the options by name and the
+-- words; or nil and a sentence.
+function arguments.parse(known, ...)
+  local given, options, words = { ... }, {}, {}
+  local i = 1
+  while i <= #given do
+    local option, value = given[i], nil
+    if option == "--" then
+      table.move(given, i + 1, #given, #words + 1, words)
+      break
+    elseif option == "-" or option:sub(1, 1) ~= "-" then
+      words[#words + 1] = option
+    else
+      if option:find "^%-%-[^=]+=" then option, value = option:match "^(.-)=(.*)$" end
+      local name, message = name_of(known, option)
+      if not name then return nil, message end
+      local convert = known[name]
+      if convert == true then
+        if value then return nil, ("'%s' takes no value"):format(option) end
+        options[name] = true
+      else
+        if not value then
+          i = i + 1
+          value = given[i]
+          if not value then return nil, ("'%s' needs a value"):format(option) end
+        end
+        local expected
+        options[name], expected = convert(value)
+        if options[name] == nil then return nil, ("'%s' takes %s, not '%s'"):format(option, expected, value) end
+      end
+    end
+    i = i + 1
+  end
+  return options, words
+end
+
+local function complain(command, message)
+  io.stdout:flush()
+  io.stderr:write("uffd-lua ", command, ": ", message, "\n")
+end
+
+-- Wrong usage, and a run that failed: each says so, and returns the exit code.
+function arguments.refuse(command, message, usage)
+  complain(command, message)
+  io.stderr:write("usage: uffd-lua ", usage, "; uffd-lua ", command, " --help tells more\n")
+  return 2
+end
+
+function arguments.fail(command, message)
+  complain(command, message)
+  return 1
+end
+
+return arguments
