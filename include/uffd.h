@@ -417,6 +417,8 @@ UFFD_EXPORT int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint6
 typedef struct uffd_resolver uffd_resolver;
 
 UFFD_EXPORT void uffd_resolver_close(uffd_resolver *resolver); /* ends the caller's use; NULL is allowed */
+/* One more use of it, which needs a close of its own: for callers that share it. NULL is allowed. */
+UFFD_EXPORT void uffd_resolver_hold(uffd_resolver *resolver);
 UFFD_EXPORT uint64_t uffd_resolver_size(const uffd_resolver *resolver);
 UFFD_EXPORT const char *uffd_resolver_kind(const uffd_resolver *resolver); /* "zero", "file", ... */
 

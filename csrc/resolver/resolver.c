@@ -14,7 +14,7 @@ void uffd_resolver_init(uffd_resolver *resolver, const struct uffd_resolver_clas
 }
 
 void uffd_resolver_hold(uffd_resolver *resolver) {
-  atomic_fetch_add_explicit(&resolver->references, 1, memory_order_relaxed);
+  if (resolver != NULL) atomic_fetch_add_explicit(&resolver->references, 1, memory_order_relaxed);
 }
 
 int uffd_resolver_nest(uffd_resolver *parent, const uffd_resolver *child) {

@@ -57,7 +57,6 @@ struct uffd_resolver {
 
 /* Fills in the head of a resolver that its maker has allocated. */
 void uffd_resolver_init(uffd_resolver *resolver, const struct uffd_resolver_class *class, uint64_t size);
-void uffd_resolver_hold(uffd_resolver *resolver);
 void uffd_resolver_drop(uffd_resolver *resolver);
 /* 0, or -EOWNERDEAD and a sentence in a forked child. */
 int uffd_resolver_enter(const uffd_resolver *resolver);

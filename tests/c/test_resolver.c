@@ -244,6 +244,18 @@ static void one_resolver_in_several_loops_and_regions(void) {
   uffd_memory_close(more);
 }
 
+static void held_by_two_it_is_closed_twice(void) {
+  uint64_t page = check_page();
+  uffd_resolver_hold(NULL);
+  uffd_resolver *resolver = image_resolver(page);
+  uffd_resolver_hold(resolver);
+  uffd_resolver_close(resolver);
+  struct view view = view_open(resolver, &(struct view_opts){.length = page});
+  CHECK(image_there(view.at, 0, page));
+  view_close(&view);
+  uffd_resolver_close(resolver);
+}
+
 struct inherited {
   uffd_resolver *resolver;
   uffd_memory *memory;
@@ -315,6 +327,7 @@ static const struct check_test tests[] = {
     TEST(patterns_in_huge_pages),
     TEST(a_pattern_keeps_within_the_cover),
     TEST(one_resolver_in_several_loops_and_regions),
+    TEST(held_by_two_it_is_closed_twice),
     TEST(a_forked_child_can_only_close_it),
     TEST(refusals),
 };
