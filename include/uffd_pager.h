@@ -218,6 +218,20 @@ struct uffd_pager_report {
 UFFD_EXPORT const char *uffd_report_name(uint32_t kind);
 UFFD_EXPORT const char *uffd_client_state_name(uint32_t state);
 
+/* ------------------------------------------------------------------------------------------------ asking */
+
+/* Called with the reply, a line of JSON without its end; valid during the call. */
+typedef void uffd_reply_fn(void *ctx, const char *reply, size_t length);
+
+/*
+ * Asks the pager behind a control socket, from any process that may connect to it: one line of JSON, one line of JSON
+ * as the reply. {"request":"status"}, "clients", "stats", "drain", "reload"; a reply has "ok", and "error", a sentence,
+ * when that is false. timeout_ms for each step of it; 0: 5000. reply may be NULL. Any thread.
+ * Errors: -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT; -EPIPE it hung up; -EINVAL; -EMFILE; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms, uffd_reply_fn *reply,
+                               void *ctx);
+
 /* ------------------------------------------------------------------------------------------------ handing over */
 
 struct uffd_handoff_opts {
