@@ -33,6 +33,7 @@ struct uffd_door_kind {
    */
   int (*feed)(void *state, const struct uffd_door_limits *limits, const char *bytes, size_t length, size_t *used,
               struct uffd_handshake *handshake);
+  bool (*is_blank)(char c); /* a byte that may stand between two handshakes */
   void (*release)(void *state);
 };
 
@@ -73,8 +74,8 @@ void uffd_door_close(struct uffd_door *door);
 
 /* ---- connections */
 
-/* A connection out of a stream socket that is there already, for tests; it owns fd. peer->pidfd becomes its own. */
-int uffd_connection_make(const struct uffd_door_opts *opts, int fd, const struct uffd_peer *peer,
+/* A connection out of a stream socket; it owns fd and peer->pidfd from then on. -ENOMEM. */
+int uffd_connection_make(const struct uffd_door_opts *opts, uint64_t number, int fd, const struct uffd_peer *peer,
                          struct uffd_connection **connection);
 int uffd_connection_fd(const struct uffd_connection *connection);
 const struct uffd_peer *uffd_connection_peer(const struct uffd_connection *connection);

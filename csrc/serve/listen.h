@@ -38,6 +38,6 @@ struct uffd_peer {
  * that is -1. Errors: -EAGAIN nobody, without a sentence; -EACCES not allowed; -ESRCH gone already; -EMFILE, -ENFILE.
  * All but -EAGAIN mean that one connection was refused.
  */
-int uffd_listener_accept(const struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer);
+int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer);
 
 #endif
