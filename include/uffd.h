@@ -681,6 +681,55 @@ UFFD_EXPORT int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolve
  */
 UFFD_EXPORT int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length);
 
+struct uffd_range {
+  uint64_t offset, length; /* bytes, of a region */
+};
+
+/* A prefetch under way, or over. */
+typedef struct uffd_prefetch uffd_prefetch;
+
+struct uffd_prefetch_opts {
+  size_t size;
+  uint64_t rate; /* bytes a second at most; 0: no limit */
+};
+#define UFFD_PREFETCH_OPTS_INIT                                                                                        \
+  { sizeof(struct uffd_prefetch_opts), 0 }
+
+/*
+ * Begins to fill the ranges in the background and returns at once; ranges NULL or count 0: the whole region. Faults
+ * always go first; the ranges are filled in the order of their offsets, what overlaps once, in steps of at most 2 MiB
+ * between which faults have their turn. Threads and inline: in the threads that read the loop's objects; a pump: in
+ * uffd_loop_step() and uffd_prefetch_wait(). Several may be under way at once. Whether the region is completed or
+ * removed, or the loop closed, or the handle, is free to come first: what is left is cancelled then.
+ * Errors: -ERANGE a range outside the region; -ENOENT the region is complete or removed; -ECANCELED the loop is being
+ * closed; -EINVAL options; -ENOMEM; -EDEADLK from a callback of this loop; -EOWNERDEAD.
+ */
+UFFD_EXPORT int uffd_region_prefetch_start(uffd_region *region, const struct uffd_range *ranges, size_t count,
+                                           const struct uffd_prefetch_opts *opts, uffd_prefetch **prefetch);
+
+struct uffd_prefetch_status {
+  size_t size;           /* in: sizeof(struct uffd_prefetch_status); UFFD_PREFETCH_STATUS_INIT sets it */
+  int done;              /* 1: nothing goes on any more */
+  int error;             /* 0, or the errno of the first failure: the resolver's, or ECANCELED */
+  uint64_t bytes_wanted; /* the ranges, as whole pages */
+  uint64_t bytes_done;   /* of those: filled, there already, failed, or not mapped any more */
+};
+#define UFFD_PREFETCH_STATUS_INIT                                                                                      \
+  { sizeof(struct uffd_prefetch_status), 0, 0, 0, 0 }
+
+/* Fills *status. Cheap; any thread, also when the loop is closed. -EBADF NULL; -EINVAL size; -EOWNERDEAD. */
+UFFD_EXPORT int uffd_prefetch_status(const uffd_prefetch *prefetch, struct uffd_prefetch_status *status);
+
+/*
+ * Waits up to timeout_ms (-1: for ever) until it is over: 1; 0 the time has passed. Errors: the first failure as
+ * uffd_region_prefetch() tells it (what else could be filled is filled), -ECANCELED included; -EDEADLK from a callback
+ * of this loop; -EBADF NULL; -EOWNERDEAD. Any thread; a pump's: the one that drives it.
+ */
+UFFD_EXPORT int uffd_prefetch_wait(uffd_prefetch *prefetch, int timeout_ms);
+
+/* Ends the handle, and cancels what is left without waiting for it. NULL is allowed. Any thread, callbacks too. */
+UFFD_EXPORT void uffd_prefetch_close(uffd_prefetch *prefetch);
+
 /*
  * Fills the rest of the region and unregisters it: the memory is ordinary from then on, and the region is out of the
  * loop. Errors as uffd_region_prefetch(): then it goes on being served. Again: 0.

@@ -310,7 +310,7 @@ uint64_t uffd_handler_due(const struct uffd_handler_state *handler) {
   if (handler->queued == 0 && handler->jobs == NULL) return due;
   uint64_t now = uffd_now();
   if (handler->queued != 0) due = min_u64(due, until(handler->retry_ns, now));
-  if (handler->jobs != NULL) due = min_u64(due, until(handler->jobs_ns, now));
+  if (handler->jobs != NULL) due = min_u64(due, until(uffd_jobs_due(handler), now));
   return due;
 }
 
@@ -358,7 +358,7 @@ unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout)
   if (handler->queued < UFFD_QUEUE_MAX / 2) wake_put_back(handler);
   atomic_store_explicit(&handler->passes, atomic_load_explicit(&handler->passes, memory_order_relaxed) + 1,
                         memory_order_release); /* with all that was counted */
-  if (answered == 0 && handler->jobs != NULL && uffd_now() >= handler->jobs_ns) uffd_jobs_run(handler, true);
+  if (answered == 0 && handler->jobs != NULL) uffd_jobs_run(handler, true);
   if (handler->asker.policy_calls != calls) {
     handler->untidy = true;
   } else if (handler->untidy && !woken) {

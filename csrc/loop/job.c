@@ -1,6 +1,6 @@
 /*
- * What user threads want of a handler: posted without a lock, done between faults. A job lives on its poster's stack,
- * who waits for it.
+ * What user threads want of a handler: posted without a lock, done between faults. A job lives with its poster, who
+ * waits for it, or has left word (over) of what becomes of it.
  */
 #include <errno.h>
 #include <sched.h>
@@ -16,9 +16,18 @@ void uffd_job_init(struct uffd_job *job,
 
 static struct uffd_job finished; /* stands in posted when the handler does no more jobs */
 
+/* From here on the job is its poster's again, and may be gone. */
+static void end(struct uffd_job *job) {
+  if (job->over != NULL) {
+    job->over(job);
+  } else {
+    sem_post(&job->done);
+  }
+}
+
 static void cancel(struct uffd_job *job) {
   job->result = -ECANCELED;
-  sem_post(&job->done); /* the job is its poster's again, and may be gone */
+  end(job);
 }
 
 void uffd_job_post(struct uffd_handler_state *handler, struct uffd_job *job) {
@@ -100,12 +109,13 @@ bool uffd_jobs_run(struct uffd_handler_state *handler, bool background) {
   if (atomic_load_explicit(&handler->posted, memory_order_relaxed) != NULL) take_posted(handler, NULL);
   for (struct uffd_job **link = &handler->jobs; *link != NULL;) {
     struct uffd_job *job = *link;
-    bool may_run = !job->background || (background && !worked), in_background = job->background;
+    bool in_background = job->background;
+    bool may_run = !in_background || (background && !worked && (job->due_ns == 0 || uffd_now() >= job->due_ns));
     bool done = may_run && job->run(handler, job) == UFFD_JOB_DONE;
     worked = worked || (may_run && in_background);
     if (done) {
       *link = job->next;
-      sem_post(&job->done); /* the job is its poster's again, and may be gone */
+      end(job);
     } else if (may_run && in_background) {
       put_last(link);
     } else {
@@ -113,6 +123,20 @@ bool uffd_jobs_run(struct uffd_handler_state *handler, bool background) {
     }
   }
   return worked;
+}
+
+uint64_t uffd_jobs_due(const struct uffd_handler_state *handler) {
+  uint64_t due = UINT64_MAX;
+  for (const struct uffd_job *job = handler->jobs; job != NULL; job = job->next) {
+    due = min_u64(due, job->due_ns);
+  }
+  return due;
+}
+
+void uffd_jobs_hasten(struct uffd_handler_state *handler) {
+  for (struct uffd_job *job = handler->jobs; job != NULL; job = job->next) {
+    job->due_ns = 0;
+  }
 }
 
 void uffd_jobs_cancel(struct uffd_handler_state *handler) {

@@ -102,7 +102,6 @@ struct uffd_handler_state {
   uint32_t polls_count, polls_capacity;
   uint32_t turns;        /* inline: faults resolved */
   struct uffd_job *jobs; /* taken from posted, not done */
-  uint64_t jobs_ns;      /* when background jobs go on: EAGAIN put one off */
   uint64_t retry_ns;     /* when deferred faults are tried again */
   uint64_t retry_step;
   uint32_t queued;   /* of queue[] */
@@ -123,8 +122,10 @@ struct uffd_job {
   struct uffd_job *next;
   enum uffd_job_result (*run)(struct uffd_handler_state *handler, struct uffd_job *job);
   bool background; /* waits until no fault does */
+  uint64_t due_ns; /* in the background: not before this; all: the handler wakes up for it */
   int result;
   sem_t done;
+  void (*over)(struct uffd_job *job); /* takes the job back where nobody waits for it; NULL: done is posted */
 };
 
 struct uffd_hook { /* of the trace; mapped, because a hook may put another in its place */
@@ -152,9 +153,10 @@ struct uffd_region {
   void *cookie;
   _Atomic uint8_t *pages;
   pthread_mutex_t lock; /* prefetch, complete, remove: one at a time. Never taken by a handler */
-  bool served;          /* under lock */
-  bool complete;        /* under lock */
-  uint32_t count;       /* slices: slice i belongs to handler first + i */
+  _Atomic bool served;  /* these three are written under lock */
+  _Atomic bool complete;
+  _Atomic bool removed;
+  uint32_t count; /* slices: slice i belongs to handler first + i */
   uint32_t first;
   uint64_t slice_bytes; /* of each but the last */
   uffd_object *object;  /* the user's; NULL: the handlers' own */
@@ -299,8 +301,15 @@ int uffd_job_run(struct uffd_handler_state *handler, struct uffd_job *job); /* p
 /* The handler's side: takes what was posted, runs what it may. True if a background job did some work. */
 bool uffd_jobs_run(struct uffd_handler_state *handler, bool background);
 void uffd_jobs_cancel(struct uffd_handler_state *handler);
+void uffd_jobs_hasten(struct uffd_handler_state *handler);        /* what waits for its time looks around once more */
+uint64_t uffd_jobs_due(const struct uffd_handler_state *handler); /* of the first; UINT64_MAX: there is none */
 
-/* region.c: unregistering lets sleepers go; missing pages are zeros from then on. */
+/* prefetch.c: fills [offset, offset+length), whole pages, and waits for it. Under region->lock. 0 or -errno. */
+int uffd_prefetch_now(uffd_region *region, uint64_t offset, uint64_t length);
+
+/* region.c: 0, or -ENOENT with a sentence. */
+int uffd_region_check_served(const uffd_region *region);
+/* Unregistering lets sleepers go; missing pages are zeros from then on. */
 void uffd_region_unregister(uffd_region *region); /* as it was added, without what mremap has moved */
 void uffd_slice_unregister(const struct uffd_source *source, const struct uffd_slice *slice);
 void uffd_region_destroy(uffd_region *region);

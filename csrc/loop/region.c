@@ -1,5 +1,5 @@
 /*
- * Regions: adding, prefetching, completing, taking out. All of it in the user's threads; what handlers look at is
+ * Regions: adding, completing, taking out. All of it in the user's threads; what handlers look at is
  * changed by jobs.
  */
 #include <inttypes.h>
@@ -127,7 +127,7 @@ static enum uffd_job_result bring_in_now(struct uffd_handler_state *handler, str
   const struct uffd_pending fault = {
       .source = source, .address = wanted->address, .flags = wanted->flags, .read_ns = wanted->started_ns};
   if (uffd_line_fault(handler, &fault) == UFFD_OUTCOME_DEFERRED) {
-    handler->jobs_ns = uffd_now() + UFFD_RETRY_MAX_NS;
+    job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS;
     return UFFD_JOB_AGAIN;
   }
   struct uffd_counters *counters = &handler->counters;
@@ -217,6 +217,7 @@ static enum uffd_job_result detach(struct uffd_handler_state *handler, struct uf
     }
     uffd_slices_forget(source, wanted->region);
   }
+  uffd_jobs_hasten(handler);
   return UFFD_JOB_DONE;
 }
 
@@ -439,152 +440,12 @@ int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
   return result;
 }
 
-/* ---- prefetching */
+/* ---- taking out */
 
-struct prefetch_job {
-  struct uffd_job job;
-  const uffd_region *region;
-  uint64_t at, end; /* offsets in the region: parts of it may have been unmapped, or have moved */
-  int error;        /* the first */
-  char text[256];   /* its sentence */
-};
-
-static void note_error(struct prefetch_job *job, int error) {
-  if (job->error != 0) return;
-  job->error = error;
-  strncpy(job->text, uffd_errmsg(), sizeof(job->text) - 1);
-}
-
-static uint64_t slice_high(const struct uffd_slice *slice) { /* the offset of its end */
-  return slice->offset + (slice->end - slice->start);
-}
-
-/* What is left of the region at job->at, or the next that is after it. */
-static struct uffd_slice *find_slice(const struct uffd_handler_state *handler, const struct prefetch_job *job,
-                                     struct uffd_source **found) {
-  struct uffd_slice *first = NULL;
-  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
-    for (uint32_t i = 0; !source->child && i < source->count; i++) {
-      struct uffd_slice *slice = &source->slices[i];
-      if (slice->region != job->region || slice_high(slice) <= job->at) continue;
-      if (first != NULL && first->offset <= slice->offset) continue;
-      first = slice;
-      *found = source;
-    }
-  }
-  return first;
-}
-
-/* The end of the run of absent pages from at on, within limit: offsets in the region. */
-static uint64_t absent_end(const struct uffd_slice *slice, uint64_t at, uint64_t limit) {
-  uint64_t page_size = slice->region->page_size;
-  while (at < limit && page_state(slice, (at - slice->offset) / page_size) == UFFD_PAGE_ABSENT) {
-    at += page_size;
-  }
-  return at;
-}
-
-/* One run of absent pages, at most to limit. False when the kernel wants events read first. */
-static bool prefetch_run(struct uffd_handler_state *handler, struct uffd_source *source, struct uffd_slice *slice,
-                         struct prefetch_job *job, uint64_t limit) {
-  uint64_t page_size = slice->region->page_size, high = absent_end(slice, job->at, limit);
-  if (high == job->at) { /* there already, or dropped by its owner, who is to read zeros */
-    job->at += page_size;
-    return true;
-  }
-  uint64_t origin = slice->start - slice->offset; /* modulo 2^64 */
-  switch (uffd_line_prefetch(handler, source, slice, origin + job->at, origin + high)) {
-  case UFFD_OUTCOME_DEFERRED:
-    return false;
-  case UFFD_OUTCOME_FAILED:
-    note_error(job, handler->error);
-    job->at += page_size;
-    return true;
-  case UFFD_OUTCOME_GONE:
-    if (job->error == 0) fail(ESRCH, "The page at offset %" PRIu64 " is no longer mapped or registered.", job->at);
-    note_error(job, ESRCH);
-    job->at += page_size;
-    return true;
-  default:
-    return true; /* the answer may have been shorter: the page states say how far it went */
-  }
-}
-
-/* At most UFFD_STEP_BYTES, then faults have their turn. */
-static enum uffd_job_result prefetch_step(struct uffd_handler_state *handler, struct uffd_job *base) {
-  struct prefetch_job *job = (struct prefetch_job *)base;
-  struct uffd_source *source = NULL;
-  struct uffd_slice *slice = find_slice(handler, job, &source);
-  handler->jobs_ns = 0;
-  if (slice == NULL || slice->offset >= job->end) return UFFD_JOB_DONE; /* the rest is not mapped any more */
-  if (atomic_load(&handler->loop->stopped)) {
-    base->result = -ECANCELED;
-    return UFFD_JOB_DONE;
-  }
-  job->at = max_u64(job->at, slice->offset);
-  uint64_t limit = min_u64(min_u64(job->end, slice_high(slice)), job->at + UFFD_STEP_BYTES);
-  while (job->at < limit) {
-    if (!prefetch_run(handler, source, slice, job, limit)) {
-      handler->jobs_ns = uffd_now() + UFFD_RETRY_MAX_NS / 10;
-      return UFFD_JOB_AGAIN;
-    }
-  }
-  return job->at < job->end ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
-}
-
-static int collect(struct prefetch_job *job, int result) {
-  if (job->job.result < 0 && result == 0) {
-    return fail(-job->job.result, "The loop was closed, or has stopped, before the range was filled.");
-  }
-  if (job->error == 0 || result < 0) return result;
-  return fail(job->error, "%s", job->text);
-}
-
-/* Under region->lock. All handlers at the same time, each in its slice. */
-static int prefetch(const uffd_region *region, uint64_t offset, uint64_t length) {
-  struct prefetch_job jobs[UFFD_HANDLERS_MAX];
-  uint32_t first = (uint32_t)(offset / region->slice_bytes), last = first;
-  for (uint32_t i = first; i < region->count && slice_start(region, i) < offset + length; i++) {
-    struct prefetch_job *job = &jobs[i];
-    *job = (struct prefetch_job){.region = region};
-    uffd_job_init(&job->job, prefetch_step);
-    job->job.background = true;
-    job->at = max_u64(offset, slice_start(region, i));
-    job->end = min_u64(offset + length, slice_end(region, i));
-    uffd_job_post(handler_of(region, i), &job->job);
-    last = i + 1;
-  }
-  int result = 0;
-  for (uint32_t i = first; i < last; i++) {
-    uffd_job_wait(handler_of(region, i), &jobs[i].job);
-    result = collect(&jobs[i], result);
-  }
-  return result;
-}
-
-static int check_served(const uffd_region *region) {
+int uffd_region_check_served(const uffd_region *region) {
   if (region->served) return 0;
   return fail(ENOENT, "The region is %s: nothing is left to fill.", region->complete ? "complete" : "removed");
 }
-
-int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length) {
-  int result = uffd_loop_enter(region->loop);
-  if (result < 0) return result;
-  uint64_t end = length == 0 ? region->length : round_up(offset + length, region->page_size);
-  if (offset > region->length || length > region->length - offset) {
-    result = fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a region of %" PRIu64 " bytes.", length,
-                  offset, region->length);
-  }
-  offset = round_down(offset, region->page_size);
-  pthread_mutex_lock(&region->lock);
-  if (result == 0) result = check_served(region);
-  if (result == 0 && offset < end) result = prefetch(region, offset, end - offset);
-  pthread_mutex_unlock(&region->lock);
-  uffd_loop_leave(region->loop);
-  return result;
-}
-
-/* ---- taking out */
 
 /* Under region->lock. Whoever waits in uffd_memory_read() first; then no more faults; then what answers them. */
 static void end(uffd_region *region) {
@@ -603,8 +464,8 @@ int uffd_region_complete(uffd_region *region) {
   if (result < 0) return result;
   pthread_mutex_lock(&region->lock);
   if (!region->complete) {
-    result = check_served(region);
-    if (result == 0) result = prefetch(region, 0, region->length);
+    result = uffd_region_check_served(region);
+    if (result == 0) result = uffd_prefetch_now(region, 0, region->length);
     if (result == 0) {
       end(region);
       region->complete = true;
@@ -619,6 +480,7 @@ int uffd_region_remove(uffd_region *region) {
   int result = uffd_loop_enter(region->loop);
   if (result < 0) return result;
   pthread_mutex_lock(&region->lock);
+  if (region->served) region->removed = true; /* before its slices go: what finds none knows why */
   end(region);
   pthread_mutex_unlock(&region->lock);
   uffd_loop_leave(region->loop);

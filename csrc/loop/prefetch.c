@@ -1,0 +1,413 @@
+/*
+ * Filling ranges that nobody waits for yet: in the handlers, in the background, a step between faults. The handle is
+ * shared by its owner and by the parts that handlers have of it, and goes with the last of them.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "loop/loop.h"
+#include "loop/rate.h"
+
+#define STEPS_A_SECOND 64u                 /* with a rate: little and often */
+#define LOOK_NS        UINT64_C(100000000) /* a part that waits looks so often whether it is still wanted */
+#define NS_PER_S       UINT64_C(1000000000)
+
+/* What one handler has to do: its slice's share of the ranges. Offsets in the region. */
+struct part {
+  struct uffd_job job;
+  uffd_prefetch *prefetch;
+  size_t range; /* no range before this one is of interest any more */
+  uint64_t at, end;
+};
+
+struct uffd_prefetch {
+  /* set once */
+  uint64_t process;
+  uffd_region *region; /* there as long as a part is left: the loop ends those first */
+  uffd_loop *loop;
+  bool driven;   /* by a pump, which waits by running it */
+  size_t mapped; /* bytes, of all this */
+  uint64_t wanted, step;
+  /* any thread, atomic */
+  _Atomic uint32_t references; /* the owner's, and each part's */
+  _Atomic uint32_t left;       /* parts that are not over */
+  _Atomic bool cancelled;
+  _Atomic uint64_t passed; /* bytes */
+  struct uffd_rate rate;
+  _Atomic int error_state; /* 0 none, 1 being written, 2 there */
+  int error;               /* the first */
+  char text[256];          /* its sentence */
+  sem_t ended;
+  /* each of them its handler's own */
+  struct part parts[UFFD_HANDLERS_MAX];
+  /* set once: sorted, apart from each other, whole pages */
+  size_t count;
+  struct uffd_range ranges[];
+};
+
+static void drop(uffd_prefetch *prefetch) {
+  if (atomic_fetch_sub(&prefetch->references, 1) != 1) return;
+  uffd_pages_unmap(prefetch, prefetch->mapped);
+}
+
+static void note_error(uffd_prefetch *prefetch, int error) {
+  int none = 0;
+  if (!atomic_compare_exchange_strong(&prefetch->error_state, &none, 1)) return;
+  prefetch->error = error;
+  strncpy(prefetch->text, uffd_errmsg(), sizeof(prefetch->text) - 1);
+  atomic_store(&prefetch->error_state, 2);
+}
+
+static bool is_over(const uffd_prefetch *prefetch) {
+  return atomic_load(&prefetch->left) == 0;
+}
+
+/* ---- the handler's side */
+
+static uint64_t end_of(const struct uffd_range *range) {
+  return range->offset + range->length;
+}
+
+static uint64_t slice_high(const struct uffd_slice *slice) { /* the offset of its end */
+  return slice->offset + (slice->end - slice->start);
+}
+
+static void pass(struct part *part, uint64_t to) {
+  atomic_fetch_add_explicit(&part->prefetch->passed, to - part->at, memory_order_relaxed);
+  part->at = to;
+}
+
+/* Goes on to what is wanted next, which ends at *end. False: nothing more is. */
+static bool find_wanted(struct part *part, uint64_t *end) {
+  const uffd_prefetch *prefetch = part->prefetch;
+  while (part->range < prefetch->count && end_of(&prefetch->ranges[part->range]) <= part->at) {
+    part->range++;
+  }
+  if (part->range == prefetch->count) return false;
+  part->at = max_u64(part->at, prefetch->ranges[part->range].offset);
+  *end = min_u64(end_of(&prefetch->ranges[part->range]), part->end);
+  return part->at < part->end;
+}
+
+/* What is left of the region at part->at, or the next that is after it: parts may have been unmapped, or have moved. */
+static struct uffd_slice *find_slice(const struct uffd_handler_state *handler, const struct part *part,
+                                     struct uffd_source **found) {
+  struct uffd_slice *first = NULL;
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    for (uint32_t i = 0; !source->child && i < source->count; i++) {
+      struct uffd_slice *slice = &source->slices[i];
+      if (slice->region != part->prefetch->region || slice_high(slice) <= part->at) continue;
+      if (first != NULL && first->offset <= slice->offset) continue;
+      first = slice;
+      *found = source;
+    }
+  }
+  return first;
+}
+
+/* The end of the run of pages from at on that are, or are not, absent, within limit: offsets in the region. */
+static uint64_t run_end(const struct uffd_slice *slice, uint64_t at, uint64_t limit, bool absent) {
+  uint64_t page_size = slice->region->page_size;
+  while (at < limit && (page_state(slice, (at - slice->offset) / page_size) == UFFD_PAGE_ABSENT) == absent) {
+    at += page_size;
+  }
+  return at;
+}
+
+/* One run of absent pages, at most to limit. False when the kernel wants events read first. */
+static bool fill_run(struct uffd_handler_state *handler, struct uffd_source *source, struct uffd_slice *slice,
+                     struct part *part, uint64_t limit) {
+  uint64_t page_size = slice->region->page_size, high = run_end(slice, part->at, limit, true);
+  if (high == part->at) { /* there already, or dropped by its owner, who is to read zeros */
+    pass(part, run_end(slice, part->at, limit, false));
+    return true;
+  }
+  uint64_t origin = slice->start - slice->offset; /* modulo 2^64 */
+  switch (uffd_line_prefetch(handler, source, slice, origin + part->at, origin + high)) {
+  case UFFD_OUTCOME_DEFERRED:
+    return false;
+  case UFFD_OUTCOME_FAILED:
+    note_error(part->prefetch, handler->error);
+    pass(part, part->at + page_size);
+    return true;
+  case UFFD_OUTCOME_GONE:
+    fail(ESRCH, "The page at offset %" PRIu64 " is no longer mapped or registered.", part->at);
+    note_error(part->prefetch, ESRCH);
+    pass(part, part->at + page_size);
+    return true;
+  default:
+    return true; /* the answer may have been shorter: the page states say how far it went */
+  }
+}
+
+/* So many bytes of what is wanted. False when the kernel wants events read first. */
+static bool fill_some(struct uffd_handler_state *handler, struct part *part, uint64_t bytes) {
+  struct uffd_source *source = NULL;
+  struct uffd_slice *slice = NULL;
+  uint64_t end;
+  while (bytes != 0 && find_wanted(part, &end)) {
+    if (slice == NULL || slice_high(slice) <= part->at) slice = find_slice(handler, part, &source);
+    uint64_t mapped = slice == NULL ? end : min_u64(max_u64(slice->offset, part->at), end);
+    pass(part, mapped); /* what is not mapped any more */
+    if (mapped == end) continue;
+    uint64_t before = part->at;
+    end = min_u64(min_u64(end, slice_high(slice)), before + bytes);
+    if (!fill_run(handler, source, slice, part, end)) return false;
+    bytes -= part->at - before;
+  }
+  return true;
+}
+
+/* Why the rest is not to be done any more; NULL: it is. */
+static const char *find_obstacle(const struct uffd_handler_state *handler, const uffd_prefetch *prefetch) {
+  if (atomic_load(&prefetch->cancelled)) return "The prefetch was cancelled.";
+  if (atomic_load(&handler->loop->stopped)) return "The loop has stopped before the range was filled.";
+  if (prefetch->region->removed) return "The region was removed before the range was filled.";
+  return NULL;
+}
+
+static enum uffd_job_result step(struct uffd_handler_state *handler, struct uffd_job *job) {
+  struct part *part = (struct part *)job;
+  uffd_prefetch *prefetch = part->prefetch;
+  BARRIER("prefetching", part);
+  const char *obstacle = find_obstacle(handler, prefetch);
+  if (obstacle != NULL) {
+    fail(ECANCELED, "%s", obstacle);
+    note_error(prefetch, ECANCELED);
+    return UFFD_JOB_DONE;
+  }
+  struct uffd_source *source;
+  uint64_t now = uffd_now(), again = uffd_rate_take(&prefetch->rate, now, prefetch->step);
+  if (again != 0 && find_slice(handler, part, &source) != NULL) {
+    job->due_ns = min_u64(again, now + LOOK_NS);
+    return UFFD_JOB_AGAIN;
+  }
+  _Atomic uint64_t *bytes = &handler->counters.bytes; /* the only writer is this thread */
+  uint64_t before = atomic_load_explicit(bytes, memory_order_relaxed), end;
+  bool may_go_on = fill_some(handler, part, prefetch->step);
+  uint64_t filled = atomic_load_explicit(bytes, memory_order_relaxed) - before;
+  uffd_rate_give_back(&prefetch->rate, prefetch->step - min_u64(filled, prefetch->step));
+  job->due_ns = may_go_on ? 0 : uffd_now() + UFFD_RETRY_MAX_NS / 10;
+  return find_wanted(part, &end) ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
+}
+
+/* The last one ends the prefetch. Its owner may let go at any moment: all is there until this part has. */
+static void over(struct uffd_job *job) {
+  uffd_prefetch *prefetch = ((struct part *)job)->prefetch;
+  if (job->result < 0) {
+    fail(-job->result, "The loop was closed before the range was filled.");
+    note_error(prefetch, -job->result);
+  }
+  if (atomic_fetch_sub(&prefetch->left, 1) == 1) sem_post(&prefetch->ended);
+  drop(prefetch);
+}
+
+/* ---- making */
+
+static int compare_ranges(const void *a, const void *b) {
+  const struct uffd_range *left = a, *right = b;
+  return left->offset < right->offset ? -1 : left->offset > right->offset;
+}
+
+static int check_range(const uffd_region *region, const struct uffd_range *range) {
+  if (range->offset <= region->length && range->length <= region->length - range->offset) return 0;
+  return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a region of %" PRIu64 " bytes.",
+              range->length, range->offset, region->length);
+}
+
+/* Sorted, whole pages, and what overlaps or meets is one. */
+static void tidy(uffd_prefetch *prefetch, uint64_t page_size) {
+  size_t kept = 0;
+  qsort(prefetch->ranges, prefetch->count, sizeof(prefetch->ranges[0]), compare_ranges);
+  for (size_t i = 0; i < prefetch->count; i++) {
+    struct uffd_range range = prefetch->ranges[i], *last = kept == 0 ? NULL : &prefetch->ranges[kept - 1];
+    if (range.length == 0) continue;
+    uint64_t end = round_up(end_of(&range), page_size);
+    range.offset = round_down(range.offset, page_size);
+    range.length = end - range.offset;
+    if (last != NULL && range.offset <= end_of(last)) {
+      last->length = max_u64(end_of(last), end) - last->offset;
+    } else {
+      prefetch->ranges[kept++] = range;
+    }
+  }
+  prefetch->count = kept;
+  for (size_t i = 0; i < kept; i++) {
+    prefetch->wanted += prefetch->ranges[i].length;
+  }
+}
+
+static uint64_t step_bytes(const uffd_region *region, uint64_t rate) {
+  uint64_t step = rate == 0 ? UFFD_STEP_BYTES : min_u64(rate / STEPS_A_SECOND, UFFD_STEP_BYTES);
+  return max_u64(round_down(step, region->page_size), region->page_size);
+}
+
+/* 0 and a prefetch without parts, or -errno with a sentence. */
+static int make(uffd_region *region, const struct uffd_range *ranges, size_t count, uint64_t rate,
+                uffd_prefetch **made) {
+  const struct uffd_range all = {0, region->length};
+  if (ranges == NULL || count == 0) {
+    ranges = &all;
+    count = 1;
+  }
+  for (size_t i = 0; i < count; i++) {
+    int result = check_range(region, &ranges[i]);
+    if (result < 0) return result;
+  }
+  size_t mapped = sizeof(uffd_prefetch) + count * sizeof(*ranges);
+  uffd_prefetch *prefetch = count > SIZE_MAX / 2 / sizeof(*ranges) ? NULL : uffd_pages_map(mapped);
+  if (prefetch == NULL) return fail(ENOMEM, "No memory for a prefetch of %zu ranges.", count);
+  prefetch->process = uffd_process();
+  prefetch->region = region;
+  prefetch->loop = region->loop;
+  prefetch->driven = region->loop->engine == UFFD_ENGINE_PUMP;
+  prefetch->mapped = mapped;
+  prefetch->step = step_bytes(region, rate);
+  prefetch->rate.bytes_a_second = rate;
+  atomic_init(&prefetch->references, 1);
+  sem_init(&prefetch->ended, 0, 0);
+  prefetch->count = count;
+  memcpy(prefetch->ranges, ranges, count * sizeof(*ranges));
+  tidy(prefetch, region->page_size);
+  *made = prefetch;
+  return 0;
+}
+
+/* All parts are counted before the first of them can be over. */
+static void post(uffd_prefetch *prefetch) {
+  const uffd_region *region = prefetch->region;
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < region->count; i++) {
+    uint64_t start = i * region->slice_bytes, end;
+    struct part *part = &prefetch->parts[count];
+    *part =
+        (struct part){.prefetch = prefetch, .at = start, .end = min_u64(start + region->slice_bytes, region->length)};
+    part->job = (struct uffd_job){.run = step, .background = true, .over = over};
+    if (find_wanted(part, &end)) count++;
+  }
+  atomic_store(&prefetch->left, count);
+  atomic_fetch_add(&prefetch->references, count);
+  for (uint32_t i = 0; i < count; i++) {
+    uint64_t slice = (prefetch->parts[i].end - 1) / region->slice_bytes;
+    uffd_job_post(region->loop->handlers[region->first + slice], &prefetch->parts[i].job);
+  }
+}
+
+int uffd_region_prefetch_start(uffd_region *region, const struct uffd_range *ranges, size_t count,
+                               const struct uffd_prefetch_opts *user_opts, uffd_prefetch **prefetch) {
+  struct uffd_prefetch_opts opts = UFFD_PREFETCH_OPTS_INIT;
+  *prefetch = NULL;
+  int result = uffd_loop_enter(region->loop);
+  if (result < 0) return result;
+  result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_prefetch_opts");
+  if (result == 0) result = uffd_region_check_served(region);
+  if (result == 0) result = make(region, ranges, count, opts.rate, prefetch);
+  if (*prefetch != NULL) post(*prefetch);
+  uffd_loop_leave(region->loop);
+  return result;
+}
+
+/* ---- waiting */
+
+static int failure_of(const uffd_prefetch *prefetch) {
+  if (atomic_load(&prefetch->error_state) != 2) return 0;
+  return fail(prefetch->error, "%s", prefetch->text);
+}
+
+/* The calling thread is the handler. Calls on a pump belong to one thread, so its loop is there while a part is. */
+static void drive_until(uffd_prefetch *prefetch, uint64_t end) {
+  uffd_drive(prefetch->loop);
+  for (uint64_t now = uffd_now(); !is_over(prefetch) && now < end; now = uffd_now()) {
+    uffd_handler_pass(prefetch->loop->handlers[0], end - now);
+  }
+}
+
+static void sleep_until(uffd_prefetch *prefetch, uint64_t end) {
+  const struct timespec time = {(time_t)(end / NS_PER_S), (long)(end % NS_PER_S)};
+  int result;
+  do {
+    result = end == UINT64_MAX ? sem_wait(&prefetch->ended) : sem_clockwait(&prefetch->ended, CLOCK_MONOTONIC, &time);
+  } while (result != 0 && errno == EINTR);
+  if (result == 0) sem_post(&prefetch->ended); /* for whoever waits as well */
+}
+
+static int check_process(const uffd_prefetch *prefetch) {
+  if (prefetch == NULL) return fail(EBADF, "There is no prefetch: the handle is NULL.");
+  if (prefetch->process == uffd_process()) return 0;
+  return fail(EOWNERDEAD, "This prefetch belongs to the parent process.");
+}
+
+int uffd_prefetch_wait(uffd_prefetch *prefetch, int timeout_ms) {
+  int result = check_process(prefetch);
+  if (result < 0) return result;
+  uint64_t end = timeout_ms < 0 ? UINT64_MAX : uffd_now() + (uint64_t)timeout_ms * 1000000;
+  if (!is_over(prefetch)) {
+    if (uffd_is_callback_of(prefetch->loop)) { /* compares: the loop itself may be gone by now */
+      return fail(EDEADLK, "A callback of this loop cannot wait for the loop: call from another thread.");
+    }
+    if (prefetch->driven) {
+      drive_until(prefetch, end);
+    } else {
+      sleep_until(prefetch, end);
+    }
+  }
+  if (!is_over(prefetch)) return 0;
+  result = failure_of(prefetch);
+  return result < 0 ? result : 1;
+}
+
+int uffd_prefetch_status(const uffd_prefetch *prefetch, struct uffd_prefetch_status *status) {
+  int result = check_process(prefetch);
+  if (result < 0) return result;
+  if (status == NULL || status->size < 2 * sizeof(size_t)) {
+    return fail(EINVAL, "uffd_prefetch_status: set size, UFFD_PREFETCH_STATUS_INIT does.");
+  }
+  struct uffd_prefetch_status all = UFFD_PREFETCH_STATUS_INIT;
+  all.size = status->size;
+  all.done = is_over(prefetch);
+  all.error = atomic_load(&prefetch->error_state) == 2 ? prefetch->error : 0;
+  all.bytes_wanted = prefetch->wanted;
+  all.bytes_done = atomic_load(&prefetch->passed);
+  memcpy(status, &all, min_u64(status->size, sizeof(all)));
+  return 0;
+}
+
+/* A forked child has a copy that nobody works on. */
+void uffd_prefetch_close(uffd_prefetch *prefetch) {
+  if (prefetch == NULL) return;
+  if (prefetch->process != uffd_process()) {
+    uffd_pages_unmap(prefetch, prefetch->mapped);
+    return;
+  }
+  atomic_store(&prefetch->cancelled, true);
+  drop(prefetch);
+}
+
+/* ---- at once */
+
+int uffd_prefetch_now(uffd_region *region, uint64_t offset, uint64_t length) {
+  uffd_prefetch *prefetch = NULL;
+  const struct uffd_range range = {offset, length};
+  int result = make(region, &range, 1, 0, &prefetch);
+  if (prefetch == NULL) return result;
+  post(prefetch);
+  result = uffd_prefetch_wait(prefetch, -1);
+  uffd_prefetch_close(prefetch);
+  return result < 0 ? result : 0;
+}
+
+int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length) {
+  int result = uffd_loop_enter(region->loop);
+  if (result < 0) return result;
+  const struct uffd_range range = {offset, length};
+  result = check_range(region, &range);
+  if (length == 0 && result == 0) length = region->length - offset;
+  pthread_mutex_lock(&region->lock);
+  if (result == 0) result = uffd_region_check_served(region);
+  if (result == 0 && length != 0) result = uffd_prefetch_now(region, offset, length);
+  pthread_mutex_unlock(&region->lock);
+  uffd_loop_leave(region->loop);
+  return result;
+}
