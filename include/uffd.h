@@ -347,7 +347,8 @@ enum {
   UFFD_MEMORY_THP = 1,       /* private, 2 MiB aligned, MADV_HUGEPAGE */
   UFFD_MEMORY_MEMFD = 2,     /* shared memory with a second, unregistered mapping: the alias */
   UFFD_MEMORY_HUGETLB = 3,   /* a memfd of 2 MiB huge pages, with its alias */
-  UFFD_MEMORY_ADOPTED = 4    /* result only: mapped by somebody else, see uffd_memory_adopt() */
+  UFFD_MEMORY_ADOPTED = 4,   /* result only: mapped by somebody else, see uffd_memory_adopt() */
+  UFFD_MEMORY_FOREIGN = 5    /* result only: in another process, see uffd_memory_foreign() */
 };
 
 enum {
@@ -357,7 +358,7 @@ enum {
 
 struct uffd_map_opts {
   size_t size;
-  uint32_t kind;    /* UFFD_MEMORY_*, not ADOPTED */
+  uint32_t kind;    /* UFFD_MEMORY_*, not ADOPTED or FOREIGN */
   uint32_t flags;   /* UFFD_MAP_* */
   const char *name; /* of the memfd in /proc; NULL: "uffd" */
 };
@@ -378,13 +379,34 @@ UFFD_EXPORT int uffd_map(uint64_t length, const struct uffd_map_opts *opts, uffd
  */
 UFFD_EXPORT int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory);
 
+struct uffd_foreign_opts {
+  size_t size;
+  uint64_t page_size; /* bytes: 0 the base page, or that of the huge pages there, at most 2 MiB */
+  int32_t pid;        /* the process, as seen from here; 0: unknown */
+  uint32_t reserved;  /* 0 */
+};
+#define UFFD_FOREIGN_OPTS_INIT                                                                                         \
+  { sizeof(struct uffd_foreign_opts), 0, 0, 0 }
+
+/*
+ * A handle for [address, address+length) of another process, whose userfaultfd was handed over (uffd_adopt()). Nothing
+ * here looks at the addresses: uffd_memory_address() is NULL, reading, writing and prefaulting are refused. A region of
+ * it names the object (uffd_region_opts.object) and, as its modes, what the owner has registered: the loop neither
+ * registers nor, but for uffd_region_complete(), unregisters. Threads and pump engines.
+ * With the pid a huge page that is there can be told from a pool that is empty (/proc/PID/pagemap, where it may be
+ * read). Errors: -EINVAL length 0, overflow, not whole pages, a page size that is none, pid or reserved; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_memory_foreign(uint64_t address, uint64_t length, const struct uffd_foreign_opts *opts,
+                                    uffd_memory **memory);
+
 /*
  * Ends the caller's use of the memory; NULL is allowed. While a loop serves it, or a resolver reads from it, the
  * mapping stays until they are closed; then what uffd_map() mapped is unmapped.
  */
 UFFD_EXPORT void uffd_memory_close(uffd_memory *memory);
 
-UFFD_EXPORT void *uffd_memory_address(const uffd_memory *memory);
+UFFD_EXPORT void *uffd_memory_address(const uffd_memory *memory);      /* NULL: in another process */
+UFFD_EXPORT uint64_t uffd_memory_start(const uffd_memory *memory);     /* the address, in whichever process it lies */
 UFFD_EXPORT uint64_t uffd_memory_length(const uffd_memory *memory);    /* bytes, whole pages */
 UFFD_EXPORT uint64_t uffd_memory_page_size(const uffd_memory *memory); /* bytes */
 UFFD_EXPORT int uffd_memory_kind(const uffd_memory *memory);           /* UFFD_MEMORY_* */
@@ -395,7 +417,7 @@ UFFD_EXPORT void *uffd_memory_alias(const uffd_memory *memory);
 /*
  * Bounds-checked copies out of and into the memory, through the same faults as any access; safe on poisoned pages.
  * offset and length in bytes. Errors: -ERANGE outside the memory; -EHWPOISON a poisoned page; -EFAULT missing and not
- * to be had (USER_MODE_ONLY without a loop that serves it); -EOWNERDEAD.
+ * to be had (USER_MODE_ONLY without a loop that serves it); -EOPNOTSUPP another process's memory; -EOWNERDEAD.
  * On an error the pages before it have been copied.
  */
 UFFD_EXPORT int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_t length);
@@ -453,7 +475,8 @@ UFFD_EXPORT int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts,
 
 /*
  * Copies the contents of another memory from offset on. That memory must not be served (a handler that waits for its
- * own answer would wait for ever): -EBUSY here, and -EBUSY for serving it later. -ERANGE offset outside.
+ * own answer would wait for ever): -EBUSY here, and -EBUSY for serving it later. -ERANGE offset outside; -EOPNOTSUPP
+ * another process's memory.
  */
 UFFD_EXPORT int uffd_resolver_memory(uffd_memory *source, uint64_t offset, uffd_resolver **resolver);
 
@@ -598,6 +621,10 @@ enum {
   UFFD_ON_ERROR_STOP = 3     /* poison, and so does every later fault of the loop */
 };
 
+enum {
+  UFFD_LOOP_PAUSED = 1 /* no object is read before uffd_loop_start(): all regions of one are added before that */
+};
+
 struct uffd_loop_opts {
   size_t size;
   uint32_t engine;     /* UFFD_ENGINE_* */
@@ -608,9 +635,10 @@ struct uffd_loop_opts {
   uint32_t route;      /* UFFD_ROUTE_* for them */
   uint32_t reserved;   /* 0 */
   uint64_t features;   /* UFFD_FEAT_* to enable in them, such as UFFD_FEAT_EVENT_REMOVE; THREAD_ID is added */
+  uint64_t flags;      /* UFFD_LOOP_* */
 };
 #define UFFD_LOOP_OPTS_INIT                                                                                            \
-  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /*
  * Makes a loop and starts its handlers; regions are added to it while it runs.
@@ -618,6 +646,13 @@ struct uffd_loop_opts {
  * by default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE.
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
+
+/*
+ * Lets a loop that was made with UFFD_LOOP_PAUSED read its objects. A fault in a range that is registered and not yet
+ * added would be taken for one in a mapping that has grown, and read as zeros. Prefetching goes on before that, too.
+ * Again, and for other loops: 0. Errors: -EDEADLK from a callback of this loop; -EOWNERDEAD.
+ */
+UFFD_EXPORT int uffd_loop_start(uffd_loop *loop);
 
 /*
  * The engine that a loop has, and in *why (may be NULL) a sentence that says why. AUTO chooses inline where the loop's
@@ -656,7 +691,8 @@ struct uffd_region_opts {
   uint32_t on_error;        /* UFFD_ON_ERROR_* */
   uint32_t reserved;        /* 0 */
   uffd_object *object;      /* registered with this object, which stays the caller's; NULL: the loop's own. The loop
-                               reads it from then on: nobody else may, and it must outlive the loop */
+                               reads it from then on: nobody else may, and it must outlive the loop. Needed for
+                               memory of another process, which its owner has registered with it */
   void *cookie;             /* handed to callbacks and traces */
 };
 #define UFFD_REGION_OPTS_INIT                                                                                          \
@@ -665,7 +701,8 @@ struct uffd_region_opts {
 /*
  * Adds a region and serves it from now on. Callbacks are set up here, in the calling thread. *region may be NULL.
  * Errors: -EINVAL alignment, a range outside the memory, a resolver shorter than the region, a layer that is not page
- * aligned, a resolver that the memory cannot have; -EBUSY the range is served already, is the source of a resolver, or
+ * aligned, a resolver that the memory cannot have, memory of another process without its object or inline or with an
+ * object that serves this process; -EBUSY the range is served already, is the source of a resolver, or
  * belongs to another userfaultfd; -EOPNOTSUPP the kernel lacks what the resolver needs; -ECANCELED the loop has
  * stopped; -EDEADLK from a callback of this loop; and those of uffd_open() for the loop's own objects, which are made
  * with the first region that needs them, of uffd_register(), of setup, -ENOMEM.
@@ -732,11 +769,16 @@ UFFD_EXPORT void uffd_prefetch_close(uffd_prefetch *prefetch);
 
 /*
  * Fills the rest of the region and unregisters it: the memory is ordinary from then on, and the region is out of the
- * loop. Errors as uffd_region_prefetch(): then it goes on being served. Again: 0.
+ * loop. Memory of another process is unregistered where mremap has moved it, too. Errors as uffd_region_prefetch():
+ * then it goes on being served. Again: 0.
  */
 UFFD_EXPORT int uffd_region_complete(uffd_region *region);
 
-/* Takes the region out of the loop as it is: missing pages read as zeros from then on. Again: 0. -EDEADLK. */
+/*
+ * Takes the region out of the loop as it is: missing pages read as zeros from then on. Another process's memory stays
+ * registered: its faults wait, until the range is added again or the loop is closed, and then are told to whoever reads
+ * the object next. Again: 0. -EDEADLK.
+ */
 UFFD_EXPORT int uffd_region_remove(uffd_region *region);
 
 /* uffd_region_complete() for every region: the first error is returned, the others are still tried. */
@@ -831,8 +873,9 @@ UFFD_EXPORT int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *fn, void *ctx);
 
 /*
  * Stops and joins the handlers, wakes everything, unregisters every region, frees. Pages still missing read as zeros
- * from then on: uffd_loop_complete() first where they matter. NULL is allowed. In a forked child it only frees. From a
- * callback of this loop: -EDEADLK.
+ * from then on: uffd_loop_complete() first where they matter. Another process's memory stays registered instead: faults
+ * that were read and not answered are told again to whoever reads the object next. NULL is allowed. In a forked child
+ * it only frees. From a callback of this loop: -EDEADLK.
  */
 UFFD_EXPORT int uffd_loop_close(uffd_loop *loop);
 

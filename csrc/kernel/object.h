@@ -88,6 +88,11 @@ int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t
  * no page but the pool is out of them. Slow, and reads /proc.
  */
 int uffd_check_present(uint64_t address);
+/*
+ * The same for another process: whether the huge page is there. True as well when nobody can tell (pid 0, or no
+ * permission): then the fault is told again, which loses nothing.
+ */
+bool uffd_is_present(int32_t pid, uint64_t address, uint64_t page_size);
 
 /* move.c: -EINVAL and a sentence for ranges that break a rule; and the sentence for the EINVAL of the kernel. */
 int uffd_check_move(uint64_t dst, uint64_t src, uint64_t length);

@@ -122,6 +122,7 @@ static void adopt_child(struct uffd_handler_state *handler, const struct uffd_so
   struct uffd_source *child = object == NULL ? NULL : uffd_source_create(object);
   if (child != NULL) {
     child->child = true;
+    child->foreign = parent->foreign;
     handler->children++;
     atomic_store(&handler->loop->forked, true);
     if (uffd_slices_clone(parent, child) == 0 && uffd_handler_add_source(handler, child) == 0) return;
@@ -323,7 +324,11 @@ static bool wait_for_work(struct uffd_handler_state *handler, uint64_t timeout) 
     /* one that waits for a descriptor is always readable: it is looked at when its time has come */
     handler->polls[i++].events = source->starved ? 0 : POLLIN;
   }
-  int ready = ppoll(handler->polls, handler->polls_count, timeout == UINT64_MAX ? NULL : &time, NULL);
+  uint32_t polled = atomic_load_explicit(&handler->loop->paused, memory_order_relaxed) ? 1 : handler->polls_count;
+  for (i = polled; i < handler->polls_count; i++) {
+    handler->polls[i].revents = 0;
+  }
+  int ready = ppoll(handler->polls, polled, timeout == UINT64_MAX ? NULL : &time, NULL);
   i = 1;
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
     source->ready = source->starved || (ready > 0 && handler->polls[i].revents != 0);
@@ -382,15 +387,18 @@ void uffd_handler_finish(struct uffd_handler_state *handler) {
   uffd_jobs_cancel(handler);
 }
 
-/* What is unread holds up its makers, and closing the descriptor does not free them while a forked child has a copy. */
+/*
+ * What is unread holds up its makers, and closing the descriptor does not free them while a forked child has a copy.
+ * Another process's messages are for whoever serves it next.
+ */
 void uffd_handler_let_go(struct uffd_handler_state *handler) {
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
-    for (uint32_t i = 0; !source->child && i < source->count; i++) {
+    for (uint32_t i = 0; !source->child && !source->foreign && i < source->count; i++) {
       if (source->slices[i].moved) uffd_slice_unregister(source, &source->slices[i]);
     }
   }
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
-    drain(handler, source);
+    if (!source->foreign) drain(handler, source);
   }
   wake_all(handler);
 }

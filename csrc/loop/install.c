@@ -155,11 +155,17 @@ static int step(struct work *work, uint32_t kind, uint64_t length) {
   return error;
 }
 
-/* Whether the page at work->at is there. Another address space can only be judged by what was installed. */
+/*
+ * Whether the page at work->at is there. A forked child can only be judged by what was installed. Of another process
+ * more may be there than is known, when a predecessor served it: its page tables tell, where they may be read.
+ */
 static bool is_mapped(const struct work *work) {
   const struct uffd_slice *slice = work->install->slice;
+  const struct uffd_source *source = work->install->source;
   unsigned char resident = 0;
-  if (work->install->source->child) {
+  if (source->foreign)
+    return uffd_is_present(source->child ? 0 : slice->region->memory->pid, work->at, page_size_of(work));
+  if (source->child) {
     return page_state(slice, (work->at - slice->start) / page_size_of(work)) == UFFD_PAGE_INSTALLED;
   }
   mincore((void *)(uintptr_t)work->at, 1, &resident); /* NOLINT(performance-no-int-to-ptr) */
@@ -195,7 +201,9 @@ static int try_other_way(struct work *work, uint32_t kind, int error) {
 uint32_t uffd_install(struct uffd_handler_state *handler, const struct uffd_install *install) {
   struct work work = {.handler = handler, .install = install, .at = install->dst, .outcome = UFFD_OUTCOME_INSTALLED};
   work.end = install->dst + round_up(install->length, page_size_of(&work));
-  uint32_t kind = install->kind == UFFD_ANSWER_MOVE && install->wp ? UFFD_ANSWER_BYTES : install->kind;
+  /* MOVE cannot protect, nor reach another process */
+  bool copy = install->kind == UFFD_ANSWER_MOVE && (install->wp || install->source->foreign);
+  uint32_t kind = copy ? UFFD_ANSWER_BYTES : install->kind;
   while (work.at < work.end) {
     int error = step(&work, kind, work.end - work.at);
     if (error != 0) error = try_other_way(&work, kind, error);

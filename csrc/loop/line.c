@@ -278,8 +278,9 @@ static void settle(struct uffd_handler_state *handler, const struct uffd_pending
 
 uint32_t uffd_line_fault(struct uffd_handler_state *handler, const struct uffd_pending *fault) {
   const struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
-  if (slice != NULL) return uffd_line_resolve(handler, fault, slice);
-  uint32_t outcome = resolve_stray(handler, fault);
+  bool left = slice != NULL && slice->region->left;
+  if (slice != NULL && !left) return uffd_line_resolve(handler, fault, slice);
+  uint32_t outcome = left ? UFFD_OUTCOME_DEFERRED : resolve_stray(handler, fault);
   settle(handler, fault, outcome, uffd_now());
   return outcome;
 }

@@ -121,6 +121,12 @@ static int check_opts(const struct uffd_loop_opts *opts) {
   if ((opts->features & (UFFD_FEAT_SIGBUS | UFFD_FEAT_WP_ASYNC)) != 0) {
     return fail(EINVAL, "With the features sigbus and wp_async no faults come to a loop.");
   }
+  if ((opts->flags & ~(uint64_t)UFFD_LOOP_PAUSED) != 0) {
+    return fail(EINVAL, "Unknown flag of uffd_loop_create 0x%" PRIx64 ".", opts->flags);
+  }
+  if ((opts->flags & UFFD_LOOP_PAUSED) != 0 && opts->engine == UFFD_ENGINE_INLINE) {
+    return fail(EINVAL, "Inline, threads answer their own faults: there is nothing to pause.");
+  }
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
   return 0;
 }
@@ -171,12 +177,12 @@ static void choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts) {
   if (opts->engine != UFFD_ENGINE_AUTO) return;
   bool limited = (opts->open_flags & UFFD_OPEN_USER_MODE_ONLY) != 0;
   if (!limited && uffd_probe(&probe) == 0) limited = probe.user_mode_only != 0;
-  bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1;
+  bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1 && opts->flags == 0;
   loop->engine = limited && possible ? UFFD_ENGINE_INLINE : UFFD_ENGINE_THREADS;
   loop->why = !limited   ? "System calls that meet missing pages are served too; inline they would get EFAULT."
               : possible ? "The object is user-mode-only, so that system calls that meet missing pages get EFAULT "
                            "anyway, and inline is the fastest."
-                         : "Inline takes one object, and a kernel with the feature sigbus (4.14).";
+                         : "Inline takes one object, no pause, and a kernel with the feature sigbus (4.14).";
 }
 
 /* Inline: one that reads events and does jobs, and some for faulting threads to take, two for each processor. */
@@ -213,6 +219,7 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   loop->open_flags = opts.open_flags;
   loop->route = opts.route;
   loop->features = opts.features;
+  atomic_init(&loop->paused, (opts.flags & UFFD_LOOP_PAUSED) != 0);
   loop->epoll_fd = -1;
   pthread_mutex_init(&loop->lock, NULL);
   pthread_mutex_init(&loop->gate, NULL);
@@ -231,6 +238,24 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
     return result;
   }
   *made = loop;
+  return 0;
+}
+
+static enum uffd_job_result look_again(struct uffd_handler_state *handler, struct uffd_job *job) {
+  (void)handler, (void)job;
+  return UFFD_JOB_DONE;
+}
+
+int uffd_loop_start(uffd_loop *loop) {
+  int result = uffd_loop_enter(loop);
+  if (result < 0) return result;
+  atomic_store(&loop->paused, false);
+  for (uint32_t i = 0; i < loop->shards; i++) { /* who sleeps has not looked at the objects */
+    struct uffd_job job;
+    uffd_job_init(&job, look_again);
+    uffd_job_run(loop->handlers[i], &job);
+  }
+  uffd_loop_leave(loop);
   return 0;
 }
 

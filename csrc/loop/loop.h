@@ -46,6 +46,7 @@ struct uffd_source {
   uffd_object *object;
   int fd;
   bool child;                    /* of a fork */
+  bool foreign;                  /* serves another process, whose registrations are its own affair */
   _Atomic bool gone;             /* its address space is no more */
   bool starved;                  /* a FORK waits for a free descriptor */
   bool ready;                    /* has messages, as poll said */
@@ -153,9 +154,11 @@ struct uffd_region {
   void *cookie;
   _Atomic uint8_t *pages;
   pthread_mutex_t lock; /* prefetch, complete, remove: one at a time. Never taken by a handler */
+  bool foreign;         /* in another process: set once */
   _Atomic bool served;  /* these three are written under lock */
   _Atomic bool complete;
   _Atomic bool removed;
+  bool left;      /* foreign, taken out as it is: the handler's. Its faults wait for whoever serves it next */
   uint32_t count; /* slices: slice i belongs to handler first + i */
   uint32_t first;
   uint64_t slice_bytes; /* of each but the last */
@@ -187,6 +190,7 @@ struct uffd_loop {
   bool closing;
   /* any thread, atomic */
   const void *_Atomic driver;           /* pump: the thread that called last, see uffd_is_driver() */
+  _Atomic bool paused;                  /* no object is read yet */
   _Atomic bool forked;                  /* children may ask resolvers: uses stay until the loop closes */
   _Atomic bool stopped;                 /* on_error stop happened */
   struct uffd_hook *_Atomic trace;      /* NULL: none */
@@ -232,6 +236,7 @@ struct uffd_slice *uffd_slice_find(const struct uffd_source *source, uint64_t ad
 void uffd_slices_insert(struct uffd_source *source, const struct uffd_slice *slice);
 int uffd_slices_reserve(struct uffd_source *source, uint32_t more); /* 0 or -ENOMEM */
 void uffd_slices_forget(struct uffd_source *source, const uffd_region *region);
+bool uffd_slices_overlap(const struct uffd_source *source, uint64_t start, uint64_t end);
 /* The owner dropped, unmapped or moved a range. -ENOMEM when there was no room to split a slice. */
 void uffd_slices_remove(struct uffd_source *source, uint64_t start, uint64_t end);
 int uffd_slices_unmap(struct uffd_source *source, uint64_t start, uint64_t end);

@@ -76,21 +76,33 @@ static int check_object(const uffd_loop *loop, const uffd_object *object) {
                            : "With the feature sigbus faults come to the inline engine only.");
 }
 
+static int check_foreign(const uffd_loop *loop, const struct uffd_region_opts *opts) {
+  if (opts->object == NULL) {
+    return fail(EINVAL, "Memory of another process is served through that process's userfaultfd: adopt it, and give it "
+                        "as the region's object.");
+  }
+  if (loop->engine != UFFD_ENGINE_INLINE) return 0;
+  return fail(EINVAL, "Inline, threads answer their own faults: another process is served by the engine threads or "
+                      "pump.");
+}
+
 static int check_opts(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver,
                       struct uffd_region_opts *opts) {
+  bool foreign = memory->kind == UFFD_MEMORY_FOREIGN;
   int result = check_range(memory, opts);
+  if (result == 0 && foreign) result = check_foreign(loop, opts);
   if (result == 0 && opts->object != NULL) result = check_object(loop, opts->object);
   if (result < 0) return result;
   if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
-  if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (continues(resolver) ? UFFD_MODE_MINOR : 0);
+  if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (continues(resolver) && !foreign ? UFFD_MODE_MINOR : 0);
   if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
     return fail(EINVAL, "A region needs the mode missing or minor: nothing else brings faults to a resolver.");
   }
   struct uffd_target target = {
       .page_size = memory->page_size,
       .features = uffd_kernel_features(),
-      .page_cache = memory->fd >= 0,
+      .page_cache = memory->fd >= 0 || (foreign && (opts->modes & UFFD_MODE_MINOR) != 0),
       .private_mapping = memory->private_mapping && memory->fd < 0,
   };
   result = uffd_resolver_check(resolver, &target, opts->resolver_offset, opts->length);
@@ -173,6 +185,7 @@ struct attach_job {
   uffd_region *region;
   uint32_t index;             /* of the slice */
   struct uffd_source *source; /* a new one for the object, used if it has none in this handler yet; else left */
+  bool unregister;            /* detaching: what is foreign, too */
 };
 
 static struct uffd_source *find_source(const struct uffd_handler_state *handler, const uffd_object *object) {
@@ -183,18 +196,33 @@ static struct uffd_source *find_source(const struct uffd_handler_state *handler,
   return source;
 }
 
+/* The object's addresses are of one process. Other processes' addresses are in no book of claims: here is looked. */
+static int check_place(const struct uffd_source *source, const struct uffd_slice *slice) {
+  if (source->count != 0 && source->foreign != slice->region->foreign) return -EINVAL;
+  return slice->region->foreign && uffd_slices_overlap(source, slice->start, slice->end) ? -EBUSY : 0;
+}
+
+static int insert_slice(struct uffd_source *source, const struct uffd_slice *slice) {
+  int result = check_place(source, slice);
+  if (result == 0) result = uffd_slices_reserve(source, 2);
+  if (result == 0 && slice->region->foreign) result = uffd_slices_unmap(source, slice->start, slice->end);
+  if (result < 0) return result;
+  source->foreign = slice->region->foreign;
+  uffd_slices_insert(source, slice);
+  return 0;
+}
+
 static enum uffd_job_result attach(struct uffd_handler_state *handler, struct uffd_job *job) {
   struct attach_job *wanted = (struct attach_job *)job;
   uffd_region *region = wanted->region;
   struct uffd_source *source = find_source(handler, object_of(region, wanted->index));
   if (source == NULL) {
     source = wanted->source;
+    source->foreign = region->foreign;
     job->result = uffd_handler_add_source(handler, source);
     if (job->result < 0) return UFFD_JOB_DONE;
     wanted->source = NULL;
   }
-  job->result = uffd_slices_reserve(source, 1);
-  if (job->result < 0) return UFFD_JOB_DONE;
   uint64_t start = slice_start(region, wanted->index);
   const struct uffd_slice slice = {
       .start = region->address + start,
@@ -203,17 +231,22 @@ static enum uffd_job_result attach(struct uffd_handler_state *handler, struct uf
       .pages = region->pages + start / region->page_size,
       .region = region,
   };
-  uffd_slices_insert(source, &slice);
+  job->result = insert_slice(source, &slice);
   return UFFD_JOB_DONE;
 }
 
 static enum uffd_job_result detach(struct uffd_handler_state *handler, struct uffd_job *job) {
   const struct attach_job *wanted = (const struct attach_job *)job;
+  if (wanted->region->foreign && wanted->region->served && !wanted->unregister) {
+    wanted->region->left = true;
+    return UFFD_JOB_DONE;
+  }
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
     if (source->child) continue;
     for (uint32_t i = 0; i < source->count; i++) {
       const struct uffd_slice *slice = &source->slices[i];
-      if (slice->region == wanted->region && slice->moved) uffd_slice_unregister(source, slice);
+      if (slice->region != wanted->region) continue;
+      if (slice->moved || wanted->unregister) uffd_slice_unregister(source, slice);
     }
     uffd_slices_forget(source, wanted->region);
   }
@@ -228,13 +261,15 @@ static int attach_slice(uffd_region *region, uint32_t i) {
   int result = job.source == NULL ? -ENOMEM : uffd_job_run(handler_of(region, i), &job.job);
   if (job.source != NULL) uffd_source_destroy(job.source); /* not taken */
   if (result == -ECANCELED) return fail(ECANCELED, "The loop was closed before the region was served.");
+  if (result == -EBUSY) return fail(EBUSY, "A part of the range is served already: a range is served once.");
+  if (result == -EINVAL) return fail(EINVAL, "The object serves another process than this memory lies in.");
   return result < 0 ? fail(-result, "No memory to serve another region.") : 0;
 }
 
-static void detach_slices(uffd_region *region) {
+static void detach_slices(uffd_region *region, bool unregister) {
   if (region->loop->engine == UFFD_ENGINE_INLINE) uffd_directory_remove(region);
   for (uint32_t i = 0; i < region->count; i++) {
-    struct attach_job job = {.region = region, .index = i};
+    struct attach_job job = {.region = region, .index = i, .unregister = unregister};
     uffd_job_init(&job.job, detach);
     uffd_job_run(handler_of(region, i), &job.job);
   }
@@ -284,7 +319,7 @@ void uffd_slice_unregister(const struct uffd_source *source, const struct uffd_s
 }
 
 void uffd_region_unregister(uffd_region *region) {
-  if (!region->served) return;
+  if (!region->served || region->foreign) return;
   for (uint32_t i = 0; i < region->count; i++) {
     uint64_t start = region->address + slice_start(region, i), end = region->address + slice_end(region, i);
     uffd_unregister(object_of(region, i), start, end - start); /* what is gone already needs none */
@@ -313,7 +348,8 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   region->loop = loop;
   region->memory = memory;
   region->resolver = resolver;
-  region->address = (uintptr_t)memory->address + opts->offset;
+  region->foreign = memory->kind == UFFD_MEMORY_FOREIGN;
+  region->address = uffd_memory_start(memory) + opts->offset;
   region->length = opts->length;
   region->page_size = memory->page_size;
   region->modes = opts->modes;
@@ -383,15 +419,15 @@ static int begin(uffd_region *region) {
     result = attach_slice(region, i);
   }
   if (result == 0) result = publish_slices(region);
-  if (result == 0) result = register_slices(region);
+  if (result == 0 && !region->foreign) result = register_slices(region);
   region->served = true;
   if (result < 0) {
     const struct uffd_sentence why = uffd_keep_sentence();
     uffd_region_unregister(region);
-    detach_slices(region);
+    region->served = false;
+    detach_slices(region, false);
     give_object_back(region);
     uffd_uses_drop(loop, region->resolver);
-    region->served = false;
     uffd_restore_sentence(&why);
   }
   return result;
@@ -412,7 +448,7 @@ static int add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver, co
   if (result < 0) return result;
   uffd_region *region = new_region(loop, memory, resolver, &opts);
   if (region == NULL) return fail(ENOMEM, "No memory for a region of %" PRIu64 " bytes.", opts.length);
-  result = uffd_claim(&region->claim);
+  if (!region->foreign) result = uffd_claim(&region->claim);
   if (result == 0) {
     pthread_mutex_lock(&loop->lock);
     result = begin(region);
@@ -448,11 +484,11 @@ int uffd_region_check_served(const uffd_region *region) {
 }
 
 /* Under region->lock. Whoever waits in uffd_memory_read() first; then no more faults; then what answers them. */
-static void end(uffd_region *region) {
+static void end(uffd_region *region, bool complete) {
   if (!region->served) return;
   uffd_unclaim(&region->claim);
   uffd_region_unregister(region);
-  detach_slices(region);
+  detach_slices(region, complete && region->foreign);
   pthread_mutex_lock(&region->loop->lock);
   uffd_uses_drop(region->loop, region->resolver);
   pthread_mutex_unlock(&region->loop->lock);
@@ -467,7 +503,7 @@ int uffd_region_complete(uffd_region *region) {
     result = uffd_region_check_served(region);
     if (result == 0) result = uffd_prefetch_now(region, 0, region->length);
     if (result == 0) {
-      end(region);
+      end(region, true);
       region->complete = true;
     }
   }
@@ -481,7 +517,7 @@ int uffd_region_remove(uffd_region *region) {
   if (result < 0) return result;
   pthread_mutex_lock(&region->lock);
   if (region->served) region->removed = true; /* before its slices go: what finds none knows why */
-  end(region);
+  end(region, false);
   pthread_mutex_unlock(&region->lock);
   uffd_loop_leave(region->loop);
   return 0;

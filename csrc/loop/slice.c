@@ -60,6 +60,14 @@ void uffd_slices_forget(struct uffd_source *source, const uffd_region *region) {
   }
 }
 
+/* Regions that were taken out give way to those that come after them. */
+bool uffd_slices_overlap(const struct uffd_source *source, uint64_t start, uint64_t end) {
+  for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end; i++) {
+    if (!source->slices[i].region->left) return true;
+  }
+  return false;
+}
+
 void uffd_slices_remove(struct uffd_source *source, uint64_t start, uint64_t end) {
   for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end; i++) {
     const struct uffd_slice *slice = &source->slices[i];

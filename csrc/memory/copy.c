@@ -107,7 +107,7 @@ static int explain(const uffd_memory *memory, const struct copying *rest, bool o
 }
 
 static int check_range(const uffd_memory *memory, uint64_t offset, uint64_t length) {
-  int result = uffd_memory_enter(memory);
+  int result = uffd_memory_enter_own(memory);
   if (result < 0) return result;
   if (offset <= memory->length && length <= memory->length - offset) return 0;
   return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a memory of %" PRIu64 " bytes.", length,

@@ -1,5 +1,6 @@
 /*
- * Making and ending mappings: anonymous, THP-aligned, memfd with its alias, hugetlb, adopted. Registers nothing.
+ * Making and ending mappings: anonymous, THP-aligned, memfd with its alias, hugetlb, adopted, foreign. Registers
+ * nothing.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ void uffd_memory_hold(uffd_memory *memory) {
 
 /* Unmaps what uffd_map() has mapped so far; safe on a half-made memory. What a forked child inherited stays there. */
 static void unmap(uffd_memory *memory) {
-  if (memory->kind != UFFD_MEMORY_ADOPTED && memory->process == uffd_process()) {
+  if (memory->kind < UFFD_MEMORY_ADOPTED && memory->process == uffd_process()) {
     if (memory->address != NULL) munmap(memory->address, memory->length);
     if (memory->alias != NULL) munmap(memory->alias, memory->length);
   }
@@ -227,12 +228,62 @@ int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory) {
   return 0;
 }
 
+static bool is_page_size(uint64_t size) {
+  return size >= BASE_PAGE && size <= HUGE_PAGE && (size & (size - 1)) == 0;
+}
+
+static int check_foreign(uint64_t address, uint64_t length, const struct uffd_foreign_opts *opts) {
+  if (length == 0) return fail(EINVAL, "A memory of 0 bytes: give its length.");
+  if (address + length < address || address + length > LENGTH_MAX) {
+    return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is beyond the address space.", address, length);
+  }
+  if (!is_page_size(opts->page_size)) {
+    return fail(EINVAL, "Pages of %" PRIu64 " bytes: served are those of %" PRIu64 " bytes to 2 MiB, powers of two.",
+                opts->page_size, BASE_PAGE);
+  }
+  if (address % opts->page_size != 0 || length % opts->page_size != 0) {
+    return fail(EINVAL, "0x%" PRIx64 " + %" PRIu64 " is not whole pages of %" PRIu64 " bytes.", address, length,
+                opts->page_size);
+  }
+  if (opts->pid < 0) return fail(EINVAL, "%d is no process: give 0 where it is not known.", opts->pid);
+  if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
+  return 0;
+}
+
+int uffd_memory_foreign(uint64_t address, uint64_t length, const struct uffd_foreign_opts *user_opts,
+                        uffd_memory **memory) {
+  struct uffd_foreign_opts opts = UFFD_FOREIGN_OPTS_INIT;
+  *memory = NULL;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_foreign_opts");
+  if (result < 0) return result;
+  if (opts.page_size == 0) opts.page_size = BASE_PAGE;
+  result = check_foreign(address, length, &opts);
+  if (result < 0) return result;
+  uffd_memory *made = new_memory(UFFD_MEMORY_FOREIGN, length, opts.page_size);
+  if (made == NULL) return fail(ENOMEM, "No memory for a handle.");
+  made->elsewhere = address;
+  made->pid = opts.pid;
+  *memory = made;
+  return 0;
+}
+
 int uffd_memory_enter(const uffd_memory *memory) {
   if (memory == NULL) return fail(EBADF, "There is no memory: the handle is NULL.");
   if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");
   return 0;
 }
 
+int uffd_memory_enter_own(const uffd_memory *memory) {
+  int result = uffd_memory_enter(memory);
+  if (result < 0 || memory->kind != UFFD_MEMORY_FOREIGN) return result;
+  return fail(EOPNOTSUPP,
+              "This memory lies in another process: it is served there, and not read or written from here.");
+}
+
+uint64_t uffd_memory_start(const uffd_memory *memory) {
+  if (memory == NULL) return 0;
+  return memory->kind == UFFD_MEMORY_FOREIGN ? memory->elsewhere : (uintptr_t)memory->address;
+}
 void *uffd_memory_address(const uffd_memory *memory) {
   return memory == NULL ? NULL : memory->address;
 }

@@ -14,7 +14,9 @@ struct uffd_memory {
   uint64_t process;
   uint32_t kind;
   bool private_mapping; /* copy on write: all of it anonymous, or our own private mapping of a memfd */
-  char *address;
+  char *address;        /* NULL: foreign */
+  uint64_t elsewhere;   /* foreign: the address in its process */
+  int32_t pid;          /* foreign: that process, 0 unknown; else 0 */
   uint64_t length;
   uint64_t page_size;
   int fd;      /* -1: none */
@@ -25,6 +27,8 @@ struct uffd_memory {
 
 /* 0, or -EBADF for NULL, -EOWNERDEAD in a forked child, with a sentence. */
 int uffd_memory_enter(const uffd_memory *memory);
+/* The same, and -EOPNOTSUPP for another process's memory. */
+int uffd_memory_enter_own(const uffd_memory *memory);
 void uffd_memory_hold(uffd_memory *memory);
 /* The counterpart of hold and of creation: the last one unmaps. */
 void uffd_memory_drop(uffd_memory *memory);

@@ -101,7 +101,7 @@ static int make(const struct uffd_resolver_class *class, uffd_memory *memory, ui
 int uffd_resolver_memory(uffd_memory *memory, uint64_t offset, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {.kind = "memory", .ask = ask_memory, .destroy = destroy};
   *resolver = NULL;
-  int result = uffd_memory_enter(memory);
+  int result = uffd_memory_enter_own(memory);
   return result < 0 ? result : make(&class, memory, offset, resolver);
 }
 
@@ -109,7 +109,7 @@ int uffd_resolver_move(uffd_memory *memory, uint64_t offset, uffd_resolver **res
   static const struct uffd_resolver_class class = {
       .kind = "move", .ask = ask_move, .check = check_move, .destroy = destroy};
   *resolver = NULL;
-  int result = uffd_memory_enter(memory);
+  int result = uffd_memory_enter_own(memory);
   if (result < 0) return result;
   if (!memory->private_mapping || memory->fd >= 0 || memory->page_size != BASE_PAGE) {
     return fail(EINVAL, "Pages move only out of private anonymous memory of small pages: use a memory resolver.");
