@@ -275,37 +275,78 @@ UFFD_EXPORT uffd_object *uffd_handoff_object(const uffd_handoff *handoff); /* ow
 
 /* ------------------------------------------------------------------------------------------------ working sets */
 
-struct uffd_range; /* <uffd.h> */
-
-/* The pages that a client touched: which, in what order, with what kind of access. Any thread, one at a time. */
+/*
+ * The pages that a client touched: which, in what order, with what kind of access. It is plain memory: any thread may
+ * use it, one at a time, and so may a forked child its copy.
+ *
+ * In a file, all numbers little-endian:
+ *
+ *   bytes   what
+ *   0-7     89 75 66 66 64 77 73 0a ("\x89uffdws\n")
+ *   8-11    version, 1
+ *   12-15   bytes of the header, 64
+ *   16-23   page size, bytes
+ *   24-31   length of the image, bytes
+ *   32-39   identity of the image, 0: not known
+ *   40-47   count of records
+ *   48-55   0
+ *   56-63   checksum of bytes 0-55
+ *   64-     records of 8 bytes in the order of touching: the page's index in the image in bits 0-55, the kind of its
+ *           first access in bits 56-63 (UFFD_FAULT_*; none: a read). No page is there twice.
+ *   8       checksum of all bytes before it
+ *
+ * Checksums are FNV-1a of 64 bits. A file holds nothing else: what is too short, too long, of a newer version, or does
+ * not add up, is refused.
+ */
 typedef struct uffd_workingset uffd_workingset;
 
-/* A number that tells images of the same length apart: of samples of the contents. Errors: -EBADF, -EIO, -EINVAL. */
+/*
+ * The length of an image, a regular file or block device, and a number that tells images of the same length apart,
+ * never 0. It is FNV-1a of the length (8 bytes, little-endian) and of 256 samples of 4096 bytes: 64 at even distances
+ * over the whole image, over its first 16th, its first 256th, and its first 4096th; an image of no more than 1 MiB is
+ * read as a whole. So it costs the same for every size, a copy has the same whatever its holes, and images that differ
+ * between the samples only are not told apart. fd keeps its position. Errors: -EBADF; -EINVAL neither file nor device,
+ * or empty; -EIO it has shrunk; those of reading.
+ */
 UFFD_EXPORT int uffd_image_identity(int fd, uint64_t *length, uint64_t *identity);
 
-/* page_size in bytes, a power of two from 4096 on. Errors: -EINVAL, -ENOMEM. */
+/*
+ * An empty set. page_size in bytes, a power of two from 4096 on; image_length in bytes, not 0; image_identity 0: not
+ * known. Errors: -EINVAL, -ENOMEM.
+ */
 UFFD_EXPORT int uffd_workingset_create(uint64_t page_size, uint64_t image_length, uint64_t image_identity,
                                        uffd_workingset **set);
 /*
- * Errors: those of open(2); -EINVAL not a working-set file, of another version, damaged (the sentence says where).
+ * Errors: those of opening and reading; -EINVAL not a working-set file, of another version, or damaged: the sentence
+ * says what is wrong at which byte; -ENOMEM.
  */
 UFFD_EXPORT int uffd_workingset_load(const char *path, uffd_workingset **set);
-/* Replaces the file as a whole, or leaves it as it was. Errors: those of writing. */
+/*
+ * Replaces the file as a whole when the new one is on its disk, or leaves it as it was. A new file is made beside it
+ * meanwhile; links are followed, the mode is kept. Errors: -EINVAL there is something else than a regular file; -EBADF
+ * NULL; those of making, writing and renaming a file.
+ */
 UFFD_EXPORT int uffd_workingset_save(const uffd_workingset *set, const char *path);
-UFFD_EXPORT void uffd_workingset_close(uffd_workingset *set);
+UFFD_EXPORT void uffd_workingset_close(uffd_workingset *set); /* NULL is allowed */
 
-/* 0, or -EINVAL: it is a working set of another image. */
+/*
+ * 0, or -EINVAL: it is a working set of another image, and the sentence tells the difference. An identity that is not
+ * known, on either side, leaves the length alone to be compared. -EBADF NULL.
+ */
 UFFD_EXPORT int uffd_workingset_check(const uffd_workingset *set, uint64_t image_length, uint64_t image_identity);
 
 struct uffd_touch {
   uint64_t offset; /* of the page in the image, bytes */
   uint64_t flags;  /* UFFD_FAULT_*: how it was touched first */
 };
-/* Adds a page at the end, unless it is in the set: 1 or 0. Errors: -ERANGE beyond the image, -EINVAL alignment,
- * -ENOMEM. */
+/*
+ * Adds a page at the end, unless it is in the set: 1 or 0. The time does not depend on how many are there, the memory
+ * is that of what was added: 8 bytes a page, and 4 KiB for every 32768 neighbours. Of flags, bits 0-7 are kept. Errors:
+ * -ERANGE beyond the image; -EINVAL not at the beginning of a page; -ENOMEM; -EBADF NULL.
+ */
 UFFD_EXPORT int uffd_workingset_add(uffd_workingset *set, uint64_t offset, uint64_t flags);
-UFFD_EXPORT uint64_t uffd_workingset_count(const uffd_workingset *set);
-/* In the order of touching. -ERANGE beyond the last. */
+UFFD_EXPORT uint64_t uffd_workingset_count(const uffd_workingset *set); /* of pages; NULL: 0 */
+/* The index-th page, from 0, in the order of touching. -ERANGE beyond the last; -EBADF, -EINVAL NULL. */
 UFFD_EXPORT int uffd_workingset_get(const uffd_workingset *set, uint64_t index, struct uffd_touch *touch);
 
 struct uffd_workingset_info {
@@ -319,14 +360,19 @@ struct uffd_workingset_info {
 };
 #define UFFD_WORKINGSET_INFO_INIT                                                                                      \
   { sizeof(struct uffd_workingset_info), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+/* Walks over all pages. -EBADF NULL; -EINVAL size. */
 UFFD_EXPORT int uffd_workingset_info(const uffd_workingset *set, struct uffd_workingset_info *info);
 
 /*
- * The pages as ranges of the image, by offset, neighbours merged, for uffd_region_prefetch_start(). At most count are
- * written; returns how many there are.
+ * The pages as ranges of the image, by offset, neighbours merged, for uffd_region_prefetch_start(). They are whole
+ * pages: the last may reach beyond the end of the image. At most count are written (ranges may be NULL when it is 0);
+ * returns how many there are. -EBADF, -EINVAL NULL.
  */
 UFFD_EXPORT int64_t uffd_workingset_ranges(const uffd_workingset *set, struct uffd_range *ranges, size_t count);
-/* Appends to set what other has more. -EINVAL: of another image or page size. */
+/*
+ * Appends to set what other has more, in its order. Errors: -EINVAL of another image or page size; -ENOMEM, with a part
+ * of it appended; -EBADF NULL.
+ */
 UFFD_EXPORT int uffd_workingset_merge(uffd_workingset *set, const uffd_workingset *other);
 
 #ifdef __cplusplus
