@@ -218,6 +218,28 @@ static int region_prefetch(lua_State *L) {
   return prefetch(L, check_region(L, 1), 2);
 }
 
+/* core.prefetch_start(region, ranges, rate): ranges is a list of {offset, length}, nil: all of the region. */
+static int prefetch_start(lua_State *L) {
+  const struct region *region = check_region(L, 1);
+  struct uffd_prefetch_opts opts = UFFD_PREFETCH_OPTS_INIT;
+  opts.rate = uffd_lua_opt_unsigned(L, 3, 0);
+  size_t count = lua_isnoneornil(L, 2) ? 0 : (luaL_checktype(L, 2, LUA_TTABLE), lua_rawlen(L, 2));
+  bool all = lua_isnoneornil(L, 2);
+  struct uffd_range *ranges = lua_newuserdatauv(L, (count + 1) * sizeof(*ranges), 0);
+  ranges[0] = (struct uffd_range){0, 0};
+  for (size_t i = 0; i < count; i++) {
+    luaL_argcheck(L, lua_geti(L, 2, (lua_Integer)i + 1) == LUA_TTABLE, 2, "a list of ranges expected, each a table");
+    lua_geti(L, -1, 1);
+    lua_geti(L, -2, 2);
+    ranges[i] = (struct uffd_range){uffd_lua_unsigned(L, -2), uffd_lua_unsigned(L, -1)};
+    lua_pop(L, 3);
+  }
+  uffd_prefetch **prefetch = uffd_lua_new_prefetch(L);
+  int result =
+      uffd_region_prefetch_start(region->region, all ? NULL : ranges, all ? 0 : count + (count == 0), &opts, prefetch);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
 static int region_complete(lua_State *L) {
   return uffd_lua_done(L, uffd_region_complete(check_region(L, 1)->region));
 }
@@ -460,7 +482,8 @@ static const luaL_Reg region_methods[] = {
 
 static const luaL_Reg region_meta[] = {{"__tostring", region_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"loop_create", create}, {"loop_add", add}, {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"loop_create", create}, {"loop_add", add}, {"prefetch_start", prefetch_start}, {NULL, NULL}};
 
 void uffd_lua_open_loop(lua_State *L) {
   uffd_lua_class(L, LOOP_TYPE, NULL, loop_meta, loop_methods);

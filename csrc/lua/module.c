@@ -131,6 +131,7 @@ int luaopen_uffd_core(lua_State *L) {
   uffd_lua_open_memory(L);
   uffd_lua_open_resolver(L);
   uffd_lua_open_loop(L);
+  uffd_lua_open_prefetch(L);
   uffd_lua_open_policy(L);
   return 1;
 }

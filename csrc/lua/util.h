@@ -21,6 +21,7 @@
 #define RESOLVER_TYPE "uffd.resolver"
 #define LOOP_TYPE     "uffd.loop"
 #define REGION_TYPE   "uffd.region"
+#define PREFETCH_TYPE "uffd.prefetch"
 
 /* ------------------------------------------------------------------------------------------------ results */
 
@@ -126,11 +127,15 @@ void uffd_lua_new_resolver(lua_State *L, uffd_resolver ***slot);
 struct uffd_lua_policy *uffd_lua_resolver_policy(lua_State *L, int arg);
 void uffd_lua_set_policy(lua_State *L, int index, struct uffd_lua_policy *policy);
 
+/* Pushes a prefetch handle, closed as yet; where its prefetch goes. */
+uffd_prefetch **uffd_lua_new_prefetch(lua_State *L);
+
 /* Each file's part of the module: adds its functions and classes to the core table at index 1. */
 void uffd_lua_open_object(lua_State *L);
 void uffd_lua_open_memory(lua_State *L);
 void uffd_lua_open_resolver(lua_State *L);
 void uffd_lua_open_loop(lua_State *L);
+void uffd_lua_open_prefetch(lua_State *L);
 void uffd_lua_open_policy(lua_State *L);
 
 #endif

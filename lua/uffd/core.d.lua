@@ -474,10 +474,17 @@ function loop:close() end
 ---@field index integer in `loop:regions()`
 local region = {}
 
----Fills a range now; returns when it is done. Errors as `loop:prefetch`.
----@param offset? integer bytes (default 0)
+---@class uffd.PrefetchOptions
+---@field ranges? (integer|string)[][] a list of `{ offset, length }` in bytes (default: the whole region)
+---@field rate? integer|string bytes a second at most (default: no limit)
+---@field background? boolean true: returns a handle at once; false: returns when it is done (default)
+
+---Fills a range now; returns when it is done. With options, fills several ranges, perhaps not faster than a rate, and
+---perhaps in the background: faults always first, in the order of the offsets, steps of at most 2 MiB.
+---Errors as `loop:prefetch`.
+---@param offset? integer|uffd.PrefetchOptions bytes (default 0), or options
 ---@param length? integer bytes (default: to the end)
----@return true? done
+---@return true|uffd.Prefetch? done
 ---@return string? message
 ---@return integer? errno
 function region:prefetch(offset, length) end
@@ -493,6 +500,32 @@ function region:complete() end
 ---@return string? message
 ---@return integer? errno
 function region:remove() end
+
+---Ranges that are filled in the background. Made by `region:prefetch`; outlives its loop, which ends it.
+---@class uffd.Prefetch
+local prefetch = {}
+
+---@class uffd.PrefetchStatus
+---@field done boolean nothing goes on any more
+---@field error? integer the errno of the first failure: the resolver's, or ECANCELED
+---@field bytes_wanted integer the ranges, as whole pages
+---@field bytes_done integer of those: filled, there already, failed, or not mapped any more
+
+---How far it is.
+---@return uffd.PrefetchStatus
+function prefetch:status() end
+
+---Waits until it is over: true; false when the time has passed. With the pump engine this does the work.
+---Errors: the first failure, as `region:prefetch` tells it; ECANCELED the loop was closed, or the region removed.
+---@param timeout_ms? integer -1: for ever (default)
+---@return boolean? over
+---@return string? message
+---@return integer? errno
+function prefetch:wait(timeout_ms) end
+
+---Ends the handle, and cancels what is left. Also `__close` and `__gc`.
+---@return true
+function prefetch:close() end
 
 -- ------------------------------------------------------------------------------------------------ uffd.core
 
@@ -654,6 +687,14 @@ function core.loop_create(engine, handlers, on_error, open_flags, route, feature
 ---@return string? message
 ---@return integer? errno
 function core.loop_add(self, served, answers, offset, length, from, modes, around, on_error, registered) end
+
+---@param filled uffd.Region
+---@param ranges? integer[][] a list of `{ offset, length }`
+---@param rate? integer bytes a second
+---@return uffd.Prefetch? prefetch
+---@return string? message
+---@return integer? errno
+function core.prefetch_start(filled, ranges, rate) end
 
 ---@return uffd.Probe probe
 function core.probe() end

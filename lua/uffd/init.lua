@@ -426,6 +426,38 @@ function loop_methods:add(entry)
   return add_region("loop:add", self, entry, 2)
 end
 
+local prefetch_options = { ranges = true, rate = true, background = true }
+
+-- The list of {offset, length}, with sizes as a person types them.
+local function ranges_of(what, given)
+  if given == nil then return nil end
+  if type(given) ~= "table" then
+    error(("%s: ranges are a list of { offset, length }, not %s"):format(what, type(given)), 3)
+  end
+  local ranges = {}
+  for i, range in ipairs(given) do
+    check_options(what, range, {}, 2, 2)
+    ranges[i] = { bytes(what .. ": offset", range[1] or 0, 2), bytes(what .. ": length", range[2] or 0, 2) }
+  end
+  return ranges
+end
+
+local region_methods = core.methods.region
+local prefetch_now = region_methods.prefetch
+
+function region_methods:prefetch(options, length)
+  local what = "region:prefetch"
+  if type(options) ~= "table" then return call(what, prefetch_now, self, options, length) end
+  check_options(what, options, prefetch_options)
+  local ranges, rate = ranges_of(what, options.ranges), bytes(what .. ": rate", options.rate)
+  local prefetch, message, errno = call(what, core.prefetch_start, self, ranges, rate)
+  if options.background or not prefetch then return prefetch, message, errno end
+  local done
+  done, message, errno = prefetch:wait()
+  prefetch:close()
+  return done, message, errno
+end
+
 local serve_options = {
   engine = true, handlers = true, on_error = true, features = true, user_mode_only = true, route = true,
 }

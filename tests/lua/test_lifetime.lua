@@ -30,6 +30,7 @@ local function handles()
     { map(1), "read", "uffd.memory" },
     { letters(1), nil, "uffd.resolver" },
     { loop, "stats", "uffd.loop" },
+    { assert(loop:regions()[1]:prefetch { background = true }), "status", "uffd.prefetch" },
   }, loop:regions()[1], loop
 end
 

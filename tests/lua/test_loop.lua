@@ -125,6 +125,43 @@ function tests.test_prefetch_and_complete()
   lu.assertEquals(memory:read(), support.letters(8))
 end
 
+function tests.test_prefetch_of_ranges()
+  local memory, served = support.serve(letters(16), 16)
+  local loop <close> = served
+  local region = loop:regions()[1]
+  lu.assertIsTrue(region:prefetch { ranges = { { 8 * page, "4K" }, { 0, 2 * page }, { page, page } } })
+  support.counts(loop, { prefetched = 3 })
+  lu.assertIsTrue(region:prefetch { ranges = {} })
+  lu.assertIsTrue(region:prefetch { ranges = { { 3 * page, page } }, rate = "1G" })
+  support.counts(loop, { prefetched = 4 })
+  fails("ERANGE", nil, region:prefetch { ranges = { { 16 * page, 1 } } })
+  raises("unknown option 'speed'", region.prefetch, region, { speed = 1 })
+  raises("a list of", region.prefetch, region, { ranges = 7 })
+  raises("a table of options expected", region.prefetch, region, { ranges = { 7 } })
+  raises("offset: bytes are", region.prefetch, region, { ranges = { { -1, 1 } } })
+  raises("rate: bytes are", region.prefetch, region, { rate = "fast" })
+  lu.assertIsTrue(region:prefetch {})
+  lu.assertEquals(memory:read(), support.letters(16))
+  support.counts(loop, { faults = 0, prefetched = 16 })
+end
+
+function tests.test_prefetch_in_the_background()
+  local memory, served = support.serve(letters(16), 16)
+  local loop <close> = served
+  local region = loop:regions()[1]
+  local slow <close> = assert(region:prefetch { rate = page, background = true })
+  local prefetch <close> = assert(region:prefetch { ranges = { { 9 * page, 3 * page } }, background = true })
+  lu.assertIsTrue(prefetch:wait())
+  lu.assertEquals(prefetch:status(), { done = true, bytes_wanted = 3 * page, bytes_done = 3 * page })
+  lu.assertEquals(tostring(prefetch), ("uffd.prefetch (%d of %d bytes)"):format(3 * page, 3 * page))
+  lu.assertIsFalse(slow:wait(0))
+  lu.assertIsFalse(slow:status().done)
+  lu.assertEquals(memory:read(), support.letters(16))
+  loop:close()
+  fails("ECANCELED", "closed", slow:wait())
+  lu.assertEquals(slow:status().error, uffd.errno.ECANCELED)
+end
+
 function tests.test_remove()
   local memory, served = support.serve(letters(4), 4)
   local loop <close> = served

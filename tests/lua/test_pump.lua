@@ -96,4 +96,18 @@ function tests.test_prefetch_and_complete_by_the_caller()
   lu.assertEquals(memory:read(), support.letters(4))
 end
 
+function tests.test_prefetch_in_the_background()
+  local memory, served = pump(uffd.resolver.bytes(support.letters(4)), 4)
+  local loop <close> = served
+  local prefetch = assert(loop:regions()[1]:prefetch { background = true })
+  lu.assertFalse(prefetch:status().done)
+  lu.assertEquals(loop:timeout(), 0)
+  assert(loop:step(0))
+  lu.assertTrue(prefetch:status().done)
+  lu.assertTrue(prefetch:close())
+  lu.assertEquals(memory:read(), support.letters(4))
+  prefetch = assert(loop:regions()[1]:prefetch { background = true })
+  lu.assertTrue(prefetch:wait())
+end
+
 return tests

@@ -31,7 +31,7 @@ end
 
 local classes = {
   object = "uffd.Object", memory = "uffd.Memory", resolver = "uffd.Resolver", loop = "uffd.Loop",
-  region = "uffd.Region",
+  region = "uffd.Region", prefetch = "uffd.Prefetch",
 }
 
 local function functions_of(list, class, found)
