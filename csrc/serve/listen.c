@@ -144,9 +144,17 @@ void uffd_listener_close(struct uffd_listener *listener) {
 
 /* ---- who connects */
 
-static bool has_hung_up(int fd) {
-  struct pollfd descriptor = {.fd = fd, .events = POLLRDHUP};
+static bool polls(int fd, short events) {
+  struct pollfd descriptor = {.fd = fd, .events = events};
   return poll(&descriptor, 1, 0) != 0;
+}
+
+static int open_pidfd_by_pid(int fd, int32_t pid) {
+  int pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+  if (pidfd < 0 || !polls(fd, POLLRDHUP)) return pidfd;
+  close(pidfd);
+  errno = ESRCH;
+  return -1;
 }
 
 /*
@@ -156,16 +164,16 @@ static bool has_hung_up(int fd) {
 static int open_pidfd(int fd, const struct uffd_peer *peer) {
   int pidfd = -1;
   socklen_t length = sizeof(pidfd);
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) == 0) return pidfd;
-  int error = errno;
-  if (error == ENOPROTOOPT) {
-    if (peer->pid <= 0) return -1;
-    pidfd = (int)syscall(SYS_pidfd_open, peer->pid, 0);
-    if (pidfd >= 0 && !has_hung_up(fd)) return pidfd;
-    error = pidfd >= 0 ? ESRCH : errno;
-    if (pidfd >= 0) close(pidfd);
-    if (error == ENOSYS) return -1; /* before 5.3 */
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
+    pidfd = -1;
+    if (errno == ENOPROTOOPT) {
+      pidfd = open_pidfd_by_pid(fd, peer->pid);
+      if (pidfd < 0 && (peer->pid <= 0 || errno == ENOSYS)) return -1; /* not visible; or before 5.3 */
+    }
   }
+  if (pidfd >= 0 && !polls(pidfd, POLLIN)) return pidfd;
+  int error = pidfd >= 0 ? ESRCH : errno;
+  if (pidfd >= 0) close(pidfd);
   if (error == EMFILE || error == ENFILE) {
     return fail(error, "No descriptor left to watch process %d with: raise ulimit -n.", peer->pid);
   }
@@ -190,12 +198,13 @@ static int identify(int fd, int64_t uid, struct uffd_peer *peer) {
 
 /* Without a descriptor for it the connection stays in the queue, and the listener readable for ever: make one room. */
 static int refuse_for_want(struct uffd_listener *listener, int error) {
-  if (listener->spare >= 0) {
-    close(listener->spare);
-    int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
-    if (fd >= 0) close(fd);
-    listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  }
+  if (listener->spare < 0) listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (listener->spare < 0) return fail(error, "No descriptor left for clients: close some.");
+  close(listener->spare);
+  int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+  if (fd >= 0) close(fd);
+  listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -EAGAIN; /* nobody was there: the kernel looks for a number first */
   return fail(error, "No descriptor left for another client: raise %s.", error == EMFILE ? "ulimit -n" : "fs.file-max");
 }
 
