@@ -133,5 +133,8 @@ int luaopen_uffd_core(lua_State *L) {
   uffd_lua_open_loop(L);
   uffd_lua_open_prefetch(L);
   uffd_lua_open_policy(L);
+#ifdef UFFD_WITH_PAGER
+  uffd_lua_open_workingset(L);
+#endif
   return 1;
 }

@@ -16,12 +16,13 @@
 #include "uffd.h"
 
 /* The metatables; their names are the types that messages speak of. */
-#define OBJECT_TYPE   "uffd.object"
-#define MEMORY_TYPE   "uffd.memory"
-#define RESOLVER_TYPE "uffd.resolver"
-#define LOOP_TYPE     "uffd.loop"
-#define REGION_TYPE   "uffd.region"
-#define PREFETCH_TYPE "uffd.prefetch"
+#define OBJECT_TYPE     "uffd.object"
+#define MEMORY_TYPE     "uffd.memory"
+#define RESOLVER_TYPE   "uffd.resolver"
+#define LOOP_TYPE       "uffd.loop"
+#define REGION_TYPE     "uffd.region"
+#define PREFETCH_TYPE   "uffd.prefetch"
+#define WORKINGSET_TYPE "uffd.workingset"
 
 /* ------------------------------------------------------------------------------------------------ results */
 
@@ -137,5 +138,8 @@ void uffd_lua_open_resolver(lua_State *L);
 void uffd_lua_open_loop(lua_State *L);
 void uffd_lua_open_prefetch(lua_State *L);
 void uffd_lua_open_policy(lua_State *L);
+#ifdef UFFD_WITH_PAGER
+void uffd_lua_open_workingset(lua_State *L);
+#endif
 
 #endif

@@ -527,6 +527,88 @@ function prefetch:wait(timeout_ms) end
 ---@return true
 function prefetch:close() end
 
+-- ------------------------------------------------------------------------------------------------ uffd.WorkingSet
+
+---The pages of an image that a client touched, in the order of touching. Made by `uffd.workingset` and
+---`uffd.workingset.load`. It is plain memory: a forked child has a copy of its own. `#set` is `set:count()`.
+---@class uffd.WorkingSet
+local workingset = {}
+
+---Adds a page at the end, unless it is in the set. Errors: ERANGE beyond the image; EINVAL not at the beginning of a
+---page; ENOMEM.
+---@param offset integer of the page in the image, bytes
+---@param kind? uffd.Mask of its first access: "write", "wp", "minor" (default: a read)
+---@return boolean? added
+---@return string? message
+---@return integer? errno
+function workingset:add(offset, kind) end
+
+---Pages in the set.
+---@return integer pages
+function workingset:count() end
+
+---The index-th page, from 1, in the order of touching. ERANGE: there is none.
+---@param index integer
+---@return integer? offset bytes
+---@return integer|string kind bits: 1 by a write, 2 it was write-protected, 4 the page cache had it; or the message
+---@return integer? errno
+function workingset:get(index) end
+
+---Iterates over the pages in the order of touching: `for index, offset, kind in set:iterate() do`.
+---@return fun(set: uffd.WorkingSet, index: integer): integer?, integer?, integer? next
+---@return uffd.WorkingSet set
+---@return integer index
+function workingset:iterate() end
+
+---What is in it.
+---@return uffd.WorkingSetInfo info
+function workingset:info() end
+
+---The pages as ranges, by offset, neighbours merged, as `region:prefetch` takes them: a list of `{ offset, length }`, in
+---bytes. They are whole pages: the last may reach beyond the end of the image.
+---@return integer[][] ranges
+function workingset:ranges() end
+
+---Appends what the other one has more, in its order. Errors: EINVAL of another image or page size; ENOMEM.
+---@param other uffd.WorkingSet
+---@return true? done
+---@return string? message
+---@return integer? errno
+function workingset:merge(other) end
+
+---Whether it is of this image. EINVAL: it is not, and the message tells the difference. An identity of 0, on either
+---side, is not known: the length alone is compared.
+---@param length integer of the image, bytes
+---@param identity? integer (default 0)
+---@return true? done
+---@return string? message
+---@return integer? errno
+function workingset:check(length, identity) end
+
+---Replaces a file as a whole, or leaves it as it was. Errors: EINVAL there is something else than a regular file; those
+---of making, writing and renaming it.
+---@param path string
+---@return true? done
+---@return string? message
+---@return integer? errno
+function workingset:save(path) end
+
+---Frees it. Again: true. Also done by `<close>` and the collector.
+---@return true done
+function workingset:close() end
+
+---What a working set holds.
+---@class uffd.WorkingSetInfo
+---@field page_size integer bytes
+---@field image_length integer bytes
+---@field image_identity integer 0: not known
+---@field pages integer
+---@field bytes integer of these pages
+---@field writes integer pages whose first access was a write
+---@field runs integer of neighbouring pages
+---@field longest_run integer pages
+---@field sequential integer pages touched right after the page before them
+
 -- ------------------------------------------------------------------------------------------------ uffd.core
 
 ---What `uffd.probe` tells.
@@ -695,6 +777,26 @@ function core.loop_add(self, served, answers, offset, length, from, modes, aroun
 ---@return string? message
 ---@return integer? errno
 function core.prefetch_start(filled, ranges, rate) end
+
+---@param image string|integer
+---@return integer? length
+---@return integer|string identity
+---@return integer? errno
+function core.image_identity(image) end
+
+---@param page_size integer
+---@param length integer
+---@param identity? integer
+---@return uffd.WorkingSet? set
+---@return string? message
+---@return integer? errno
+function core.workingset_create(page_size, length, identity) end
+
+---@param path string
+---@return uffd.WorkingSet? set
+---@return string? message
+---@return integer? errno
+function core.workingset_load(path) end
 
 ---@return uffd.Probe probe
 function core.probe() end

@@ -517,6 +517,76 @@ function uffd.serve(options)
   return loop
 end
 
+-- ------------------------------------------------------------------------------------------------ other processes
+
+-- The functions of a module that was built without the pager say so.
+local function needs_pager(what, f)
+  if f then return f end
+  local message = what .. ": this uffd was built without the pager (UFFD_BUILD_PAGER)"
+  return function() return nil, message, core.errno.ENOSYS end
+end
+
+---The length of an image and a number that tells images of the same length apart, made of samples of its contents
+---(`<uffd_pager.h>` says which): a copy has the same. Errors: those of opening and reading it; EINVAL neither a regular
+---file nor a block device, or empty; ENOSYS built without the pager.
+---@param image string|integer path, or descriptor
+---@return integer? length bytes
+---@return integer|string identity never 0; or the message
+---@return integer? errno
+function uffd.image_identity(image)
+  local what = "uffd.image_identity"
+  return call(what, needs_pager(what, core.image_identity), image)
+end
+
+---Working sets: which pages of an image a client touched, and in what order. `uffd.workingset { ... }` is
+---`uffd.workingset.create { ... }`. The format of the files is in `<uffd_pager.h>`.
+---@class uffd.workingset
+---@overload fun(options: uffd.WorkingSetOptions): uffd.WorkingSet?, string?, integer?
+local workingset = {}
+uffd.workingset = workingset
+
+local workingset_options = { image = true, length = true, identity = true, page_size = true }
+
+---@class uffd.WorkingSetOptions
+---@field image? string|integer path or descriptor of the image; or, instead of it:
+---@field length? integer|string of the image, bytes
+---@field identity? integer of the image, as `uffd.image_identity` tells it (default 0: not known)
+---@field page_size? integer|string bytes, a power of two from 4096 on (default 4096)
+
+---An empty working set. Errors: those of `uffd.image_identity`; EINVAL a length of 0, or a page size that is none;
+---ENOMEM; ENOSYS.
+---@param options uffd.WorkingSetOptions
+---@return uffd.WorkingSet? set
+---@return string? message
+---@return integer? errno
+function workingset.create(options)
+  local what = "uffd.workingset"
+  check_options(what, options, workingset_options)
+  local length, identity = bytes(what .. ": length", options.length), options.identity
+  local page_size = bytes(what .. ": page_size", options.page_size)
+  if (options.image == nil) == (length == nil) then error(what .. ": either image or length", 2) end
+  if options.image ~= nil then
+    if identity ~= nil then error(what .. ": identity is that of a length; an image has its own", 2) end
+    local errno
+    length, identity, errno = uffd.image_identity(options.image)
+    if not length then return nil, identity, errno end
+  end
+  return call(what, needs_pager(what, core.workingset_create), page_size or 4096, length, identity)
+end
+
+---A working set from its file. Errors: those of opening and reading; EINVAL not such a file, of a newer version, or
+---damaged: the message says what is wrong at which byte; ENOMEM; ENOSYS.
+---@param path string
+---@return uffd.WorkingSet? set
+---@return string? message
+---@return integer? errno
+function workingset.load(path)
+  local what = "uffd.workingset.load"
+  return call(what, needs_pager(what, core.workingset_load), path)
+end
+
+setmetatable(workingset, { __call = function(_, options) return workingset.create(options) end })
+
 -- ------------------------------------------------------------------------------------------------ the kernel
 
 ---What this kernel and this user can do, asked of the running kernel.

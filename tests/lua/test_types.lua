@@ -31,7 +31,7 @@ end
 
 local classes = {
   object = "uffd.Object", memory = "uffd.Memory", resolver = "uffd.Resolver", loop = "uffd.Loop",
-  region = "uffd.Region", prefetch = "uffd.Prefetch",
+  region = "uffd.Region", prefetch = "uffd.Prefetch", workingset = "uffd.WorkingSet",
 }
 
 local function functions_of(list, class, found)
@@ -66,6 +66,7 @@ function tests.test_module()
   local real = {}
   functions_of(uffd, "uffd", real)
   functions_of(uffd.resolver, "uffd.resolver", real)
+  functions_of(uffd.workingset, "uffd.workingset", real)
   compare(real, declared(source "init.lua"))
 end
 
@@ -83,6 +84,9 @@ function tests.test_fields()
   local loop <close> = assert(uffd.serve { { memory = memory, resolver = uffd.resolver.zero() } })
   compare(loop:stats(), fields "uffd.Stats")
   for name in pairs(fields "uffd.Region") do lu.assertNotNil(loop:regions()[1][name], name) end
+  if core.workingset_create then
+    compare(uffd.workingset({ length = 4096 }):info(), fields "uffd.WorkingSetInfo")
+  end
   local probed = fields "uffd.Probe"
   for name in pairs(uffd.probe()) do lu.assertTrue(probed[name], name) end
 end
