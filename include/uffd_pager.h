@@ -255,22 +255,31 @@ typedef struct uffd_handoff uffd_handoff;
 
 /*
  * Hands memories of this process to the pager behind the socket: makes an object, registers them, sends it with their
- * table, in Firecracker's format. From then on the pager answers. The connection stays open until the handle is closed:
- * its end tells the pager that this client is gone.
+ * table, in Firecracker's format. From then on the pager answers, and a loop cannot have them (-EBUSY). The parts must
+ * not overlap, in memory or in the image, and a pager with an image wants all of it covered. Nothing comes back: a
+ * pager that refuses hangs up, see uffd_handoff_connected(). The memories must stay until the handle is closed.
  * Errors: those of uffd_open() and uffd_register(); of connect(2) (-ENOENT, -ECONNREFUSED: no pager there; -EACCES);
- * -ETIMEDOUT; -EPIPE the pager has hung up (its report says why); -EINVAL no parts, or memories of different page
- * sizes.
+ * -ENAMETOOLONG the socket's path; -ETIMEDOUT; -EPIPE the pager has hung up (its report says why); -EINVAL no parts, or
+ * memories that overlap or have different page sizes; -ENOMEM.
  */
 UFFD_EXPORT int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts, size_t count,
                                   const struct uffd_handoff_opts *opts, uffd_handoff **handoff);
 /*
- * Ends it: the ranges are unregistered, and pages that are still missing read as zeros from then on. NULL is allowed.
- * In a forked child it only frees.
+ * Ends it, and tells the pager so: the ranges are unregistered, and pages that are still missing read as zeros from
+ * then on. NULL is allowed. In a forked child it only frees.
  */
 UFFD_EXPORT void uffd_handoff_close(uffd_handoff *handoff);
-/* Fills what is missing by touching it, then unregisters: the memory is ordinary afterwards. Errors: -EFAULT,
- * -EHWPOISON. */
+/*
+ * Fills what is missing through the pager, then unregisters, and tells the pager: the memory is ordinary afterwards.
+ * Waits as long as the pager takes. Again: 0. Errors: -EPIPE the pager has hung up; -EHWPOISON a page is poisoned, and
+ * those of uffd_memory_prefault(): then all goes on being served; -EOWNERDEAD.
+ */
 UFFD_EXPORT int uffd_handoff_complete(uffd_handoff *handoff);
+/*
+ * 1 while the pager holds the connection; 0 when it has hung up: it refused, or is gone, and threads that meet a
+ * missing page sleep until the handle is closed. 0 after uffd_handoff_complete(). Errors: -EOWNERDEAD.
+ */
+UFFD_EXPORT int uffd_handoff_connected(const uffd_handoff *handoff);
 UFFD_EXPORT uffd_object *uffd_handoff_object(const uffd_handoff *handoff); /* owned by the handle */
 
 /* ------------------------------------------------------------------------------------------------ working sets */
