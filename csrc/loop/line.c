@@ -16,8 +16,10 @@ struct walk {
   uint64_t flags; /* UFFD_FAULT_* */
   uint64_t read_ns;
   uint32_t tid;
-  uint32_t answer; /* UFFD_ANSWER_*, for the trace */
-  uint64_t cover;
+  uint32_t answer;            /* UFFD_ANSWER_*, for the trace */
+  uint64_t dst, cover;        /* of the answer: its first address, and bytes */
+  uint64_t low, high;         /* addresses: what the region's around would bring in with this page */
+  struct uffd_stream *stream; /* around auto: the sequence that the fault belongs to, or NULL */
 };
 
 static uint64_t region_offset(const struct uffd_slice *slice, uint64_t address) {
@@ -28,33 +30,33 @@ static uint64_t page_index(const struct uffd_slice *slice, uint64_t address) {
   return (address - slice->start) / slice->region->page_size;
 }
 
-/* What the region's `around` would bring in with this page, as far as the slice goes; addresses. */
-static void find_window(const struct walk *walk, uint64_t *low, uint64_t *high) {
+/* What the region's `around` would bring in with this page, as far as the slice goes. */
+static void find_window(struct walk *walk) {
   const struct uffd_slice *slice = walk->slice;
   uffd_region *region = slice->region;
   uint64_t offset = region_offset(slice, walk->page), first, last;
   if (region->around == UFFD_AROUND_AUTO) {
-    uffd_pattern_follow(&region->pattern, offset, region->page_size, region->length, &first, &last);
+    walk->stream = uffd_pattern_follow(&region->pattern, offset, region->page_size, region->length, &first, &last);
   } else {
     first = round_down(offset, region->around);
     last = first + region->around;
   }
-  *low = walk->page - min_u64(offset - first, walk->page - slice->start);
-  *high = min_u64(slice->end, walk->page + (last - offset));
+  walk->low = walk->page - min_u64(offset - first, walk->page - slice->start);
+  walk->high = min_u64(slice->end, walk->page + (last - offset));
 }
 
 /* Grows [low, high) in the window as long as pages are absent: EEXIST amid an answer costs a second ioctl. */
-static void find_cover(const struct walk *walk, uint64_t *low, uint64_t *high) {
+static void find_cover(struct walk *walk, uint64_t *low, uint64_t *high) {
   const struct uffd_slice *slice = walk->slice;
-  uint64_t page_size = slice->region->page_size, lowest, highest;
-  *low = walk->page;
-  *high = walk->page + page_size;
+  uint64_t page_size = slice->region->page_size;
+  *low = walk->low = walk->page;
+  *high = walk->high = walk->page + page_size;
   if (slice->region->around <= page_size) return;
-  find_window(walk, &lowest, &highest);
-  while (*low > lowest && page_state(slice, page_index(slice, *low - page_size)) == UFFD_PAGE_ABSENT) {
+  find_window(walk);
+  while (*low > walk->low && page_state(slice, page_index(slice, *low - page_size)) == UFFD_PAGE_ABSENT) {
     *low -= page_size;
   }
-  while (*high < highest && page_state(slice, page_index(slice, *high)) == UFFD_PAGE_ABSENT) {
+  while (*high < walk->high && page_state(slice, page_index(slice, *high)) == UFFD_PAGE_ABSENT) {
     *high += page_size;
   }
 }
@@ -127,6 +129,7 @@ static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
       .minor = (walk->flags & UFFD_FAULT_MINOR) != 0,
   };
   walk->answer = answer->kind;
+  walk->dst = install.dst;
   walk->cover = answer->length;
   BARRIER("installing", &walk->page);
   uint32_t outcome = uffd_install(walk->handler, &install);
@@ -179,6 +182,71 @@ static uint32_t fill_or_refill(struct walk *walk, uint64_t low, uint64_t high) {
   return UFFD_OUTCOME_FAILED;
 }
 
+/* The end of the run of absent pages that begins at address. */
+static uint64_t absent_end(const struct uffd_slice *slice, uint64_t address, uint64_t limit) {
+  while (address < limit && page_state(slice, page_index(slice, address)) == UFFD_PAGE_ABSENT) {
+    address += slice->region->page_size;
+  }
+  return address;
+}
+
+/*
+ * What is left of the window when the answer ended before it, at a hole of a file or another layer, or when pages were
+ * there already. Nobody waits for it: what fails is left to those who will.
+ */
+static void fill_rest(const struct walk *walk) {
+  const struct uffd_slice *slice = walk->slice;
+  uint64_t page_size = slice->region->page_size;
+  for (uint64_t at = walk->low; at < walk->high; at += page_size) { /* the page states say how far answers went */
+    uint64_t end = absent_end(slice, at, walk->high);
+    if (end == at) continue;
+    struct walk rest = *walk;
+    rest.page = at;
+    rest.flags = UFFD_FAULT_PREFETCH;
+    uint32_t outcome = fill(&rest, at, end);
+    if (outcome != UFFD_OUTCOME_INSTALLED && outcome != UFFD_OUTCOME_PRESENT) return;
+  }
+}
+
+/* Over the pages that are there, in the direction of the sequence: its next fault is beyond them. */
+static void pass_present(const struct walk *walk, uint64_t *low, uint64_t *high) {
+  const struct uffd_slice *slice = walk->slice;
+  uint64_t page_size = slice->region->page_size;
+  if (walk->low == walk->page) {
+    uint64_t limit = min_u64(slice->end, *high + HUGE_PAGE);
+    while (*high < limit && page_state(slice, page_index(slice, *high)) != UFFD_PAGE_ABSENT) {
+      *high += page_size;
+    }
+  } else {
+    uint64_t limit = *low - min_u64(*low - slice->start, HUGE_PAGE);
+    while (*low > limit && page_state(slice, page_index(slice, *low - page_size)) != UFFD_PAGE_ABSENT) {
+      *low -= page_size;
+    }
+  }
+}
+
+/*
+ * A sequence goes on where the answer ends. A resolver that calls back is not asked once more for what nobody waits
+ * for: it may have good reason to answer for less. Where there are minor faults, the neighbours may be in the page
+ * cache.
+ */
+static void go_along(const struct walk *walk) {
+  const struct uffd_slice *slice = walk->slice;
+  uint64_t low = walk->low, high = walk->high, bytes = 0;
+  bool alone = slice->region->resolver->calls_back || (slice->region->modes & UFFD_MODE_MINOR) != 0;
+  if (walk->cover < high - low && !alone) {
+    fill_rest(walk);
+  } else if (walk->cover != high - low) {
+    low = walk->dst;
+    high = walk->dst + walk->cover;
+    bytes = walk->cover;
+  }
+  pass_present(walk, &low, &high);
+  if (bytes == 0 && low == walk->low && high == walk->high) return;
+  low = region_offset(slice, low);
+  uffd_pattern_correct(walk->stream, bytes, low, region_offset(slice, high));
+}
+
 /* on_error says what the page becomes. A page that cannot even be poisoned now is tried again, never dropped. */
 static uint32_t give_up(struct walk *walk) {
   struct uffd_handler_state *handler = walk->handler;
@@ -212,7 +280,9 @@ static uint32_t resolve(struct walk *walk) {
   }
   uint64_t low, high;
   find_cover(walk, &low, &high);
-  return fill_or_refill(walk, low, high);
+  uint32_t outcome = fill_or_refill(walk, low, high);
+  if (walk->stream != NULL && outcome == UFFD_OUTCOME_INSTALLED) go_along(walk);
+  return outcome;
 }
 
 /* What lets the sleepers at an address go on that belongs to no region: 0 or -errno. */

@@ -3,6 +3,8 @@
  */
 #include "loop/pattern.h"
 
+#include <stdbool.h>
+
 #include "memory/memory.h"
 
 #define GROWN_BYTES HUGE_PAGE
@@ -59,17 +61,23 @@ static struct uffd_stream *replace(struct uffd_pattern *pattern, uint64_t page_s
   return get(&stream->bytes) <= page_size ? stream : NULL;
 }
 
-void uffd_pattern_follow(struct uffd_pattern *pattern, uint64_t offset, uint64_t page_size, uint64_t limit,
-                         uint64_t *low, uint64_t *high) {
+struct uffd_stream *uffd_pattern_follow(struct uffd_pattern *pattern, uint64_t offset, uint64_t page_size,
+                                        uint64_t limit, uint64_t *low, uint64_t *high) {
   for (uint32_t i = 0; i < UFFD_STREAMS; i++) {
     struct uffd_stream *stream = &pattern->streams[i];
     if (goes_forward(stream, offset, page_size, low, high) || goes_backward(stream, offset, page_size, low, high)) {
       *high = min_u64(*high, limit);
-      return;
+      return stream;
     }
   }
   *low = offset;
   *high = offset + page_size;
   struct uffd_stream *stream = replace(pattern, page_size);
   if (stream != NULL) keep(stream, page_size, *low, *high);
+  return stream;
+}
+
+void uffd_pattern_correct(struct uffd_stream *stream, uint64_t bytes, uint64_t low, uint64_t high) {
+  if (bytes != 0) bytes = min_u64(UINT64_C(1) << (63 - __builtin_clzll(bytes)), GROWN_BYTES);
+  keep(stream, bytes != 0 ? bytes : get(&stream->bytes), low, high);
 }

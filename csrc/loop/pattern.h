@@ -21,8 +21,16 @@ struct uffd_pattern {
   _Atomic uint32_t hand; /* the stream that is replaced next */
 };
 
-/* The range that the fault at offset should bring in: [*low, *high) holds the page, and lies within [0, limit). */
-void uffd_pattern_follow(struct uffd_pattern *pattern, uint64_t offset, uint64_t page_size, uint64_t limit,
-                         uint64_t *low, uint64_t *high);
+/*
+ * The range that the fault at offset should bring in: [*low, *high) holds the page, and lies within [0, limit). Returns
+ * the stream that it belongs to; NULL: to none.
+ */
+struct uffd_stream *uffd_pattern_follow(struct uffd_pattern *pattern, uint64_t offset, uint64_t page_size,
+                                        uint64_t limit, uint64_t *low, uint64_t *high);
+/*
+ * The stream goes on from another range, which was brought in or is there. bytes: what it grows from, at least a page;
+ * 0: as before.
+ */
+void uffd_pattern_correct(struct uffd_stream *stream, uint64_t bytes, uint64_t low, uint64_t high);
 
 #endif

@@ -128,11 +128,35 @@ static void pages_of_2_mib_come_one_at_a_time(void) {
   }
 }
 
+/* Answers end every 16 pages, whatever is asked for: one fault for each, and no more. */
+static void short_answers_are_followed(void) {
+  for (int backwards = 0; backwards < 2; backwards++) {
+    struct uffd_pattern pattern = {0};
+    const uint64_t frame = 16 * PAGE;
+    uint64_t at = backwards ? LIMIT - PAGE : 0, wanted = 0;
+    for (unsigned i = 0; i < 100; i++) {
+      uint64_t low, high;
+      struct uffd_stream *stream = uffd_pattern_follow(&pattern, at, PAGE, LIMIT, &low, &high);
+      CHECK(stream == &pattern.streams[0]);
+      wanted = high - low;
+      uint64_t answered = at / frame * frame;
+      if (wanted != frame) uffd_pattern_correct(stream, frame, answered, answered + frame);
+      at = backwards ? answered - PAGE : answered + frame;
+    }
+    CHECK(wanted >= frame && wanted <= 4 * frame); /* about as much as answers are */
+  }
+}
+
 static const struct check_test tests[] = {
-    TEST(forwards_grows_to_2_mib),        TEST(backwards_grows_as_well),
-    TEST(strides_are_sequences),          TEST(far_strides_are_not),
-    TEST(random_accesses_bring_one_page), TEST(a_sequence_ends_when_accesses_are_random),
-    TEST(several_streams_at_once),        TEST(pages_of_2_mib_come_one_at_a_time),
+    TEST(short_answers_are_followed),
+    TEST(forwards_grows_to_2_mib),
+    TEST(backwards_grows_as_well),
+    TEST(strides_are_sequences),
+    TEST(far_strides_are_not),
+    TEST(random_accesses_bring_one_page),
+    TEST(a_sequence_ends_when_accesses_are_random),
+    TEST(several_streams_at_once),
+    TEST(pages_of_2_mib_come_one_at_a_time),
 };
 
 CHECK_MAIN(tests)
