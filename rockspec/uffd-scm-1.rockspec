@@ -15,12 +15,15 @@ the program uffd-lua, and the C library with its header.]],
 }
 supported_platforms = { "linux" }
 dependencies = { "lua >= 5.4, < 5.5" }
+-- the pager reads JSON with it, found by pkg-config (Debian: pkg-config, libjansson-dev)
+external_dependencies = { JANSSON = { header = "jansson.h" } }
 build = {
   type = "cmake",
   variables = {
     CMAKE_BUILD_TYPE = "Release",
     CMAKE_C_FLAGS = "$(CFLAGS)",
     CMAKE_INSTALL_PREFIX = "$(PREFIX)",
+    CMAKE_PREFIX_PATH = "$(JANSSON_DIR)",
     CMAKE_INSTALL_BINDIR = "$(BINDIR)",
     CMAKE_INSTALL_LIBDIR = "clib", -- LuaRocks takes all of PREFIX/lib for Lua modules
     CMAKE_INSTALL_DOCDIR = "doc",

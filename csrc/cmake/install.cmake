@@ -26,6 +26,16 @@ endif()
 configure_file(csrc/cmake/uffd.pc.in uffd.pc @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/uffd.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
+# An export of its own: the package looks whether it is there.
+if(UFFD_BUILD_PAGER)
+  install(FILES include/uffd_pager.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(TARGETS ${UFFD_PAGER_LIBRARIES} EXPORT uffdPagerTargets
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT uffdPagerTargets NAMESPACE uffd:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)
+  configure_file(csrc/cmake/uffd-pager.pc.in uffd-pager.pc @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/uffd-pager.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endif()
+
 if(TARGET uffd_core)
   install(TARGETS uffd_core LIBRARY DESTINATION ${UFFD_LUA_CDIR}/uffd)
   install(DIRECTORY lua/uffd DESTINATION ${UFFD_LUA_DIR} FILES_MATCHING PATTERN "*.lua")

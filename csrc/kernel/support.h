@@ -13,13 +13,16 @@
 
 #include "uffd.h"
 
+/* Visible for libuffd-pager.so, under UFFD_PRIVATE_1 in uffd.map; what is not is for libuffd alone. */
+#define UFFD_SHARED UFFD_EXPORT
+
 /* error.c: uffd_set_errmsg() under its inner name: sets the thread's sentence, returns -error. Never on the fault path.
  */
 #define fail uffd_set_errmsg
 
 /* alloc.c: zeroed memory from the user's allocator, or NULL; release takes the same length. */
-void *uffd_alloc(size_t length);
-void uffd_release(void *pointer, size_t length);
+UFFD_SHARED void *uffd_alloc(size_t length);
+UFFD_SHARED void uffd_release(void *pointer, size_t length);
 #define NEW(type)       ((type *)uffd_alloc(sizeof(type)))
 #define DELETE(pointer) uffd_release((pointer), sizeof(*(pointer)))
 
@@ -32,17 +35,17 @@ void *uffd_pages_map(uint64_t length);
 void uffd_pages_unmap(void *pages, uint64_t length);
 
 /* log.c */
-void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
+UFFD_SHARED void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
 
 /*
  * fork.c: a number that differs in every process of a family, however it was forked (a MADV_WIPEONFORK page, so raw
  * clone() is seen too). A handle keeps the number of its maker; costs one load.
  */
-uint64_t uffd_process(void);
+UFFD_SHARED uint64_t uffd_process(void);
 
 /* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail.
  */
-int uffd_take_opts(void *ours, size_t our_size, const void *theirs, const char *what);
+UFFD_SHARED int uffd_take_opts(void *ours, size_t our_size, const void *theirs, const char *what);
 
 /*
  * A named point at which a test can hold a thread, so that races repeat. Compiled in only with UFFD_BARRIERS; the

@@ -1,5 +1,6 @@
 #!/bin/sh
-# header.sh CC CXX: uffd.h stands alone, as C99 and as C++11, before and after the kernel's header, without a warning.
+# header.sh CC CXX: uffd.h and uffd_pager.h stand alone, as C99 and as C++11, before and after the kernel's header,
+# without a warning.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 include=$here/../../include
@@ -23,13 +24,33 @@ int use(uffd_object **object) {
 }
 END
 
+cat > "$scratch/pager" <<'END'
+int use(uffd_pager **pager);
+int use(uffd_pager **pager) {
+  struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
+  struct uffd_client_status client = UFFD_CLIENT_STATUS_INIT;
+  struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
+  struct uffd_handoff_opts handoff = UFFD_HANDOFF_OPTS_INIT;
+  struct uffd_workingset_info info = UFFD_WORKINGSET_INFO_INIT;
+  struct uffd_open_opts open = UFFD_OPEN_OPTS_INIT;
+  return (int)(client.size + status.size + handoff.size + info.size + open.size) + uffd_pager_create(&opts, pager);
+}
+END
+
+check_one() { # compiler standard language body headers
+  for header in $5; do echo "#include <$header>"; done > "$scratch/unit"
+  cat "$scratch/$4" >> "$scratch/unit"
+  echo "$1 -std=$2: $5"
+  "$1" -std="$2" -pedantic -Wall -Wextra -Wconversion -Werror -I "$include" -fsyntax-only -x "$3" "$scratch/unit"
+}
+
 check() { # compiler standard language
   command -v "$1" > /dev/null || { echo "$1 is not installed: left out"; return 0; }
   for order in 'uffd.h' 'uffd.h linux/userfaultfd.h' 'linux/userfaultfd.h uffd.h' 'uffd.h uffd.h'; do
-    for header in $order; do echo "#include <$header>"; done > "$scratch/unit"
-    cat "$scratch/body" >> "$scratch/unit"
-    echo "$1 -std=$2: $order"
-    "$1" -std="$2" -pedantic -Wall -Wextra -Wconversion -Werror -I "$include" -fsyntax-only -x "$3" "$scratch/unit"
+    check_one "$1" "$2" "$3" body "$order"
+  done
+  for order in 'uffd_pager.h' 'uffd_pager.h uffd.h' 'linux/userfaultfd.h uffd_pager.h uffd_pager.h'; do
+    check_one "$1" "$2" "$3" pager "$order"
   done
 }
 

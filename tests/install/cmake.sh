@@ -24,10 +24,11 @@ runs() {
 cmake --install "$build" --prefix "$scratch/installed" > /dev/null
 mv "$scratch/installed" "$prefix"
 for file in include/uffd.h lib/libuffd.a lib/libuffd.so lib/pkgconfig/uffd.pc lib/cmake/uffd/uffdConfig.cmake \
+  include/uffd_pager.h lib/libuffd-pager.a lib/libuffd-pager.so lib/pkgconfig/uffd-pager.pc lib/cmake/uffd/uffdPagerTargets.cmake \
   lib/lua/5.4/uffd/core.so share/lua/5.4/uffd/init.lua share/lua/5.4/uffd/core.d.lua bin/uffd-lua share/doc/uffd/LICENSE; do
   [ -e "$prefix/$file" ] || fail "$file is not installed"
 done
-[ "$(find "$prefix/include" -type f)" = "$prefix/include/uffd.h" ] || fail "more than uffd.h in include"
+[ "$(find "$prefix/include" -type f | wc -l)" = 2 ] || fail "more than uffd.h and uffd_pager.h in include"
 
 export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"
 # shellcheck disable=SC2046
@@ -37,13 +38,28 @@ LD_LIBRARY_PATH="$prefix/lib" runs "$scratch/shared"
 # shellcheck disable=SC2046
 $cc -static -o "$scratch/static" "$here/use.c" $(pkg-config --static --cflags --libs uffd)
 runs "$scratch/static"
+
+# The pager: a program names uffd-pager alone, and gets libuffd with it; statically, the JSON library too.
+# shellcheck disable=SC2046
+$cc -o "$scratch/pager" "$here/use_pager.c" $(pkg-config --cflags --libs uffd-pager)
+readelf -d "$scratch/pager" | grep -q 'NEEDED.*libuffd-pager\.so\.' || fail "not linked with libuffd-pager.so"
+if readelf -d "$scratch/pager" | grep 'NEEDED.*jansson'; then fail "a program needs the pager's JSON library itself"; fi
+LD_LIBRARY_PATH="$prefix/lib" runs "$scratch/pager"
+readelf -d "$prefix/lib/libuffd-pager.so" | grep -q 'RUNPATH.*\[$ORIGIN\]' || fail "libuffd-pager.so does not look beside itself"
+# shellcheck disable=SC2046
+$cc -static -o "$scratch/pager-static" "$here/use_pager.c" $(pkg-config --static --cflags --libs uffd-pager)
+runs "$scratch/pager-static"
+[ "$(pkg-config --modversion uffd-pager)" = "$(pkg-config --modversion uffd)" ] || fail "uffd-pager is of another version"
+
 header_version=$(sed -n 's/^#define UFFD_VERSION_[A-Z]* //p' "$prefix/include/uffd.h" | paste -s -d .)
 [ "$(pkg-config --modversion uffd)" = "$header_version" ] || fail "pkg-config and header differ in the version"
 
 cmake -S "$here/package" -B "$scratch/package" -DCMAKE_PREFIX_PATH="$prefix" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
 cmake --build "$scratch/package" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
-for program in shared static cxx; do runs "$scratch/package/$program"; done
-if readelf -d "$scratch/package/static" | grep libuffd; then fail "uffd::uffd-static needs libuffd.so"; fi
+for program in shared static cxx pager pager-static; do runs "$scratch/package/$program"; done
+for program in static pager-static; do
+  if readelf -d "$scratch/package/$program" | grep libuffd; then fail "$program needs a shared library of uffd"; fi
+done
 
 cd /
 runs env -i "$prefix/bin/uffd-lua" --info=json

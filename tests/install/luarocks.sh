@@ -39,7 +39,8 @@ left=$(git status --porcelain)
 [ -z "$left" ] || fail "left behind: $left"
 
 rock=$(luarocks --lua-version 5.4 --tree "$tree" show --rock-dir uffd)
-for file in include/uffd.h clib/libuffd.a clib/libuffd.so clib/pkgconfig/uffd.pc clib/cmake/uffd/uffdConfig.cmake doc/LICENSE; do
+for file in include/uffd_pager.h clib/libuffd-pager.so clib/pkgconfig/uffd-pager.pc \
+  include/uffd.h clib/libuffd.a clib/libuffd.so clib/pkgconfig/uffd.pc clib/cmake/uffd/uffdConfig.cmake doc/LICENSE; do
   [ -e "$rock/$file" ] || fail "$file is not in the rock"
 done
 [ "$(cd "$tree/lib/lua/5.4" && find . -type f)" = ./uffd/core.so ] || fail "more than the module in lib/lua/5.4"
@@ -60,6 +61,11 @@ ${CC:-cc} -o "$scratch/use" "$here/use.c" $(pkg-config --cflags --libs uffd)
 code=0
 LD_LIBRARY_PATH="$rock/clib" "$scratch/use" || code=$?
 [ $code = 0 ] || [ $code = 77 ] || fail "a program with the rock's library ended with $code"
+# shellcheck disable=SC2046
+${CC:-cc} -o "$scratch/use_pager" "$here/use_pager.c" $(pkg-config --cflags --libs uffd-pager)
+code=0
+LD_LIBRARY_PATH="$rock/clib" "$scratch/use_pager" || code=$?
+[ $code = 0 ] || [ $code = 77 ] || fail "a program with the rock's pager ended with $code"
 
 luarocks --lua-version 5.4 --tree "$tree" remove uffd > /dev/null 2>&1
 [ -z "$(find "$tree/bin" "$tree/share" "$tree/lib/lua" -name '*uffd*' -type f)" ] || fail "luarocks remove leaves files"
