@@ -74,6 +74,10 @@ static void add_uffd(lua_State *L, int package) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
   lua_pushcfunction(L, luaopen_uffd_core);
   lua_setfield(L, -2, "uffd.core");
+#ifdef UFFD_WITH_PNG
+  lua_pushcfunction(L, luaopen_uffd_png);
+  lua_setfield(L, -2, "uffd.png");
+#endif
   lua_pop(L, 1);
   lua_getfield(L, package, "searchers");
   lua_pushcfunction(L, find_embedded);

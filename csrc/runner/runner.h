@@ -67,4 +67,7 @@ int uffd_run_stdin(lua_State *L);
 /* repl.c */
 void uffd_run_prompt(lua_State *L);
 
+/* png.c, with UFFD_WITH_PNG: the module uffd.png, which is in the program only */
+int luaopen_uffd_png(lua_State *L);
+
 #endif

@@ -244,7 +244,7 @@ static int open_writer(const char *path, struct writer *writer) {
     }
     if (errno != EEXIST) break;
   }
-  return fail(errno, "Cannot make %s: %s.", writer->path, strerror(errno));
+  return fail(errno, "Cannot make a file beside %s: %s.", path, strerror(errno));
 }
 
 static int write_header(struct writer *writer, const uffd_workingset *set) {

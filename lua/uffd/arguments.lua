@@ -31,7 +31,7 @@ end
 
 local function name_of(known, option)
   local name = option:match "^%-%-(.+)$" or known[option]
-  if type(name) == "string" and known[name] then return name end
+  if name and name:sub(1, 1) ~= "-" and known[name] then return name end
   return nil, ("'%s' is not an option"):format(option)
 end
 
