@@ -33,6 +33,9 @@ UFFD_SHARED void uffd_release(void *pointer, size_t length);
 #define BASE_PAGE UINT64_C(4096)
 void *uffd_pages_map(uint64_t length);
 void uffd_pages_unmap(void *pages, uint64_t length);
+/* UFFD_ZEROS zero bytes that a copy never waits for, shared by the whole process, never given back; NULL: no memory. */
+#define UFFD_ZEROS (UINT64_C(2) << 20)
+const char *uffd_zeros(void);
 
 /* log.c */
 UFFD_SHARED void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);

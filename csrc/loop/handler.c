@@ -405,15 +405,6 @@ void uffd_handler_let_go(struct uffd_handler_state *handler) {
 
 /* ---- making and ending */
 
-/* Reading maps the kernel's zero page everywhere: no memory, and a copy from here never waits. */
-static char *map_zeros(void) {
-  char *zeros = uffd_pages_map(HUGE_PAGE);
-  for (uint64_t at = 0; zeros != NULL && at < HUGE_PAGE; at += BASE_PAGE) {
-    (void)*(volatile char *)(zeros + at);
-  }
-  return zeros;
-}
-
 int uffd_handler_create(uffd_loop *loop, uint32_t index, struct uffd_handler_state **made) {
   *made = NULL;
   struct uffd_handler_state *handler = NEW(struct uffd_handler_state);
@@ -428,7 +419,7 @@ int uffd_handler_create(uffd_loop *loop, uint32_t index, struct uffd_handler_sta
   handler->polls_capacity = (uint32_t)(BASE_PAGE / sizeof(*handler->polls));
   handler->polls = uffd_pages_map(BASE_PAGE);
   handler->staging = uffd_pages_map(HUGE_PAGE);
-  handler->zeros = map_zeros();
+  handler->zeros = uffd_zeros();
   if (handler->wake_fd < 0 || handler->polls == NULL || handler->staging == NULL || handler->zeros == NULL) {
     uffd_handler_destroy(handler);
     return fail(error, "Cannot make a handler: %s.", strerror(error));
@@ -450,7 +441,6 @@ void uffd_handler_destroy(struct uffd_handler_state *handler) {
   if (handler->spare_fd >= 0) close(handler->spare_fd);
   uffd_pages_unmap(handler->polls, handler->polls_capacity * sizeof(*handler->polls));
   uffd_pages_unmap(handler->staging, HUGE_PAGE);
-  uffd_pages_unmap((char *)(uintptr_t)handler->zeros, HUGE_PAGE);
   uffd_release(handler->asker.states, handler->asker.count * sizeof(*handler->asker.states));
   DELETE(handler);
 }

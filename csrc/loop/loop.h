@@ -89,7 +89,7 @@ struct uffd_handler_state {
   int wake_fd; /* eventfd: a job was posted, or the loop stops */
   pthread_t thread;
   char *staging;       /* one page of the largest size: tails that need zeros behind them */
-  const char *zeros;   /* HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
+  const char *zeros;   /* HUGE_PAGE of zero bytes, everybody's, for where ZEROPAGE does not serve */
   uffd_object *object; /* the loop's own for this handler; NULL until a region needs it */
   /* any thread, atomic */
   struct uffd_job *_Atomic posted;
