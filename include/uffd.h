@@ -627,30 +627,56 @@ enum {
 
 struct uffd_loop_opts {
   size_t size;
-  uint32_t engine;     /* UFFD_ENGINE_* */
-  uint32_t handlers;   /* threads: 1 to 64, 0: 1; pump: 0 or 1; inline: threads that resolve at the same time, 1 to 63,
-                          0: two a processor */
-  uint32_t on_error;   /* UFFD_ON_ERROR_* */
-  uint32_t open_flags; /* UFFD_OPEN_USER_MODE_ONLY, UFFD_OPEN_NO_USER_MODE_ONLY for the loop's own objects */
-  uint32_t route;      /* UFFD_ROUTE_* for them */
-  uint32_t reserved;   /* 0 */
-  uint64_t features;   /* UFFD_FEAT_* to enable in them, such as UFFD_FEAT_EVENT_REMOVE; THREAD_ID is added */
-  uint64_t flags;      /* UFFD_LOOP_* */
+  uint32_t engine;      /* UFFD_ENGINE_* */
+  uint32_t handlers;    /* threads: 1 to 64, 0: 1; pump: 0 or 1; inline: threads that resolve at the same time, 1 to 63,
+                           0: two a processor */
+  uint32_t on_error;    /* UFFD_ON_ERROR_* */
+  uint32_t open_flags;  /* UFFD_OPEN_USER_MODE_ONLY, UFFD_OPEN_NO_USER_MODE_ONLY for the loop's own objects */
+  uint32_t route;       /* UFFD_ROUTE_* for them */
+  uint32_t reserved;    /* 0 */
+  uint64_t features;    /* UFFD_FEAT_* to enable in them, such as UFFD_FEAT_EVENT_REMOVE; THREAD_ID is added */
+  uint64_t flags;       /* UFFD_LOOP_* */
+  void *ledger;         /* what a successor needs if this process dies, see uffd_ledger_size(); or NULL */
+  uint64_t ledger_size; /* bytes */
+  /*
+   * Called in the handler when the user's object has told of a fork, and all before it is applied: child serves the
+   * forked process, whose memory is its parent's, with the same addresses. 0: child is the hook's now. Negative: the
+   * loop serves it. ledger (NULL for a loop without) is the child's own to begin with, to be copied; it is unmapped
+   * when the hook returns. child is NULL when a predecessor had read of a fork and died, perhaps before its hook
+   * returned: if that has not kept the child's descriptor, the child's missing pages read as zeros. NULL: none.
+   */
+  int (*forked)(void *ctx, uffd_object *child, const void *ledger, uint64_t ledger_size);
+  void *forked_ctx;
 };
 #define UFFD_LOOP_OPTS_INIT                                                                                            \
-  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL }
+
+/*
+ * The bytes of a ledger for regions of so many pages together, at most 4096 of them; 0: too many. A ledger is memory of
+ * the caller's, all zeros at first, page-aligned, normally a shared mapping of a memfd that another process keeps too;
+ * what is not used of it is not touched. A loop with a ledger has one handler, and serves memory of another process
+ * through one object (threads or pump). All that a successor must know is there: page states, where the regions lie
+ * since munmap and mremap, and the messages that were read. The process may be killed at any instant: another, with a
+ * duplicate of the object's descriptor, makes a loop with the same ledger and UFFD_LOOP_PAUSED, adds the same regions
+ * in the same order, completed ones too, and calls uffd_loop_start(), which applies what was read and not applied, and
+ * lets all faults be told again. The same after uffd_loop_close().
+ */
+UFFD_EXPORT uint64_t uffd_ledger_size(uint64_t pages, uint32_t regions);
 
 /*
  * Makes a loop and starts its handlers; regions are added to it while it runs.
  * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop); -EOPNOTSUPP on_error asks for poison, also
  * by default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE.
+ * With a ledger also -EINVAL: too small, not aligned, damaged or of another version or size, several handlers, inline,
+ * or not new without UFFD_LOOP_PAUSED.
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
 
 /*
  * Lets a loop that was made with UFFD_LOOP_PAUSED read its objects. A fault in a range that is registered and not yet
- * added would be taken for one in a mapping that has grown, and read as zeros. Prefetching goes on before that, too.
- * Again, and for other loops: 0. Errors: -EDEADLK from a callback of this loop; -EOWNERDEAD.
+ * added would be taken for one in a mapping that has grown, and read as zeros. Prefetching goes on before that, too,
+ * but not with a ledger (-EINVAL). Again, and for other loops: 0. Errors: -EINVAL not all regions of the ledger are
+ * added; -EDEADLK from a callback of this loop; -EOWNERDEAD.
  */
 UFFD_EXPORT int uffd_loop_start(uffd_loop *loop);
 

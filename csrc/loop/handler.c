@@ -9,7 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "loop/loop.h"
+#include "loop/ledger.h"
+
+#define READS_MAX 16u /* of one source in a pass */
 
 _Thread_local struct uffd_handler_state *uffd_current_handler UFFD_SIGNAL_TLS;
 
@@ -115,9 +117,27 @@ static void check_children(struct uffd_handler_state *handler) {
 
 /* ---- events */
 
+static struct uffd_ledger *ledger_of(const struct uffd_handler_state *handler, const struct uffd_source *source) {
+  return source->child ? NULL : handler->loop->ledger;
+}
+
+/* True when the hook has taken the child. */
+static bool hand_over_child(const struct uffd_handler_state *handler, const struct uffd_source *parent,
+                            uffd_object *child) {
+  const uffd_loop *loop = handler->loop;
+  if (loop->on_fork == NULL || child == NULL || parent->child) return false;
+  const struct uffd_ledger *ledger = ledger_of(handler, parent);
+  void *copy = ledger == NULL ? NULL : uffd_ledger_copy(ledger);
+  if (ledger != NULL && copy == NULL) return false;
+  int result = loop->on_fork(loop->on_fork_ctx, child, copy, copy == NULL ? 0 : ledger->size);
+  if (copy != NULL) uffd_pages_unmap(copy, ledger->size);
+  return result == 0;
+}
+
 /* R13: the child inherits regions and page states, and is served like its parent, by the same handler. */
 static void adopt_child(struct uffd_handler_state *handler, const struct uffd_source *parent, uffd_object *object) {
   BARRIER("adopting", handler);
+  if (hand_over_child(handler, parent, object)) return;
   check_children(handler);
   struct uffd_source *child = object == NULL ? NULL : uffd_source_create(object);
   if (child != NULL) {
@@ -134,6 +154,15 @@ static void adopt_child(struct uffd_handler_state *handler, const struct uffd_so
   uffd_loop_fail(handler->loop, -fail(ENOMEM, "No memory to serve a forked child: its missing pages read as zeros."));
 }
 
+static int follow(struct uffd_handler_state *handler, struct uffd_source *source, const struct uffd_event *event) {
+  struct uffd_ledger *ledger = ledger_of(handler, source);
+  int result = event->type == UFFD_REMAP ? uffd_slices_remap(source, event->address, event->to, event->length)
+                                         : uffd_slices_unmap(source, event->address, event->address + event->length);
+  if (result == 0 && ledger != NULL) result = uffd_ledger_commit(ledger, source);
+  if (result < 0) source->lost = source->foreign;
+  return result;
+}
+
 static void apply_event(struct uffd_handler_state *handler, struct uffd_source *source,
                         const struct uffd_event *event) {
   int result = 0;
@@ -143,10 +172,8 @@ static void apply_event(struct uffd_handler_state *handler, struct uffd_source *
     uffd_slices_remove(source, event->address, event->address + event->length);
     break;
   case UFFD_UNMAP:
-    result = uffd_slices_unmap(source, event->address, event->address + event->length);
-    break;
   case UFFD_REMAP:
-    result = uffd_slices_remap(source, event->address, event->to, event->length);
+    result = follow(handler, source, event);
     break;
   case UFFD_FORK:
     adopt_child(handler, source, event->object);
@@ -155,7 +182,52 @@ static void apply_event(struct uffd_handler_state *handler, struct uffd_source *
     uffd_log(UFFD_LOG_WARNING, "Event 0x%x is unknown to this library and was ignored.", event->type);
     break;
   }
-  if (result < 0) uffd_loop_fail(handler->loop, -fail(ENOMEM, "No memory to follow a change of mappings."));
+  if (result == -ENOSPC) {
+    uffd_loop_fail(handler->loop, -fail(ENOSPC,
+                                        "The ledger has no room for another piece of a region: the client has "
+                                        "cut its mappings into more than %u.",
+                                        UFFD_LEDGER_SLICES));
+  } else if (result < 0) {
+    uffd_loop_fail(handler->loop, -fail(ENOMEM, "No memory to follow a change of mappings."));
+  }
+}
+
+/* ---- taking over from a process that died */
+
+/* Its descriptor was the dead process's: if the hook has not passed it on, the child is lost. */
+static void report_lost_child(const struct uffd_handler_state *handler) {
+  const uffd_loop *loop = handler->loop;
+  if (loop->on_fork != NULL && loop->on_fork(loop->on_fork_ctx, NULL, NULL, 0) == 0) return;
+  uffd_log(UFFD_LOG_ERROR, "A process died while it took over a forked child, whose missing pages may read as zeros.");
+}
+
+/* Faults that were read may lie anywhere: also where a mapping has grown. The largest range that the kernel takes. */
+static void wake_everywhere(const struct uffd_source *source) {
+  const uint64_t lowest = 16 * BASE_PAGE; /* vm.mmap_min_addr as it comes */
+  int result = -EINVAL;
+  for (unsigned shift = 57; shift >= 31 && result != 0; shift--) {
+    result = uffd_raw_wake(source->fd, lowest, (UINT64_C(1) << shift) - BASE_PAGE - lowest);
+  }
+  for (uint32_t i = 0; i < source->count && result != 0; i++) {
+    uffd_raw_wake(source->fd, source->slices[i].start, source->slices[i].end - source->slices[i].start);
+  }
+}
+
+void uffd_handler_take_over(struct uffd_handler_state *handler) {
+  struct uffd_ledger *ledger = handler->loop->ledger;
+  struct uffd_source *source = handler->sources; /* the one object: nothing has forked yet */
+  struct uffd_raw_msg message;
+  while (source != NULL && uffd_ledger_next(ledger, &message)) {
+    if (message.event == UFFD_FORK) {
+      report_lost_child(handler);
+    } else if (message.event != UFFD_PAGEFAULT) {
+      struct uffd_event event;
+      uffd_decode(source->object, &message, &event);
+      apply_event(handler, source, &event);
+    }
+  }
+  ledger->resumed = false;
+  if (source != NULL) wake_everywhere(source);
 }
 
 /* ---- draining */
@@ -201,11 +273,14 @@ static void enqueue(struct uffd_handler_state *handler, struct uffd_source *sour
 /* One read. Returns the number of messages, or -errno. */
 static int read_some(struct uffd_handler_state *handler, struct uffd_source *source) {
   struct uffd_raw_msg messages[UFFD_READ_MAX];
+  struct uffd_ledger *ledger = ledger_of(handler, source);
   if (uffd_reserve_spares(source->object, UFFD_READ_MAX) < 0) return -ENOMEM;
-  int count = uffd_raw_read(source->fd, messages, UFFD_READ_MAX);
+  int count = ledger != NULL ? uffd_ledger_read(ledger, source->fd, messages)
+                             : uffd_raw_read(source->fd, messages, UFFD_READ_MAX);
   if (count <= 0) return count;
   uint64_t now = uffd_now();
   for (int i = 0; i < count; i++) {
+    if (ledger != NULL) ledger->applied++; /* when the table is written next, it accounts for this one */
     if (messages[i].event == UFFD_PAGEFAULT) {
       enqueue(handler, source, &messages[i], now);
     } else {
@@ -235,15 +310,17 @@ static void starve(struct uffd_handler_state *handler, struct uffd_source *sourc
 /*
  * R8: the kernel hands faults out before the events that precede them, so all is read before any fault is resolved,
  * even when there is no room for more faults: until an event is read, the kernel refuses to answer any of them. A short
- * read has emptied the kernel's queues: asking for its EAGAIN would be a system call for nothing.
+ * read has emptied the kernel's queues: asking for its EAGAIN would be a system call for nothing. R28: who floods a
+ * source does not keep the others waiting: what is left then is read in the next pass.
  */
 static void drain(struct uffd_handler_state *handler, struct uffd_source *source) {
   int count;
+  unsigned reads = 0;
   bool lacking, again;
   do {
     count = read_some(handler, source);
     lacking = count == -EMFILE || count == -ENFILE;
-    again = count == (int)UFFD_READ_MAX || (lacking && free_descriptor(handler));
+    again = (count == (int)UFFD_READ_MAX && ++reads < READS_MAX) || (lacking && free_descriptor(handler));
   } while (again);
   if (lacking) {
     starve(handler, source);
@@ -324,7 +401,7 @@ static bool wait_for_work(struct uffd_handler_state *handler, uint64_t timeout) 
     /* one that waits for a descriptor is always readable: it is looked at when its time has come */
     handler->polls[i++].events = source->starved ? 0 : POLLIN;
   }
-  uint32_t polled = atomic_load_explicit(&handler->loop->paused, memory_order_relaxed) ? 1 : handler->polls_count;
+  uint32_t polled = atomic_load(&handler->loop->paused) ? 1 : handler->polls_count;
   for (i = polled; i < handler->polls_count; i++) {
     handler->polls[i].revents = 0;
   }
@@ -343,6 +420,7 @@ static bool wait_for_work(struct uffd_handler_state *handler, uint64_t timeout) 
 
 /* A fork puts its child at the head of the list: that one has its turn in the next pass. */
 static void drain_ready(struct uffd_handler_state *handler) {
+  if (atomic_load(&handler->loop->paused)) return;
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
     if (source->ready) drain(handler, source);
   }

@@ -289,6 +289,7 @@ static uint32_t resolve(struct walk *walk) {
 static int fill_stray(const struct uffd_handler_state *handler, const struct uffd_pending *fault, uint64_t page_size) {
   int fd = fault->source->fd;
   uint64_t page = round_down(fault->address, page_size), done;
+  if (fault->source->lost) return uffd_fill(fd, UFFD_FILL_POISON, page, 0, page_size, 0, &done);
   if ((fault->flags & UFFD_FAULT_WP) != 0) return uffd_raw_writeprotect(fd, page, page_size, 0);
   if ((fault->flags & UFFD_FAULT_MINOR) != 0) {
     return uffd_fill(fd, UFFD_FILL_CONTINUE, page, 0, page_size, 0, &done);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "loop/inline.h"
+#include "loop/ledger.h"
 
 int uffd_loop_check_process(const uffd_loop *loop) {
   if (loop->process == uffd_process()) return 0;
@@ -127,6 +128,9 @@ static int check_opts(const struct uffd_loop_opts *opts) {
   if ((opts->flags & UFFD_LOOP_PAUSED) != 0 && opts->engine == UFFD_ENGINE_INLINE) {
     return fail(EINVAL, "Inline, threads answer their own faults: there is nothing to pause.");
   }
+  if (opts->ledger != NULL && (opts->engine == UFFD_ENGINE_INLINE || opts->handlers > 1)) {
+    return fail(EINVAL, "A loop with a ledger has one handler, and the engine threads or pump.");
+  }
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
   return 0;
 }
@@ -146,11 +150,19 @@ static void free_loop(uffd_loop *loop) {
   if (loop->signalled && loop->process == uffd_process()) uffd_sigbus_release();
   uffd_hooks_drop(atomic_load(&loop->trace));
   uffd_hooks_drop(atomic_load(&loop->past_hooks));
+  DELETE(loop->ledger);
   if (loop->epoll_fd >= 0) close(loop->epoll_fd);
   pthread_mutex_destroy(&loop->lock);
   pthread_mutex_destroy(&loop->gate);
   pthread_cond_destroy(&loop->left);
   DELETE(loop);
+}
+
+static int open_ledger(uffd_loop *loop, const struct uffd_loop_opts *opts) {
+  if (opts->ledger == NULL) return 0;
+  int result = uffd_ledger_open(opts->ledger, opts->ledger_size, &loop->ledger);
+  if (result < 0 || !loop->ledger->resumed || atomic_load(&loop->paused)) return result;
+  return fail(EINVAL, "This ledger is not new: take over with UFFD_LOOP_PAUSED, add its regions, and start the loop.");
 }
 
 static int make_handlers(uffd_loop *loop) {
@@ -177,12 +189,13 @@ static void choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts) {
   if (opts->engine != UFFD_ENGINE_AUTO) return;
   bool limited = (opts->open_flags & UFFD_OPEN_USER_MODE_ONLY) != 0;
   if (!limited && uffd_probe(&probe) == 0) limited = probe.user_mode_only != 0;
-  bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1 && opts->flags == 0;
+  bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1 && opts->flags == 0 &&
+                  opts->ledger == NULL;
   loop->engine = limited && possible ? UFFD_ENGINE_INLINE : UFFD_ENGINE_THREADS;
   loop->why = !limited   ? "System calls that meet missing pages are served too; inline they would get EFAULT."
               : possible ? "The object is user-mode-only, so that system calls that meet missing pages get EFAULT "
                            "anyway, and inline is the fastest."
-                         : "Inline takes one object, no pause, and a kernel with the feature sigbus (4.14).";
+                         : "Inline takes one object, no pause or ledger, and a kernel with the feature sigbus (4.14).";
 }
 
 /* Inline: one that reads events and does jobs, and some for faulting threads to take, two for each processor. */
@@ -229,7 +242,10 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   loop->handlers = uffd_alloc(count * sizeof(struct uffd_handler_state *));
   if (loop->handlers != NULL) {
     loop->handlers_count = count;
-    result = make_handlers(loop);
+    loop->on_fork = opts.forked;
+    loop->on_fork_ctx = opts.forked_ctx;
+    result = open_ledger(loop, &opts);
+    if (result == 0) result = make_handlers(loop);
   } else {
     result = fail(ENOMEM, "No memory for a loop.");
   }
@@ -241,22 +257,36 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   return 0;
 }
 
-static enum uffd_job_result look_again(struct uffd_handler_state *handler, struct uffd_job *job) {
-  (void)handler, (void)job;
+static enum uffd_job_result start_reading(struct uffd_handler_state *handler, struct uffd_job *job) {
+  (void)job;
+  if (handler->loop->ledger != NULL && handler->loop->ledger->resumed) uffd_handler_take_over(handler);
+  atomic_store(&handler->loop->paused, false); /* who sleeps has not looked at the objects, and does so next */
   return UFFD_JOB_DONE;
+}
+
+int uffd_loop_check_started(const uffd_loop *loop) {
+  if (loop->ledger == NULL || !atomic_load(&loop->paused)) return 0;
+  return fail(EINVAL, "The ledger may hold events that are not applied yet: uffd_loop_start() first.");
+}
+
+static int check_all_added(uffd_loop *loop) {
+  pthread_mutex_lock(&loop->lock);
+  bool lacking = loop->ledger != NULL && loop->ledger->added < loop->ledger->old;
+  pthread_mutex_unlock(&loop->lock);
+  return lacking ? fail(EINVAL, "The ledger has regions that are not added: their pages would read as zeros.") : 0;
 }
 
 int uffd_loop_start(uffd_loop *loop) {
   int result = uffd_loop_enter(loop);
   if (result < 0) return result;
-  atomic_store(&loop->paused, false);
-  for (uint32_t i = 0; i < loop->shards; i++) { /* who sleeps has not looked at the objects */
+  if (atomic_load(&loop->paused)) result = check_all_added(loop);
+  for (uint32_t i = 0; i < loop->shards && result == 0; i++) {
     struct uffd_job job;
-    uffd_job_init(&job, look_again);
-    uffd_job_run(loop->handlers[i], &job);
+    uffd_job_init(&job, start_reading);
+    result = uffd_job_run(loop->handlers[i], &job);
   }
   uffd_loop_leave(loop);
-  return 0;
+  return result == -ECANCELED ? fail(ECANCELED, "The loop was closed meanwhile.") : result;
 }
 
 /* ---- ending */

@@ -47,6 +47,7 @@ struct uffd_source {
   int fd;
   bool child;                    /* of a fork */
   bool foreign;                  /* serves another process, whose registrations are its own affair */
+  bool lost;                     /* a change of mappings could not be followed: unknown places are poison, not zeros */
   _Atomic bool gone;             /* its address space is no more */
   bool starved;                  /* a FORK waits for a free descriptor */
   bool ready;                    /* has messages, as poll said */
@@ -159,14 +160,20 @@ struct uffd_region {
   _Atomic bool complete;
   _Atomic bool removed;
   bool left;      /* foreign, taken out as it is: the handler's. Its faults wait for whoever serves it next */
+  uint32_t entry; /* in the ledger */
   uint32_t count; /* slices: slice i belongs to handler first + i */
   uint32_t first;
   uint64_t slice_bytes; /* of each but the last */
   uffd_object *object;  /* the user's; NULL: the handlers' own */
 };
 
+struct uffd_ledger;
+
 struct uffd_loop {
   /* set once */
+  struct uffd_ledger *ledger; /* NULL: none */
+  int (*on_fork)(void *ctx, uffd_object *child, const void *ledger, uint64_t ledger_size);
+  void *on_fork_ctx;
   uint64_t process;
   uint32_t engine;
   uint32_t handlers_count;
@@ -218,6 +225,8 @@ struct uffd_sentence uffd_keep_sentence(void);
 void uffd_restore_sentence(const struct uffd_sentence *sentence);
 /* 0, or -ECANCELED with the first failure's sentence. */
 int uffd_loop_check_stopped(const uffd_loop *loop);
+/* 0, or -EINVAL with a sentence: nothing may be filled before a ledger's events are applied. */
+int uffd_loop_check_started(const uffd_loop *loop);
 /* 0, or -EOWNERDEAD in a forked child. */
 int uffd_loop_check_process(const uffd_loop *loop);
 /* The calling thread is in a callback, hook or set-up of this loop: what waits for a handler is refused there. */
@@ -285,6 +294,8 @@ void uffd_handler_destroy(struct uffd_handler_state *handler);
 unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout_ns);
 /* Nanoseconds after which a pass has something to do even if no descriptor says so; UINT64_MAX: never. */
 uint64_t uffd_handler_due(const struct uffd_handler_state *handler);
+/* Applies what a predecessor had read, as the ledger says, and lets all faults be told again. */
+void uffd_handler_take_over(struct uffd_handler_state *handler);
 /* Wakes everything that is kept, cancels jobs. The handler's last act. */
 void uffd_handler_finish(struct uffd_handler_state *handler);
 /* When it has finished and the regions are unregistered: lets those go who wait for events to be read. */

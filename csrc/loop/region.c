@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "loop/inline.h"
+#include "loop/ledger.h"
 
 /* ---- slices of a region */
 
@@ -86,10 +87,16 @@ static int check_foreign(const uffd_loop *loop, const struct uffd_region_opts *o
                       "pump.");
 }
 
+static int check_ledger(const uffd_loop *loop, bool foreign) {
+  if (loop->ledger == NULL || foreign) return 0;
+  return fail(EINVAL, "A loop with a ledger serves memory of another process.");
+}
+
 static int check_opts(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver,
                       struct uffd_region_opts *opts) {
   bool foreign = memory->kind == UFFD_MEMORY_FOREIGN;
   int result = check_range(memory, opts);
+  if (result == 0) result = check_ledger(loop, foreign);
   if (result == 0 && foreign) result = check_foreign(loop, opts);
   if (result == 0 && opts->object != NULL) result = check_object(loop, opts->object);
   if (result < 0) return result;
@@ -209,7 +216,19 @@ static int insert_slice(struct uffd_source *source, const struct uffd_slice *sli
   if (result < 0) return result;
   source->foreign = slice->region->foreign;
   uffd_slices_insert(source, slice);
+  /* a predecessor that died may have read faults there */
+  if (source->foreign) uffd_raw_wake(source->fd, slice->start, slice->end - slice->start);
   return 0;
+}
+
+/* The slices that a predecessor has left, or if the region is new, one. */
+static int insert_entry(struct uffd_ledger *ledger, struct uffd_source *source, const struct uffd_slice *slice) {
+  source->foreign = true;
+  int result = uffd_ledger_take_slices(ledger, slice->region, source);
+  if (result != 0) return result < 0 ? result : 0;
+  if (uffd_ledger_is_placed(ledger, slice->region)) return 0;
+  result = insert_slice(source, slice);
+  return result < 0 ? result : uffd_ledger_commit(ledger, source);
 }
 
 static enum uffd_job_result attach(struct uffd_handler_state *handler, struct uffd_job *job) {
@@ -231,7 +250,8 @@ static enum uffd_job_result attach(struct uffd_handler_state *handler, struct uf
       .pages = region->pages + start / region->page_size,
       .region = region,
   };
-  job->result = insert_slice(source, &slice);
+  struct uffd_ledger *ledger = handler->loop->ledger;
+  job->result = ledger != NULL ? insert_entry(ledger, source, &slice) : insert_slice(source, &slice);
   return UFFD_JOB_DONE;
 }
 
@@ -249,6 +269,7 @@ static enum uffd_job_result detach(struct uffd_handler_state *handler, struct uf
       if (slice->moved || wanted->unregister) uffd_slice_unregister(source, slice);
     }
     uffd_slices_forget(source, wanted->region);
+    if (handler->loop->ledger != NULL && wanted->unregister) uffd_ledger_commit(handler->loop->ledger, source);
   }
   uffd_jobs_hasten(handler);
   return UFFD_JOB_DONE;
@@ -261,6 +282,7 @@ static int attach_slice(uffd_region *region, uint32_t i) {
   int result = job.source == NULL ? -ENOMEM : uffd_job_run(handler_of(region, i), &job.job);
   if (job.source != NULL) uffd_source_destroy(job.source); /* not taken */
   if (result == -ECANCELED) return fail(ECANCELED, "The loop was closed before the region was served.");
+  if (result == -ENOSPC) return fail(EINVAL, "The ledger has no room for another region.");
   if (result == -EBUSY) return fail(EBUSY, "A part of the range is served already: a range is served once.");
   if (result == -EINVAL) return fail(EINVAL, "The object serves another process than this memory lies in.");
   return result < 0 ? fail(-result, "No memory to serve another region.") : 0;
@@ -334,7 +356,7 @@ static uint64_t page_count(const uffd_region *region) {
 void uffd_region_destroy(uffd_region *region) {
   if (region->loop->engine == UFFD_ENGINE_INLINE) uffd_directory_remove(region);
   uffd_unclaim(&region->claim);
-  uffd_pages_unmap((void *)(uintptr_t)region->pages, page_count(region));
+  if (region->loop->ledger == NULL) uffd_pages_unmap((void *)(uintptr_t)region->pages, page_count(region));
   uffd_memory_drop(region->memory);
   uffd_resolver_drop(region->resolver);
   pthread_mutex_destroy(&region->lock);
@@ -368,8 +390,8 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   pthread_mutex_init(&region->lock, NULL);
   uffd_memory_hold(memory);
   uffd_resolver_hold(resolver);
-  region->pages = uffd_pages_map(page_count(region));
-  if (region->pages == NULL) {
+  if (loop->ledger == NULL) region->pages = uffd_pages_map(page_count(region));
+  if (loop->ledger == NULL && region->pages == NULL) {
     uffd_region_destroy(region);
     return NULL;
   }
@@ -409,11 +431,24 @@ static int choose_handlers(uffd_region *region) {
   return 0;
 }
 
+/* Under loop->lock: the last step that is undone here, when what follows fails. */
+static int enter_ledger(uffd_region *region) {
+  struct uffd_ledger *ledger = region->loop->ledger;
+  if (ledger == NULL) return 0;
+  for (const uffd_region *other = region->loop->regions; other != NULL; other = other->next) {
+    if (other->object != region->object) return fail(EINVAL, "A loop with a ledger serves one object.");
+  }
+  return uffd_ledger_enter(ledger, region);
+}
+
 /* In the order in which a fault needs it: first what answers, then the registration that lets faults come. */
 static int begin(uffd_region *region) {
   uffd_loop *loop = region->loop;
   int result = choose_handlers(region);
-  if (result == 0) result = uffd_uses_add(loop, region->resolver, region->page_size);
+  if (result == 0) result = enter_ledger(region);
+  if (result < 0) return result;
+  result = uffd_uses_add(loop, region->resolver, region->page_size);
+  if (result < 0 && loop->ledger != NULL) uffd_ledger_leave(loop->ledger, region);
   if (result < 0) return result;
   for (uint32_t i = 0; i < region->count && result == 0; i++) {
     result = attach_slice(region, i);
@@ -428,6 +463,7 @@ static int begin(uffd_region *region) {
     detach_slices(region, false);
     give_object_back(region);
     uffd_uses_drop(loop, region->resolver);
+    if (loop->ledger != NULL) uffd_ledger_leave(loop->ledger, region);
     uffd_restore_sentence(&why);
   }
   return result;
@@ -479,7 +515,7 @@ int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
 /* ---- taking out */
 
 int uffd_region_check_served(const uffd_region *region) {
-  if (region->served) return 0;
+  if (region->served) return uffd_loop_check_started(region->loop);
   return fail(ENOENT, "The region is %s: nothing is left to fill.", region->complete ? "complete" : "removed");
 }
 
