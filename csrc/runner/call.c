@@ -52,7 +52,7 @@ void uffd_complain(const char *program, const char *message) {
   fflush(stderr);
 }
 
-int uffd_report(lua_State *L, int status) {
+int uffd_report_status(lua_State *L, int status) {
   if (status != LUA_OK) {
     const char *message = lua_tostring(L, -1);
     uffd_complain(UFFD_PROGRAM, message != NULL ? message : "(error message is not a string)");

@@ -11,7 +11,7 @@
 /* Calls the function that a Lua module of uffd is, with what is above it on the stack: it returns the exit code. */
 static int call_module(lua_State *L, int count) {
   int code = UFFD_EXIT_ERROR;
-  if (uffd_report(L, uffd_call(L, count, 1)) == LUA_OK) {
+  if (uffd_report_status(L, uffd_call(L, count, 1)) == LUA_OK) {
     code = (int)lua_tointeger(L, -1);
     lua_pop(L, 1);
   }
@@ -21,7 +21,7 @@ static int call_module(lua_State *L, int count) {
 static int push_module(lua_State *L, const char *name) {
   lua_getglobal(L, "require");
   lua_pushstring(L, name);
-  return uffd_report(L, uffd_call(L, 1, 1));
+  return uffd_report_status(L, uffd_call(L, 1, 1));
 }
 
 static int run_info(lua_State *L, const struct uffd_options *options) {

@@ -49,7 +49,7 @@ int main(int argc, char **argv) {
   int code = UFFD_EXIT_ERROR;
   lua_pushcfunction(L, start);
   lua_pushlightuserdata(L, &options);
-  if (uffd_report(L, lua_pcall(L, 1, 1, 0)) == LUA_OK) code = (int)lua_tointeger(L, -1);
+  if (uffd_report_status(L, lua_pcall(L, 1, 1, 0)) == LUA_OK) code = (int)lua_tointeger(L, -1);
   lua_close(L);
   return code;
 }

@@ -49,11 +49,11 @@ void uffd_open_environment(lua_State *L, const struct uffd_options *options);
 
 /*
  * call.c: calls the function below count arguments in protected mode, with a traceback, interruptible by SIGINT; LUA_OK
- * leaves results, anything else the message. uffd_report() then prints it, with the program's name unless typed at the
- * prompt, and pops it.
+ * leaves results, anything else the message. uffd_report_status() then prints it, with the program's name unless typed
+ * at the prompt, and pops it.
  */
 int uffd_call(lua_State *L, int count, int results);
-int uffd_report(lua_State *L, int status);
+int uffd_report_status(lua_State *L, int status);
 void uffd_complain(const char *program, const char *message);
 
 /* script.c: each says on stderr what failed, and returns a Lua status. */

@@ -7,7 +7,7 @@
 
 static int run_loaded(lua_State *L, int status) {
   if (status == LUA_OK) status = uffd_call(L, 0, 0);
-  return uffd_report(L, status);
+  return uffd_report_status(L, status);
 }
 
 static int run_string(lua_State *L, const char *code, const char *name) {
@@ -36,7 +36,7 @@ static int run_require(lua_State *L, const char *text) {
   lua_getglobal(L, "require");
   lua_pushstring(L, module);
   int status = uffd_call(L, 1, 1);
-  if (status != LUA_OK) return uffd_report(L, status);
+  if (status != LUA_OK) return uffd_report_status(L, status);
   lua_pushglobaltable(L);
   lua_pushlstring(L, text, equals == NULL ? strlen(text) : (size_t)(equals - text));
   lua_rotate(L, -3, -1);
@@ -60,7 +60,7 @@ int uffd_run_options(lua_State *L, const struct uffd_options *options) {
 
 int uffd_load_script(lua_State *L, const struct uffd_options *options) {
   const char *path = options->script_is_stdin ? NULL : options->argv[options->script];
-  return uffd_report(L, luaL_loadfile(L, path));
+  return uffd_report_status(L, luaL_loadfile(L, path));
 }
 
 static int spread_arguments(lua_State *L) {
@@ -75,7 +75,7 @@ static int spread_arguments(lua_State *L) {
 int uffd_push_arguments(lua_State *L) {
   int top = lua_gettop(L);
   lua_pushcfunction(L, spread_arguments);
-  return uffd_report(L, uffd_call(L, 0, LUA_MULTRET)) == LUA_OK ? lua_gettop(L) - top : -1;
+  return uffd_report_status(L, uffd_call(L, 0, LUA_MULTRET)) == LUA_OK ? lua_gettop(L) - top : -1;
 }
 
 int uffd_run_script(lua_State *L, const struct uffd_options *options) {
@@ -86,5 +86,5 @@ int uffd_run_script(lua_State *L, const struct uffd_options *options) {
     lua_pop(L, 1);
     return LUA_ERRRUN;
   }
-  return uffd_report(L, uffd_call(L, count, LUA_MULTRET));
+  return uffd_report_status(L, uffd_call(L, count, LUA_MULTRET));
 }
