@@ -618,7 +618,9 @@ enum {
   UFFD_ON_ERROR_DEFAULT = 0, /* poison; a loop: as said here, a region: as its loop */
   UFFD_ON_ERROR_ZERO = 1,    /* it reads as zeros */
   UFFD_ON_ERROR_POISON = 2,  /* it raises SIGBUS (6.6) */
-  UFFD_ON_ERROR_STOP = 3     /* poison, and so does every later fault of the loop */
+  UFFD_ON_ERROR_STOP = 3,    /* poison, and so does every later fault of the loop */
+  UFFD_ON_ERROR_RETRY = 4    /* the resolver is asked again, with pauses of up to 10 ms, until it has an answer; whoever
+                                faults waits as long. Not inline */
 };
 
 enum {

@@ -253,8 +253,9 @@ static uint32_t give_up(struct walk *walk) {
   uint32_t on_error = walk->slice->region->on_error;
   int error = handler->error;
   uffd_count(&handler->counters.errors, 1);
-  uffd_loop_fail(handler->loop, error);
-  uffd_log(UFFD_LOG_ERROR, "%s", uffd_errmsg());
+  bool first = uffd_loop_fail(handler->loop, error);
+  if (first || on_error != UFFD_ON_ERROR_RETRY) uffd_log(UFFD_LOG_ERROR, "%s", uffd_errmsg());
+  if (on_error == UFFD_ON_ERROR_RETRY) return UFFD_OUTCOME_DEFERRED;
   if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&handler->loop->stopped, true);
   uint32_t outcome = install_page(walk, on_error == UFFD_ON_ERROR_ZERO ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
   handler->error = error;

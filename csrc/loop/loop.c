@@ -65,12 +65,13 @@ static void wait_until_left(uffd_loop *loop) {
 
 /* ---- the first failure */
 
-void uffd_loop_fail(uffd_loop *loop, int error) {
+bool uffd_loop_fail(uffd_loop *loop, int error) {
   int none = 0;
-  if (!atomic_compare_exchange_strong(&loop->error_state, &none, 1)) return;
+  if (!atomic_compare_exchange_strong(&loop->error_state, &none, 1)) return false;
   loop->error = error;
   snprintf(loop->error_text, sizeof(loop->error_text), "%s", uffd_errmsg());
   atomic_store_explicit(&loop->error_state, 2, memory_order_release);
+  return true;
 }
 
 int uffd_loop_error(const uffd_loop *loop, char *text, size_t length) {
@@ -110,7 +111,8 @@ static int check_opts(const struct uffd_loop_opts *opts) {
   if (opts->engine == UFFD_ENGINE_PUMP && opts->handlers > 1) {
     return fail(EINVAL, "A pump has one handler, the caller; the threads engine has several.");
   }
-  if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
+  if (opts->on_error > UFFD_ON_ERROR_RETRY) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
+  if (opts->on_error == UFFD_ON_ERROR_RETRY && opts->engine == UFFD_ENGINE_INLINE) return uffd_refuse_retry();
   if (opts->route > UFFD_ROUTE_DEVICE) return fail(EINVAL, "Unknown route %u.", opts->route);
   const uint32_t user_mode = UFFD_OPEN_USER_MODE_ONLY | UFFD_OPEN_NO_USER_MODE_ONLY;
   if ((opts->open_flags & ~user_mode) != 0) {
@@ -137,9 +139,16 @@ static int check_opts(const struct uffd_loop_opts *opts) {
 
 int uffd_check_poison(uint32_t on_error) {
   uint64_t features = uffd_kernel_features();
-  if (on_error == UFFD_ON_ERROR_ZERO || features == 0 || (features & UFFD_FEAT_POISON) != 0) return 0;
+  if (on_error == UFFD_ON_ERROR_ZERO || on_error == UFFD_ON_ERROR_RETRY) return 0;
+  if (features == 0 || (features & UFFD_FEAT_POISON) != 0) return 0;
   return fail(EOPNOTSUPP, "This kernel cannot poison pages (Linux 6.6 can), which is what becomes of a page whose "
-                          "resolver failed; choose on_error zero knowingly.");
+                          "resolver failed; choose on_error retry, or zero knowingly.");
+}
+
+int uffd_refuse_retry(void) {
+  return fail(EINVAL,
+              "Inline, a thread would ask a resolver that fails without a pause: choose another on_error, or the "
+              "engine threads.");
 }
 
 static void free_loop(uffd_loop *loop) {
@@ -190,12 +199,13 @@ static void choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts) {
   bool limited = (opts->open_flags & UFFD_OPEN_USER_MODE_ONLY) != 0;
   if (!limited && uffd_probe(&probe) == 0) limited = probe.user_mode_only != 0;
   bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1 && opts->flags == 0 &&
-                  opts->ledger == NULL;
+                  opts->ledger == NULL && opts->on_error != UFFD_ON_ERROR_RETRY;
   loop->engine = limited && possible ? UFFD_ENGINE_INLINE : UFFD_ENGINE_THREADS;
   loop->why = !limited   ? "System calls that meet missing pages are served too; inline they would get EFAULT."
               : possible ? "The object is user-mode-only, so that system calls that meet missing pages get EFAULT "
                            "anyway, and inline is the fastest."
-                         : "Inline takes one object, no pause or ledger, and a kernel with the feature sigbus (4.14).";
+                         : "Inline takes one object, no pause, ledger or retries, and a kernel with the feature sigbus "
+                           "(4.14).";
 }
 
 /* Inline: one that reads events and does jobs, and some for faulting threads to take, two for each processor. */

@@ -216,7 +216,7 @@ extern _Thread_local const uffd_loop *uffd_setting_up;
 uint64_t uffd_now(void); /* CLOCK_MONOTONIC, nanoseconds */
 
 /* loop.c: keeps the loop's first failure. The sentence is the thread's uffd_errmsg(). */
-void uffd_loop_fail(uffd_loop *loop, int error);
+bool uffd_loop_fail(uffd_loop *loop, int error); /* whether it is the first */
 /* The sentence of a failure, over the unwinding after it, which may call back or fail as well. */
 struct uffd_sentence {
   char text[768];
@@ -238,6 +238,7 @@ int uffd_loop_enter(uffd_loop *loop);
 void uffd_loop_leave(uffd_loop *loop);
 /* -EOPNOTSUPP when on_error needs poison and the kernel has none. */
 int uffd_check_poison(uint32_t on_error);
+int uffd_refuse_retry(void); /* inline */
 
 /* slice.c */
 struct uffd_slice *uffd_slice_find(const struct uffd_source *source, uint64_t address);

@@ -100,7 +100,8 @@ static int check_opts(const uffd_loop *loop, const uffd_memory *memory, const uf
   if (result == 0 && foreign) result = check_foreign(loop, opts);
   if (result == 0 && opts->object != NULL) result = check_object(loop, opts->object);
   if (result < 0) return result;
-  if (opts->on_error > UFFD_ON_ERROR_STOP) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
+  if (opts->on_error > UFFD_ON_ERROR_RETRY) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
+  if (opts->on_error == UFFD_ON_ERROR_RETRY && loop->engine == UFFD_ENGINE_INLINE) return uffd_refuse_retry();
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
   if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (continues(resolver) && !foreign ? UFFD_MODE_MINOR : 0);
   if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {

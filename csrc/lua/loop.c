@@ -33,7 +33,7 @@ struct region {
 };
 
 static const char *const engines[] = {"auto", "threads", "pump", "inline", NULL};
-static const char *const verdicts[] = {"default", "zero", "poison", "stop", NULL};
+static const char *const verdicts[] = {"default", "zero", "poison", "stop", "retry", NULL};
 
 static struct loop *check(lua_State *L, int arg) {
   struct loop *loop = luaL_checkudata(L, arg, LOOP_TYPE);

@@ -474,7 +474,7 @@ local serve_options = {
 ---bytes answered around a fault where the resolver can (default: one page); "auto": from a page to 2 MiB while accesses
 ---are sequential, in either direction or with small strides, a page where they are random
 ---@field around? integer|string|"auto"
----@field on_error? "zero"|"poison"|"stop" what becomes of a page whose resolver failed (default: the loop's)
+---@field on_error? "zero"|"poison"|"stop"|"retry" what becomes of a page whose resolver failed (default: the loop's)
 ---an object to register with, instead of the loop's own; the loop alone reads it from then on, and keeps it open
 ---@field object? uffd.Object
 
@@ -485,7 +485,9 @@ local serve_options = {
 ---inline where the object can only be user-mode-only, else threads
 ---@field engine? "auto"|"threads"|"pump"|"inline"
 ---@field handlers? integer threads, 1 to 64 (default 1); inline: how many threads resolve at the same time
----@field on_error? "zero"|"poison"|"stop" (default "poison", which needs kernel 6.6)
+---what becomes of a page whose resolver failed: zeros, SIGBUS (default, needs kernel 6.6), SIGBUS from all pages from
+---then on; retry asks again, with pauses of up to 10 ms, while the thread waits (not inline)
+---@field on_error? "zero"|"poison"|"stop"|"retry"
 ---@field features? uffd.Mask features to enable in the loop's objects
 ---@field user_mode_only? boolean as in `uffd.open`, for the loop's objects
 ---@field route? "auto"|"syscall"|"device"

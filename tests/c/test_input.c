@@ -99,8 +99,8 @@ static void ranges_of_regions(void) {
 static void options_of_regions(void) {
   set_up();
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
-  opts.on_error = 4;
-  refuse_region(fixture.other, fixture.resolver, &opts, -EINVAL, "on_error 4");
+  opts.on_error = 5;
+  refuse_region(fixture.other, fixture.resolver, &opts, -EINVAL, "on_error 5");
   opts = (struct uffd_region_opts)UFFD_REGION_OPTS_INIT;
   opts.reserved = 1;
   refuse_region(fixture.other, fixture.resolver, &opts, -EINVAL, "reserved");
@@ -307,8 +307,8 @@ static void options_of_loops(void) {
   opts.engine = UFFD_ENGINE_PUMP;
   refuse_loop(&opts, "one handler");
   opts = defaults;
-  opts.on_error = 4;
-  refuse_loop(&opts, "on_error 4");
+  opts.on_error = 5;
+  refuse_loop(&opts, "on_error 5");
   opts = defaults;
   opts.route = UFFD_ROUTE_ADOPTED;
   refuse_loop(&opts, "route 3");

@@ -360,6 +360,61 @@ static void failures_become_what_was_chosen(void) {
   }
 }
 
+static int fail_at_first(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  static _Atomic int times;
+  (void)asked, (void)fault;
+  if (atomic_fetch_add(&times, 1) % 3 < 2) return uffd_set_errmsg(EIO, "Not yet.");
+  answer->kind = UFFD_ANSWER_BYTES;
+  answer->data = "late";
+  answer->length = 4;
+  return 0;
+}
+
+static void failures_are_tried_again_where_that_was_chosen(void) {
+  for (int engine = ENGINE_ONE; engine < ENGINES; engine++) {
+    struct asked asked = {.answer = fail_at_first};
+    atomic_store(&logged, 0);
+    uffd_set_log(keep_log, NULL);
+    serve_with(engine, UFFD_ON_ERROR_RETRY, asked_resolver(&asked), NULL);
+    unsigned value = 0;
+    CHECK_EQ(check_access(at(3), false, &value), 0);
+    CHECK_EQ(value, 'l');
+    CHECK_EQ(check_access(at(4), true, NULL), 0);
+    char why[512];
+    CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), EIO);
+    CHECK_EQ(serving_stats(serving.loop).errors, 4);
+    CHECK_EQ(serving_stats(serving.loop).poisoned + serving_stats(serving.loop).zero, 0);
+    CHECK_EQ(logged, 1);
+    end();
+    uffd_set_log(NULL, NULL);
+  }
+}
+
+static void retries_are_not_for_the_inline_engine(void) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  struct uffd_region_opts chosen = UFFD_REGION_OPTS_INIT;
+  uffd_loop *loop;
+  opts.on_error = UFFD_ON_ERROR_RETRY;
+  opts.open_flags = UFFD_OPEN_USER_MODE_ONLY;
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  CHECK_EQ(uffd_loop_engine(loop, NULL), UFFD_ENGINE_THREADS);
+  CHECK_OK(uffd_loop_close(loop));
+  opts.engine = UFFD_ENGINE_INLINE;
+  CHECK_ERR(uffd_loop_create(&opts, &loop), -EINVAL);
+  CHECK_SAYS("without a pause");
+  opts.on_error = UFFD_ON_ERROR_ZERO;
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  uffd_memory *served = memory_make(MEMORY_ANON, 1);
+  uffd_resolver *zeros;
+  CHECK_OK(uffd_resolver_zero(&zeros));
+  chosen.on_error = UFFD_ON_ERROR_RETRY;
+  CHECK_ERR(uffd_loop_add(loop, served, zeros, &chosen, NULL), -EINVAL);
+  CHECK_SAYS("without a pause");
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_resolver_close(zeros);
+  uffd_memory_close(served);
+}
+
 static void a_region_chooses_for_itself(void) {
   check_needs(UFFD_FEAT_POISON);
   struct asked asked = {.answer = fail_at_odd};
@@ -543,6 +598,8 @@ static const struct check_test tests[] = {
     TEST(later_is_asked_again),
     TEST(a_prefetch_that_waits_holds_up_no_other),
     TEST(failures_become_what_was_chosen),
+    TEST(failures_are_tried_again_where_that_was_chosen),
+    TEST(retries_are_not_for_the_inline_engine),
     TEST(a_region_chooses_for_itself),
     TEST(stop_poisons_every_later_fault),
     TEST(stop_is_told_by_the_pump),

@@ -35,8 +35,8 @@ static void options_of_a_loop(void) {
   opts.handlers = 2;
   refuse_loop(&opts, -EINVAL, "pump");
   opts = defaults;
-  opts.on_error = 4;
-  refuse_loop(&opts, -EINVAL, "on_error 4");
+  opts.on_error = 5;
+  refuse_loop(&opts, -EINVAL, "on_error 5");
   opts = defaults;
   opts.route = UFFD_ROUTE_ADOPTED;
   refuse_loop(&opts, -EINVAL, "route 3");
