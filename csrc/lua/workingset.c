@@ -139,6 +139,8 @@ static int workingset_ranges(lua_State *L) {
   const uffd_workingset *set = check(L, 1);
   int64_t count = uffd_workingset_ranges(set, NULL, 0);
   if (count < 0) return uffd_lua_fail(L, (int)count);
+  uint64_t limit = uffd_lua_opt_unsigned(L, 2, (uint64_t)count);
+  if (limit < (uint64_t)count) count = (int64_t)limit;
   struct uffd_range *ranges = lua_newuserdatauv(L, (size_t)count * sizeof(*ranges), 0);
   uffd_workingset_ranges(set, ranges, (size_t)count);
   push_ranges(L, ranges, (size_t)count);

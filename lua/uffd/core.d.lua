@@ -566,8 +566,9 @@ function workingset:info() end
 
 ---The pages as ranges, by offset, neighbours merged, as `region:prefetch` takes them: a list of `{ offset, length }`, in
 ---bytes. They are whole pages: the last may reach beyond the end of the image.
+---@param limit? integer no more than so many, the first ones
 ---@return integer[][] ranges
-function workingset:ranges() end
+function workingset:ranges(limit) end
 
 ---Appends what the other one has more, in its order. Errors: EINVAL of another image or page size; ENOMEM.
 ---@param other uffd.WorkingSet

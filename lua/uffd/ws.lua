@@ -86,12 +86,13 @@ end
 
 -- ------------------------------------------------------------------------------------------------ info
 
--- The runs by address, each with its first touch and its writes.
-local function runs_of(set, page_size)
-  local runs, first_run = {}, {}
-  for i, range in ipairs(set:ranges()) do
-    runs[i] = { offset = range[1], length = range[2], writes = 0 }
+-- The runs by address, no more than limit, each with its first touch and its writes.
+local function runs_of(set, page_size, limit)
+  local runs, first_run, stop = {}, {}, 0
+  for i, range in ipairs(set:ranges(limit)) do
+    runs[i] = { offset = range[1], length = range[2], pages = range[2] // page_size, writes = 0 }
     first_run[i] = range[1]
+    stop = range[1] + range[2]
   end
   local function find(offset) -- the last run that begins at or before it
     local low, high = 1, #runs
@@ -102,27 +103,27 @@ local function runs_of(set, page_size)
     return runs[low]
   end
   for index, offset, kind in set:iterate() do
-    local run = find(offset)
-    run.first = run.first or index
-    if kind & 1 ~= 0 then run.writes = run.writes + 1 end
-    run.pages = run.length // page_size
+    if offset < stop then
+      local run = find(offset)
+      run.first = run.first or index
+      if kind & 1 ~= 0 then run.writes = run.writes + 1 end
+    end
   end
   return runs
 end
 
-local function info_json(path, info, runs, limit)
+local function info_json(path, info, runs)
   write_json({ "file", path }, { "image_length", info.image_length },
     { "image_identity", ("%016x"):format(info.image_identity) }, { "page_size", info.page_size },
     { "pages", info.pages }, { "bytes", info.bytes }, { "writes", info.writes }, { "runs", info.runs },
     { "longest_run", info.longest_run }, { "sequential", info.sequential })
-  for i = 1, math.min(#runs, limit or #runs) do
-    local run = runs[i]
+  for _, run in ipairs(runs) do
     write_json({ "file", path }, { "offset", run.offset }, { "length", run.length }, { "pages", run.pages },
       { "first_touch", run.first }, { "writes", run.writes })
   end
 end
 
-local function info_text(path, info, runs, limit)
+local function info_text(path, info, runs)
   local all = (info.image_length - 1) // info.page_size + 1
   local identity = info.image_identity == 0 and "identity not known" or ("identity %016x"):format(info.image_identity)
   print(path)
@@ -134,17 +135,17 @@ local function info_text(path, info, runs, limit)
   print(("  order     %s right after the page before (%s)"):format(plural(info.sequential, "page"),
     share_text(info.sequential, info.pages)))
   print(("  runs      %d, the longest %s"):format(info.runs, size_text(info.longest_run * info.page_size)))
-  limit = math.min(#runs, limit or 32)
-  if limit == 0 then return end
+  if #runs == 0 then return end
   local rows, address = {}, address_format(info.image_length)
-  for i = 1, limit do
-    local run = runs[i]
+  for i, run in ipairs(runs) do
     rows[i] = { address:format(run.offset), size_text(run.length), tostring(run.pages), tostring(run.first),
       tostring(run.writes) }
   end
   print()
   write_table({ "offset", "length", "pages", "first touch", "writes" }, { "<" }, rows)
-  if limit < #runs then print(("  and %s more: --runs %d"):format(plural(#runs - limit, "run"), #runs)) end
+  if #runs < info.runs then
+    print(("  and %s more: --runs %d"):format(plural(info.runs - #runs, "run"), info.runs))
+  end
 end
 
 function verbs.info(options, paths)
@@ -154,7 +155,7 @@ function verbs.info(options, paths)
     local info = set:info()
     if i > 1 and not options.json then print() end
     local write = options.json and info_json or info_text
-    write(path, info, runs_of(set, info.page_size), options.runs)
+    write(path, info, runs_of(set, info.page_size, options.runs or not options.json and 32 or nil))
   end
   return 0
 end

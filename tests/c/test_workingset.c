@@ -1,6 +1,8 @@
 /* Working sets and their files: what goes in comes out, and what is not whole is refused. */
 #include <fcntl.h>
+#include <linux/loop.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -611,6 +613,37 @@ static void identity_of_what_is_no_image(void) {
   CHECK_EQ(identity, 77);
 }
 
+/* A loop device of an image, which goes with its last user; or skips. */
+static int device_of(int image) {
+  int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+  if (control < 0) SKIP("loop devices need privilege: %s", strerror(errno));
+  for (int tries = 0; tries < 8; tries++) { /* another program may be quicker */
+    char path[32];
+    snprintf(path, sizeof(path), "/dev/loop%d", ioctl(control, LOOP_CTL_GET_FREE));
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) SKIP("%s cannot be opened: %s", path, strerror(errno));
+    struct loop_info64 info = {.lo_flags = LO_FLAGS_AUTOCLEAR};
+    if (ioctl(fd, LOOP_SET_FD, image) == 0) {
+      CHECK_EQ(ioctl(fd, LOOP_SET_STATUS64, &info), 0);
+      close(control);
+      return fd;
+    }
+    close(fd);
+  }
+  SKIP("no loop device is free");
+}
+
+static void identity_of_a_block_device_is_that_of_its_contents(void) {
+  uint64_t length = 300 * PAGE;
+  int image = image_of("image", length);
+  change(image, 299 * PAGE, 7);
+  uint64_t identity = identity_of(image, length);
+  int device = device_of(image);
+  CHECK_EQ(identity_of(device, length), identity);
+  close(device);
+  close(image);
+}
+
 static const struct check_test tests[] = {
     TEST(order_is_kept_and_pages_are_there_once),
     TEST(ranges_are_sorted_and_merged),
@@ -632,5 +665,6 @@ static const struct check_test tests[] = {
     TEST(identity_is_of_the_contents),
     TEST(identity_reads_its_samples),
     TEST(identity_of_what_is_no_image),
+    TEST(identity_of_a_block_device_is_that_of_its_contents),
 };
 CHECK_MAIN(tests)
