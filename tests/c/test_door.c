@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "damage.h"
 #include "serve/door.h"
 #include "vmm.h"
 
@@ -1027,84 +1028,14 @@ static void refused_for_want_of_descriptors(void) {
 
 /* ---- damage of every kind, again and again */
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define DAMAGED 2000
-#else
-#define DAMAGED 10000
-#endif
-
-static uint64_t draw(uint64_t *state, uint64_t below) {
-  *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-  return (*state >> 33) % below;
-}
-
-/* A list, damaged in some way, or not at all. */
-static size_t damage(uint64_t *random, char *text, size_t length, size_t size) {
-  switch (draw(random, 8)) {
-  case 0: /* cut short */
-    return draw(random, length) + 1;
-  case 1: /* a byte turned into another */
-    text[draw(random, length)] = (char)draw(random, 256);
-    return length;
-  case 2: { /* a piece twice */
-    size_t from = draw(random, length), piece = min_u64(draw(random, 64), min_u64(length - from, size - length));
-    memmove(text + from + piece, text + from, length - from);
-    return length + piece;
-  }
-  case 3: { /* a piece gone */
-    size_t from = draw(random, length - 1), piece = min_u64(draw(random, 64), length - from - 1);
-    memmove(text + from, text + from + piece, length - from - piece);
-    return length - piece;
-  }
-  case 4: { /* digits in another order: other numbers */
-    size_t at_byte = draw(random, length);
-    for (size_t i = at_byte; i < length; i++) {
-      if (text[i] >= '0' && text[i] <= '9') text[i] = (char)('0' + draw(random, 10));
-    }
-    return length;
-  }
-  case 5: /* noise */
-    for (size_t i = 0; i < length; i++) {
-      text[i] = (char)draw(random, 256);
-    }
-    return length;
-  default:
-    return length;
-  }
-}
-
-/* The userfaultfd, or something else, or nothing; and more of the kind. */
-static unsigned choose_fds(uint64_t *random, const struct stage *stage, int other, int *fds) {
-  unsigned count = (unsigned)draw(random, 3) == 0 ? (unsigned)draw(random, 24) : (unsigned)draw(random, 3);
-  for (unsigned i = 0; i < count; i++) {
-    fds[i] = draw(random, 4) != 0 ? stage->vmm.uffd : other;
-  }
-  return count;
-}
-
-static void send_damaged(uint64_t *random, struct stage *stage, int other) {
-  char text[8192];
-  int fds[VMM_FDS_MAX];
-  unsigned keys = (unsigned)draw(random, 8);
-  size_t length = vmm_list(&stage->vmm, keys, text, sizeof(text) / 2);
-  length = damage(random, text, length, sizeof(text));
-  unsigned count = choose_fds(random, stage, other, fds), pieces = 1 + (unsigned)draw(random, 3),
-           fd_piece = (unsigned)draw(random, pieces);
-  for (unsigned i = 0; i < pieces; i++) {
-    size_t from = length * i / pieces, to = length * (i + 1) / pieces;
-    if (from == to) continue;
-    CHECK_EQ(vmm_send(stage->vmm.socket, text + from, to - from, fds, i == fd_piece ? count : 0), 0);
-  }
-}
-
 /* One connection: up to two messages, then its end at once, or after what came of it. 1 when one was taken in. */
 static bool meet_damaged(uint64_t *random, struct stage *stage, int other) {
   struct uffd_handshake handshake;
-  bool taken = false, early = draw(random, 2) == 0;
+  bool taken = false, early = damage_draw(random, 2) == 0;
   stage->vmm.socket = vmm_connect(at("door"));
   CHECK(stage->vmm.socket >= 0);
-  for (uint64_t i = draw(random, 8) == 0 ? 2 : 1; i > 0; i--) {
-    send_damaged(random, stage, other);
+  for (uint64_t i = damage_draw(random, 8) == 0 ? 2 : 1; i > 0; i--) {
+    damage_send(random, &stage->vmm, other);
   }
   if (early) {
     close(stage->vmm.socket);
