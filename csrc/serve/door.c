@@ -277,8 +277,20 @@ static int feed(struct uffd_connection *connection) {
   return CALL_AGAIN;
 }
 
+/* Where the address space ends is the kernel's to say; a wake-up changes nothing, and is refused beyond the end. */
+static int check_addresses(uffd_object *object, const struct uffd_handshake *handshake) {
+  for (uint32_t i = 0; i < handshake->regions_count; i++) {
+    const struct uffd_client_region *region = &handshake->regions[i];
+    if (uffd_wake(object, region->address, region->length) != 0) {
+      return fail(EINVAL, "The region at 0x%" PRIx64 " (%" PRIu64 " bytes) reaches beyond the client's address space.",
+                  region->address, region->length);
+    }
+  }
+  return 0;
+}
+
 /* An object of its own for a moment: it looks into fdinfo, and sets O_NONBLOCK, which all copies share. */
-static int check_object(int fd) {
+static int check_object(int fd, const struct uffd_handshake *handshake) {
   uffd_object *object = NULL;
   int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (copy < 0) return fail(errno, "No descriptor left for another client: raise ulimit -n.");
@@ -288,11 +300,12 @@ static int check_object(int fd) {
     return fail(-result, "The handshake's first descriptor must be a userfaultfd after its UFFDIO_API: %s",
                 uffd_errmsg());
   }
+  result = check_addresses(object, handshake);
   uffd_close(object);
+  if (result < 0) return result;
   int flags = fcntl(fd, F_GETFL);
-  return flags >= 0 && (flags & O_NONBLOCK) != 0
-             ? 0
-             : fail(EBADF, "The userfaultfd stays blocking: set O_NONBLOCK before handing it over.");
+  if (flags >= 0 && (flags & O_NONBLOCK) != 0) return 0;
+  return fail(EBADF, "The userfaultfd stays blocking: set O_NONBLOCK before handing it over.");
 }
 
 static int give(struct uffd_connection *connection, struct uffd_handshake *out) {
@@ -302,7 +315,7 @@ static int give(struct uffd_connection *connection, struct uffd_handshake *out) 
     return fail(E2BIG, "The handshake came with %u descriptors: at most %d are taken beside the userfaultfd.", mine,
                 UFFD_HANDSHAKE_FDS);
   }
-  int result = check_object(connection->fds[0]);
+  int result = check_object(connection->fds[0], handshake);
   if (result < 0) return result;
   if (connection->peer.pidfd >= 0) {
     handshake->pidfd = fcntl(connection->peer.pidfd, F_DUPFD_CLOEXEC, 0);

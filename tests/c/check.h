@@ -45,6 +45,9 @@ _Noreturn void check_skip(const char *format, ...) UFFD_PRINTF(1, 2);
 
 #define CHECK_SECONDS INT64_C(20)
 
+/* The running test has so many seconds from now on: for one that is long by nature. */
+void check_allow(int64_t seconds);
+
 struct check_test {
   const char *name;
   void (*run)(void);

@@ -507,6 +507,14 @@ static void ranges_that_cannot_be(void) {
   check_table("\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":512", "a page of the image");
 }
 
+/* Below what the format can hold, and yet nobody's: the kernel says so. */
+static void ranges_beyond_the_address_space(void) {
+  check_text_refused("[{\"base_host_virt_addr\":140737488351232,\"size\":144115188075851776,\"offset\":0}]", -EINVAL,
+                     "beyond the address space");
+  check_text_refused("[{\"base_host_virt_addr\":4096,\"size\":72057594037927936,\"offset\":0}]", -EINVAL,
+                     "beyond the client's address space");
+}
+
 static void page_sizes_that_cannot_be(void) {
   check_table("\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":0,\"page_size\":4", "unknown size");
   check_table("\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":0,\"page_size\":0", "unknown size");
@@ -1111,6 +1119,7 @@ static const struct check_test tests[] = {
     TEST(keys_that_lack),
     TEST(numbers_that_are_none),
     TEST(ranges_that_cannot_be),
+    TEST(ranges_beyond_the_address_space),
     TEST(page_sizes_that_cannot_be),
     TEST(regions_that_overlap),
     TEST(sum_of_regions_is_the_image),
