@@ -76,6 +76,10 @@ $ uffd-lua ws plot --color sometimes a.ws
 uffd-lua ws plot: '--color' takes one of always, never, auto, not 'sometimes'
 usage: *
 [2]
+$ uffd-lua -e 'package.preload["uffd.png"] = nil' ws plot -o a.png a.ws
+uffd-lua ws plot: a.png: this uffd-lua was built without libpng (Debian: libpng-dev). A name that ends in .svg works.
+[1]
+
 # PNG, where there is libpng.
 ? uffd-lua -e 'require "uffd.png"' >/dev/null 2>&1 || { echo "built without libpng"; exit 1; }
 $ uffd-lua ws plot -o a.png a.ws && head -c 8 a.png | od -An -c
