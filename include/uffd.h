@@ -862,6 +862,32 @@ struct uffd_stats {
 /* Fills *stats, as much of it as both sides know. Cheap; any thread. -EINVAL size, -EOWNERDEAD. */
 UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats);
 
+/* A fault that was read and is not answered yet. Newer libraries may append fields. */
+struct uffd_waiting {
+  size_t size;       /* in: sizeof(struct uffd_waiting); UFFD_WAITING_INIT sets it */
+  uint64_t age_ns;   /* since the message was read */
+  uint64_t offset;   /* in the region */
+  uint64_t address;  /* as it was read */
+  uint64_t flags;    /* UFFD_FAULT_* */
+  uint32_t tid;      /* the faulting thread, 0 if unknown */
+  uint32_t handler;  /* index */
+  void *cookie;      /* the region's; NULL also outside every region */
+  char resolver[32]; /* its kind, may be cut; "" outside every region */
+};
+#define UFFD_WAITING_INIT                                                                                              \
+  {                                                                                                                    \
+    sizeof(struct uffd_waiting), 0, 0, 0, 0, 0, 0, NULL, {                                                             \
+      0                                                                                                                \
+    }                                                                                                                  \
+  }
+
+/*
+ * The fault that has waited longest, being in a resolver or put off: 1 and *waiting, or 0 when none waits. For
+ * watchdogs: cheap, waits for nobody, any thread. Faults that are answered inline are not told. -EINVAL size;
+ * -EOWNERDEAD.
+ */
+UFFD_EXPORT int uffd_loop_oldest(const uffd_loop *loop, struct uffd_waiting *waiting);
+
 /*
  * The loop's first failure: returns its errno and copies its sentence (at most length bytes with the final zero; text
  * may be NULL), or 0 if there was none.

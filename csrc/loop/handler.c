@@ -3,6 +3,7 @@
  * ends in an outcome, stays in the queue to be tried again, or is woken; none is dropped.
  */
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -12,6 +13,7 @@
 #include "loop/ledger.h"
 
 #define READS_MAX 16u /* of one source in a pass */
+#define AGAIN_MAX 8u  /* tries after an event */
 
 _Thread_local struct uffd_handler_state *uffd_current_handler UFFD_SIGNAL_TLS;
 
@@ -90,6 +92,7 @@ void uffd_handler_drop_source(struct uffd_handler_state *handler, struct uffd_so
     }
   }
   handler->queued = kept;
+  uffd_oldest_clear(handler); /* the next pass tells */
   list_polls(handler);
   uffd_pump_unwatch(handler, source->fd);
   if (source->child) handler->children--;
@@ -287,6 +290,7 @@ static int read_some(struct uffd_handler_state *handler, struct uffd_source *sou
       struct uffd_event event;
       uffd_decode(source->object, &messages[i], &event);
       apply_event(handler, source, &event);
+      handler->heard = true;
       handler->retry_ns = now; /* what an event held up may go on */
     }
   }
@@ -357,15 +361,32 @@ static unsigned answer_faults(struct uffd_handler_state *handler, uint32_t waiti
   bool due = waiting == 0 || uffd_now() >= handler->retry_ns;
   for (uint32_t i = 0; i < total; i++) {
     bool wait = i < waiting && !due;
+    if (kept == 0) uffd_oldest_set(handler, &handler->queue[i]);
     if (wait || uffd_line_fault(handler, &handler->queue[i]) == UFFD_OUTCOME_DEFERRED) {
       if (kept == 0 && !wait) BARRIER("deferred", &handler->queue[i].address);
       handler->queue[kept++] = handler->queue[i];
     }
   }
   handler->queued = kept;
+  if (kept == 0) uffd_oldest_clear(handler);
   atomic_store_explicit(&handler->counters.queue, kept, memory_order_relaxed);
   if (due || kept > waiting) plan_retry(handler, total);
   return total - kept;
+}
+
+/*
+ * R28: what an event held up may go on as soon as its maker has run, and before the next one comes, which is soon when
+ * many drop pages: asked a few times at once, as waiting for the next message would always miss that moment.
+ */
+static unsigned answer_again(struct uffd_handler_state *handler) {
+  unsigned answered = 0;
+  for (unsigned i = 0; i < AGAIN_MAX && handler->queued != 0; i++) {
+    sched_yield();
+    handler->retry_ns = 0;
+    answered += answer_faults(handler, handler->queued);
+  }
+  handler->heard = false;
+  return answered;
 }
 
 /* ---- the pass */
@@ -438,6 +459,7 @@ unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout)
   uffd_jobs_run(handler, false);
   uffd_count(&handler->passes, 1);
   unsigned answered = answer_faults(handler, waiting);
+  if (handler->heard) answered += answer_again(handler);
   if (handler->queued < UFFD_QUEUE_MAX / 2) wake_put_back(handler);
   atomic_store_explicit(&handler->passes, atomic_load_explicit(&handler->passes, memory_order_relaxed) + 1,
                         memory_order_release); /* with all that was counted */
@@ -457,6 +479,7 @@ static void wake_all(struct uffd_handler_state *handler) {
     wake(&handler->queue[i]);
   }
   handler->queued = 0;
+  uffd_oldest_clear(handler);
   wake_put_back(handler);
 }
 

@@ -81,6 +81,14 @@ struct uffd_histogram {
   _Atomic uint64_t buckets[UFFD_BUCKETS];
 };
 
+#define UFFD_KIND_WORDS 4u /* of a resolver's name, as struct uffd_waiting has it */
+
+/* Written by the handler only, read by any thread: odd sequence, being written; read_ns 0: there is none. */
+struct uffd_oldest {
+  _Atomic uint64_t sequence, read_ns, address, flags, tid, offset, cookie;
+  _Atomic uint64_t kind[UFFD_KIND_WORDS];
+};
+
 struct uffd_job;
 
 struct uffd_handler_state {
@@ -109,6 +117,7 @@ struct uffd_handler_state {
   uint32_t queued;   /* of queue[] */
   uint32_t children; /* sources that are forked children */
   bool untidy;       /* callbacks were asked since they last said that they are tidy */
+  bool heard;        /* an event was read in this pass */
   bool keep_spare;
   int spare_fd;         /* given up when a FORK finds no descriptor; -1: none */
   int error;            /* of the last install or resolver */
@@ -116,6 +125,7 @@ struct uffd_handler_state {
   struct uffd_pending queue[UFFD_QUEUE_MAX];
   struct uffd_counters counters;
   struct uffd_histogram latency;
+  struct uffd_oldest oldest;
 };
 
 /* What others want of a handler: run() in the handler, again as long as it says UFFD_JOB_AGAIN. */
@@ -159,9 +169,10 @@ struct uffd_region {
   _Atomic bool served;  /* these three are written under lock */
   _Atomic bool complete;
   _Atomic bool removed;
-  bool left;      /* foreign, taken out as it is: the handler's. Its faults wait for whoever serves it next */
-  uint32_t entry; /* in the ledger */
-  uint32_t count; /* slices: slice i belongs to handler first + i */
+  bool left; /* foreign, taken out as it is: the handler's. Its faults wait for whoever serves it next */
+  uint64_t kind[UFFD_KIND_WORDS]; /* of the resolver, cut */
+  uint32_t entry;                 /* in the ledger */
+  uint32_t count;                 /* slices: slice i belongs to handler first + i */
   uint32_t first;
   uint64_t slice_bytes; /* of each but the last */
   uffd_object *object;  /* the user's; NULL: the handlers' own */
@@ -346,6 +357,10 @@ static inline void uffd_count(_Atomic uint64_t *counter, uint64_t more) { /* one
   atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
 }
 void uffd_histogram_add(struct uffd_histogram *histogram, uint64_t nanoseconds);
+
+/* oldest.c: fault is the one that has waited longest; none waits. The handler's. */
+void uffd_oldest_set(struct uffd_handler_state *handler, const struct uffd_pending *fault);
+void uffd_oldest_clear(struct uffd_handler_state *handler);
 
 /* The engines: thread.c and pump.c. The handlers exist; start makes somebody run their passes. */
 int uffd_threads_start(uffd_loop *loop);

@@ -383,6 +383,7 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   region->on_error = opts->on_error != UFFD_ON_ERROR_DEFAULT ? opts->on_error : loop->on_error;
   region->object = opts->object;
   region->cookie = opts->cookie;
+  memcpy(region->kind, resolver->kind, strnlen(resolver->kind, sizeof(region->kind) - 1));
   region->claim = (struct uffd_claim){.start = region->address,
                                       .end = region->address + region->length,
                                       .served = true,

@@ -49,7 +49,7 @@ static struct region *check_region(lua_State *L, int arg) {
 
 /* ------------------------------------------------------------------------------------------------ making, closing */
 
-/* core.loop_create(engine, handlers, on_error, open_flags, route, features) */
+/* core.loop_create(engine, handlers, on_error, open_flags, route, features, paused) */
 static int create(lua_State *L) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   opts.engine = uffd_lua_choice(L, 1, UFFD_ENGINE_AUTO, engines, "engine");
@@ -58,6 +58,7 @@ static int create(lua_State *L) {
   opts.open_flags = uffd_lua_opt_u32(L, 4, 0);
   opts.route = uffd_lua_choice(L, 5, UFFD_ROUTE_AUTO, uffd_lua_routes, "route");
   opts.features = uffd_lua_mask(L, 6, &uffd_lua_features);
+  opts.flags = lua_toboolean(L, 7) ? UFFD_LOOP_PAUSED : 0;
   struct loop *loop = lua_newuserdatauv(L, sizeof(*loop), 1);
   memset(loop, 0, sizeof(*loop));
   loop->process = uffd_lua_process();
@@ -210,6 +211,10 @@ static int loop_prefetch(lua_State *L) {
   return prefetch(L, region_argument(L, 4), 2);
 }
 
+static int loop_start(lua_State *L) {
+  return uffd_lua_done(L, uffd_loop_start(check(L, 1)->loop));
+}
+
 static int loop_complete(lua_State *L) {
   return uffd_lua_done(L, uffd_loop_complete(check(L, 1)->loop));
 }
@@ -342,6 +347,31 @@ static int loop_stats(lua_State *L) {
   return 1;
 }
 
+static int loop_oldest(lua_State *L) {
+  struct uffd_waiting waiting = UFFD_WAITING_INIT;
+  int result = uffd_loop_oldest(check(L, 1)->loop, &waiting);
+  if (result < 0) return uffd_lua_fail(L, result);
+  if (result == 0) {
+    lua_pushnil(L);
+    return 1;
+  }
+  const struct {
+    const char *name;
+    uint64_t value;
+  } fields[] = {{"offset", waiting.offset}, {"address", waiting.address}, {"flags", waiting.flags},
+                {"tid", waiting.tid},       {"handler", waiting.handler}, {"region", (uintptr_t)waiting.cookie}};
+  lua_createtable(L, 0, 8);
+  for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+    lua_pushinteger(L, (lua_Integer)fields[i].value);
+    lua_setfield(L, -2, fields[i].name);
+  }
+  lua_pushnumber(L, (lua_Number)waiting.age_ns / 1e9);
+  lua_setfield(L, -2, "age");
+  lua_pushstring(L, waiting.resolver);
+  lua_setfield(L, -2, "resolver");
+  return 1;
+}
+
 static int loop_error(lua_State *L) {
   char text[1024];
   int error = uffd_loop_error(check(L, 1)->loop, text, sizeof(text));
@@ -455,6 +485,8 @@ static int loop_engine(lua_State *L) {
 }
 
 static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
+                                        {"start", loop_start},
+                                        {"oldest", loop_oldest},
                                         {"regions", loop_regions},
                                         {"prefetch", loop_prefetch},
                                         {"complete", loop_complete},

@@ -9,7 +9,7 @@ struct memory {
   uint64_t process;
 };
 
-static const char *const kinds[] = {"anonymous", "thp", "memfd", "hugetlb", "adopted", NULL};
+static const char *const kinds[] = {"anonymous", "thp", "memfd", "hugetlb", "adopted", "foreign", NULL};
 
 static struct memory *check(lua_State *L, int arg) {
   struct memory *memory = luaL_checkudata(L, arg, MEMORY_TYPE);
@@ -49,7 +49,7 @@ static int map(lua_State *L) {
   struct uffd_map_opts opts = UFFD_MAP_OPTS_INIT;
   uint64_t length = uffd_lua_unsigned(L, 1);
   opts.kind = uffd_lua_choice(L, 2, UFFD_MEMORY_ANONYMOUS, kinds, "kind of memory");
-  luaL_argcheck(L, opts.kind != UFFD_MEMORY_ADOPTED, 2, "memory is adopted by its address");
+  luaL_argcheck(L, opts.kind < UFFD_MEMORY_ADOPTED, 2, "memory is adopted by its address");
   opts.flags = uffd_lua_opt_u32(L, 3, 0);
   opts.name = luaL_optstring(L, 4, NULL);
   struct memory *memory = new_memory(L);
@@ -63,6 +63,21 @@ static int adopt(lua_State *L) {
   uint64_t length = uffd_lua_unsigned(L, 2);
   struct memory *memory = new_memory(L);
   int result = uffd_memory_adopt((void *)(uintptr_t)address, length, &memory->ref->memory);
+  if (result < 0) return uffd_lua_fail(L, result);
+  return 1;
+}
+
+/* core.memory_foreign(address, size, page_size, pid) */
+static int foreign(lua_State *L) {
+  struct uffd_foreign_opts opts = UFFD_FOREIGN_OPTS_INIT;
+  uint64_t address = uffd_lua_unsigned(L, 1);
+  uint64_t length = uffd_lua_unsigned(L, 2);
+  opts.page_size = uffd_lua_opt_unsigned(L, 3, 0);
+  lua_Integer pid = luaL_optinteger(L, 4, 0);
+  luaL_argcheck(L, pid >= 0 && pid <= INT32_MAX, 4, "not a process");
+  opts.pid = (int32_t)pid;
+  struct memory *memory = new_memory(L);
+  int result = uffd_memory_foreign(address, length, &opts, &memory->ref->memory);
   if (result < 0) return uffd_lua_fail(L, result);
   return 1;
 }
@@ -175,7 +190,7 @@ static int push_size(lua_State *L, struct memory *memory) {
 }
 
 static int push_address(lua_State *L, struct memory *memory) {
-  lua_pushinteger(L, (lua_Integer)(uintptr_t)uffd_memory_address(memory->ref->memory));
+  lua_pushinteger(L, (lua_Integer)uffd_memory_start(memory->ref->memory));
   return 1;
 }
 
@@ -223,7 +238,7 @@ static int memory_tostring(lua_State *L) {
   if (memory->ref == NULL) return uffd_lua_push_closed(L, MEMORY_TYPE);
   uffd_memory *mapped = memory->ref->memory;
   lua_pushfstring(L, "%s (%s, %I bytes at %p)", MEMORY_TYPE, kinds[uffd_memory_kind(mapped)],
-                  (lua_Integer)uffd_memory_length(mapped), uffd_memory_address(mapped));
+                  (lua_Integer)uffd_memory_length(mapped), (void *)(uintptr_t)uffd_memory_start(mapped));
   return 1;
 }
 
@@ -233,7 +248,7 @@ static const luaL_Reg methods[] = {{"read", memory_read},         {"write", memo
 static const luaL_Reg meta[] = {
     {"__gc", memory_gc}, {"__close", memory_gc}, {"__len", memory_len}, {"__tostring", memory_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"map", map}, {"memory_adopt", adopt}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"map", map}, {"memory_adopt", adopt}, {"memory_foreign", foreign}, {NULL, NULL}};
 
 void uffd_lua_open_memory(lua_State *L) {
   uffd_lua_class(L, MEMORY_TYPE, memory_index, meta, methods);

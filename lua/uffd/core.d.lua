@@ -211,7 +211,7 @@ function object:close() end
 ---@field size integer bytes, whole pages
 ---@field address integer
 ---@field page_size integer bytes
----@field kind "anonymous"|"thp"|"memfd"|"hugetlb"|"adopted"
+---@field kind "anonymous"|"thp"|"memfd"|"hugetlb"|"adopted"|"foreign"
 ---@field fd integer? the memfd, which stays the memory's
 ---@field alias uffd.Memory? memfd, hugetlb: a second mapping that is not served, to fill pages through; cannot be served, nor be a source
 ---@operator len: integer
@@ -303,6 +303,17 @@ function resolver:close() end
 
 -- ------------------------------------------------------------------------------------------------ uffd.Loop
 
+---A fault that was read and is not answered yet.
+---@class uffd.Waiting
+---@field age number seconds since it was read
+---@field offset integer in the region
+---@field address integer
+---@field flags integer the kernel's bits
+---@field tid integer the thread, 0 if unknown
+---@field handler integer index of its handler
+---@field region integer index of the region, 0: none
+---@field resolver string its kind
+
 ---Regions, the engine that serves them, and statistics. Made by `uffd.serve`. A pump loop can be waited on by luv (`fd`),
 ---cqueues (`pollfd`, `events`, `timeout`) and LuaSocket (`getfd`, `dirty`).
 ---@class uffd.Loop
@@ -334,6 +345,12 @@ function loop:regions() end
 ---@return string? message
 ---@return integer? errno
 function loop:prefetch(offset, length, region) end
+
+---Lets a loop that was made with `paused` read its objects. Again: true.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function loop:start() end
 
 ---Fills the rest of every region and unregisters it: the memory is ordinary from then on. The first error is returned, the
 ---other regions are still tried.
@@ -385,6 +402,10 @@ function loop:dirty() end
 ---Counts since the loop was made.
 ---@return uffd.Stats stats
 function loop:stats() end
+
+---The fault that has waited longest, being in a resolver or put off: for watchdogs. Nothing when none waits.
+---@return uffd.Waiting? waiting
+function loop:oldest() end
 
 ---The loop's first failure, or nothing if there was none.
 ---@return string? message
@@ -670,6 +691,15 @@ function core.map(size, kind, flags, name) end
 ---@return integer? errno
 function core.memory_adopt(address, size) end
 
+---@param address integer
+---@param size integer
+---@param page_size? integer
+---@param pid? integer
+---@return uffd.Memory? memory
+---@return string? message
+---@return integer? errno
+function core.memory_foreign(address, size, page_size, pid) end
+
 ---@return uffd.Resolver? resolver
 ---@return string? message
 ---@return integer? errno
@@ -751,10 +781,11 @@ function core.ask(policy, offset, page_size, flags) end
 ---@param open_flags? integer
 ---@param route? string|integer
 ---@param features? uffd.Mask
+---@param paused? boolean
 ---@return uffd.Loop? loop
 ---@return string? message
 ---@return integer? errno
-function core.loop_create(engine, handlers, on_error, open_flags, route, features) end
+function core.loop_create(engine, handlers, on_error, open_flags, route, features, paused) end
 
 ---@param self uffd.Loop
 ---@param served uffd.Memory

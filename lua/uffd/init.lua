@@ -164,6 +164,28 @@ function uffd.memory_adopt(address, size)
   return call("uffd.memory_adopt", core.memory_adopt, address, bytes("uffd.memory_adopt: size", size))
 end
 
+local foreign_options = { address = true, size = true, page_size = true, pid = true }
+
+---@class uffd.ForeignOptions
+---@field address integer where it lies in the other process
+---@field size integer|string bytes, whole pages
+---@field page_size? integer|string of the memory there, at most 2M (default: the base page)
+---@field pid? integer the process, as seen from here
+
+---A handle for memory of another process, whose userfaultfd was handed over: `uffd.adopt(fd)`. It is not read or
+---written from here. A region of it names that object, and as its modes what the owner has registered; it stays registered when
+---the loop is closed. Not for the inline engine.
+---Errors: EINVAL size 0, not whole pages, beyond the address space.
+---@param options uffd.ForeignOptions
+---@return uffd.Memory? memory
+---@return string? message
+---@return integer? errno
+function uffd.foreign(options)
+  check_options("uffd.foreign", options, foreign_options)
+  return call("uffd.foreign", core.memory_foreign, options.address, bytes("uffd.foreign: size", options.size),
+    bytes("uffd.foreign: page_size", options.page_size), options.pid)
+end
+
 local memory = core.methods.memory
 
 function memory:pack(format, offset, ...)
@@ -460,6 +482,7 @@ end
 
 local serve_options = {
   engine = true, handlers = true, on_error = true, features = true, user_mode_only = true, route = true,
+  paused = true,
 }
 
 ---@class uffd.RegionOptions
@@ -478,6 +501,15 @@ local serve_options = {
 ---an object to register with, instead of the loop's own; the loop alone reads it from then on, and keeps it open
 ---@field object? uffd.Object
 
+-- A fault of another process in a range that is not added yet would be taken for growth, and read as zeros.
+local function has_foreign(entries)
+  for _, entry in ipairs(entries) do
+    local served = type(entry) == "table" and entry.memory
+    if type(served) == "userdata" and served.kind == "foreign" then return true end
+  end
+  return false
+end
+
 ---@class uffd.ServeOptions
 ---@field [integer] uffd.RegionOptions the regions; more may be added later
 ---who answers: threads of the loop; `loop:step()` (pump); or the faulting thread itself, in its SIGBUS handler (inline:
@@ -491,6 +523,7 @@ local serve_options = {
 ---@field features? uffd.Mask features to enable in the loop's objects
 ---@field user_mode_only? boolean as in `uffd.open`, for the loop's objects
 ---@field route? "auto"|"syscall"|"device"
+---@field paused? boolean true: nothing is read before `loop:start()`, so that more regions of an object can be added
 
 ---Serves regions of memory from now on, until the loop is closed.
 ---
@@ -503,8 +536,9 @@ local serve_options = {
 ---@return integer? errno
 function uffd.serve(options)
   check_options("uffd.serve", options, serve_options, type(options) == "table" and #options)
+  local foreign = has_foreign(options)
   local ok, loop, message, errno = pcall(core.loop_create, options.engine, options.handlers, options.on_error,
-    open_flags(options), options.route, options.features)
+    open_flags(options), options.route, options.features, options.paused or foreign)
   if not ok then return settle("uffd.serve", ok, loop) end
   if not loop then return nil, message, errno end
   local unfinished <close> = setmetatable({ loop = loop }, {
@@ -514,6 +548,10 @@ function uffd.serve(options)
     local region
     region, message, errno = add_region("uffd.serve", loop, entry, 2)
     if not region then return nil, message, errno end
+  end
+  if foreign and not options.paused then
+    ok, message, errno = loop:start()
+    if not ok then return nil, message, errno end
   end
   unfinished.loop = nil
   return loop

@@ -602,6 +602,67 @@ static void a_region_taken_out(void) {
   end();
 }
 
+/* ---- R28: a flood of drops */
+
+#define STORM_PAGES 512u
+
+static _Atomic unsigned touching;
+
+/*
+ * Each its own pages, thousands of times a second, for as long as somebody waits for a page: those faults must get
+ * through. (While one drop or another is always under way, the kernel lets nobody fill anything: hence the pauses.)
+ */
+static void drop_on(void *ctx) {
+  const struct actor *actor = ctx;
+  unsigned char *at = actor->self->regions[0] + actor->page * actor->self->page;
+  unsigned drops = 0;
+  while (atomic_load(&touching) != 0 || drops < 500) {
+    CHECK_EQ(madvise(at, actor->count * actor->self->page, MADV_DONTNEED), 0);
+    if (++drops % 16 == 0) CHECK_EQ(*(volatile unsigned char *)at, 0);
+    check_pause();
+  }
+}
+
+static void touch_on(void *ctx) {
+  const struct actor *actor = ctx;
+  for (uint64_t i = actor->page; i < actor->page + actor->count; i++) {
+    CHECK(holds(actor->self, 0, i, i));
+  }
+  atomic_fetch_sub(&touching, 1);
+}
+
+static void weather_a_storm(struct client *self) {
+  struct actor droppers[4], touchers[2];
+  atomic_store(&touching, 2);
+  for (unsigned i = 0; i < 4; i++) {
+    droppers[i] = (struct actor){.self = self, .page = 2 * STORM_PAGES + 8 * i, .count = 1 + i};
+    act(&droppers[i], drop_on);
+  }
+  for (unsigned i = 0; i < 2; i++) {
+    touchers[i] = (struct actor){.self = self, .page = i * STORM_PAGES, .count = STORM_PAGES};
+    act(&touchers[i], touch_on);
+  }
+  for (unsigned i = 0; i < 2; i++) {
+    check_thread_join(&touchers[i].thread);
+  }
+  for (unsigned i = 0; i < 4; i++) {
+    check_thread_join(&droppers[i].thread);
+  }
+}
+
+static void a_storm_of_drops(void) {
+  serve(&(struct client_opts){.pages = 2 * STORM_PAGES + 64, .features = EVENTS}, weather_a_storm);
+  client_end(&client);
+  CHECK(serving_stats(serving.loop).events >= 2000);
+  if (getenv("CHECK_VERBOSE") != NULL) {
+    struct uffd_stats stats = serving_stats(serving.loop);
+    fprintf(stderr, "%llu events, %llu faults, %llu deferred, p99 %llu us, max %llu us\n",
+            (unsigned long long)stats.events, (unsigned long long)stats.faults, (unsigned long long)stats.deferred,
+            (unsigned long long)stats.latency_p99 / 1000, (unsigned long long)stats.latency_max / 1000);
+  }
+  end_quietly();
+}
+
 /* ---- huge pages */
 
 static void use_huge(struct client *self) {
@@ -662,6 +723,7 @@ static const struct check_test tests[] = {
     TEST(prefetch_and_complete),
     TEST(the_next_loop_goes_on),
     TEST(a_region_taken_out),
+    TEST(a_storm_of_drops),
     TEST(huge_pages),
 };
 CHECK_MAIN(tests)

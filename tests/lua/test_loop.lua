@@ -332,4 +332,50 @@ function tests.test_two_loops_at_once()
   two:close()
 end
 
+-- The handle is of another process's memory; here that is this process, so that it can be looked at.
+function tests.test_foreign_memory()
+  local u <close> = assert(uffd.open { nonblock = true })
+  local memory <close> = map(4)
+  assert(u:register(memory, "missing"))
+  local there <close> = assert(uffd.foreign { address = memory.address, size = memory.size, page_size = "4K", pid = 1 })
+  lu.assertEquals({ there.kind, there.address, there.size }, { "foreign", memory.address, memory.size })
+  lu.assertStrContains(tostring(there), "foreign")
+  fails("EOPNOTSUPP", "another process", there:read())
+  fails("EINVAL", "object", uffd.serve { { memory = there, resolver = letters(4) } })
+  local loop <close> = assert(uffd.serve {
+    paused = true,
+    { memory = there, resolver = letters(4), object = u, length = 2 * page },
+  })
+  assert(loop:add { memory = there, resolver = letters(4), object = u, offset = 2 * page })
+  local thread = toucher.start("read", memory.address, page)
+  lu.assertEquals(loop:stats().faults, 0)
+  lu.assertNil(loop:oldest())
+  assert(loop:start())
+  lu.assertEquals(thread:join(), "a")
+  lu.assertEquals(memory:read(), support.letters(2):rep(2))
+  loop:close()
+  fails("EINVAL", nil, uffd.foreign { address = memory.address + 1, size = page })
+  raises("not a process", uffd.foreign, { address = 0, size = page, pid = -1 })
+  raises("foreign: unknown option", uffd.foreign, { addres = 0 })
+end
+
+-- In the policy, the fault that it is asked for is the oldest; afterwards there is none.
+function tests.test_oldest()
+  local memory <close> = map(4)
+  local loop <close> = assert(uffd.serve { { memory = memory, resolver = resolver.policy(function()
+    return function()
+      local until_then = os.clock() + 0.2
+      while os.clock() < until_then do end
+      return "x"
+    end
+  end, nil, { libs = { "os" } }) } })
+  lu.assertNil(loop:oldest())
+  local thread, oldest = toucher.start("read", memory.address + page, page), nil
+  while not oldest do oldest = loop:oldest() end
+  lu.assertEquals({ oldest.offset, oldest.address, oldest.region, oldest.resolver, oldest.handler },
+    { page, memory.address + page, 1, "policy", 0 })
+  lu.assertIsTrue(oldest.age >= 0)
+  lu.assertEquals(thread:join(), "x")
+end
+
 return tests
