@@ -139,6 +139,7 @@ static int add(lua_State *L) {
   opts.on_error = uffd_lua_choice(L, 9, UFFD_ON_ERROR_DEFAULT, verdicts, "on_error");
   struct uffd_lua_object_ref *object = lua_isnoneornil(L, 10) ? NULL : uffd_lua_check_object(L, 10);
   if (object != NULL) {
+    luaL_argcheck(L, !object->lent, 10, "a pager reads the events of this object");
     opts.object = object->object;
     reserve_object(L, loop);
   }
@@ -325,25 +326,9 @@ static int loop_dirty(lua_State *L) {
 
 static int loop_stats(lua_State *L) {
   struct uffd_stats stats = UFFD_STATS_INIT;
-  const struct {
-    const char *name;
-    const uint64_t *value;
-  } fields[] = {
-#define FIELD(name) {#name, &stats.name}
-      FIELD(faults),    FIELD(missing),       FIELD(wp),          FIELD(minor),        FIELD(writes),
-      FIELD(events),    FIELD(zero),          FIELD(copied),      FIELD(continued),    FIELD(moved),
-      FIELD(poisoned),  FIELD(unprotected),   FIELD(bytes),       FIELD(prefetched),   FIELD(present),
-      FIELD(deferred),  FIELD(gone),          FIELD(errors),      FIELD(policy_calls), FIELD(queue),
-      FIELD(queue_max), FIELD(latency_count), FIELD(latency_p50), FIELD(latency_p99),  FIELD(latency_max),
-#undef FIELD
-  };
   int result = uffd_loop_stats(check(L, 1)->loop, &stats);
   if (result < 0) return uffd_lua_fail(L, result);
-  lua_createtable(L, 0, sizeof(fields) / sizeof(fields[0]));
-  for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-    lua_pushinteger(L, (lua_Integer)*fields[i].value);
-    lua_setfield(L, -2, fields[i].name);
-  }
+  uffd_lua_push_stats(L, &stats);
   return 1;
 }
 

@@ -69,12 +69,13 @@ static const struct {
 } errors[] = {
 #define ERROR(name)                                                                                                    \
   { #name, name }
-    ERROR(EPERM),     ERROR(ENOENT),       ERROR(ESRCH),      ERROR(EINTR),     ERROR(EIO),       ERROR(EBADF),
-    ERROR(EAGAIN),    ERROR(ENOMEM),       ERROR(EACCES),     ERROR(EFAULT),    ERROR(EBUSY),     ERROR(EEXIST),
-    ERROR(ENODEV),    ERROR(ENOTDIR),      ERROR(EISDIR),     ERROR(EINVAL),    ERROR(ENFILE),    ERROR(EMFILE),
-    ERROR(ENOTTY),    ERROR(EFBIG),        ERROR(ENOSPC),     ERROR(ESPIPE),    ERROR(EROFS),     ERROR(ERANGE),
-    ERROR(EDEADLK),   ERROR(ENAMETOOLONG), ERROR(ENOSYS),     ERROR(ELOOP),     ERROR(EOVERFLOW), ERROR(EOPNOTSUPP),
-    ERROR(ETIMEDOUT), ERROR(ECANCELED),    ERROR(EOWNERDEAD), ERROR(EHWPOISON),
+    ERROR(EPERM),     ERROR(ENOENT),       ERROR(ESRCH),     ERROR(EINTR),      ERROR(EIO),          ERROR(EBADF),
+    ERROR(EAGAIN),    ERROR(ENOMEM),       ERROR(EACCES),    ERROR(EFAULT),     ERROR(EBUSY),        ERROR(EEXIST),
+    ERROR(ENODEV),    ERROR(ENOTDIR),      ERROR(EISDIR),    ERROR(EINVAL),     ERROR(ENFILE),       ERROR(EMFILE),
+    ERROR(ENOTTY),    ERROR(EFBIG),        ERROR(ENOSPC),    ERROR(ESPIPE),     ERROR(EROFS),        ERROR(ERANGE),
+    ERROR(EDEADLK),   ERROR(ENAMETOOLONG), ERROR(ENOSYS),    ERROR(ELOOP),      ERROR(EOVERFLOW),    ERROR(EOPNOTSUPP),
+    ERROR(ETIMEDOUT), ERROR(EPIPE),        ERROR(ECHILD),    ERROR(EADDRINUSE), ERROR(ECONNREFUSED), ERROR(ECONNRESET),
+    ERROR(EALREADY),  ERROR(EPROTO),       ERROR(ECANCELED), ERROR(EOWNERDEAD), ERROR(EHWPOISON),
 #undef ERROR
 };
 
@@ -133,8 +134,10 @@ int luaopen_uffd_core(lua_State *L) {
   uffd_lua_open_loop(L);
   uffd_lua_open_prefetch(L);
   uffd_lua_open_policy(L);
+  uffd_lua_open_system(L);
 #ifdef UFFD_WITH_PAGER
   uffd_lua_open_workingset(L);
+  uffd_lua_open_handoff(L);
 #endif
   return 1;
 }

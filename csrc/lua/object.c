@@ -31,7 +31,7 @@ struct object {
 
 static struct object *check(lua_State *L, int arg) {
   struct object *object = luaL_checkudata(L, arg, OBJECT_TYPE);
-  uffd_lua_check_handle(L, OBJECT_TYPE, object->ref != NULL, object->process);
+  uffd_lua_check_handle(L, OBJECT_TYPE, object->ref != NULL && object->ref->object != NULL, object->process);
   return object;
 }
 
@@ -97,15 +97,28 @@ static void remember_range(struct object *object, uint64_t start, uint64_t end, 
 
 /* ------------------------------------------------------------------------------------------------ making, closing */
 
-static struct object *new_object(lua_State *L) {
+static struct object *push_object(lua_State *L) {
   struct object *object = lua_newuserdatauv(L, sizeof(*object), 0);
   memset(object, 0, sizeof(*object));
   object->process = uffd_lua_process();
   luaL_setmetatable(L, OBJECT_TYPE);
+  return object;
+}
+
+static struct object *new_object(lua_State *L) {
+  struct object *object = push_object(L);
   object->ref = calloc(1, sizeof(*object->ref));
   if (object->ref == NULL) uffd_lua_no_memory(L);
   object->ref->count = 1;
   return object;
+}
+
+struct uffd_lua_object_ref *uffd_lua_lend_object(lua_State *L, uffd_object *owned, struct uffd_lua_object_ref *ref) {
+  struct object *object = ref == NULL ? new_object(L) : push_object(L);
+  if (ref == NULL) *object->ref = (struct uffd_lua_object_ref){.object = owned, .count = 1, .lent = true};
+  if (ref != NULL) object->ref = ref;
+  object->ref->count++;
+  return object->ref;
 }
 
 static void close_object(struct object *object) {
@@ -207,7 +220,7 @@ static int object_pending(lua_State *L) {
 
 static int object_tostring(lua_State *L) {
   struct object *object = luaL_checkudata(L, 1, OBJECT_TYPE);
-  if (object->ref == NULL) return uffd_lua_push_closed(L, OBJECT_TYPE);
+  if (object->ref == NULL || object->ref->object == NULL) return uffd_lua_push_closed(L, OBJECT_TYPE);
   lua_pushfstring(L, "%s (fd %d, %d ranges)", OBJECT_TYPE, uffd_fd(object->ref->object), (int)object->range_count);
   return 1;
 }
@@ -483,6 +496,7 @@ static int fetch(struct object *object, unsigned most, int timeout_ms) {
 }
 
 static void check_reader(lua_State *L, const struct object *object) {
+  if (object->ref->lent) luaL_error(L, "a pager reads the events of this %s: nobody else may", OBJECT_TYPE);
   if (object->ref->loops > 0) luaL_error(L, "a loop reads the events of this %s: nobody else may", OBJECT_TYPE);
 }
 

@@ -23,6 +23,7 @@
 #define REGION_TYPE     "uffd.region"
 #define PREFETCH_TYPE   "uffd.prefetch"
 #define WORKINGSET_TYPE "uffd.workingset"
+#define HANDOFF_TYPE    "uffd.handoff"
 
 /* ------------------------------------------------------------------------------------------------ results */
 
@@ -32,6 +33,8 @@ int uffd_lua_fail(lua_State *L, int result);
 int uffd_lua_done(lua_State *L, int result);
 /* Sets a field of the table on top of the stack. */
 void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value);
+/* Pushes a table of the counts. */
+void uffd_lua_push_stats(lua_State *L, const struct uffd_stats *stats);
 /* Lua's own error for want of memory. */
 _Noreturn void uffd_lua_no_memory(lua_State *L);
 
@@ -97,11 +100,17 @@ bool uffd_lua_method(lua_State *L);
 
 /* A userfaultfd that its Lua handle and the loops that were given it share: the last to let go closes it. */
 struct uffd_lua_object_ref {
-  uffd_object *object;
+  uffd_object *object; /* NULL: its owner has closed it */
   unsigned count;
   unsigned loops;
+  bool lent; /* its owner closes it, and a pager reads it */
 };
 void uffd_lua_object_release(struct uffd_lua_object_ref *ref);
+/*
+ * Pushes a handle of an object that its owner closes. ref is NULL the first time; what is returned is the owner's, who
+ * sets its object to NULL and releases it.
+ */
+struct uffd_lua_object_ref *uffd_lua_lend_object(lua_State *L, uffd_object *object, struct uffd_lua_object_ref *ref);
 
 /* A memory that Lua handles, its alias and policies share; policies let go in any thread. */
 struct uffd_lua_memory_ref {
@@ -138,8 +147,10 @@ void uffd_lua_open_resolver(lua_State *L);
 void uffd_lua_open_loop(lua_State *L);
 void uffd_lua_open_prefetch(lua_State *L);
 void uffd_lua_open_policy(lua_State *L);
+void uffd_lua_open_system(lua_State *L);
 #ifdef UFFD_WITH_PAGER
 void uffd_lua_open_workingset(lua_State *L);
+void uffd_lua_open_handoff(lua_State *L);
 #endif
 
 #endif

@@ -91,7 +91,8 @@ int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms
   if (result == 0) result = connect_to(fd, control);
   if (result == 0) result = send_all(fd, control, request, strlen(request));
   if (result == 0) result = send_all(fd, control, "\n", 1);
-  if (result == 0) result = read_line(fd, control, &line);
+  /* Whom it does not want to hear out it tells why, and hangs up. */
+  if (result == 0 || result == -EPIPE) result = read_line(fd, control, &line);
   close(fd);
   if (result == 0 && reply != NULL) reply(ctx, line.text, line.length);
   free(line.text);

@@ -631,6 +631,26 @@ function workingset:close() end
 ---@field longest_run integer pages
 ---@field sequential integer pages touched right after the page before them
 
+-- ------------------------------------------------------------------------------------------------ uffd.Handoff
+
+---Memory of this program that a pager serves. Made by `uffd.handoff`. The memories stay mapped until it is closed.
+---@class uffd.Handoff
+local handoff = {}
+
+---Fills what is missing by touching it, then unregisters: the memory is ordinary afterwards. Errors: EFAULT, EHWPOISON.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function handoff:complete() end
+
+---Its userfaultfd, which the pager reads: features may be asked for, pages filled. Closed with the handoff.
+---@return uffd.Object object
+function handoff:object() end
+
+---Ends it: pages that are still missing read as zeros from then on. Again: true. Also done by `<close>` and the collector.
+---@return true
+function handoff:close() end
+
 -- ------------------------------------------------------------------------------------------------ uffd.core
 
 ---What `uffd.probe` tells.
@@ -829,6 +849,32 @@ function core.workingset_create(page_size, length, identity) end
 ---@return string? message
 ---@return integer? errno
 function core.workingset_load(path) end
+
+---@param socket string
+---@param parts table
+---@param timeout_ms? integer
+---@param features? uffd.Mask
+---@param open_flags? integer
+---@return uffd.Handoff? handoff
+---@return string? message
+---@return integer? errno
+function core.handoff(socket, parts, timeout_ms, features, open_flags) end
+
+---Columns of the terminal behind a descriptor; nil: it is none on which a line can be redrawn.
+---@param fd integer
+---@return integer? columns
+function core.terminal(fd) end
+
+---The path of this program; of the one that has replaced it, if that has happened.
+---@return string? path
+---@return string? message
+---@return integer? errno
+function core.program() end
+
+---Tells the service manager, as sd_notify(3) does; nothing where there is none.
+---@param state string such as "READY=1"
+---@return boolean? sent
+function core.notify(state) end
 
 ---@return uffd.Probe probe
 function core.probe() end

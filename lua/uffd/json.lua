@@ -1,4 +1,4 @@
--- Writing JSON, for the runner's and the examples' --json. Reading it is left to a library.
+-- JSON, for the runner's commands and the examples: writing it, and reading what the control socket of a pager says.
 local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
 local function quote(text)
@@ -31,4 +31,80 @@ function encode(value)
   return "null"
 end
 
-return { encode = encode }
+-- ------------------------------------------------------------------------------------------------ reading
+
+local read
+
+local names = { ["true"] = true, ["false"] = false }
+local unescapes = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
+
+local function read_string(text, at)
+  local parts = {}
+  while true do
+    local plain, stop = text:match('^([^"\\%c]*)()', at)
+    parts[#parts + 1] = plain
+    local c = text:sub(stop, stop)
+    if c == '"' then return table.concat(parts), stop + 1 end
+    local escape, hex = text:match("^\\(.)", stop), text:match("^\\u(%x%x%x%x)", stop)
+    if not escape or (escape == "u" and not hex) then error("a string that does not end", 0) end
+    parts[#parts + 1] = hex and utf8.char(tonumber(hex, 16)) or unescapes[escape] or escape
+    at = stop + (hex and 6 or 2)
+  end
+end
+
+local function read_members(text, at, close, add)
+  at = text:match("^%s*()", at)
+  if text:sub(at, at) == close then return at + 1 end
+  while true do
+    at = text:match("^%s*()", add(at))
+    local c = text:sub(at, at)
+    if c == close then return at + 1 end
+    if c ~= "," then error(("',' or '%s' expected at byte %d"):format(close, at), 0) end
+    at = at + 1
+  end
+end
+
+local function read_object(text, at)
+  local object = {}
+  return object, read_members(text, at, "}", function(place)
+    local key, value
+    place = text:match('^%s*"()', place) or error(("a name expected at byte %d"):format(place), 0)
+    key, place = read_string(text, place)
+    place = text:match("^%s*:()", place) or error(("':' expected at byte %d"):format(place), 0)
+    value, place = read(text, place)
+    object[key] = value
+    return place
+  end)
+end
+
+local function read_list(text, at)
+  local list = {}
+  return list, read_members(text, at, "]", function(place)
+    list[#list + 1], place = read(text, place)
+    return place
+  end)
+end
+
+-- The value that begins at a byte, and the byte behind it. null is nil.
+function read(text, at)
+  at = text:match("^%s*()", at)
+  local c = text:sub(at, at)
+  if c == '"' then return read_string(text, at + 1) end
+  if c == "{" then return read_object(text, at + 1) end
+  if c == "[" then return read_list(text, at + 1) end
+  local word, stop = text:match("^([%w+.-]+)()", at)
+  if word == "null" or names[word or ""] ~= nil then return names[word], stop end
+  local number = word and word:find "^-?%d" and not word:find "[xX]" and tonumber(word)
+  if not number then error(("a value expected at byte %d"):format(at), 0) end
+  return number, stop
+end
+
+-- The value of a text; nil and what is wrong with it. Surrogates are not put together.
+local function decode(text)
+  local ok, value, stop = pcall(read, text, 1)
+  if not ok then return nil, value end
+  if text:find("%S", stop) then return nil, ("something follows at byte %d"):format(stop) end
+  return value
+end
+
+return { encode = encode, decode = decode }
