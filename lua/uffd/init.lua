@@ -173,8 +173,8 @@ local foreign_options = { address = true, size = true, page_size = true, pid = t
 ---@field pid? integer the process, as seen from here
 
 ---A handle for memory of another process, whose userfaultfd was handed over: `uffd.adopt(fd)`. It is not read or
----written from here. A region of it names that object, and as its modes what the owner has registered; it stays registered when
----the loop is closed. Not for the inline engine.
+---written from here. A region of it names that object, and as its modes what the owner has registered; it stays
+---registered when the loop is closed. Not for the inline engine.
 ---Errors: EINVAL size 0, not whole pages, beyond the address space.
 ---@param options uffd.ForeignOptions
 ---@return uffd.Memory? memory
