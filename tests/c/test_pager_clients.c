@@ -1,0 +1,482 @@
+/* Clients come, fork, die, and are let go of: what the supervisor makes of it, and that nothing of them stays behind.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "paging.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+static struct uffd_pager_opts image_opts(void) {
+  struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
+  opts.image = "";
+  return opts;
+}
+
+/* Signals of the test to its client, and back. */
+static void raise_flag(const struct paging *paging, int flag) {
+  atomic_store(&paging->seen->flags[flag], 1);
+}
+static void await_flag(const struct paging *paging, int flag) {
+  while (atomic_load(&paging->seen->flags[flag]) == 0) {
+    check_pause();
+  }
+}
+
+static void nap_until_flag(struct paging_job *job) {
+  raise_flag(job->paging, 0);
+  await_flag(job->paging, 1);
+}
+
+static bool is_killed(pid_t client) {
+  int status;
+  CHECK_EQ(waitpid(client, &status, 0), client);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no userfaultfd for this user");
+  return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+}
+
+/* ---- many */
+
+static void many_clients_at_once(void) {
+  enum { COUNT = 64 };
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  pid_t clients[COUNT];
+  opts.workers = 2;
+  paging_set_up(&paging, 2 * MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .regions = 2, .work = {.write = true}};
+  for (unsigned i = 0; i < COUNT; i++) {
+    job.work.seed = i;
+    clients[i] = paging_client(&job);
+  }
+  for (unsigned i = 0; i < COUNT; i++) {
+    paging_client_ok(clients[i]);
+  }
+  paging_await(&paging, UFFD_REPORT_GONE, COUNT);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static void nothing_stays_of_clients(void) {
+  struct paging paging;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .regions = 2};
+  unsigned supervisor_fds = 0, worker_fds = 0;
+  for (unsigned round = 0; round < 100 / PAGING_SCALE + 2; round++) {
+    char path[64];
+    pid_t client = paging_client(&job);
+    if (round % 3 == 2) kill(client, SIGKILL);
+    if (round % 3 != 2) paging_client_ok(client);
+    if (round % 3 == 2) waitpid(client, NULL, 0);
+    paging_turn(&paging);
+    paging_await_clients(&paging, 0, 0);
+    snprintf(path, sizeof(path), "/proc/%d/fd", atomic_load(&paging.seen->workers[0]));
+    unsigned now = paging_entries(path);
+    if (round == 1) {
+      supervisor_fds = atomic_load(&paging.seen->fds);
+      worker_fds = now;
+    } else if (round > 1) {
+      CHECK_EQ(atomic_load(&paging.seen->fds), supervisor_fds);
+      CHECK_EQ(now, worker_fds);
+    }
+  }
+  CHECK_EQ(paging_children(paging.supervisor), 1);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* ---- their end */
+
+static void touch_and_die(struct paging_job *job) {
+  raise_flag(job->paging, 0);
+  (void)vmm_work(&job->vmm, &job->work);
+  pause();
+}
+
+static void client_is_killed_at_any_moment(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.around = 4096;
+  paging_set_up(&paging, 16 * MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .work = {.threads = 2}, .run = touch_and_die};
+  for (unsigned i = 0; i < 30 / PAGING_SCALE + 1; i++) {
+    atomic_store(&paging.seen->flags[0], 0);
+    pid_t client = paging_client(&job);
+    await_flag(&paging, 0);
+    paging_sleep_us(i * 700);
+    kill(client, SIGKILL);
+    CHECK(is_killed(client));
+    paging_await(&paging, UFFD_REPORT_GONE, i + 1);
+  }
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_DIED), 0);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static void hang_up_and_touch(struct paging_job *job) {
+  close(job->vmm.socket);
+  job->vmm.socket = -1;
+  nap_until_flag(job);
+  CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
+}
+
+/* Firecracker before 1.12. */
+static void client_that_hangs_up_is_served(void) {
+  struct paging paging;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .run = hang_up_and_touch};
+  pid_t client = paging_client(&job);
+  await_flag(&paging, 0);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  paging_turn(&paging);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_GONE), 0);
+  raise_flag(&paging, 1);
+  paging_client_ok(client);
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static void pager_serves_one_client_and_ends(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.flags = UFFD_PAGER_ONCE;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging};
+  paging_client_ok(paging_client(&job));
+  paging_await_over(&paging);
+  CHECK_EQ(paging_end(&paging), 0);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_GONE), 1);
+  paging_tear_down(&paging);
+}
+
+static void more_clients_than_allowed_are_refused(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.max_clients = 1;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = nap_until_flag};
+  pid_t first = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  pid_t second = paging_client(&job);
+  paging_await(&paging, UFFD_REPORT_REFUSED, 1);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "max_clients") != NULL);
+  raise_flag(&paging, 1);
+  paging_client_ok(first);
+  paging_client_ok(second);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 1);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* ---- resolvers that fail */
+
+static int refuse_all(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver) {
+  (void)ctx, (void)client, (void)image, (void)resolver;
+  return uffd_set_errmsg(ENODATA, "Nothing is known of this client.");
+}
+
+static void await_kill(struct paging_job *job) {
+  (void)*(volatile unsigned char *)vmm_at(&job->vmm, 0);
+  _exit(3); /* it was given something */
+}
+
+static void client_without_a_resolver_is_killed(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.resolver = refuse_all;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = await_kill};
+  CHECK(is_killed(paging_client(&job)));
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_FROZEN), 1);
+  CHECK_EQ(atomic_load(&paging.seen->errors[UFFD_REPORT_FROZEN]), ENODATA);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_FROZEN], "Nothing is known") != NULL);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* A worker of now: it refuses until the flag says otherwise. */
+static int refuse_at_first(void *ctx, const struct uffd_client *client, uffd_resolver *image,
+                           uffd_resolver **resolver) {
+  const struct paging *paging = ctx;
+  (void)client;
+  if (atomic_load(&paging->seen->flags[2]) == 0) return uffd_set_errmsg(ENODATA, "Nothing is known yet.");
+  *resolver = image;
+  return 0;
+}
+
+/* The one of its threads that touches. */
+static int client_thread(pid_t client) {
+  char path[64];
+  int thread = client;
+  do {
+    snprintf(path, sizeof(path), "/proc/%d/task", client);
+    DIR *threads = opendir(path);
+    CHECK(threads != NULL);
+    for (struct dirent *entry; (entry = readdir(threads)) != NULL;) {
+      if (atoi(entry->d_name) > client) thread = atoi(entry->d_name);
+    }
+    closedir(threads);
+  } while (thread == client);
+  return thread;
+}
+
+/* In a fault, as far as this kernel tells. */
+static void await_sleep(int thread) {
+  char path[64], where[128] = "";
+  snprintf(path, sizeof(path), "/proc/%d/wchan", thread);
+  for (unsigned i = 0; i < 500 && strstr(where, "userfault") == NULL; i++) {
+    FILE *file = fopen(path, "re");
+    CHECK(file != NULL);
+    CHECK(fgets(where, sizeof(where), file) != NULL);
+    fclose(file);
+    paging_sleep_us(1000);
+  }
+}
+
+static void frozen_client_sleeps_until_a_reload(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.resolver = refuse_at_first;
+  opts.resolver_ctx = &paging;
+  opts.on_crash = UFFD_PAGER_FREEZE;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging};
+  pid_t client = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_FROZEN);
+  await_sleep(client_thread(client));
+  raise_flag(&paging, 2);
+  paging_signal(&paging, SIGHUP);
+  paging_client_ok(client);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* The other way round. */
+static int refuse_later(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver) {
+  const struct paging *paging = ctx;
+  (void)client;
+  if (atomic_load(&paging->seen->flags[2]) != 0) return uffd_set_errmsg(ENODATA, "Nothing is known any more.");
+  *resolver = image;
+  return 0;
+}
+
+static void reload_that_fails_leaves_clients_where_they_are(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.resolver = refuse_later;
+  opts.resolver_ctx = &paging;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = hang_up_and_touch};
+  pid_t client = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  raise_flag(&paging, 2);
+  paging_signal(&paging, SIGHUP);
+  paging_await(&paging, UFFD_REPORT_ERROR, 1);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_ERROR], "the old one goes on") != NULL);
+  raise_flag(&paging, 1);
+  paging_client_ok(client);
+  paging_await(&paging, UFFD_REPORT_RETIRED, 1);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* One client's resolver ends the worker; the others are innocent. */
+static int crash_of(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)ctx, (void)state, (void)fault, (void)answer;
+  _exit(9);
+}
+
+static int crash_for_the_first(void *ctx, const struct uffd_client *client, uffd_resolver *image,
+                               uffd_resolver **resolver) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  (void)ctx;
+  ops.resolve = crash_of;
+  if (client->id == 1) return uffd_resolver_callback(&ops, NULL, "crash", NULL, 0, resolver);
+  *resolver = image;
+  return 0;
+}
+
+static void client_that_workers_die_of_is_given_up(void) {
+  enum { OTHERS = 4 };
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  pid_t others[OTHERS];
+  opts.resolver = crash_for_the_first;
+  opts.around = 4096;
+  paging_set_up(&paging, 4 * MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = hang_up_and_touch};
+  pid_t guilty = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  for (unsigned i = 0; i < OTHERS; i++) {
+    others[i] = paging_client(&job);
+  }
+  paging_await_clients(&paging, 1 + OTHERS, UFFD_CLIENT_SERVED);
+  raise_flag(&paging, 1);
+  CHECK(is_killed(guilty));
+  for (unsigned i = 0; i < OTHERS; i++) {
+    paging_client_ok(others[i]);
+  }
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_FROZEN), 1);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* ---- workers that cannot be had */
+
+static void no_worker_can_be_started(void) {
+  static const char *const command[] = {"/bin/false", NULL};
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.worker = command;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts); /* returns when it has failed */
+  struct paging_job job = {.paging = &paging, .run = await_kill};
+  CHECK(is_killed(paging_client(&job)));
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_DIED), 5);
+  CHECK_EQ(paging_end(&paging), -ECHILD);
+  paging_tear_down(&paging);
+}
+
+/* ---- the supervisor's end */
+
+static void close_kills_those_who_are_left(void) {
+  struct paging paging;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .run = nap_until_flag};
+  pid_t client = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  CHECK_EQ(paging_end(&paging), 1);
+  CHECK(is_killed(client));
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_GONE), 1);
+  paging_tear_down(&paging);
+}
+
+static void worker_goes_on_without_its_supervisor(void) {
+  struct paging paging;
+  paging_set_up(&paging, 4 * MIB);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .run = nap_until_flag};
+  job.run = hang_up_and_touch;
+  pid_t client = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  kill(paging.supervisor, SIGKILL);
+  waitpid(paging.supervisor, NULL, 0);
+  raise_flag(&paging, 1);
+  paging_client_ok(client);
+  paging_await_dead(atomic_load(&paging.seen->workers[0]));
+  paging_tear_down(&paging);
+}
+
+/* ---- draining */
+
+static void touch_after_completion(struct paging_job *job) {
+  raise_flag(job->paging, 0);
+  await_flag(job->paging, 1);
+  /* Nobody serves any more: what is missing would be zeros. */
+  CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
+}
+
+static void drain_completes_clients(void) {
+  struct paging paging;
+  paging_set_up(&paging, 4 * MIB);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .regions = 3, .run = touch_after_completion};
+  pid_t clients[3];
+  for (unsigned i = 0; i < 3; i++) {
+    clients[i] = paging_client(&job);
+  }
+  paging_await_clients(&paging, 3, UFFD_CLIENT_SERVED);
+  paging_signal(&paging, SIGTERM);
+  paging_await(&paging, UFFD_REPORT_COMPLETE, 3);
+  CHECK_EQ(paging.seen->last.stats.bytes, 4 * MIB);
+  paging_await_over(&paging);
+  CHECK_EQ(paging_end(&paging), 0);
+  raise_flag(&paging, 1);
+  for (unsigned i = 0; i < 3; i++) {
+    paging_client_ok(clients[i]);
+  }
+  paging_tear_down(&paging);
+}
+
+static void drain_survives_a_killed_worker(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  paging_set_up(&paging, 64 * MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = touch_after_completion};
+  pid_t client = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  paging_signal(&paging, SIGTERM);
+  for (unsigned i = 0; i < 4; i++) {
+    paging_sleep_us(3000);
+    paging_kill_worker(&paging, 0);
+  }
+  paging_await(&paging, UFFD_REPORT_COMPLETE, 1);
+  paging_await_over(&paging);
+  CHECK_EQ(paging_end(&paging), 0);
+  raise_flag(&paging, 1);
+  paging_client_ok(client);
+  paging_tear_down(&paging);
+}
+
+static void drain_refuses_new_clients_only(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.on_drain = UFFD_PAGER_REFUSE;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = hang_up_and_touch};
+  pid_t client = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  paging_signal(&paging, SIGTERM);
+  while (vmm_connect(paging.socket) != -ENOENT) {
+    check_pause();
+  }
+  CHECK_EQ(atomic_load(&paging.seen->over), 0);
+  raise_flag(&paging, 1);
+  paging_client_ok(client);
+  paging_await_over(&paging);
+  CHECK_EQ(paging_end(&paging), 0);
+  paging_tear_down(&paging);
+}
+
+static const struct check_test tests[] = {
+    TEST(many_clients_at_once),
+    TEST(nothing_stays_of_clients),
+    TEST(client_is_killed_at_any_moment),
+    TEST(client_that_hangs_up_is_served),
+    TEST(pager_serves_one_client_and_ends),
+    TEST(more_clients_than_allowed_are_refused),
+    TEST(client_without_a_resolver_is_killed),
+    TEST(frozen_client_sleeps_until_a_reload),
+    TEST(reload_that_fails_leaves_clients_where_they_are),
+    TEST(client_that_workers_die_of_is_given_up),
+    TEST(no_worker_can_be_started),
+    TEST(close_kills_those_who_are_left),
+    TEST(worker_goes_on_without_its_supervisor),
+    TEST(drain_completes_clients),
+    TEST(drain_survives_a_killed_worker),
+    TEST(drain_refuses_new_clients_only),
+};
+
+CHECK_MAIN(tests)

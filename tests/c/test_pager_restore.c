@@ -1,0 +1,113 @@
+/* A client's memory comes from the image, byte for byte, whatever becomes of the workers meanwhile. */
+#define _GNU_SOURCE
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "paging.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+static uint64_t random_state = 88172645463325252;
+
+static uint64_t next_random(void) {
+  random_state ^= random_state << 13;
+  random_state ^= random_state >> 7;
+  random_state ^= random_state << 17;
+  return random_state;
+}
+
+static bool runs(pid_t client) {
+  int status;
+  pid_t ended = waitpid(client, &status, WNOHANG);
+  if (ended == 0) return true;
+  CHECK_EQ(ended, client);
+  CHECK(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 77) SKIP("no userfaultfd for this user");
+  CHECK_EQ(WEXITSTATUS(status), 0);
+  return false;
+}
+
+static void client_reads_the_image(void) {
+  struct paging paging;
+  paging_set_up(&paging, 8 * MIB);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .regions = 3, .work = {.threads = 2, .write = true}};
+  paging_client_ok(paging_client(&job));
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 1);
+  CHECK_EQ(paging.seen->last.state, UFFD_CLIENT_GONE);
+  CHECK_EQ(paging.seen->last.client.regions_count, 3);
+  CHECK_EQ(paging.seen->last.stats.bytes, 8 * MIB);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* Until the client has ended: workers are killed, or replaced, at random moments. */
+static void restore_while(bool (*disturb)(struct paging *paging), unsigned times, unsigned pause_us, uint64_t removes) {
+  struct paging paging;
+  struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
+  opts.image = "";
+  opts.around = 4096; /* so that there is something left to do */
+  paging_set_up(&paging, 256 * MIB / PAGING_SCALE);
+  paging_start(&paging, &opts);
+  struct paging_job job = {
+      .paging = &paging,
+      .features = removes != 0 ? UFFD_FEATURE_EVENT_REMOVE : 0,
+      .regions = 2,
+      .work = {.threads = 2, .removes = removes, .write = removes == 0},
+  };
+  unsigned done = 0;
+  while (done < times) {
+    job.work.seed++;
+    pid_t client = paging_client(&job);
+    bool running = true;
+    while (running && done < times) {
+      paging_sleep_us((unsigned)(next_random() % (2 * (uint64_t)pause_us)));
+      if (disturb(&paging)) done++;
+      running = runs(client);
+    }
+    if (running) paging_client_ok(client);
+  }
+  printf("  %u times, %u clients, %u workers\n", done, job.work.seed, atomic_load(&paging.seen->begun));
+  paging_await(&paging, UFFD_REPORT_GONE, job.work.seed);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_FROZEN), 0);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static bool kill_worker(struct paging *paging) {
+  return paging_kill_worker(paging, 0);
+}
+
+static bool reload(struct paging *paging) {
+  paging_signal(paging, SIGHUP);
+  return true;
+}
+
+static void worker_is_killed_at_any_moment(void) {
+  restore_while(kill_worker, 200 / PAGING_SCALE, 8000, 0);
+}
+
+static void worker_is_killed_while_pages_are_removed(void) {
+  restore_while(kill_worker, 50 / PAGING_SCALE, 8000, 20000 / PAGING_SCALE);
+}
+
+static void worker_is_replaced_at_any_moment(void) {
+  restore_while(reload, 50 / PAGING_SCALE, 10000, 0);
+}
+
+static void worker_is_replaced_while_pages_are_removed(void) {
+  restore_while(reload, 50 / PAGING_SCALE, 10000, 20000 / PAGING_SCALE);
+}
+
+static const struct check_test tests[] = {
+    TEST(client_reads_the_image),
+    TEST(worker_is_killed_at_any_moment),
+    TEST(worker_is_killed_while_pages_are_removed),
+    TEST(worker_is_replaced_at_any_moment),
+    TEST(worker_is_replaced_while_pages_are_removed),
+};
+
+CHECK_MAIN(tests)
