@@ -21,7 +21,7 @@ struct row {
   double at_most;                     /* target of uffd / limit; 0: none */
   double most;                        /* target of uffd itself; 0: none */
   unsigned runs;
-  char note[200]; /* what explains the figure */
+  char note[320]; /* what explains the figure */
 };
 
 void report(const struct row *row);
@@ -36,6 +36,7 @@ typedef void case_fn(const char *name);
 case_fn case_random_zero, case_random_file, case_random_file_threads, case_hog, case_two_threads;
 case_fn case_sequential_file, case_sequential_file_thp, case_reverse_file, case_stride_file, case_sparse_file,
     case_continue_memfd;
+case_fn case_serve_random, case_serve_replay, case_serve_full, case_serve_policy; /* with the pager only */
 case_fn case_callback, case_policy_constant, case_policy_fresh, case_wp_inline, case_memory;
 
 #endif

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bench.h"
+#include "client.h"
 #include "machine.h"
 
 static const struct {
@@ -31,6 +32,12 @@ static const struct {
     {"policy-fresh", "a Lua policy, a page built for each fault", case_policy_fresh},
     {"wp-inline", "first writes to protected pages", case_wp_inline},
     {"memory", "bookkeeping for a GiB of 4 KiB pages", case_memory},
+#ifdef UFFD_BENCH_PAGER
+    {"serve-random", "another process, a random eighth of 256 MiB", case_serve_random},
+    {"serve-replay", "the same pages, replayed from a record", case_serve_replay},
+    {"serve-full", "another process, 256 MiB touched in order", case_serve_full},
+    {"serve-policy", "serve-random, the pages from a Lua policy", case_serve_policy},
+#endif
 };
 #define CASES    (sizeof(cases) / sizeof(*cases))
 #define ROWS_MAX 64
@@ -113,7 +120,7 @@ enum column { CASE, UNIT, UFFD, ENGINE, BASE, RATIO, LIMIT, OF_LIMIT, TARGET, ME
 static const char *const titles[COLUMNS] = {"case",  "unit",  "uffd",     "engine", "base",
                                             "ratio", "limit", "of limit", "target", "met"};
 struct line {
-  char cells[COLUMNS][320];
+  char cells[COLUMNS][480];
 };
 
 static void put_spread(char *cell, size_t size, const struct spread *spread, const char *name) {
@@ -257,6 +264,7 @@ static void run_case(size_t i) {
 
 int main(int argc, char **argv) {
   bool chosen[CASES] = {false}, all = true;
+  if (argc == 2 && strcmp(argv[1], CLIENT_OPTION) == 0) return client_main();
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--list") == 0) {
       list_cases();

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "plan.h"
 
@@ -31,6 +32,11 @@ uint64_t now_ns(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+void temporary_path(char *path, size_t size, const char *name) {
+  const char *folder = getenv("TMPDIR");
+  snprintf(path, size, "%s/uffd-bench-%d-%s", folder != NULL ? folder : "/tmp", (int)getpid(), name);
 }
 
 void pin(int cpu) {

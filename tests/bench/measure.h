@@ -17,6 +17,9 @@ void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn)
 
 uint64_t now_ns(void); /* CLOCK_MONOTONIC */
 
+/* Where a file of this process may be, in TMPDIR. */
+void temporary_path(char *path, size_t size, const char *name);
+
 /* The calling thread, and those that it makes from then on, stay on one processor; -1: on any. */
 void pin(int cpu);
 int current_cpu(void);

@@ -41,7 +41,7 @@ static size_t all_pages(const struct plan *plan) {
 
 size_t plan_pages(const struct plan *plan) {
   size_t all = all_pages(plan);
-  if (plan->order == RANDOM) return all / RANDOM_SHARE;
+  if (plan->order == RANDOM) return all / (plan->share == 0 ? RANDOM_SHARE : plan->share);
   return plan->order == EVERY_4TH ? all / STRIDE : all;
 }
 
@@ -67,7 +67,7 @@ static void shuffle(uint32_t *pages, uint32_t first, size_t among, size_t count)
   free(all);
 }
 
-static uint32_t *list_pages(const struct plan *plan) {
+uint32_t *plan_list(const struct plan *plan) {
   size_t count = plan_pages(plan), last = plan->length / PAGE - 1;
   uint32_t *pages = malloc(count * sizeof(*pages));
   if (pages == NULL) die("no memory");
@@ -139,7 +139,7 @@ void plan_touch(const struct plan *plan, char *memory, double figures[FIGURES]) 
   static uint32_t samples[SAMPLES_MAX];
   unsigned threads = threads_of(plan);
   size_t count = plan_pages(plan);
-  uint32_t *pages = list_pages(plan);
+  uint32_t *pages = plan_list(plan);
   struct part parts[THREADS_MAX] = {{0}};
   if (threads > THREADS_MAX || (plan->timed && count > SAMPLES_MAX)) die("the plan is too large");
   memset(samples, 0, sizeof(samples)); /* mapped before the clock runs */
@@ -149,9 +149,12 @@ void plan_touch(const struct plan *plan, char *memory, double figures[FIGURES]) 
     if (plan->timed) parts[i].samples = samples + first;
   }
   struct usage before = usage_now();
+  uint64_t begin = now_ns();
+  if (plan->begin != NULL) plan->begin(plan, memory);
   touch_parts(parts, threads);
   struct usage after = usage_now();
-  uint64_t begin = parts[0].begin, end = parts[0].end;
+  uint64_t end = parts[0].end;
+  if (plan->begin == NULL) begin = parts[0].begin;
   for (unsigned i = 1; i < threads; i++) {
     if (parts[i].begin < begin) begin = parts[i].begin;
     if (parts[i].end > end) end = parts[i].end;
@@ -184,7 +187,7 @@ static bool holds(const struct plan *plan, const char *page, uint64_t offset) {
 }
 
 void plan_check(const struct plan *plan, const char *memory) {
-  uint32_t *pages = list_pages(plan);
+  uint32_t *pages = plan_list(plan);
   if (plan->limit_ns != 0 || plan->write) die("such a plan cannot be checked");
   for (size_t i = 0; i < plan_pages(plan); i++) {
     uint64_t offset = pages[i] * PAGE;

@@ -22,28 +22,33 @@ enum order {
   FORWARD,
   BACKWARD,
   EVERY_4TH,
-  RANDOM /* within each thread's part of the memory; every 4th page of it */
+  RANDOM /* within each thread's part of the memory */
 };
 
 struct plan {
   uint64_t length; /* bytes of memory */
   uint64_t part;   /* bytes of it that are touched, 0: all. For those who are too slow for all of it */
   enum order order;
+  unsigned share; /* RANDOM: of so many pages one is touched; 0: 4 */
   enum contents contents;
   const struct image *image;
   bool write;
-  bool timed;          /* each access by itself: MAIN is the median, TAIL the percentile below */
-  double tail;         /* share */
-  uint64_t limit_ns;   /* timed: no more accesses after so long; 0: none */
-  unsigned threads;    /* that touch, each in a part of its own; 0: 1 */
-  uint32_t engine;     /* UFFD_ENGINE_* */
-  uint64_t around;     /* bytes, or UFFD_AROUND_AUTO */
-  uint32_t kind;       /* UFFD_MEMORY_* */
-  const void *special; /* for the case's own contenders */
+  bool timed;        /* each access by itself: MAIN is the median, TAIL the percentile below */
+  double tail;       /* share */
+  uint64_t limit_ns; /* timed: no more accesses after so long; 0: none */
+  unsigned threads;  /* that touch, each in a part of its own; 0: 1 */
+  uint32_t engine;   /* UFFD_ENGINE_* */
+  uint64_t around;   /* bytes, or UFFD_AROUND_AUTO */
+  uint32_t kind;     /* UFFD_MEMORY_* */
+  void (*begin)(const struct plan *plan,
+                const char *memory); /* right before the touches, and timed with them; or NULL */
+  const void *special;               /* for the case's own contenders */
 };
 
 /* Pages that the plan touches. */
 size_t plan_pages(const struct plan *plan);
+/* Their numbers, in the order of touching; for free(). */
+uint32_t *plan_list(const struct plan *plan);
 /* Touches them, and fills figures in, a page. */
 void plan_touch(const struct plan *plan, char *memory, double figures[FIGURES]);
 /* Ends the program when a page that was touched does not hold what it should. */

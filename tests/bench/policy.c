@@ -31,7 +31,7 @@ static int find_embedded(lua_State *L) {
   return 0;
 }
 
-static lua_State *open_lua(void) {
+lua_State *policy_state(void) {
   lua_State *L = luaL_newstate();
   if (L == NULL) die("no memory for a Lua state");
   luaL_openlibs(L);
@@ -46,26 +46,26 @@ static lua_State *open_lua(void) {
   return L;
 }
 
-static void call(lua_State *L, int arguments, int results) {
+void policy_call(lua_State *L, int arguments, int results) {
   if (lua_pcall(L, arguments, results, 0) != LUA_OK) die("%s", lua_tostring(L, -1));
 }
 
 void serve_policy(const struct plan *plan, bool check, double figures[FIGURES]) {
-  lua_State *L = open_lua();
+  lua_State *L = policy_state();
   if (luaL_loadstring(L, program) != LUA_OK) die("%s", lua_tostring(L, -1));
   lua_pushstring(L, plan->special);
   lua_pushstring(L, engine_name(plan->engine));
   lua_pushinteger(L, (lua_Integer)plan->length);
-  call(L, 3, 2);
+  policy_call(L, 3, 2);
   char *memory = (char *)(uintptr_t)lua_tointeger(L, 1);
   plan_touch(plan, memory, figures);
   if (check) plan_check(plan, memory);
-  call(L, 0, 0);
+  policy_call(L, 0, 0);
   lua_close(L);
 }
 
 bool policy_has_engine(const char *engine) {
-  lua_State *L = open_lua();
+  lua_State *L = policy_state();
   lua_pushfstring(L, "require('uffd').serve { engine = '%s' }:close()", engine);
   bool has = luaL_dostring(L, lua_tostring(L, -1)) == LUA_OK;
   lua_close(L);

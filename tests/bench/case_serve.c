@@ -1,0 +1,98 @@
+/*
+ * The memory of another process, which nobody pins: on demand, replayed, in order, and with a policy. The time is that
+ * from the client's first call to the pager to its last touch.
+ */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "bench.h"
+#include "pager.h"
+#include "server.h"
+
+#define POLICY "return function() local page = ('u'):rep(4096) return function() return page end end"
+
+/* Of those who take as long for each page however many there are. */
+#define TEXTBOOK_SHARE 64u
+#define TEXTBOOK_PART  (8 * MIB)
+
+static struct plan serving(enum order order) {
+  return (struct plan){.length = IMAGE_BYTES, .order = order, .share = 8, .contents = IMAGE, .image = image_dense()};
+}
+
+static struct plan textbook_plan(enum order order) {
+  struct plan plan = serving(order);
+  plan.share = TEXTBOOK_SHARE;
+  plan.part = order == RANDOM ? 0 : TEXTBOOK_PART;
+  return plan;
+}
+
+/* uffd, the textbook loop, and the limit, in this order. */
+static void report_serving(struct row *row, const struct contender *list) {
+  row->unit = "ns/page";
+  row->engine = "pager";
+  row->uffd = list[0].figures[MAIN];
+  row->base = list[1].figures[MAIN];
+  row->base_name = TEXTBOOK;
+  row->limit = list[2].figures[MAIN];
+  row->limit_name = "bulk COPY, touched";
+  explain_faults(row, &list[0]);
+  explain_usage(row, "uffd", &list[0]);
+  explain_usage(row, "base", &list[1]);
+  report(row);
+}
+
+void case_serve_random(const char *name) {
+  const struct plan plan = serving(RANDOM), textbook_part = textbook_plan(RANDOM);
+  struct contender list[] = {{.run = serve_pager, .plan = &plan},
+                             {.run = textbook_server, .plan = &textbook_part},
+                             {.run = bulk_server, .plan = &plan}};
+  struct row row = {.name = name, .at_least = 4};
+  row.runs = RUNS_OF(list);
+  report_serving(&row, list);
+}
+
+void case_serve_full(const char *name) {
+  const struct plan plan = serving(FORWARD), textbook_part = textbook_plan(FORWARD);
+  struct contender list[] = {{.run = serve_pager, .plan = &plan},
+                             {.run = textbook_server, .plan = &textbook_part},
+                             {.run = bulk_server, .plan = &plan}};
+  struct row row = {.name = name, .at_least = 10, .at_most = 1.4};
+  row.runs = RUNS_OF(list);
+  report_serving(&row, list);
+}
+
+void case_serve_replay(const char *name) {
+  char path[4096];
+  double figures[FIGURES];
+  temporary_path(path, sizeof(path), "working-set");
+  const struct paging recording = {.record = path}, replaying = {.replay = path};
+  struct plan record = serving(RANDOM), replay = record;
+  const struct plan textbook_part = textbook_plan(RANDOM);
+  record.special = &recording;
+  replay.special = &replaying;
+  serve_pager(&record, true, figures);
+  struct contender list[] = {{.run = serve_pager, .plan = &replay},
+                             {.run = textbook_server, .plan = &textbook_part},
+                             {.run = bulk_server, .plan = &replay}};
+  struct row row = {.name = name, .at_least = 15};
+  row.runs = RUNS_OF(list);
+  report_serving(&row, list);
+  unlink(path);
+}
+
+void case_serve_policy(const char *name) {
+  const struct paging paging = {.factory = POLICY};
+  const struct plan random = serving(RANDOM);
+  struct plan policy = random;
+  policy.contents = CONSTANT;
+  policy.special = &paging;
+  struct contender list[] = {{.run = serve_pager, .plan = &policy}, {.run = serve_pager, .plan = &random}};
+  struct row row = {
+      .name = name, .unit = "ns/page", .engine = "pager", .base_name = "serve-random", .at_least = 1 / 1.15};
+  row.runs = RUNS_OF(list);
+  row.uffd = list[0].figures[MAIN];
+  row.base = list[1].figures[MAIN];
+  explain_usage(&row, "policy", &list[0]);
+  explain_usage(&row, "base", &list[1]);
+  report(&row);
+}

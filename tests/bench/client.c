@@ -1,0 +1,120 @@
+/*
+ * Memory of another process: this program once more, so that it shares nothing with whoever serves it.
+ */
+#include "client.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "baseline.h"
+#include "raw.h"
+
+/* The client's descriptors. */
+enum { PARENT = 3, IMAGE_FILE = 4 };
+
+/* What the client is told; it answers with its figures. */
+struct errand {
+  uint64_t length, part;
+  enum order order;
+  unsigned share;
+  enum contents contents;
+  bool told, check;
+  struct sockaddr_un server;
+};
+
+/* ---- the client */
+
+static struct errand errand;
+static int uffd;
+
+static void send_handshake(int connection, const char *memory, uint64_t length) {
+  char text[256], control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
+  snprintf(text, sizeof(text),
+           "[{\"base_host_virt_addr\":%llu,\"size\":%llu,\"offset\":0,\"page_size\":4096,\"page_size_kib\":4096}]",
+           (unsigned long long)(uintptr_t)memory, (unsigned long long)length);
+  struct iovec bytes = {text, strlen(text)};
+  struct msghdr message = {
+      .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS, header->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(header), &uffd, sizeof(int));
+  if (sendmsg(connection, &message, MSG_NOSIGNAL) != (ssize_t)bytes.iov_len) die("the client's handshake: %m");
+}
+
+/* The connection stays open until the process ends. */
+static void hand_over(const struct plan *plan, const char *memory) {
+  char byte;
+  int connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (connect(connection, (struct sockaddr *)&errand.server, sizeof(errand.server)) != 0) die("the client: %m");
+  send_handshake(connection, memory, plan->length);
+  if (errand.told && read(connection, &byte, 1) != 1) die("the server has ended");
+}
+
+int client_main(void) {
+  double figures[FIGURES] = {0};
+  if (read(PARENT, &errand, sizeof(errand)) != (ssize_t)sizeof(errand)) die("the client is not told what to do");
+  struct image image = {.fd = IMAGE_FILE, .length = errand.length};
+  const struct plan plan = {
+      .length = errand.length,
+      .part = errand.part,
+      .order = errand.order,
+      .share = errand.share,
+      .contents = errand.contents,
+      .image = &image,
+      .begin = hand_over,
+  };
+  char *memory = map_fresh(plan.length, false);
+  uffd = raw_open(UFFD_FEATURE_EVENT_REMOVE);
+  raw_register(uffd, memory, plan.length, UFFDIO_REGISTER_MODE_MISSING);
+  plan_touch(&plan, memory, figures);
+  if (errand.check) {
+    image.mapping = mmap(NULL, image.length, PROT_READ, MAP_SHARED, image.fd, 0);
+    if (image.mapping == MAP_FAILED) die("the client cannot map the image: %m");
+    plan_check(&plan, memory);
+  }
+  return write(PARENT, figures, sizeof(figures)) == (ssize_t)sizeof(figures) ? 0 : 1;
+}
+
+/* ---- who starts it */
+
+/* Both may be where the other is to be: first out of the way. */
+static void become_client(int parent, int image) {
+  int high = fcntl(parent, F_DUPFD, IMAGE_FILE + 1), high_image = fcntl(image, F_DUPFD, IMAGE_FILE + 1);
+  if (dup2(high, PARENT) < 0 || dup2(high_image, IMAGE_FILE) < 0) _exit(3);
+  close(high);
+  close(high_image);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  execl("/proc/self/exe", "uffd-bench", CLIENT_OPTION, (char *)NULL);
+  _exit(3);
+}
+
+void client_run(const struct plan *plan, const char *path, bool told, bool check, double figures[FIGURES]) {
+  struct errand order = {.length = plan->length,
+                         .part = plan->part,
+                         .order = plan->order,
+                         .share = plan->share,
+                         .contents = plan->contents,
+                         .told = told,
+                         .check = check,
+                         .server.sun_family = AF_UNIX};
+  int pair[2], status;
+  snprintf(order.server.sun_path, sizeof(order.server.sun_path), "%s", path);
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) die("socketpair: %m");
+  pid_t pid = fork();
+  if (pid < 0) die("fork: %m");
+  if (pid == 0) become_client(pair[1], plan->image->fd);
+  close(pair[1]);
+  if (write(pair[0], &order, sizeof(order)) != (ssize_t)sizeof(order)) die("the client has ended");
+  ssize_t length = read(pair[0], figures, FIGURES * sizeof(*figures));
+  close(pair[0]);
+  if (waitpid(pid, &status, 0) != pid || status != 0 || length != (ssize_t)(FIGURES * sizeof(*figures)))
+    die("the client has failed (wait status 0x%x)", (unsigned)status);
+}
