@@ -344,7 +344,7 @@ typedef struct uffd_memory uffd_memory;
 
 enum {
   UFFD_MEMORY_ANONYMOUS = 0, /* private */
-  UFFD_MEMORY_THP = 1,       /* private, 2 MiB aligned, MADV_HUGEPAGE */
+  UFFD_MEMORY_THP = 1,       /* private, 2 MiB aligned, MADV_HUGEPAGE; whole huge pages are moved in (6.8) */
   UFFD_MEMORY_MEMFD = 2,     /* shared memory with a second, unregistered mapping: the alias */
   UFFD_MEMORY_HUGETLB = 3,   /* a memfd of 2 MiB huge pages, with its alias */
   UFFD_MEMORY_ADOPTED = 4,   /* result only: mapped by somebody else, see uffd_memory_adopt() */
@@ -836,10 +836,10 @@ struct uffd_stats {
   uint64_t minor;
   uint64_t writes; /* of the faults: by a write */
   uint64_t events; /* fork, remap, remove, unmap messages read */
-  uint64_t zero;   /* pages installed, by answer */
+  uint64_t zero;   /* pages installed, as: zero pages, also those found in large answers of bytes into private memory */
   uint64_t copied;
   uint64_t continued;
-  uint64_t moved;
+  uint64_t moved; /* whole huge pages of bytes into UFFD_MEMORY_THP, too */
   uint64_t poisoned;
   uint64_t unprotected;   /* pages whose first write was let through */
   uint64_t bytes;         /* installed: zero, copied, continued, moved */

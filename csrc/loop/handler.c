@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "loop/bulk.h"
 #include "loop/ledger.h"
 
 #define READS_MAX 16u /* of one source in a pass */
@@ -542,6 +543,7 @@ void uffd_handler_destroy(struct uffd_handler_state *handler) {
   if (handler->spare_fd >= 0) close(handler->spare_fd);
   uffd_pages_unmap(handler->polls, handler->polls_capacity * sizeof(*handler->polls));
   uffd_pages_unmap(handler->staging, HUGE_PAGE);
+  uffd_huge_unmap(handler);
   uffd_release(handler->asker.states, handler->asker.count * sizeof(*handler->asker.states));
   DELETE(handler);
 }

@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "loop/loop.h"
+#include "loop/bulk.h"
 
 /* What one walk along the line knows. */
 struct walk {
@@ -132,7 +132,8 @@ static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
   walk->dst = install.dst;
   walk->cover = answer->length;
   BARRIER("installing", &walk->page);
-  uint32_t outcome = uffd_install(walk->handler, &install);
+  bool bulk = install.kind == UFFD_ANSWER_BYTES && install.length >= UFFD_BULK_BYTES;
+  uint32_t outcome = (bulk ? uffd_bulk_install : uffd_install)(walk->handler, &install);
   BARRIER("installed", &walk->page);
   return outcome;
 }

@@ -97,8 +97,8 @@ struct uffd_handler_state {
   uint32_t index;
   int wake_fd; /* eventfd: a job was posted, or the loop stops */
   pthread_t thread;
-  char *staging;       /* one page of the largest size: tails that need zeros behind them */
-  const char *zeros;   /* HUGE_PAGE of zero bytes, everybody's, for where ZEROPAGE does not serve */
+  char *staging;       /* HUGE_PAGE bytes: tails that need zeros behind them, and what is looked at */
+  const char *zeros;   /* the process's HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
   uffd_object *object; /* the loop's own for this handler; NULL until a region needs it */
   /* any thread, atomic */
   struct uffd_job *_Atomic posted;
@@ -114,10 +114,11 @@ struct uffd_handler_state {
   struct uffd_job *jobs; /* taken from posted, not done */
   uint64_t retry_ns;     /* when deferred faults are tried again */
   uint64_t retry_step;
-  uint32_t queued;   /* of queue[] */
-  uint32_t children; /* sources that are forked children */
-  bool untidy;       /* callbacks were asked since they last said that they are tidy */
-  bool heard;        /* an event was read in this pass */
+  uint32_t queued;           /* of queue[] */
+  uint32_t children;         /* sources that are forked children */
+  bool untidy;               /* callbacks were asked since they last said that they are tidy */
+  bool heard;                /* an event was read in this pass */
+  char *huge, *huge_mapping; /* huge.c: NULL until they are needed */
   bool keep_spare;
   int spare_fd;         /* given up when a FORK finds no descriptor; -1: none */
   int error;            /* of the last install or resolver */
@@ -161,7 +162,10 @@ struct uffd_region {
   struct uffd_claim claim;
   uint64_t address, length, page_size, modes, resolver_offset, around;
   struct uffd_pattern pattern; /* around auto */
-  uint32_t on_error;           /* never DEFAULT */
+  bool finds_zeros;         /* zero pages of large answers go in as such: elsewhere they would be pages like others */
+  _Atomic bool zeros_found; /* in the last answer that was looked at */
+  _Atomic bool huge;        /* whole huge pages are moved in */
+  uint32_t on_error;        /* never DEFAULT */
   void *cookie;
   _Atomic uint8_t *pages;
   pthread_mutex_t lock; /* prefetch, complete, remove: one at a time. Never taken by a handler */

@@ -142,6 +142,12 @@ static bool fill_run(struct uffd_handler_state *handler, struct uffd_source *sou
   }
 }
 
+/* What is left of a step that ends where a huge page does, if it can: such pages are filled whole, or not so well. */
+static uint64_t trim_step(const struct uffd_slice *slice, uint64_t at, uint64_t bytes) {
+  uint64_t address = slice->start + (at - slice->offset), end = round_down(address + bytes, HUGE_PAGE);
+  return end > address && bytes >= HUGE_PAGE / 2 ? end - address : bytes;
+}
+
 /* So many bytes of what is wanted. False when the kernel wants events read first. */
 static bool fill_some(struct uffd_handler_state *handler, struct part *part, uint64_t bytes) {
   struct uffd_source *source = NULL;
@@ -153,6 +159,7 @@ static bool fill_some(struct uffd_handler_state *handler, struct part *part, uin
     pass(part, mapped); /* what is not mapped any more */
     if (mapped == end) continue;
     uint64_t before = part->at;
+    bytes = trim_step(slice, before, bytes);
     end = min_u64(min_u64(end, slice_high(slice)), before + bytes);
     if (!fill_run(handler, source, slice, part, end)) return false;
     bytes -= part->at - before;

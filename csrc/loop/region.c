@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "loop/bulk.h"
 #include "loop/inline.h"
 #include "loop/ledger.h"
 
@@ -380,6 +381,10 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   region->around = opts->around == UFFD_AROUND_AUTO
                        ? opts->around
                        : round_up(min_u64(opts->around, opts->length), memory->page_size); /* cannot overflow */
+  bool private_pages = (memory->private_mapping && memory->fd < 0) || region->foreign;
+  bool only_missing = (opts->modes & (UFFD_MODE_WP | UFFD_MODE_MINOR)) == 0;
+  region->finds_zeros = private_pages && only_missing && memory->page_size == BASE_PAGE;
+  region->huge = uffd_huge_serves(region);
   region->on_error = opts->on_error != UFFD_ON_ERROR_DEFAULT ? opts->on_error : loop->on_error;
   region->object = opts->object;
   region->cookie = opts->cookie;

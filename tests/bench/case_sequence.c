@@ -64,7 +64,6 @@ void case_sequential_file_thp(const char *name) {
   row.limit_name = "bulk COPY, touched";
   row.at_most = 0.75;
   explain_faults(&row, &list[0]);
-  explain(&row, "staging and MOVE are not built yet");
   report(&row);
 }
 
@@ -124,7 +123,6 @@ void case_sparse_file(const char *name) {
   row.base = list[2].figures[ANONYMOUS];
   row.at_least = 1.9;
   report(&row);
-  explain(&row, "zero detection is not built yet");
   row.unit = "ns/page, written zeros";
   row.uffd = list[1].figures[MAIN];
   row.base = list[2].figures[MAIN];
