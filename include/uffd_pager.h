@@ -84,7 +84,7 @@ struct uffd_pager_opts {
   uint32_t placement;    /* UFFD_PLACEMENT_* of the loops */
   uint32_t watchdog_ms;  /* a fault that waits longer is reported, once; 0: 1000 */
   uint32_t reserved;     /* 0 */
-  uint64_t around;       /* as in uffd_region_opts; 0: UFFD_AROUND_AUTO */
+  uint64_t around;       /* as in uffd_region_opts; 0: UFFD_AROUND_AUTO. With record it is a page */
   uint64_t rate;         /* of prefetching, bytes a second and client; 0: no limit */
   const char *image;     /* path of the contents; NULL: the resolver makes them all */
   const char *record;    /* path of a working-set file that is written when a client is gone: the first client's;

@@ -97,10 +97,18 @@ static int make_resolver(struct uffd_serving *serving) {
   return 0;
 }
 
+/* Never zeros: where pages cannot be poisoned (before Linux 6.6) the fault waits until the resolver has an answer. */
+static uint32_t choose_on_error(void) {
+  struct uffd_probe probe = UFFD_PROBE_INIT;
+  bool poisons = uffd_probe(&probe) == 0 && (probe.features & UFFD_FEAT_POISON) != 0;
+  return poisons ? UFFD_ON_ERROR_POISON : UFFD_ON_ERROR_RETRY;
+}
+
 static int make_loop(struct uffd_serving *serving) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   opts.engine = UFFD_ENGINE_THREADS;
   opts.handlers = 1;
+  opts.on_error = choose_on_error();
   opts.flags = UFFD_LOOP_PAUSED;
   opts.ledger = uffd_book_ledger(&serving->book);
   opts.ledger_size = serving->book.head->ledger_length;
@@ -112,8 +120,8 @@ static int make_loop(struct uffd_serving *serving) {
 
 /* Touches of what an answer brought along are not seen: while they are recorded, an answer is one page. */
 static uint64_t choose_around(const struct uffd_pager_opts *opts) {
-  if (opts->around != 0) return opts->around;
-  return opts->record != NULL ? 0 : UFFD_AROUND_AUTO;
+  if (opts->record != NULL) return 0;
+  return opts->around != 0 ? opts->around : UFFD_AROUND_AUTO;
 }
 
 static int add_region(struct uffd_serving *serving, struct uffd_place *place) {
