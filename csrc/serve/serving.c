@@ -8,7 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "serve/pager.h"
 #include "serve/serving.h"
+
+#define SAME_NS UINT64_C(1000000) /* a fault's age and the clock are not read at once */
 
 /* ---- hooks of the loop */
 
@@ -291,8 +294,30 @@ static void publish(const struct uffd_serving *serving, uint64_t oldest_ns) {
   if (uffd_loop_stats(serving->loop, &figures.stats) == 0) uffd_book_publish(&serving->book, &figures);
 }
 
+static void tell_late(struct uffd_serving *serving, const struct uffd_waiting *waiting) {
+  const struct uffd_place *place = waiting->cookie;
+  char text[sizeof(((struct uffd_message *)NULL)->text)], where[64] = "in none of its regions";
+  if (place != NULL) snprintf(where, sizeof(where), "0x%" PRIx64 " in the image", place->is.offset + waiting->offset);
+  snprintf(text, sizeof(text),
+           "A fault waits for %" PRIu64 " ms: page 0x%" PRIx64 " of the client, %s, asked of the resolver \"%s\".",
+           waiting->age_ns / 1000000, waiting->address, where, waiting->resolver);
+  uffd_work_say(serving->work, UFFD_SAY_LATE, serving->client.id, 0, text);
+}
+
+/* The age of the oldest fault; one that is late is told of once: younger ones were read later. */
+static uint64_t watch_faults(struct uffd_serving *serving) {
+  struct uffd_waiting waiting = UFFD_WAITING_INIT;
+  if (uffd_loop_oldest(serving->loop, &waiting) <= 0) return 0;
+  uint64_t read_ns = uffd_clock() - waiting.age_ns;
+  if (waiting.age_ns > UINT64_C(1000000) * serving->work->opts.watchdog_ms && read_ns > serving->late_ns + SAME_NS) {
+    serving->late_ns = read_ns;
+    tell_late(serving, &waiting);
+  }
+  return waiting.age_ns;
+}
+
 void uffd_serving_watch(struct uffd_serving *serving) {
-  publish(serving, 0);
+  publish(serving, watch_faults(serving));
   char text[sizeof(((struct uffd_message *)NULL)->text)];
   int error = serving->failed ? 0 : uffd_loop_error(serving->loop, text, sizeof(text));
   if (error != 0) {

@@ -291,6 +291,56 @@ static void memory_is_prefetched(void) {
   paging_tear_down(&paging);
 }
 
+/* ---- faults that wait too long */
+
+static int wait_long(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  const struct paging *paging = ctx;
+  (void)state, (void)answer;
+  if (fault->offset == 5 * PAGE) {
+    while (atomic_load(&paging->seen->flags[1]) == 0) {
+      paging_sleep_us(1000);
+    }
+  }
+  return 0;
+}
+
+static int make_slow(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  (void)client, (void)image;
+  ops.resolve = wait_long;
+  return uffd_resolver_callback(&ops, ctx, "sluggish", NULL, 0, resolver);
+}
+
+static void touch_slow_pages(struct paging_job *job) {
+  for (uint64_t page = 0; page < 8; page++) {
+    CHECK_EQ(*(volatile unsigned char *)vmm_at(&job->vmm, page * PAGE), 0);
+  }
+}
+
+static void late_faults_are_named_once(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.resolver = make_slow;
+  opts.resolver_ctx = &paging;
+  opts.watchdog_ms = 50;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = touch_slow_pages};
+  pid_t client = paging_client(&job);
+  paging_await(&paging, UFFD_REPORT_LATE, 1);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_LATE], "0x5000 in the image") != NULL);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_LATE], "\"sluggish\"") != NULL);
+  do {
+    paging_turn(&paging);
+  } while (paging.seen->clients[0].oldest_ns < UINT64_C(400000000));
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_LATE), 1);
+  atomic_store(&paging.seen->flags[1], 1);
+  paging_client_ok(client);
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
 /* ---- workers that are other programs */
 
 static void worker_is_another_program(void) {
@@ -348,6 +398,7 @@ static const struct check_test tests[] = {
     TEST(working_set_is_prefetched),
     TEST(working_set_of_another_image_is_refused),
     TEST(memory_is_prefetched),
+    TEST(late_faults_are_named_once),
     TEST(worker_is_another_program),
     TEST(threads_forbid_forked_workers),
 };
