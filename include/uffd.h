@@ -661,7 +661,8 @@ struct uffd_loop_opts {
  * since munmap and mremap, and the messages that were read. The process may be killed at any instant: another, with a
  * duplicate of the object's descriptor, makes a loop with the same ledger and UFFD_LOOP_PAUSED, adds the same regions
  * in the same order, completed ones too, and calls uffd_loop_start(), which applies what was read and not applied, and
- * lets all faults be told again. The same after uffd_loop_close().
+ * lets all faults be told again. The same after uffd_loop_close(). All but uffd_loop_start() may be done while the
+ * predecessor still serves.
  */
 UFFD_EXPORT uint64_t uffd_ledger_size(uint64_t pages, uint32_t regions);
 

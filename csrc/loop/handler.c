@@ -217,10 +217,12 @@ static void wake_everywhere(const struct uffd_source *source) {
   }
 }
 
-void uffd_handler_take_over(struct uffd_handler_state *handler) {
+int uffd_handler_take_over(struct uffd_handler_state *handler) {
   struct uffd_ledger *ledger = handler->loop->ledger;
   struct uffd_source *source = handler->sources; /* the one object: nothing has forked yet */
   struct uffd_raw_msg message;
+  int result = source != NULL ? uffd_ledger_refresh(ledger, handler->loop->regions, source) : 0;
+  if (result < 0) return result;
   while (source != NULL && uffd_ledger_next(ledger, &message)) {
     if (message.event == UFFD_FORK) {
       report_lost_child(handler);
@@ -232,6 +234,7 @@ void uffd_handler_take_over(struct uffd_handler_state *handler) {
   }
   ledger->resumed = false;
   if (source != NULL) wake_everywhere(source);
+  return 0;
 }
 
 /* ---- draining */

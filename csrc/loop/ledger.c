@@ -226,6 +226,19 @@ int uffd_ledger_commit(struct uffd_ledger *ledger, const struct uffd_source *sou
   return 0;
 }
 
+/* What has happened since it was opened: a successor may be prepared while its predecessor still serves. */
+int uffd_ledger_refresh(struct uffd_ledger *ledger, uffd_region *regions, struct uffd_source *source) {
+  int result = check_book(ledger);
+  if (result < 0) return result;
+  ledger->applied = current_table(ledger->book)->applied;
+  source->count = 0;
+  for (uffd_region *region = regions; region != NULL; region = region->next) {
+    if (uffd_ledger_take_slices(ledger, region, source) < 0)
+      return fail(ENOMEM, "No memory for the pieces of a region.");
+  }
+  return 0;
+}
+
 /* ---- messages */
 
 /*

@@ -66,6 +66,8 @@ void uffd_ledger_leave(struct uffd_ledger *ledger, const uffd_region *region); /
 
 /* The handler's. Puts the slices that the region had into source: their number, or -ENOMEM. */
 int uffd_ledger_take_slices(const struct uffd_ledger *ledger, uffd_region *region, struct uffd_source *source);
+/* The same for all regions, which are those of the ledger, from what it holds now. 0 or -errno with a sentence. */
+int uffd_ledger_refresh(struct uffd_ledger *ledger, uffd_region *regions, struct uffd_source *source);
 /* The region's first slices are, or were, in the table. */
 bool uffd_ledger_is_placed(const struct uffd_ledger *ledger, const uffd_region *region);
 /* Makes source's slices, which account for everything that was applied, those that count: 0 or -ENOSPC. */

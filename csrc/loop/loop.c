@@ -268,8 +268,8 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
 }
 
 static enum uffd_job_result start_reading(struct uffd_handler_state *handler, struct uffd_job *job) {
-  (void)job;
-  if (handler->loop->ledger != NULL && handler->loop->ledger->resumed) uffd_handler_take_over(handler);
+  if (handler->loop->ledger != NULL && handler->loop->ledger->resumed) job->result = uffd_handler_take_over(handler);
+  if (job->result < 0) return UFFD_JOB_DONE;
   atomic_store(&handler->loop->paused, false); /* who sleeps has not looked at the objects, and does so next */
   return UFFD_JOB_DONE;
 }
@@ -290,11 +290,15 @@ int uffd_loop_start(uffd_loop *loop) {
   int result = uffd_loop_enter(loop);
   if (result < 0) return result;
   if (atomic_load(&loop->paused)) result = check_all_added(loop);
+  pthread_mutex_lock(&loop->lock); /* the regions are those that were looked at */
   for (uint32_t i = 0; i < loop->shards && result == 0; i++) {
     struct uffd_job job;
     uffd_job_init(&job, start_reading);
     result = uffd_job_run(loop->handlers[i], &job);
+    if (result < 0 && result != -ECANCELED)
+      fail(-result, "The ledger cannot be taken over: it is damaged, or no memory is left.");
   }
+  pthread_mutex_unlock(&loop->lock);
   uffd_loop_leave(loop);
   return result == -ECANCELED ? fail(ECANCELED, "The loop was closed meanwhile.") : result;
 }

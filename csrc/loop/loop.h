@@ -310,8 +310,11 @@ void uffd_handler_destroy(struct uffd_handler_state *handler);
 unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout_ns);
 /* Nanoseconds after which a pass has something to do even if no descriptor says so; UINT64_MAX: never. */
 uint64_t uffd_handler_due(const struct uffd_handler_state *handler);
-/* Applies what a predecessor had read, as the ledger says, and lets all faults be told again. */
-void uffd_handler_take_over(struct uffd_handler_state *handler);
+/*
+ * Applies what a predecessor had read, as the ledger says, and lets all faults be told again. Under loop->lock, which
+ * whoever waits for it holds. 0 or -errno with a sentence, the handler's.
+ */
+int uffd_handler_take_over(struct uffd_handler_state *handler);
 /* Wakes everything that is kept, cancels jobs. The handler's last act. */
 void uffd_handler_finish(struct uffd_handler_state *handler);
 /* When it has finished and the regions are unregistered: lets those go who wait for events to be read. */

@@ -279,6 +279,28 @@ static void closed_and_taken_up(void) {
   uffd_close(object);
 }
 
+/* What the one that serves does after its successor has been prepared counts. */
+static void successor_is_prepared_beforehand(void) {
+  client = client_start(&(struct client_opts){.pages = PAGES, .features = EVENTS}, live_in_two_halves);
+  make_ledger(PAGES);
+  uffd_object *object = client_object(&client), *next_object = client_object(&client);
+  uffd_loop *loop = NULL, *next = NULL;
+  CHECK_OK(open_loop(ENGINE_ONE, &loop));
+  add(loop, object, 0, 0);
+  CHECK_OK(open_loop(ENGINE_ONE, &next));
+  add(next, next_object, 0, 0);
+  CHECK_OK(uffd_loop_start(loop));
+  client_await(&client, 1);
+  CHECK_OK(uffd_loop_close(loop));
+  CHECK_OK(uffd_loop_start(next));
+  client_say(&client, 1);
+  client_end(&client);
+  CHECK_EQ(uffd_loop_error(next, NULL, 0), 0);
+  CHECK_OK(uffd_loop_close(next));
+  uffd_close(object);
+  uffd_close(next_object);
+}
+
 /* A region that is complete has nothing left, whoever comes next. */
 static void complete_stays_complete(void) {
   client = client_start(&(struct client_opts){.pages = PAGES, .count = 2, .features = EVENTS}, live_in_two_halves);
@@ -510,9 +532,10 @@ static void a_hook_without_a_ledger(void) {
 }
 
 static const struct check_test tests[] = {
-    TEST(killed_at_every_point_1), TEST(killed_at_every_point_2),   TEST(killed_at_every_point_3),
-    TEST(killed_at_every_point_4), TEST(killed_at_any_moment),      TEST(closed_and_taken_up),
-    TEST(complete_stays_complete), TEST(other_regions_are_refused), TEST(damaged_ledgers_are_refused),
-    TEST(a_child_is_handed_over),  TEST(a_child_that_is_not_taken), TEST(a_hook_without_a_ledger),
+    TEST(killed_at_every_point_1),          TEST(killed_at_every_point_2), TEST(killed_at_every_point_3),
+    TEST(killed_at_every_point_4),          TEST(killed_at_any_moment),    TEST(closed_and_taken_up),
+    TEST(successor_is_prepared_beforehand), TEST(complete_stays_complete), TEST(other_regions_are_refused),
+    TEST(damaged_ledgers_are_refused),      TEST(a_child_is_handed_over),  TEST(a_child_that_is_not_taken),
+    TEST(a_hook_without_a_ledger),
 };
 CHECK_MAIN(tests)
