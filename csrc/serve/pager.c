@@ -222,7 +222,6 @@ static int check_opts(const struct uffd_pager_opts *opts) {
   if (opts->workers > 64) return fail(EINVAL, "workers: %u are too many, 64 are the most.", opts->workers);
   if (opts->worker != NULL && opts->worker[0] == NULL) return fail(EINVAL, "worker: the command line is empty.");
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
-  if (opts->control != NULL) return fail(EOPNOTSUPP, "control: this library has no control socket.");
   return 0;
 }
 
@@ -320,9 +319,24 @@ static int open_descriptors(uffd_pager *pager) {
   return result < 0 ? result : uffd_watch_add(pager, pager->order_fd, &pager->order_watch);
 }
 
+static void step_control(uffd_pager *pager, void *owner) {
+  (void)owner;
+  uffd_control_step(pager->control);
+}
+
+static int open_control(uffd_pager *pager) {
+  const struct uffd_pager_opts *opts = &pager->opts;
+  if (opts->control == NULL) return 0;
+  int result = uffd_control_open(opts->control, opts->socket_mode, opts->uid, pager, &pager->control);
+  if (result < 0) return result;
+  pager->control_watch = (struct uffd_watch){step_control, pager};
+  return uffd_watch_add(pager, uffd_control_fd(pager->control), &pager->control_watch);
+}
+
 static void free_pager(uffd_pager *pager) {
   uffd_links_close(pager);
   uffd_door_close(pager->door);
+  uffd_control_close(pager->control);
   uffd_close_fds(&pager->timer_fd, 1);
   uffd_close_fds(&pager->order_fd, 1);
   uffd_close_fds(&pager->epoll_fd, 1);
@@ -345,7 +359,7 @@ static int open_pager(uffd_pager *pager) {
   if (result == 0) result = look_at_replay(pager);
   if (result == 0) result = open_descriptors(pager);
   if (result == 0) result = uffd_links_open(pager);
-  return result;
+  return result < 0 ? result : open_control(pager);
 }
 
 int uffd_pager_create(const struct uffd_pager_opts *user_opts, uffd_pager **made) {
@@ -381,7 +395,9 @@ void uffd_pager_forget(uffd_pager *pager) {
   uffd_close_fds(&pager->order_fd, 1);
   uffd_links_close(pager);
   uffd_door_close(pager->door);
+  uffd_control_close(pager->control);
   pager->door = NULL;
+  pager->control = NULL;
   uffd_workers_forget(pager);
   while (pager->clients != NULL) {
     struct uffd_served *served = pager->clients;

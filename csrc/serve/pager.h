@@ -10,6 +10,7 @@
 
 #include "serve/book.h"
 #include "serve/channel.h"
+#include "serve/control.h"
 #include "serve/door.h"
 
 #define UFFD_MAKING_MAX    16u /* clients that a worker makes at a time: the channel holds so many messages */
@@ -136,11 +137,12 @@ struct uffd_pager {
   struct uffd_pager_opts opts; /* with strings of our own */
   uint64_t image_length, image_identity;
   int epoll_fd, timer_fd, order_fd;
-  struct uffd_watch door_watch, timer_watch, order_watch;
+  struct uffd_watch door_watch, control_watch, timer_watch, order_watch;
   /* any thread */
   _Atomic uint32_t orders; /* UFFD_ORDER_* */
   /* the supervisor's thread */
   struct uffd_door *door;
+  struct uffd_control *control;
   struct uffd_link *links;
   uint32_t links_count;
   struct uffd_served *clients;
