@@ -137,6 +137,7 @@ int luaopen_uffd_core(lua_State *L) {
   uffd_lua_open_system(L);
 #ifdef UFFD_WITH_PAGER
   uffd_lua_open_workingset(L);
+  uffd_lua_open_pager(L);
   uffd_lua_open_handoff(L);
 #endif
   return 1;

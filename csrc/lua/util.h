@@ -23,6 +23,7 @@
 #define REGION_TYPE     "uffd.region"
 #define PREFETCH_TYPE   "uffd.prefetch"
 #define WORKINGSET_TYPE "uffd.workingset"
+#define PAGER_TYPE      "uffd.pager"
 #define HANDOFF_TYPE    "uffd.handoff"
 
 /* ------------------------------------------------------------------------------------------------ results */
@@ -150,6 +151,7 @@ void uffd_lua_open_policy(lua_State *L);
 void uffd_lua_open_system(lua_State *L);
 #ifdef UFFD_WITH_PAGER
 void uffd_lua_open_workingset(lua_State *L);
+void uffd_lua_open_pager(lua_State *L);
 void uffd_lua_open_handoff(lua_State *L);
 #endif
 

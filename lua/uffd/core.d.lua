@@ -631,6 +631,112 @@ function workingset:close() end
 ---@field longest_run integer pages
 ---@field sequential integer pages touched right after the page before them
 
+-- ------------------------------------------------------------------------------------------------ uffd.Pager
+
+---The supervisor of a pager. Made by `uffd.pager`. It can be waited on by luv (`fd`), cqueues (`pollfd`, `events`,
+---`timeout`) and LuaSocket (`getfd`, `dirty`), and stepped when it is readable.
+---@class uffd.Pager
+local pager = {}
+
+---Serves until all is done: drained, or `once` and the client is gone.
+---Errors: ECHILD no worker can be started any more (on_crash has been done); EINTR a second signal, see `on_signals`.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function pager:run() end
+
+---Deals with what has come, waiting for it up to timeout_ms. True: it goes on; false: all is done. Errors as `run`.
+---@param timeout_ms? integer -1: for ever (default 0)
+---@return boolean? goes_on
+---@return string? message
+---@return integer? errno
+function pager:step(timeout_ms) end
+
+---A descriptor that polls readable when `step` has work; it stays the pager's.
+---@return integer fd
+function pager:fd() end
+
+---`fd`, by the name that LuaSocket asks for.
+---@return integer fd
+function pager:getfd() end
+
+---`fd`, by the name that cqueues asks for.
+---@return integer fd
+function pager:pollfd() end
+
+---What to poll for, as cqueues asks.
+---@return "r"
+function pager:events() end
+
+---Seconds after which `step` must be called even if the descriptor is silent: no limit.
+---@return nil
+function pager:timeout() end
+
+---Whether something is buffered, as LuaSocket asks.
+---@return false
+function pager:dirty() end
+
+---From now on SIGHUP reloads, SIGTERM and SIGINT drain, and one of these again ends `run` and `step` at once (EINTR;
+---what comes of the clients then is what `close` does); SIGPIPE is ignored. Until the pager is closed. One pager of a
+---process has them; another one raises.
+function pager:on_signals() end
+
+---Starts a new worker for each, which takes over its clients, without a lost fault.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function pager:reload() end
+
+---Takes no new clients; on_drain says what comes of those that are there. `run` and `step` tell when all is done.
+---Errors: EALREADY it drains.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function pager:drain() end
+
+---@return uffd.PagerStatus status
+function pager:status() end
+
+---The clients that are there.
+---@return uffd.ClientStatus[]
+function pager:clients() end
+
+---Closes the sockets and ends the workers. Clients that are still there are killed (on_crash "freeze" cannot outlive the
+---supervisor). Again: true. Also done by `<close>` and the collector. Raises in a report of the same pager.
+---@return true
+function pager:close() end
+
+---@class uffd.PagerStatus
+---@field clients integer now
+---@field workers integer alive
+---@field served integer clients that have come so far
+---@field refused integer handshakes that were refused so far
+---@field restarts integer workers that were replaced
+---@field draining boolean
+
+---A `uffd.Client`, and how it fares.
+---@class uffd.ClientStatus: uffd.Client
+---@field state "starting"|"served"|"complete"|"frozen"|"gone"
+---@field worker integer index
+---@field restarts integer times that another worker took over
+---@field since_ns integer when it came, CLOCK_MONOTONIC
+---@field oldest_ns integer age of its oldest fault that is not answered yet; 0: none
+---@field stats uffd.Stats of all its workers together
+
+---What happened, as the report function of a pager is told.
+---@class uffd.Report
+---client: one has come. refused: a handshake was refused, text says why. gone: client has ended, text says how.
+---complete: its memory is complete. worker: one has started. died: a worker has died, text says of what. retired: a
+---worker has ended as it was told to. late: a fault waits for long; text names its page, its age and its resolver.
+---error: text. frozen: no worker can be had, on_crash was done
+---@field kind "client"|"refused"|"gone"|"complete"|"worker"|"died"|"retired"|"late"|"error"|"frozen"
+---@field error? integer an errno
+---@field worker integer index
+---@field pid? integer of the worker
+---@field time_ns integer CLOCK_MONOTONIC
+---@field client? uffd.ClientStatus
+---@field text string a sentence, or ""
+
 -- ------------------------------------------------------------------------------------------------ uffd.Handoff
 
 ---Memory of this program that a pager serves. Made by `uffd.handoff`. The memories stay mapped until it is closed.
@@ -849,6 +955,27 @@ function core.workingset_create(page_size, length, identity) end
 ---@return string? message
 ---@return integer? errno
 function core.workingset_load(path) end
+
+---@param options table as `uffd.PagerOptions`, sizes and mode as integers
+---@return uffd.Pager? pager
+---@return string? message
+---@return integer? errno
+function core.pager_create(options) end
+
+---@param fd integer
+---@param options table
+---@return true? done
+---@return string? message
+---@return integer? errno
+function core.pager_work(fd, options) end
+
+---@param control string
+---@param request string
+---@param timeout_ms? integer
+---@return string? reply
+---@return string? message
+---@return integer? errno
+function core.pager_ask(control, request, timeout_ms) end
 
 ---@param socket string
 ---@param parts table

@@ -627,6 +627,144 @@ end
 
 setmetatable(workingset, { __call = function(_, options) return workingset.create(options) end })
 
+-- A mode as chmod takes it: an integer, or octal digits.
+local function mode_of(what, value, level)
+  local mode = value
+  if type(value) == "string" then mode = value:find "^[0-7]+$" and tonumber(value, 8) end
+  if value ~= nil and (math.type(mode) ~= "integer" or mode < 0 or mode > 511) then
+    error(('%s: mode is an integer, or octal digits such as "660", not %s'):format(what, tostring(value)), level + 2)
+  end
+  return mode
+end
+
+local pager_options = {
+  socket = true, control = true, mode = true, uid = true, image = true, resolver = true, workers = true,
+  max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
+  once = true, prefetch = true, record = true, replay = true, rate = true, around = true, placement = true,
+  watchdog = true, report = true, worker = true,
+}
+
+-- A copy of the options as the core takes them.
+local function pager_table(what, options)
+  check_options(what, options, pager_options, 0, 2)
+  local taken = {}
+  for name, value in pairs(options) do taken[name] = value end
+  for _, name in ipairs { "rate", "max_bytes" } do taken[name] = bytes(what .. ": " .. name, options[name], 2) end
+  if options.around ~= "auto" then taken.around = bytes(what .. ": around", options.around, 2) end
+  taken.mode = mode_of(what, options.mode, 1)
+  return taken
+end
+
+---Who is served, as a resolver function of `uffd.pager` sees it.
+---@class uffd.Client
+---@field id integer 1, 2, ... in the order of coming
+---@field of integer the client that it was forked from, or 0
+---@field pid integer as the supervisor sees it; 0: unknown
+---@field uid integer of who connected
+---@field gid integer
+---@field size integer bytes of all its regions
+---@field regions uffd.ClientRegion[] by offset
+---@field fds integer[] descriptors that came along after the userfaultfd; they stay the pager's
+
+---@class uffd.ClientRegion
+---@field address integer in the client
+---@field length integer bytes
+---@field offset integer in the image, bytes
+---@field page_size integer bytes
+
+---@class uffd.PagerOptions
+---path of the front door; a stale socket is replaced
+---@field socket? string
+---path of a control socket, see `uffd.pager_ask`
+---@field control? string
+---of both sockets: an integer, or octal digits such as "660" (default 0600)
+---@field mode? integer|string
+---a user who may connect, beside root and the pager's own
+---@field uid? integer
+---path of the contents; without it, the resolver function makes them all
+---@field image? string
+---Makes the resolver of a client, in its worker, before its first fault. `image` is nil without an image. Called again
+---when another worker takes over. Without `worker`, a worker is a forked copy of this program: what was made before the
+---fork (resolvers, memories) is of no use in it, so make it here. To fail: an error, or nil and a message; the client
+---is then dealt with as on_crash says. Default: every client gets the image
+---@field resolver? fun(client: uffd.Client, image: uffd.Resolver?): uffd.Resolver?, string?, integer?
+---processes; clients are shared out among them (default 1)
+---@field workers? integer
+---@field max_clients? integer (default 256)
+---@field max_regions? integer of a client (default 64)
+---@field max_bytes? integer|string of a handshake (default "64K")
+---@field handshake? integer milliseconds after which a handshake must be whole (default 5000)
+---what becomes of clients whose worker has died and cannot be replaced (default "kill")
+---@field on_crash? "kill"|"freeze"
+---`drain` fills the rest of every client's memory, or serves those that are there until they are gone (default
+---"complete")
+---@field on_drain? "complete"|"refuse"
+---@field once? boolean serve one client, and end when it is gone
+---@field prefetch? boolean fill each client's memory in the background, faults first
+---path of a working-set file, written when a client is gone: the first client's; others' get ".ID" behind it
+---@field record? string
+---@field replay? string path of a working-set file of this image, whose pages are prefetched
+---@field rate? integer|string of prefetching, bytes a second and client (default: no limit)
+---as for a region (default "auto"; where a working set is recorded, a page)
+---@field around? integer|string|"auto"
+---@field placement? "auto"|"none"|"companion"|"percpu"|"spin" of handlers
+---milliseconds after which a fault that waits is reported (default 1000)
+---@field watchdog? integer
+---Told what happens, in this program, by `step` and `run`. What it raises, they raise
+---@field report? fun(event: uffd.Report)
+---a worker's program and arguments, to which "--worker" and a descriptor are added: it calls `uffd.pager_work`. The
+---resolver function is then that program's. Without it, workers are forked from this program, which must have no other
+---threads: no running loops
+---@field worker? string[]
+
+---Serves other processes: a supervisor, which is this program while it is in `run` or `step`, and workers. Clients hand
+---over their userfaultfd and the list of their regions, as Firecracker does and `uffd.handoff`; their faults are
+---answered from the image, or by the resolver that a function makes for each. A worker that dies is replaced.
+---
+---Errors: EINVAL an option, or a working set of another image; EADDRINUSE another pager listens there; those of opening
+---the files; EBUSY this program has other threads; EMFILE, ENOMEM; ENOSYS built without the pager.
+---@param options uffd.PagerOptions
+---@return uffd.Pager? pager
+---@return string? message
+---@return integer? errno
+function uffd.pager(options)
+  local what = "uffd.pager"
+  return call(what, needs_pager(what, core.pager_create), pager_table(what, options))
+end
+
+---A worker, in the program that the option `worker` names: serves what the supervisor behind the descriptor hands over,
+---until it is told otherwise. Options as of `uffd.pager`; sockets and report are not used. The program should exit
+---then. SIGINT, SIGTERM and SIGHUP are ignored from here on: they are the supervisor's.
+---@param fd integer
+---@param options uffd.PagerOptions
+---@return true? done
+---@return string? message
+---@return integer? errno
+function uffd.pager_work(fd, options)
+  local what = "uffd.pager_work"
+  return call(what, needs_pager(what, core.pager_work), fd, pager_table(what, options))
+end
+
+---Asks a pager by its control socket: one line of JSON, one line back. Requests are `{"request":"status"}`, "clients",
+---"stats", "drain" and "reload". A reply is an object with "ok"; false: "error" is a sentence. Beside it are
+---* in that of "status": version, pid, clients, workers, served, refused, restarts, draining
+---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
+---  oldest_ns, size, regions (how many), and "stats" with the fields of `uffd.Stats`
+---* in that of "stats": "stats", of all clients together: sums, but the largest of queue_max and the latencies
+---`uffd-lua ctl` does this on the command line.
+---
+---Errors: ENOENT, ECONNREFUSED no pager there; EACCES; ETIMEDOUT; EPIPE it hung up; ENOSYS built without the pager.
+---@param control string path of the control socket
+---@param request string
+---@param timeout_ms? integer (default 5000)
+---@return string? reply
+---@return string? message
+---@return integer? errno
+function uffd.pager_ask(control, request, timeout_ms)
+  local what = "uffd.pager_ask"
+  return call(what, needs_pager(what, core.pager_ask), control, request, timeout_ms)
+end
+
 ---@class uffd.HandoffOptions
 ---@field socket string path of the pager's front door
 ---@field memory? uffd.Memory what is handed over; the image's first byte is its first

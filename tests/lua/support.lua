@@ -82,6 +82,20 @@ function support.file(contents)
   return path, setmetatable({}, { __close = function() os.remove(path) end })
 end
 
+-- Another process, for a minute at most: this interpreter with a script and its arguments, which may require what the
+-- tests may. Returns what io.popen does; mode as there.
+function support.child(script, mode, ...)
+  local first = 0
+  while arg[first - 1] do first = first - 1 end
+  local path = os.tmpname()
+  local file <close> = assert(io.open(path, "w"))
+  assert(file:write(("package.path = %q\npackage.cpath = %q\nos.remove(%q)\n")
+    :format(package.path, package.cpath, path), script))
+  local words = { ("exec timeout -s KILL 60 %q %q"):format(arg[first], path) }
+  for _, word in ipairs { ... } do words[#words + 1] = ("%q"):format(word) end
+  return assert(io.popen(table.concat(words, " "), mode or "r"))
+end
+
 -- Pages of memory served by a resolver.
 function support.serve(resolver, pages, options)
   options = options or {}

@@ -32,7 +32,7 @@ end
 local classes = {
   object = "uffd.Object", memory = "uffd.Memory", resolver = "uffd.Resolver", loop = "uffd.Loop",
   region = "uffd.Region", prefetch = "uffd.Prefetch", workingset = "uffd.WorkingSet",
-  handoff = "uffd.Handoff",
+  pager = "uffd.Pager", handoff = "uffd.Handoff",
 }
 
 local function functions_of(list, class, found)

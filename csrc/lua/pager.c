@@ -1,0 +1,585 @@
+/*
+ * uffd.pager: the faults of other processes. The handle is the supervisor's. Its report function is called here, in
+ * step(); its resolver function in the workers: in a forked copy of this state, or in the program that pager_work() is
+ * called in.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "policy.h"
+#include "util.h"
+
+#include "uffd_pager.h"
+
+enum {
+  MESSAGES = 256,
+  LOG_NS = 20000000,
+  SLICE_MS = 250 /* a second signal is seen after so long at most */
+};
+
+/* Where the callbacks find what they need: in the frame of the call of ours that the core calls them from. */
+struct host {
+  lua_State *L;
+  int options; /* stack index of the table of options */
+  int handle;  /* of the pager, whose second user value takes what a report raised; 0: none */
+};
+
+struct pager {
+  uffd_pager *pager; /* NULL: closed */
+  uint64_t process;
+  struct host host; /* L is NULL between calls */
+};
+
+static struct pager *check(lua_State *L, int arg) {
+  struct pager *pager = luaL_checkudata(L, arg, PAGER_TYPE);
+  uffd_lua_check_handle(L, PAGER_TYPE, pager->pager != NULL, pager->process);
+  return pager;
+}
+
+/* ------------------------------------------------------------------------------------------------ clients */
+
+static void push_regions(lua_State *L, const struct uffd_client *client) {
+  lua_createtable(L, (int)client->regions_count, 0);
+  for (uint32_t i = 0; i < client->regions_count; i++) {
+    const struct uffd_client_region *region = &client->regions[i];
+    lua_createtable(L, 0, 4);
+    uffd_lua_set_integer(L, "address", region->address);
+    uffd_lua_set_integer(L, "length", region->length);
+    uffd_lua_set_integer(L, "offset", region->offset);
+    uffd_lua_set_integer(L, "page_size", region->page_size);
+    lua_seti(L, -2, (lua_Integer)i + 1);
+  }
+}
+
+static void push_client(lua_State *L, const struct uffd_client *client) {
+  uint64_t size = 0;
+  for (uint32_t i = 0; i < client->regions_count; i++)
+    size += client->regions[i].length;
+  lua_createtable(L, 0, 16);
+  uffd_lua_set_integer(L, "id", client->id);
+  uffd_lua_set_integer(L, "of", client->of);
+  uffd_lua_set_integer(L, "pid", (uint64_t)client->pid);
+  uffd_lua_set_integer(L, "uid", client->uid);
+  uffd_lua_set_integer(L, "gid", client->gid);
+  uffd_lua_set_integer(L, "size", size);
+  push_regions(L, client);
+  lua_setfield(L, -2, "regions");
+  lua_createtable(L, (int)client->fds_count, 0);
+  for (uint32_t i = 0; i < client->fds_count; i++) {
+    lua_pushinteger(L, client->fds[i]);
+    lua_seti(L, -2, (lua_Integer)i + 1);
+  }
+  lua_setfield(L, -2, "fds");
+}
+
+static void push_status(lua_State *L, const struct uffd_client_status *status) {
+  push_client(L, &status->client);
+  lua_pushstring(L, uffd_client_state_name(status->state));
+  lua_setfield(L, -2, "state");
+  uffd_lua_set_integer(L, "worker", status->worker);
+  uffd_lua_set_integer(L, "restarts", status->restarts);
+  uffd_lua_set_integer(L, "since_ns", status->since_ns);
+  uffd_lua_set_integer(L, "oldest_ns", status->oldest_ns);
+  uffd_lua_push_stats(L, &status->stats);
+  lua_setfield(L, -2, "stats");
+}
+
+/* ------------------------------------------------------------------------------------------------ callbacks */
+
+/* Calls function(ctx, options): nothing may be raised through the core. False: the message is on the stack. */
+static bool call_back(const struct host *host, lua_CFunction function, void *ctx) {
+  lua_State *L = host->L;
+  if (!lua_checkstack(L, LUA_MINSTACK)) {
+    lua_pushnil(L);
+    return false;
+  }
+  lua_pushcfunction(L, function);
+  lua_pushlightuserdata(L, ctx);
+  lua_pushvalue(L, host->options);
+  return lua_pcall(L, 2, 0, 0) == LUA_OK;
+}
+
+static int pass_report(lua_State *L) {
+  const struct uffd_pager_report *report = lua_touserdata(L, 1);
+  if (lua_getfield(L, 2, "report") != LUA_TFUNCTION) return 0;
+  lua_createtable(L, 0, 8);
+  lua_pushstring(L, uffd_report_name(report->kind));
+  lua_setfield(L, -2, "kind");
+  if (report->error != 0) uffd_lua_set_integer(L, "error", (uint64_t)report->error);
+  uffd_lua_set_integer(L, "worker", report->worker);
+  if (report->pid != 0) uffd_lua_set_integer(L, "pid", (uint64_t)report->pid);
+  uffd_lua_set_integer(L, "time_ns", report->time_ns);
+  lua_pushstring(L, report->text != NULL ? report->text : "");
+  lua_setfield(L, -2, "text");
+  if (report->client != NULL) {
+    push_status(L, report->client);
+    lua_setfield(L, -2, "client");
+  }
+  lua_call(L, 1, 0);
+  return 0;
+}
+
+static void on_report(void *ctx, const struct uffd_pager_report *report) {
+  const struct pager *pager = ctx;
+  const struct host *host = &pager->host;
+  if (host->L == NULL || call_back(host, pass_report, (void *)report)) return;
+  lua_State *L = host->L;
+  /* The first is raised, when the core has returned. */
+  if (lua_getiuservalue(L, host->handle, 2) == LUA_TNIL) {
+    lua_pushvalue(L, -2);
+    lua_setiuservalue(L, host->handle, 2);
+  }
+  lua_pop(L, 2);
+}
+
+struct question {
+  const struct uffd_client *client;
+  uffd_resolver *image;
+  uffd_resolver **resolver;
+  int error; /* what the function itself said, or EIO */
+};
+
+static int ask_resolver(lua_State *L) {
+  struct question *question = lua_touserdata(L, 1);
+  lua_getfield(L, 2, "resolver");
+  push_client(L, question->client);
+  if (question->image == NULL) {
+    lua_pushnil(L);
+  } else {
+    uffd_resolver **slot;
+    uffd_lua_new_resolver(L, &slot);
+    uffd_resolver_hold(question->image);
+    *slot = question->image;
+  }
+  lua_call(L, 2, 3);
+  if (lua_isnil(L, -3) && lua_isstring(L, -2)) { /* what uffd.resolver's functions return when they fail */
+    int exact = 0;
+    lua_Integer error = lua_tointegerx(L, -1, &exact);
+    if (exact && error > 0 && error < 4096) question->error = (int)error;
+    lua_settop(L, -2);
+    return lua_error(L);
+  }
+  if (luaL_testudata(L, -3, RESOLVER_TYPE) == NULL)
+    return luaL_error(L, "it returned a %s; it must return a %s", luaL_typename(L, -3), RESOLVER_TYPE);
+  *question->resolver = uffd_lua_check_resolver(L, -3);
+  if (*question->resolver != question->image) uffd_resolver_hold(*question->resolver);
+  return 0;
+}
+
+/* ---- what policies in a worker print */
+
+/* To stderr, line by line: handlers do not wait for it. For as long as the process lives. */
+static void *write_messages(void *ring) {
+  struct uffd_lua_message message;
+  const struct timespec pause = {.tv_nsec = LOG_NS};
+  for (;;) {
+    while (uffd_lua_ring_pop(ring, &message))
+      dprintf(STDERR_FILENO, "policy: %.*s\n", (int)message.length, message.text);
+    uint64_t dropped = uffd_lua_ring_dropped(ring);
+    if (dropped > 0) dprintf(STDERR_FILENO, "policy: (%llu lines were lost)\n", (unsigned long long)dropped);
+    nanosleep(&pause, NULL);
+  }
+  return NULL;
+}
+
+/* Before the first client of a worker. Without it, what policies print is lost, and nothing else. */
+static void show_messages(void) {
+  static uint64_t shown; /* the process that does */
+  static struct uffd_lua_ring *ring;
+  if (shown == uffd_lua_process()) return;
+  shown = uffd_lua_process();
+  pthread_t thread;
+  sigset_t all, before;
+  ring = uffd_lua_ring_new(sizeof(struct uffd_lua_message), MESSAGES);
+  if (ring == NULL) return;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  if (pthread_create(&thread, NULL, write_messages, ring) == 0) {
+    pthread_detach(thread);
+    uffd_lua_policy_messages(ring);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static int on_resolver(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver) {
+  const struct host *host = ctx;
+  struct question question = {client, image, resolver, EIO};
+  if (host->L == NULL) return uffd_set_errmsg(EINVAL, "resolver: its Lua state is not in a call of the pager.");
+  show_messages();
+  if (call_back(host, ask_resolver, &question)) return 0;
+  const char *message = lua_type(host->L, -1) == LUA_TSTRING ? lua_tostring(host->L, -1) : "(not a message)";
+  size_t length = strlen(message);
+  const char *end = length > 0 && message[length - 1] == '.' ? "" : ".";
+  int result = uffd_set_errmsg(question.error, "resolver: %s%s", message, end);
+  lua_pop(host->L, 1);
+  return result;
+}
+
+/* ------------------------------------------------------------------------------------------------ options */
+
+static uint64_t number(lua_State *L, int table, const char *name, uint64_t most) {
+  int exact = 1;
+  int type = lua_getfield(L, table, name);
+  lua_Integer value = type == LUA_TNIL ? 0 : lua_tointegerx(L, -1, &exact);
+  if (!exact || type == LUA_TSTRING || value < 0 || (uint64_t)value > most)
+    luaL_error(L, "%s must be an integer from 0 to %I, not %s", name, (lua_Integer)most, luaL_tolstring(L, -1, NULL));
+  lua_pop(L, 1);
+  return (uint64_t)value;
+}
+
+/* The string stays in the table, and so as long as that does. */
+static const char *text(lua_State *L, int table, const char *name) {
+  int type = lua_getfield(L, table, name);
+  if (type != LUA_TNIL && type != LUA_TSTRING)
+    luaL_error(L, "%s must be a string, not a %s", name, lua_typename(L, type));
+  const char *value = lua_tostring(L, -1);
+  if (value != NULL && strlen(value) != lua_rawlen(L, -1)) luaL_error(L, "%s has a zero byte in it", name);
+  lua_pop(L, 1);
+  return value;
+}
+
+static uint32_t choice(lua_State *L, int table, const char *name, const char *const names[]) {
+  lua_getfield(L, table, name);
+  uint32_t value = uffd_lua_choice(L, lua_gettop(L), 0, names, name);
+  lua_pop(L, 1);
+  return value;
+}
+
+static uint32_t flag(lua_State *L, int table, const char *name, uint32_t bit) {
+  lua_getfield(L, table, name);
+  uint32_t value = lua_toboolean(L, -1) ? bit : 0;
+  lua_pop(L, 1);
+  return value;
+}
+
+static bool has_function(lua_State *L, int table, const char *name) {
+  int type = lua_getfield(L, table, name);
+  lua_pop(L, 1);
+  if (type != LUA_TNIL && type != LUA_TFUNCTION)
+    luaL_error(L, "%s must be a function, not a %s", name, lua_typename(L, type));
+  return type == LUA_TFUNCTION;
+}
+
+/* A list of strings as C has it, kept in the table. */
+static const char *const *command(lua_State *L, int table) {
+  int type = lua_getfield(L, table, "worker");
+  if (type == LUA_TNIL) {
+    lua_pop(L, 1);
+    return NULL;
+  }
+  lua_Integer count = type == LUA_TTABLE ? luaL_len(L, -1) : 0;
+  if (count < 1 || count > 4096) luaL_error(L, "worker must be a list: the program, and its arguments");
+  const char **argv = lua_newuserdatauv(L, ((size_t)count + 1) * sizeof(*argv), 0);
+  for (lua_Integer i = 1; i <= count; i++) {
+    if (lua_geti(L, -2, i) != LUA_TSTRING) luaL_error(L, "worker must be a list of strings");
+    argv[i - 1] = lua_tostring(L, -1);
+    lua_pop(L, 1);
+  }
+  argv[count] = NULL;
+  lua_setfield(L, table, "argv");
+  lua_pop(L, 1);
+  return argv;
+}
+
+static uint64_t around(lua_State *L, int table) {
+  bool follows = lua_getfield(L, table, "around") == LUA_TSTRING && strcmp(lua_tostring(L, -1), "auto") == 0;
+  lua_pop(L, 1);
+  return follows ? UFFD_AROUND_AUTO : number(L, table, "around", LUA_MAXINTEGER);
+}
+
+static int64_t user(lua_State *L, int table) {
+  int type = lua_getfield(L, table, "uid");
+  lua_pop(L, 1);
+  return type == LUA_TNIL ? -1 : (int64_t)number(L, table, "uid", UINT32_MAX);
+}
+
+static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) {
+  static const char *const crashes[] = {"kill", "freeze", NULL};
+  static const char *const drains[] = {"complete", "refuse", NULL};
+  static const char *const placements[] = {"auto", "none", "companion", "percpu", "spin", NULL};
+  luaL_checktype(L, table, LUA_TTABLE);
+  opts->socket = text(L, table, "socket");
+  opts->control = text(L, table, "control");
+  opts->socket_mode = (uint32_t)number(L, table, "mode", 0777);
+  opts->max_clients = (uint32_t)number(L, table, "max_clients", UINT32_MAX);
+  opts->uid = user(L, table);
+  opts->max_regions = (uint32_t)number(L, table, "max_regions", UINT32_MAX);
+  opts->max_bytes = (uint32_t)number(L, table, "max_bytes", UINT32_MAX);
+  opts->handshake_ms = (uint32_t)number(L, table, "handshake", UINT32_MAX);
+  opts->workers = (uint32_t)number(L, table, "workers", UINT32_MAX);
+  opts->on_crash = choice(L, table, "on_crash", crashes);
+  opts->on_drain = choice(L, table, "on_drain", drains);
+  opts->flags = flag(L, table, "once", UFFD_PAGER_ONCE) | flag(L, table, "prefetch", UFFD_PAGER_PREFETCH);
+  opts->placement = choice(L, table, "placement", placements);
+  opts->watchdog_ms = (uint32_t)number(L, table, "watchdog", UINT32_MAX);
+  opts->around = around(L, table);
+  opts->rate = number(L, table, "rate", LUA_MAXINTEGER);
+  opts->image = text(L, table, "image");
+  opts->record = text(L, table, "record");
+  opts->replay = text(L, table, "replay");
+  opts->worker = command(L, table);
+  if (has_function(L, table, "resolver")) opts->resolver = on_resolver;
+  if (has_function(L, table, "report")) opts->report = on_report;
+}
+
+/* ------------------------------------------------------------------------------------------------ making, closing */
+
+/* core.pager_create(options) */
+static int create(lua_State *L) {
+  struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
+  lua_settop(L, 1);
+  read_options(L, 1, &opts);
+  struct pager *pager = lua_newuserdatauv(L, sizeof(*pager), 2);
+  *pager = (struct pager){.process = uffd_lua_process(), .host = {L, 1, 2}};
+  luaL_setmetatable(L, PAGER_TYPE);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, 2, 1);
+  opts.resolver_ctx = &pager->host;
+  opts.report_ctx = pager;
+  int result = uffd_pager_create(&opts, &pager->pager);
+  pager->host.L = NULL;
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
+/* core.pager_work(fd, options) */
+static int work(lua_State *L) {
+  struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
+  uint64_t fd = uffd_lua_unsigned(L, 1);
+  luaL_argcheck(L, fd <= INT_MAX, 1, "not a file descriptor");
+  lua_settop(L, 2);
+  read_options(L, 2, &opts);
+  struct host host = {L, 2, 0};
+  opts.resolver_ctx = &host;
+  opts.report = NULL;
+  return uffd_lua_done(L, uffd_pager_work((int)fd, &opts));
+}
+
+static void forget_signals(uffd_pager *pager);
+
+static int pager_close(lua_State *L) {
+  struct pager *pager = luaL_checkudata(L, 1, PAGER_TYPE);
+  if (pager->pager != NULL) {
+    if (pager->host.L != NULL) luaL_error(L, "a %s cannot be closed from its own report", PAGER_TYPE);
+    uffd_pager *closing = pager->pager;
+    forget_signals(closing);
+    pager->pager = NULL;
+    /* It tells how its clients ended. */
+    lua_settop(L, 1);
+    lua_getiuservalue(L, 1, 1);
+    pager->host = (struct host){L, 2, 1};
+    uffd_pager_close(closing);
+    pager->host.L = NULL;
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* ------------------------------------------------------------------------------------------------ signals */
+
+static _Atomic(uffd_pager *) signalled; /* who gets them; NULL: nobody */
+static atomic_bool impatient;           /* a second one that ends has come */
+static struct sigaction earlier[4];
+static const int heeded[] = {SIGHUP, SIGTERM, SIGINT, SIGPIPE};
+enum { HEEDED = sizeof(heeded) / sizeof(heeded[0]) };
+
+static void on_signal(int signal) {
+  int error = errno;
+  uffd_pager *pager = atomic_load(&signalled);
+  if (pager != NULL && signal == SIGHUP) uffd_pager_reload(pager);
+  if (pager != NULL && signal != SIGHUP && uffd_pager_drain(pager) == -EALREADY) atomic_store(&impatient, true);
+  errno = error;
+}
+
+static void forget_signals(uffd_pager *pager) {
+  if (!atomic_compare_exchange_strong(&signalled, &pager, NULL)) return;
+  for (int i = 0; i < HEEDED; i++)
+    sigaction(heeded[i], &earlier[i], NULL);
+}
+
+/* SIGPIPE would end the supervisor because nobody reads what it prints. */
+static int pager_on_signals(lua_State *L) {
+  struct pager *pager = check(L, 1);
+  uffd_pager *nobody = NULL;
+  if (atomic_load(&signalled) == pager->pager) return 0;
+  if (!atomic_compare_exchange_strong(&signalled, &nobody, pager->pager))
+    return luaL_error(L, "another %s has the signals of this process", PAGER_TYPE);
+  atomic_store(&impatient, false);
+  for (int i = 0; i < HEEDED; i++) {
+    struct sigaction action = {.sa_handler = heeded[i] == SIGPIPE ? SIG_IGN : on_signal};
+    sigemptyset(&action.sa_mask);
+    sigaction(heeded[i], &action, &earlier[i]);
+  }
+  return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------ stepping */
+
+/* One step of the core, its callbacks at home in this frame. */
+static int step_once(lua_State *L, struct pager *pager, int timeout_ms) {
+  pager->host = (struct host){L, 2, 1};
+  int result = uffd_pager_step(pager->pager, timeout_ms);
+  pager->host.L = NULL;
+  if (lua_getiuservalue(L, 1, 2) == LUA_TNIL) {
+    lua_pop(L, 1);
+    return result;
+  }
+  lua_pushnil(L);
+  lua_setiuservalue(L, 1, 2);
+  return lua_error(L);
+}
+
+/* Where a second signal must be seen, a long wait is made of short ones. */
+static int step_for(lua_State *L, struct pager *pager, int timeout_ms) {
+  if (pager->host.L != NULL) luaL_error(L, "a %s cannot be stepped from its own report", PAGER_TYPE);
+  bool signals = atomic_load(&signalled) == pager->pager;
+  if (signals && atomic_load(&impatient)) return uffd_set_errmsg(EINTR, "A second signal ended it.");
+  bool slice = signals && (timeout_ms < 0 || timeout_ms > SLICE_MS);
+  return step_once(L, pager, slice ? SLICE_MS : timeout_ms);
+}
+
+static struct pager *begin_step(lua_State *L) {
+  struct pager *pager = check(L, 1);
+  lua_settop(L, 2);
+  lua_getiuservalue(L, 1, 1);
+  lua_replace(L, 2);
+  return pager;
+}
+
+/* True: it goes on. False: all is done. */
+static int pager_step(lua_State *L) {
+  int timeout_ms = uffd_lua_timeout(L, 2, 0);
+  int result = step_for(L, begin_step(L), timeout_ms);
+  if (result < 0) return uffd_lua_fail(L, result);
+  lua_pushboolean(L, result > 0);
+  return 1;
+}
+
+static int pager_run(lua_State *L) {
+  struct pager *pager = begin_step(L);
+  int result;
+  do {
+    result = step_for(L, pager, -1);
+  } while (result > 0);
+  return uffd_lua_done(L, result);
+}
+
+static int pager_fd(lua_State *L) {
+  int fd = uffd_pager_fd(check(L, 1)->pager);
+  if (fd < 0) return uffd_lua_fail(L, fd);
+  lua_pushinteger(L, fd);
+  return 1;
+}
+
+/* What cqueues asks of a thing to wait for: what for, and for how many seconds at most. */
+static int pager_events(lua_State *L) {
+  check(L, 1);
+  lua_pushstring(L, "r");
+  return 1;
+}
+
+static int pager_timeout(lua_State *L) {
+  check(L, 1);
+  lua_pushnil(L);
+  return 1;
+}
+
+/* LuaSocket asks whether something is buffered on our side: never. */
+static int pager_dirty(lua_State *L) {
+  check(L, 1);
+  lua_pushboolean(L, 0);
+  return 1;
+}
+
+static int pager_reload(lua_State *L) {
+  return uffd_lua_done(L, uffd_pager_reload(check(L, 1)->pager));
+}
+
+static int pager_drain(lua_State *L) {
+  int result = uffd_pager_drain(check(L, 1)->pager);
+  if (result == -EALREADY)
+    uffd_set_errmsg(EALREADY, "It drains already."); /* the core's says nothing: signals call it */
+  return uffd_lua_done(L, result);
+}
+
+/* ------------------------------------------------------------------------------------------------ what it tells */
+
+static int pager_status(lua_State *L) {
+  struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
+  int result = uffd_pager_status(check(L, 1)->pager, &status);
+  if (result < 0) return uffd_lua_fail(L, result);
+  lua_createtable(L, 0, 6);
+  uffd_lua_set_integer(L, "clients", status.clients);
+  uffd_lua_set_integer(L, "workers", status.workers);
+  uffd_lua_set_integer(L, "served", status.served);
+  uffd_lua_set_integer(L, "refused", status.refused);
+  uffd_lua_set_integer(L, "restarts", status.restarts);
+  lua_pushboolean(L, status.draining != 0);
+  lua_setfield(L, -2, "draining");
+  return 1;
+}
+
+static int pager_clients(lua_State *L) {
+  struct uffd_client_status status = UFFD_CLIENT_STATUS_INIT;
+  uffd_pager *pager = check(L, 1)->pager;
+  lua_newtable(L);
+  for (uint32_t i = 0; uffd_pager_client(pager, i, &status) > 0; i++) {
+    push_status(L, &status);
+    lua_seti(L, -2, (lua_Integer)i + 1);
+  }
+  return 1;
+}
+
+static int pager_tostring(lua_State *L) {
+  struct pager *pager = luaL_checkudata(L, 1, PAGER_TYPE);
+  struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
+  if (pager->pager == NULL) return uffd_lua_push_closed(L, PAGER_TYPE);
+  uffd_pager_status(pager->pager, &status);
+  lua_pushfstring(L, "%s (%d clients)", PAGER_TYPE, (int)status.clients);
+  return 1;
+}
+
+/* ------------------------------------------------------------------------------------------------ asking one */
+
+static void keep_reply(void *ctx, const char *reply, size_t length) {
+  char **kept = ctx;
+  *kept = malloc(length + 1);
+  if (*kept == NULL) return;
+  memcpy(*kept, reply, length);
+  (*kept)[length] = '\0';
+}
+
+/* core.pager_ask(control, request, timeout_ms) */
+static int ask(lua_State *L) {
+  const char *control = luaL_checkstring(L, 1), *request = luaL_checkstring(L, 2);
+  uint32_t timeout_ms = uffd_lua_opt_u32(L, 3, 0);
+  char *reply = NULL;
+  int result = uffd_pager_ask(control, request, timeout_ms, keep_reply, &reply);
+  if (result < 0) return uffd_lua_fail(L, result);
+  if (reply == NULL) uffd_lua_no_memory(L);
+  lua_pushstring(L, reply);
+  free(reply);
+  return 1;
+}
+
+static const luaL_Reg methods[] = {{"run", pager_run},         {"step", pager_step},   {"fd", pager_fd},
+                                   {"getfd", pager_fd},        {"pollfd", pager_fd},   {"events", pager_events},
+                                   {"timeout", pager_timeout}, {"dirty", pager_dirty}, {"on_signals", pager_on_signals},
+                                   {"reload", pager_reload},   {"drain", pager_drain}, {"status", pager_status},
+                                   {"clients", pager_clients}, {"close", pager_close}, {NULL, NULL}};
+
+static const luaL_Reg meta[] = {
+    {"__gc", pager_close}, {"__close", pager_close}, {"__tostring", pager_tostring}, {NULL, NULL}};
+
+static const luaL_Reg functions[] = {{"pager_create", create}, {"pager_work", work}, {"pager_ask", ask}, {NULL, NULL}};
+
+void uffd_lua_open_pager(lua_State *L) {
+  uffd_lua_class(L, PAGER_TYPE, NULL, meta, methods);
+  luaL_setfuncs(L, functions, 0);
+}

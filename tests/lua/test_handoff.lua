@@ -1,0 +1,153 @@
+-- Handing memory over: this process is the client, the pager is another one.
+local lu = require "luaunit"
+local support = require "support"
+local core = require "uffd.core"
+local uffd = require "uffd"
+
+local page, fails, raises = support.page, support.fails, support.raises
+local tests = {}
+
+if not core.pager_create then
+  function tests.test_built_without_it()
+    support.fails("ENOSYS", "without the pager", uffd.handoff { socket = "x", parts = {} })
+  end
+  return tests
+end
+
+local pager_script = [[
+  local uffd = require "uffd"
+  local pager <close> = assert(uffd.pager {
+    socket = arg[1], image = arg[2], once = true, around = uffd.probe().page_size,
+    report = function(event)
+      if event.kind == "worker" or event.kind == "retired" then return end
+      io.write(event.kind, " ", event.client and event.client.stats.faults or event.text, "\n")
+    end,
+  })
+  io.write "listening\n"
+  io.stdout:flush()
+  assert(pager:run())
+]]
+
+-- A pager of an image of so many pages, in a process of its own, which is waited for; its socket.
+local function start(pages)
+  local image, gone = support.file(support.letters(pages))
+  local socket = image .. ".door"
+  local process = support.child(pager_script, "r", socket, image)
+  lu.assertEquals(process:read "l", "listening")
+  return setmetatable({}, {
+    __index = { read = function(_, what) return process:read(what) end },
+    __close = function()
+      process:close()
+      getmetatable(gone).__close()
+    end,
+  }), socket
+end
+
+function tests.test_memory_reads_as_the_image()
+  local process <close>, socket = start(8)
+  local memory <close> = assert(uffd.map { size = 8 * page })
+  local handoff = assert(uffd.handoff { socket = socket, memory = memory })
+  lu.assertEquals(tostring(handoff), "uffd.handoff (1 memories)")
+  lu.assertEquals(memory:read(), support.letters(8))
+  assert(handoff:close())
+  assert(handoff:close())
+  lu.assertEquals(tostring(handoff), "uffd.handoff (closed)")
+  raises("attempt to use a closed uffd.handoff", handoff.complete, handoff)
+  lu.assertEquals(process:read "a", "client 0\ngone 8\n")
+end
+
+function tests.test_parts_of_an_image()
+  local process <close>, socket = start(6)
+  local high <close> = assert(uffd.map { size = 2 * page })
+  local low <close> = assert(uffd.map { size = 4 * page, kind = "memfd" })
+  local handoff <close> = assert(uffd.handoff { socket = socket, parts = { { high, 4 * page }, { low } } })
+  lu.assertEquals(high:read(page, 1), "f")
+  lu.assertEquals(low:read(), support.letters(4))
+  handoff:close()
+  lu.assertStrContains(process:read "a", "gone")
+end
+
+-- Complete, it is ordinary memory; what was not touched before is there too.
+function tests.test_complete()
+  local process <close>, socket = start(8)
+  local memory <close> = assert(uffd.map { size = 8 * page })
+  local handoff <close> = assert(uffd.handoff { socket = socket, memory = memory })
+  assert(memory:write(5 * page, "mine"))
+  assert(handoff:complete())
+  handoff:close()
+  lu.assertEquals(memory:read(7 * page, 2), "hh")
+  lu.assertEquals(memory:read(5 * page, 5), "minef")
+  lu.assertStrContains(process:read "a", "gone")
+end
+
+-- The object is lent: it is the pager that reads it, and the handoff that closes it.
+function tests.test_the_object()
+  local process <close>, socket = start(2)
+  local memory <close> = assert(uffd.map { size = 2 * page })
+  local handoff = assert(uffd.handoff { socket = socket, memory = memory })
+  local object, again = handoff:object(), handoff:object()
+  lu.assertEquals(object:fd(), again:fd())
+  lu.assertTrue(object:has "event_remove")
+  raises("a pager reads the events", object.read, object)
+  raises("a pager reads the events", function() return object:events()(object) end)
+  local other <close> = assert(uffd.map { size = page })
+  local loop <close> = assert(uffd.serve { engine = "threads" })
+  raises("a pager reads the events", loop.add, loop,
+    { memory = other, resolver = uffd.resolver.zero(), object = object })
+  again:close()
+  lu.assertEquals(memory:read(page, 1), "b")
+  lu.assertTrue(object:fd() >= 0)
+  handoff:close()
+  raises("attempt to use a closed uffd.object", object.fd, object)
+  lu.assertEquals(tostring(object), "uffd.object (closed)")
+  object:close()
+  process:read "a"
+end
+
+-- The memory's handle may go before the handoff does.
+function tests.test_memory_closed_while_it_is_handed_over()
+  local process <close>, socket = start(2)
+  local memory = assert(uffd.map { size = 2 * page })
+  local handoff = assert(uffd.handoff { socket = socket, memory = memory })
+  memory:close()
+  assert(handoff:complete())
+  handoff:close()
+  lu.assertStrContains(process:read "a", "gone")
+end
+
+function tests.test_misuse_raises()
+  local memory <close> = assert(uffd.map { size = page })
+  raises("unknown option 'path'", uffd.handoff, { path = "x", memory = memory })
+  raises("either memory or parts", uffd.handoff, { socket = "x" })
+  raises("either memory or parts", uffd.handoff, { socket = "x", memory = memory, parts = {} })
+  raises("needs the socket", uffd.handoff, { memory = memory })
+  raises("part 1 is a userdata", uffd.handoff, { socket = "x", parts = { memory } })
+  raises("part 1: its memory is a number", uffd.handoff, { socket = "x", parts = { { 5 } } })
+  raises("part 2: its offset must be", uffd.handoff, { socket = "x", parts = { { memory, 0 }, { memory, -1 } } })
+  raises("part 1: its offset must be", uffd.handoff, { socket = "x", parts = { { memory, 0.5 } } })
+  raises("must not be negative", uffd.handoff, { socket = "x", memory = memory, timeout = -1 })
+  raises("unknown feature", uffd.handoff, { socket = "x", memory = memory, features = "magic" })
+end
+
+function tests.test_no_pager_there()
+  local memory <close> = assert(uffd.map { size = page })
+  fails("ENOENT", nil, uffd.handoff { socket = "/nowhere/door", memory = memory })
+  fails("EINVAL", nil, uffd.handoff { socket = "/nowhere/door", parts = {} })
+  local loop <close> = assert(uffd.serve { { memory = memory, resolver = uffd.resolver.zero() } })
+  lu.assertEquals(memory:read(0, 1), "\0") -- it was let go
+  lu.assertNotNil(loop)
+end
+
+-- An ordinary user's object gets the faults of user mode only, and that is enough for its own accesses.
+function tests.test_user_mode_only()
+  local process <close>, socket = start(4)
+  local memory <close> = assert(uffd.map { size = 4 * page })
+  local handoff <close> = assert(uffd.handoff { socket = socket, memory = memory, user_mode_only = true })
+  lu.assertTrue(handoff:object():user_mode_only())
+  lu.assertEquals(memory:read(3 * page, 2), "dd")
+  lu.assertEquals(memory:read(0, 1), "a")
+  handoff:close()
+  lu.assertEquals(process:read "a", "client 0\ngone 2\n")
+end
+
+return tests
