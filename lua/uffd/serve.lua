@@ -1,0 +1,316 @@
+-- uffd-lua serve: answers the page faults of other processes. The supervisor is this program; its workers are this
+-- program started again with the same arguments, so that SIGHUP brings a new one and a new policy.
+local core = require "uffd.core"
+local uffd = require "uffd"
+local arguments = require "uffd.arguments"
+local figures = require "uffd.figures"
+local json = require "uffd.json"
+
+local usage = "serve --socket PATH [--image FILE] [options] [--policy FILE.lua [ARGS]]"
+local help = [[
+usage: uffd-lua ]] .. usage .. "\n" .. [[
+Answers the page faults of processes that hand over their userfaultfd at a socket, as Firecracker does and uffd.handoff.
+  --socket PATH         the front door; a stale socket is replaced
+  --image FILE          what their memory holds
+  --policy FILE [ARGS]  a Lua chunk that makes the resolver of a client: it is called in a worker, with the client, the
+                        image and ARGS, and returns a resolver; without an image it must make everything
+  --workers N           worker processes (1)
+  --around SIZE|auto    bytes answered around a fault (auto; with --record, a page)
+  --prefetch            fill each client's memory in the background, faults first
+  --record FILE         write the working set of the first client that is gone to FILE, those of others to FILE.ID
+  --replay FILE         prefetch this working set
+  --rate SIZE           of prefetching, a second and client, such as 64M (no limit)
+  --placement NAME      of handlers: auto, none, companion, percpu, spin (auto)
+  --once                serve one client, and end when it is gone
+  --max-clients N       (256)
+  --mode OCTAL          of the sockets (600)
+  --uid N               a user who may connect, beside root and this one
+  --control PATH        a control socket, for uffd-lua ctl
+  --on-crash WHAT       kill or freeze the clients of a worker that cannot be replaced (kill)
+  --on-drain WHAT       on SIGTERM: complete the memory of all clients, or refuse new ones and serve on (complete)
+  --watchdog MS         name faults that wait for longer (1000)
+  --json                a line of JSON for each thing that happens, and each client's figures at the end
+  --help                show this and stop
+SIGHUP replaces the workers, without a lost fault. SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
+and the clients that are there are killed. On a terminal, a line on stderr tells how it goes; at the end, a table on
+stdout how it went. systemd: Type=notify, ExecReload=kill -HUP $MAINPID, KillMode=mixed.
+exit codes: 0 done, 1 failed, 2 wrong usage, 77 the kernel or the permissions lack what is needed]]
+
+local function octal(text)
+  local mode = text:find "^[0-7]+$" and tonumber(text, 8)
+  if mode and mode <= 511 then return mode end
+  return nil, "an octal mode, such as 660"
+end
+
+local function size_or_auto(text)
+  if text == "auto" then return text end
+  return arguments.bytes(text)
+end
+
+local known = {
+  help = true, h = "help", json = true, once = true, prefetch = true,
+  socket = arguments.text, control = arguments.text, image = arguments.text, policy = arguments.text,
+  record = arguments.text, replay = arguments.text,
+  workers = arguments.integer, uid = arguments.integer, watchdog = arguments.integer,
+  mode = octal, rate = arguments.bytes, around = size_or_auto,
+  placement = arguments.choice("auto", "none", "companion", "percpu", "spin"),
+  ["max-clients"] = arguments.integer,
+  ["on-crash"] = arguments.choice("kill", "freeze"),
+  ["on-drain"] = arguments.choice("complete", "refuse"),
+}
+
+-- The options of uffd.pager; workers and supervisor make the same of the same arguments.
+local function pager_options(given)
+  local options = {}
+  for name, value in pairs(given) do
+    if name ~= "help" and name ~= "json" and name ~= "policy" then options[name:gsub("-", "_")] = value end
+  end
+  return options
+end
+
+-- The resolver function of a policy file, which is compiled now; nil and the message when it cannot be.
+local function load_policy(path, words)
+  local chunk, message = loadfile(path)
+  if not chunk then return nil, message end
+  return function(client, image)
+    return chunk(client, image, table.unpack(words))
+  end
+end
+
+-- This program, as it was started: also what stands before the word.
+local function command_line()
+  local first = 0
+  while arg[first - 1] do first = first - 1 end
+  local command = { core.program() }
+  for i = first + 1, #arg do command[#command + 1] = arg[i] end
+  return command
+end
+
+-- ------------------------------------------------------------------------------------------------ what a person sees
+
+local View = {}
+View.__index = View
+
+local function new_view(as_json)
+  return setmetatable({
+    json = as_json,
+    columns = core.terminal(2),
+    rows = {},        -- of clients that came, by id
+    order = {},       -- their ids
+    lost = false,     -- a client could not be served
+    past = { faults = 0, bytes = 0, policy_calls = 0, deferred = 0 }, -- of clients that are gone
+    drawn = 0,        -- when the line was, and the faults then
+    faults = 0,
+    rate = 0,
+  }, View)
+end
+
+-- A line on stderr, which takes the place of the status line.
+function View:say(...)
+  local line = table.concat { ... }
+  if self.columns then line = "\r\27[K" .. line end
+  io.stderr:write(line, "\n")
+end
+
+local function write_json(kind, event, row)
+  local members = { { "kind", kind } }
+  for _, name in ipairs { "time_ns", "worker", "pid", "error", "text" } do
+    if event[name] ~= nil then members[#members + 1] = { name, event[name] } end
+  end
+  if event.error then members[#members + 1] = { "errno", uffd.errno[event.error] } end
+  if event.client then
+    members[#members + 1] = { "client", figures.client_object(event.client, row.elapsed_ns) }
+  end
+  print(json.encode { object = members })
+  io.stdout:flush()
+end
+
+local function sentence(event)
+  local client = event.client
+  local name = client and ("client %d"):format(client.id) or ""
+  local text = event.text ~= "" and ": " .. event.text or ""
+  if event.kind == "client" then
+    local from = client.of ~= 0 and (", forked from client %d"):format(client.of) or ""
+    return ("%s has come: process %d, %s MiB in %d regions%s"):format(name, client.pid,
+      figures.mebibytes(client.size), #client.regions, from)
+  end
+  if event.kind == "refused" then return "refused" .. text end
+  if event.kind == "gone" then return name .. " is gone. " .. event.text end
+  if event.kind == "complete" then return name .. " is complete" end
+  if event.kind == "worker" then return ("worker %d has started: process %d"):format(event.worker, event.pid or 0) end
+  if event.kind == "died" then return ("worker %d has died"):format(event.worker) .. text end
+  if event.kind == "retired" then return ("worker %d has retired"):format(event.worker) end
+  return (name ~= "" and name .. text or event.text)
+end
+
+local ends = { complete = "complete", frozen = "frozen" }
+
+-- Remembers the last figures of a client.
+function View:keep(client, now_ns, ended)
+  local row = self.rows[client.id]
+  if not row then
+    row = {}
+    self.rows[client.id] = row
+    self.order[#self.order + 1] = client.id
+  end
+  row.client = client
+  row.elapsed_ns = math.max(now_ns - client.since_ns, 0)
+  row.ended = ended or row.ended or client.state
+  return row
+end
+
+function View:tell(event)
+  local client, row = event.client, nil
+  if client then
+    local ended = ends[event.kind]
+    if event.kind == "gone" then ended = event.text:gsub("%.$", "") end
+    row = self:keep(client, event.time_ns, ended)
+  end
+  if row and not row.past and (event.kind == "gone" or event.kind == "complete") then
+    row.past = true
+    for name, sum in pairs(self.past) do self.past[name] = sum + client.stats[name] end
+  end
+  if event.kind == "frozen" then self.lost = true end
+  if self.json then write_json(event.kind, event, row) else self:say(sentence(event)) end
+end
+
+local function status_line(view, pager, clients)
+  local sum, worst = {}, { latency_p50 = 0, latency_p99 = 0, oldest_ns = 0 }
+  for name, past in pairs(view.past) do sum[name] = past end
+  for _, client in ipairs(clients) do
+    for name in pairs(sum) do sum[name] = sum[name] + client.stats[name] end
+    worst.latency_p50 = math.max(worst.latency_p50, client.stats.latency_p50)
+    worst.latency_p99 = math.max(worst.latency_p99, client.stats.latency_p99)
+    worst.oldest_ns = math.max(worst.oldest_ns, client.oldest_ns)
+  end
+  local now, status = uffd.now(), pager:status()
+  if view.drawn > 0 then view.rate = (sum.faults - view.faults) / (now - view.drawn) end
+  view.faults = sum.faults
+  local words = {
+    ("%d clients"):format(#clients), ("%.0f faults/s"):format(math.max(view.rate, 0)),
+    figures.mebibytes(sum.bytes) .. " MiB", "p50 " .. figures.duration(worst.latency_p50),
+    "p99 " .. figures.duration(worst.latency_p99),
+  }
+  local function add(number, name) words[#words + 1] = ("%s %d"):format(name, number) end
+  if sum.policy_calls > 0 then add(sum.policy_calls, "policy") end
+  if sum.deferred > 0 then add(sum.deferred, "deferred") end
+  if worst.oldest_ns > 0 then words[#words + 1] = "oldest " .. figures.duration(worst.oldest_ns) end
+  if status.restarts > 0 then add(status.restarts, "restarts") end
+  if status.draining then words[#words + 1] = "draining" end
+  return table.concat(words, "  ")
+end
+
+-- Draws the status line, a few times a second at most.
+function View:refresh(pager)
+  if not self.columns or uffd.now() - self.drawn < 0.25 then return end
+  local line = status_line(self, pager, pager:clients())
+  self.drawn = uffd.now()
+  io.stderr:write("\r", line:sub(1, self.columns - 1), "\27[K")
+  io.stderr:flush()
+end
+
+function View:clear()
+  if self.columns and self.drawn > 0 then io.stderr:write "\r\27[K" end
+end
+
+-- The figures of every client, also of those that are still there.
+function View:conclude()
+  self:clear()
+  local rows = {}
+  for _, id in ipairs(self.order) do rows[#rows + 1] = self.rows[id] end
+  if self.json then
+    for _, row in ipairs(rows) do write_json("figures", { client = row.client, text = row.ended }, row) end
+  elseif #rows > 0 then
+    print(figures.table(rows))
+  end
+end
+
+-- ------------------------------------------------------------------------------------------------ running
+
+local lacking = { ENOSYS = true, EOPNOTSUPP = true, EPERM = true }
+
+local function fail(message, errno)
+  local code = arguments.fail("serve", message)
+  return lacking[uffd.errno[errno]] and 77 or code
+end
+
+local function run(pager, view)
+  local wait, stopping = view.columns and 250 or -1, false
+  local goes_on, message, errno
+  repeat
+    goes_on, message, errno = pager:step(wait)
+    if goes_on then
+      view:refresh(pager)
+      if not stopping and pager:status().draining then
+        stopping = true
+        core.notify "STOPPING=1"
+      end
+    end
+  until not goes_on
+  if not stopping then core.notify "STOPPING=1" end
+  for _, client in ipairs(pager:clients()) do view:keep(client, math.floor(uffd.now() * 1e9)) end
+  return goes_on == false, message, errno
+end
+
+local function supervise(given, options)
+  local view = new_view(given.json)
+  options.worker = command_line()
+  options.report = function(event) view:tell(event) end
+  local pager, message, errno = uffd.pager(options)
+  if not pager then return fail(message, errno) end
+  pager:on_signals()
+  view:say("uffd-lua serve: listening on ", given.socket)
+  core.notify("READY=1\nSTATUS=listening on " .. given.socket)
+  local done
+  done, message, errno = run(pager, view)
+  pager:close()
+  view:conclude()
+  if not done then return fail(message, errno) end
+  return view.lost and 1 or 0
+end
+
+-- What a policy file prints goes to stderr: stdout is the supervisor's, for the table or the JSON.
+local function print_to_stderr()
+  io.output(io.stderr)
+  function print(...) -- luacheck: ignore 121
+    local words = table.pack(...)
+    for i = 1, words.n do words[i] = tostring(words[i]) end
+    io.stderr:write(table.concat(words, "\t"), "\n")
+  end
+end
+
+local function work(fd, options)
+  print_to_stderr()
+  local done, message, errno = uffd.pager_work(fd, options)
+  return done and 0 or fail(message, errno)
+end
+
+-- A supervisor adds "--worker FD" to what it was started with.
+local function take_worker(given)
+  local fd = given[#given - 1] == "--worker" and math.tointeger(tonumber(given[#given]))
+  if fd then given[#given], given[#given - 1] = nil, nil end
+  return fd
+end
+
+return function(...)
+  local raw = { ... }
+  local fd = take_worker(raw)
+  local given, words = arguments.parse(known, table.unpack(raw))
+  local function refuse(message) return arguments.refuse("serve", message, usage) end
+  if not given then return refuse(words) end
+  if given.help then
+    print(help)
+    return 0
+  end
+  if not given.socket then return refuse "it needs a --socket to listen on" end
+  if not given.image and not given.policy then return refuse "it needs an --image, or a --policy that makes one" end
+  if #words > 0 and not given.policy then return refuse(("'%s' is an argument for no policy"):format(words[1])) end
+  local options = pager_options(given)
+  if given.policy then
+    local message
+    options.resolver, message = load_policy(given.policy, words)
+    if not options.resolver then return arguments.fail("serve", message) end
+  end
+  if fd then return work(fd, options) end
+  return supervise(given, options)
+end

@@ -1,0 +1,83 @@
+# uffd-lua ctl: what a pager tells at its control socket, for people and for programs, and what it is told there.
+? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
+? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
+$ vmm --make 1048576 --image image
+$ cat > with <<'END'
+> rm -f err client
+> uffd-lua serve --socket door --control control --image image --around 4K > out 2> err & pid=$!
+> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> mkfifo go; vmm --socket door --image image --stay < go > client & client=$!
+> exec 3> go
+> echo >&3
+> for i in $(seq 200); do grep -q "pages 256" client && break; sleep 0.05; done
+> sh -c "$*"
+> echo >&3; exec 3>&-; wait $client; echo "client: $?"
+> kill -TERM $pid 2>/dev/null; wait $pid; echo "serve: $?"; rm go
+> END
+$ sh with 'uffd-lua ctl --socket control status; uffd-lua ctl --socket control clients; uffd-lua ctl --socket control stats'
+version *
+pid *
+clients       1
+workers       1
+served        1
+refused       0
+restarts      0
+draining      false
+client * pid * time * missing * oldest * state
+     1 * 256 * 1.0 * 0 * 0 * 0 * - * served
+faults        256
+missing       256
+wp            0
+minor         0
+...
+bytes         1048576
+...
+latency_max   *
+client: 0
+serve: 0
+$ cat > show.lua <<'END'
+> local json = require "uffd.json"
+> for line in io.lines() do
+>   local reply = assert(json.decode(line))
+>   print(reply.id or reply.served or reply.faults, reply.state or reply.draining, (reply.stats or reply).missing)
+> end
+> END
+$ sh with 'for r in status clients stats reload; do uffd-lua ctl --socket control --json $r; done' | grep '^{' > lines
+$ head -3 lines | uffd-lua show.lua
+1	false	nil
+1	served	256
+256	nil	256
+$ tail -1 lines
+{"ok":true}
+
+# Drained, it completes its clients and ends: the socket is gone.
+$ sh with 'uffd-lua ctl --socket control drain; for i in $(seq 100); do [ -S control ] || break; sleep 0.1; done; uffd-lua ctl --socket control status'
+uffd-lua ctl: Cannot connect to the control socket control: No such file or directory: no pager listens there.
+client: 0
+serve: 0
+
+# What is no request is told so, and the connection goes on.
+$ cat > ask.lua <<'END'
+> local ask = require "uffd".pager_ask
+> for _, text in ipairs { '{}', 'nonsense', '{"request":"ponder"}', '[1]', '{"request":5}', '', '{"request":"status"}' } do
+>   print((ask("control", text)))
+> end
+> print((ask("control", ("x"):rep(5000))))
+> END
+$ sh with 'uffd-lua ask.lua'
+{"ok":false,"error":"There are the requests status, clients, stats, drain and reload."}
+{"ok":false,"error":"A request is a line of JSON: {\"request\":\"status\"}."}
+{"ok":false,"error":"There are the requests *"}
+{"ok":false,"error":"There are the requests *"}
+{"ok":false,"error":"There are the requests *"}
+{"ok":false,"error":"A request is a line of JSON: *"}
+{"ok":true,"version":*
+{"ok":false,"error":"A request has 4095 bytes at most."}
+client: 0
+serve: 0
+# Whom the mode keeps out.
+$ sh with 'stat -c %a door control'
+600
+600
+client: 0
+serve: 0

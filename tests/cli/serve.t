@@ -1,0 +1,118 @@
+# uffd-lua serve: a supervisor and its workers, with a stand-in VMM that compares every byte.
+? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
+? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
+$ vmm --make 4194304 --image image
+# with OPTIONS -- COMMAND: starts serve, waits until it listens, runs the command, waits for serve, tells its exit code.
+$ cat > with <<'END'
+> client=""; options=""
+> while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
+> rm -f out err
+> env --default-signal=INT uffd-lua serve --socket door $options > out 2> err & pid=$!
+> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> pid=$pid sh -c "$*"
+> wait $pid; echo "serve: $?"
+> END
+$ sh with --image image --once -- 'vmm --socket door --image image --threads 2'
+pages 1024 wrong 0 ms *
+serve: 0
+$ cat err
+uffd-lua serve: listening on door
+...
+client 1 has come: process *, 4.0 MiB in 1 regions
+...
+client 1 is gone. *
+...
+$ cat out
+client * pid * time * missing * minor * wp * p50 * p99 * max * MiB * policy * deferred * restarts * end
+     1 * 4.0 * 0 * 0 * 0 *
+
+# A policy makes one page; its words are those beside the options.
+$ cat > policy.lua <<'END'
+> local client, image, name, number = ...
+> assert(name == "clone" and number == "7" and client.id == 1 and client.size == 4194304 and #client.regions == 2)
+> assert(image.size == 4194304 and client.regions[2].offset == 2097152)
+> local page = uffd.resolver.policy(function(args)
+>   print("made", args.name)
+>   return function(fault) return args.contents end
+> end, { name = name, contents = io.open("image", "rb"):read(4096) })
+> return uffd.resolver.layers { { 0, image }, { 0, page, length = 4096 } }
+> END
+$ sed -i '1i local uffd = require "uffd"' policy.lua
+$ sh with --image image --once --policy policy.lua clone 7 --around 4K --workers 2 -- 'vmm --socket door --image image --regions 2'
+pages 1024 wrong 0 ms *
+serve: 0
+$ grep policy: err
+policy: made	clone
+$ tail -1 out
+     1 * 1024 * 4.0 * 1 * 0 * 0 *
+
+# JSON: every line an object, what happened in its order, the figures last.
+$ cat > show.lua <<'END'
+> local json = require "uffd.json"
+> local last
+> for line in io.lines "out" do
+>   last = assert(json.decode(line))
+>   if last.kind ~= "worker" and last.kind ~= "retired" then
+>     local client = last.client
+>     print(last.kind, client.id, client.state, client.size, client.stats.bytes)
+>   end
+> end
+> print(last.text ~= "", last.client.stats.missing > 0, last.client.age_ns > 0, last.client.pid > 0)
+> END
+$ sh with --image image --once --json -- 'vmm --socket door --image image'
+pages 1024 wrong 0 ms *
+serve: 0
+$ uffd-lua show.lua
+client	1	starting	4194304	0
+gone	1	gone	4194304	4194304
+figures	1	gone	4194304	4194304
+true	true	true	true
+
+# What is refused is told, and the next one is served.
+# (A VMM that is refused waits for ever at its first fault.)
+$ sh with --image image --once -- 'timeout -s KILL 1 vmm --socket door --image image --send nonsense; vmm --socket door --image image'
+Killed
+pages 1024 wrong 0 ms *
+serve: 0
+$ grep refused err
+refused: *
+
+# A new worker takes over at SIGHUP, with the policy that is there then.
+$ cat > v.lua <<'END'
+> print("version 1 of the policy")
+> return select(2, ...)
+> END
+$ sh with --image image --policy v.lua -- '(sleep 1; sed -i s/1/2/ v.lua; kill -HUP $pid; for i in $(seq 100); do grep -q retired err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay; kill -TERM $pid'
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+$ grep -c 'version [12]' err
+2
+$ grep retired err
+worker 0 has retired
+worker 0 has retired
+
+# SIGTERM completes the clients, which need no pager then.
+$ sh with --image image -- '(sleep 1; kill -TERM $pid; for i in $(seq 100); do grep -q complete err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay'
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+$ tail -1 out
+     1 * 4.0 * complete
+$ grep -c 'is complete' err
+1
+
+# Or serves those that are there until they are gone, and refuses new ones. Another signal ends it at once.
+$ sh with --image image --on-drain refuse -- '(sleep 1; kill -INT $pid; sleep 0.5; ls door >&2; echo; echo) | vmm --socket door --image image --stay'
+ready
+ls: cannot access 'door'*
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+$ sh with --image image --on-drain refuse -- '(sleep 1; kill -TERM $pid; sleep 0.5; kill -TERM $pid; sleep 1; echo) | vmm --socket door --image image --stay; true'
+...
+serve: 1
+$ tail -1 err
+uffd-lua serve: A second signal ended it.

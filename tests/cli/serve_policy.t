@@ -1,0 +1,32 @@
+# Policies that fail: the client is killed or left frozen, and the sentence says what the policy did.
+? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
+? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
+$ vmm --make 65536 --image image
+$ cat > try <<'END'
+> rm -f err
+> uffd-lua serve --socket door --image image --once --policy "$@" > out 2> err & pid=$!
+> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> vmm --socket door --image image > seen 2>&1; echo "client: $?"
+> wait $pid; echo "serve: $?"
+> grep '^client 1: ' err
+> END
+$ echo 'error "it broke"' > raises.lua; sh try raises.lua 2>/dev/null
+client: 137
+serve: 1
+client 1: A worker cannot serve it: resolver: raises.lua:1: it broke. It is killed.
+$ echo 'return 5' > nonsense.lua; sh try nonsense.lua 2>/dev/null
+client: 137
+serve: 1
+client 1: A worker cannot serve it: resolver: it returned a number; it must return a uffd.resolver*
+$ echo 'return require("uffd").resolver.file { path = "nowhere" }' > fails.lua; sh try fails.lua 2>/dev/null
+client: 137
+serve: 1
+client 1: A worker cannot serve it: resolver: *nowhere*
+$ echo 'return require("uffd").resolver.policy(function() error("no factory") end)' > factory.lua; sh try factory.lua 2>/dev/null
+client: 137
+serve: 1
+client 1: A worker cannot serve it: policy factory: *no factory*
+$ echo 'return require("uffd").resolver.bytes("short")' > short.lua; sh try short.lua 2>/dev/null
+client: 137
+serve: 1
+client 1: A worker cannot serve it: *make the region shorter*

@@ -1,0 +1,100 @@
+# What serve says to wrong usage, and to files that it cannot use, before it listens.
+? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
+$ uffd-lua serve --help
+usage: uffd-lua serve --socket PATH *
+...
+$ uffd-lua serve
+uffd-lua serve: it needs a --socket to listen on
+usage: uffd-lua serve *
+[2]
+$ uffd-lua serve --socket door
+uffd-lua serve: it needs an --image, or a --policy that makes one
+usage: *
+[2]
+$ head -c 8192 /dev/zero | tr '\0' x > image
+$ uffd-lua serve --socket door --image image word
+uffd-lua serve: 'word' is an argument for no policy
+usage: *
+[2]
+$ uffd-lua serve --socket door --image image --bogus
+uffd-lua serve: '--bogus' is not an option
+usage: *
+[2]
+$ uffd-lua serve --socket door --image image --workers many
+uffd-lua serve: '--workers' takes an integer from 0 on, not 'many'
+usage: *
+[2]
+$ uffd-lua serve --socket door --image image --mode 888
+uffd-lua serve: '--mode' takes an octal mode, such as 660, not '888'
+usage: *
+[2]
+$ uffd-lua serve --socket door --image image --on-crash burn
+uffd-lua serve: '--on-crash' takes one of kill, freeze, not 'burn'
+usage: *
+[2]
+$ uffd-lua serve --socket door --image image --rate fast
+uffd-lua serve: '--rate' takes bytes*
+usage: *
+[2]
+$ uffd-lua serve --socket door --image image --once=1
+uffd-lua serve: '--once' takes no value
+usage: *
+[2]
+$ uffd-lua serve --socket
+uffd-lua serve: '--socket' needs a value
+usage: *
+[2]
+
+$ uffd-lua serve --socket door --image nowhere
+uffd-lua serve: *nowhere*
+[1]
+$ uffd-lua serve --socket nowhere/door --image image
+uffd-lua serve: *nowhere/door*
+[1]
+$ touch door; uffd-lua serve --socket door --image image
+uffd-lua serve: door is there already, and is not a socket*
+[1]
+$ rm door
+
+# A policy is compiled before the socket is opened.
+$ echo 'return )' > syntax.lua; uffd-lua serve --socket door --image image --policy syntax.lua
+uffd-lua serve: syntax.lua:1: unexpected symbol near ')'
+[1]
+$ uffd-lua serve --socket door --policy nowhere.lua
+uffd-lua serve: cannot open nowhere.lua*
+[1]
+$ ls door 2>/dev/null
+[2]
+
+# A working set that is none, and one of another image.
+$ echo nonsense > set; uffd-lua serve --socket door --image image --replay set
+uffd-lua serve: *set*
+[1]
+$ uffd-lua serve --socket door --image image --replay nowhere
+uffd-lua serve: *nowhere*
+[1]
+$ ls door 2>/dev/null
+[2]
+
+$ uffd-lua ctl --help
+usage: uffd-lua ctl *
+...
+$ uffd-lua ctl status
+uffd-lua ctl: it needs the --socket of a pager
+usage: uffd-lua ctl *
+[2]
+$ uffd-lua ctl --socket control
+uffd-lua ctl: what is it to ask?
+usage: *
+[2]
+$ uffd-lua ctl --socket control ponder
+uffd-lua ctl: 'ponder' is no request
+usage: *
+[2]
+$ uffd-lua ctl --socket control status clients
+uffd-lua ctl: 'clients' is no request
+usage: *
+[2]
+$ uffd-lua ctl --socket control status
+uffd-lua ctl: Cannot connect to the control socket control: No such file or directory: no pager listens there.
+[1]

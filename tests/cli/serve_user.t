@@ -1,0 +1,44 @@
+# An ordinary user serves an ordinary user's process, whose userfaultfd gets the faults of user mode only.
+? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
+? [ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ] || { echo "vm.unprivileged_userfaultfd is not 0"; exit 1; }
+# Root becomes an ordinary user, in a place that such a user can write to.
+$ cat > as_user <<'END'
+> [ "$(id -u)" != 0 ] || set -- setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all "$@"
+> exec "$@"
+> END
+? sh as_user test ! -w /dev/userfaultfd || { echo "everybody may use /dev/userfaultfd"; exit 1; }
+$ chmod 777 . && cp "$BUILD/bin/uffd-lua" . && chmod 755 uffd-lua
+$ yes 'what the image holds' | head -c 65536 > image; chmod 644 image
+$ cat > client.lua <<'END'
+> local uffd = require "uffd"
+> local memory = assert(uffd.map { size = 65536 })
+> local handoff <close> = assert(uffd.handoff { socket = "door", memory = memory })
+> print(handoff:object():user_mode_only(), memory:read(0, 20))
+> print(memory:read() == io.open("image", "rb"):read "a")
+> assert(handoff:complete())
+> END
+$ cat > serve <<'END'
+> ./uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
+> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> ./uffd-lua client.lua; wait $pid; echo "serve: $?"
+> END
+$ sh as_user sh serve
+true	what the image holds
+true
+serve: 0
+$ grep -c 'client 1 is gone' err
+1
+# Another user is kept out, unless it is let in.
+? [ "$(id -u)" = 0 ] || { echo "only root can be two users"; exit 1; }
+$ rm -f err; uffd-lua serve --socket door --image image --mode 666 --once > out 2> err & pid=$!
+> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> sh as_user timeout 2 ./uffd-lua -e 'local uffd = require "uffd"; print(uffd.handoff { socket = "door", memory = uffd.map { size = 65536 } })'
+> for i in $(seq 100); do grep -q refused err && break; sleep 0.05; done
+> kill $pid; wait $pid; grep refused err
+*
+refused: User 65534 (process *) may not connect: allow it with the option uid.
+$ rm -f err; uffd-lua serve --socket door --image image --mode 666 --uid 65534 --once > out 2> err & pid=$!
+> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> sh as_user ./uffd-lua client.lua; wait $pid
+true	what the image holds
+true

@@ -1,0 +1,40 @@
+# What a person sees: a status line on a terminal, redrawn and taken away; none on a terminal that cannot.
+? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
+? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
+? command -v script > /dev/null || { echo "the program script is not here"; exit 1; }
+$ vmm --make 1048576 --image image
+$ cat > serve <<'END'
+> uffd-lua serve --socket door --image image --once > out & pid=$!
+> for i in $(seq 200); do [ -S door ] && break; sleep 0.05; done
+> (sleep 1; echo; sleep 1; echo) | vmm --socket door --image image --stay > /dev/null
+> wait $pid
+> END
+$ TERM=xterm script -qec 'sh serve' typescript > /dev/null; tr '\r\033' '\n<' < typescript | sed -n 's/<\[K$//; /faults/p' > lines
+$ grep -c '1 clients  [0-9]* faults/s  1.0 MiB  p50 [0-9.]* [mun]*s  p99 [0-9.]* [mun]*s' lines > count; test $(cat count) -ge 2 && test $(cat count) -le 20 && echo redrawn
+redrawn
+$ cat out
+client *
+     1 *
+
+$ TERM=dumb script -qec 'sh serve' typescript > /dev/null; grep -c 'faults/s' typescript
+0
+[1]
+$ grep -c 'listening on door' typescript
+1
+
+# The service manager is told when it listens, and when it stops.
+? uffd-lua -e 'require("socket.unix").dgram()' > /dev/null 2>&1 || { echo "LuaSocket is not installed"; exit 1; }
+$ cat > manager.lua <<'END'
+> local manager = assert(require("socket.unix").dgram())
+> assert(manager:bind "notify")
+> manager:settimeout(20)
+> io.open("bound", "w"):close()
+> for _ = 1, 2 do print((manager:receive():gsub("\n", " "))) end
+> END
+$ uffd-lua manager.lua > told & manager=$!
+> for i in $(seq 200); do [ -e bound ] && break; sleep 0.05; done
+> NOTIFY_SOCKET=$PWD/notify uffd-lua serve --socket door --image image --control control 2> /dev/null & pid=$!
+> for i in $(seq 200); do uffd-lua ctl --socket control status > /dev/null 2>&1 && break; sleep 0.05; done
+> uffd-lua ctl --socket control drain; wait $manager; wait $pid; cat told
+READY=1 STATUS=listening on door
+STOPPING=1
