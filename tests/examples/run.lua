@@ -145,6 +145,20 @@ function tests.clone_of_a_sparse_image()
   end
 end
 
+-- In lua5.4, which runs this, and in the runner: the same lines but for the times of faults.
+function tests.handoff_lua()
+  local _, without = run(folder, ("%q -e 'os.exit(require \"uffd.core\".pager_create ~= nil)'"):format(runner))
+  if without ~= 0 then return end
+  local lua = ("LUA_PATH=%q LUA_CPATH=%q %q"):format(source .. "/lua/?.lua;" .. source .. "/lua/?/init.lua;;",
+    build .. "/lualib/?.so;;", arg[-1])
+  for _, program in ipairs { ("%q"):format(runner), lua } do
+    local output, code = run(folder, ("%s %q/examples/handoff.lua"):format(program, source))
+    local expected = "page 100 holds\t100\npage 4 holds\tI am client 1\nthe sum of all others\t32892\n"
+    check(code == 0 and output:find(expected, 1, true), "handoff.lua said", output)
+    check(output:find("pager: client 1 is gone: faults %d+, bytes 1048576, policy calls 1\n"), "its pager said", output)
+  end
+end
+
 function tests.clone_lua_table()
   make_sparse_image()
   local output, code = run(folder, ("%q %q/examples/clone.lua --clones 1 --image sparse"):format(runner, source))
