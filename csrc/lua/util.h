@@ -111,7 +111,7 @@ void uffd_lua_object_release(struct uffd_lua_object_ref *ref);
  * Pushes a handle of an object that its owner closes. ref is NULL the first time; what is returned is the owner's, who
  * sets its object to NULL and releases it.
  */
-struct uffd_lua_object_ref *uffd_lua_lend_object(lua_State *L, uffd_object *object, struct uffd_lua_object_ref *ref);
+struct uffd_lua_object_ref *uffd_lua_lend_object(lua_State *L, uffd_object *owned, struct uffd_lua_object_ref *ref);
 
 /* A memory that Lua handles, its alias and policies share; policies let go in any thread. */
 struct uffd_lua_memory_ref {

@@ -27,7 +27,7 @@ static int refuse(const char *path, const char *what, int error) {
 }
 
 static int set_limits(int fd, const char *path, uint32_t timeout_ms) {
-  struct timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+  struct timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
   if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0 &&
       setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) == 0)
     return 0;
@@ -55,20 +55,19 @@ static int send_all(int fd, const char *path, const char *text, size_t length) {
   return 0;
 }
 
-static int make_room(struct reply *reply) {
-  if (reply->length < reply->room) return 0;
+static bool make_room(struct reply *reply) {
+  if (reply->length < reply->room) return true;
   size_t room = reply->room == 0 ? REPLY_FIRST : reply->room * 2;
   char *text = room <= REPLY_MAX ? realloc(reply->text, room) : NULL;
-  if (text == NULL) return fail(ENOMEM, "No memory for a reply of more than %zu bytes.", reply->room);
+  if (text == NULL) return false;
   reply->text = text;
   reply->room = room;
-  return 0;
+  return true;
 }
 
 static int read_line(int fd, const char *path, struct reply *reply) {
   for (;;) {
-    int result = make_room(reply);
-    if (result < 0) return result;
+    if (!make_room(reply)) return fail(ENOMEM, "No memory for a reply of more than %zu bytes.", reply->room);
     ssize_t got = recv(fd, reply->text + reply->length, reply->room - reply->length, 0);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return refuse(path, "Cannot read from", errno);
