@@ -33,7 +33,7 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --help                show this and stop
 SIGHUP replaces the workers, without a lost fault. SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
 and the clients that are there are killed. On a terminal, a line on stderr tells how it goes; at the end, a table on
-stdout how it went. systemd: Type=notify, ExecReload=kill -HUP $MAINPID, KillMode=mixed.
+stdout how it went. systemd: Type=notify, ExecReload=kill -HUP $MAINPID, KillMode=process.
 exit codes: 0 done, 1 failed, 2 wrong usage, 77 the kernel or the permissions lack what is needed]]
 
 local function octal(text)
