@@ -4,7 +4,7 @@
 $ vmm --make 4194304 --image image
 # with OPTIONS -- COMMAND: starts serve, waits until it listens, runs the command, waits for serve, tells its exit code.
 $ cat > with <<'END'
-> client=""; options=""
+> options=""
 > while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
 > rm -f out err
 > env --default-signal=INT uffd-lua serve --socket door $options > out 2> err & pid=$!
@@ -76,22 +76,6 @@ pages 1024 wrong 0 ms *
 serve: 0
 $ grep refused err
 refused: *
-
-# A new worker takes over at SIGHUP, with the policy that is there then.
-$ cat > v.lua <<'END'
-> print("version 1 of the policy")
-> return select(2, ...)
-> END
-$ sh with --image image --policy v.lua -- '(sleep 1; sed -i s/1/2/ v.lua; kill -HUP $pid; for i in $(seq 100); do grep -q retired err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay; kill -TERM $pid'
-ready
-pages 1024 wrong 0 ms *
-ready
-serve: 0
-$ grep -c 'version [12]' err
-2
-$ grep retired err
-worker 0 has retired
-worker 0 has retired
 
 # SIGTERM completes the clients, which need no pager then.
 $ sh with --image image -- '(sleep 1; kill -TERM $pid; for i in $(seq 100); do grep -q complete err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay'

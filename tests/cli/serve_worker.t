@@ -1,0 +1,54 @@
+# Workers of uffd-lua serve are replaced, when they are told to and when they die; no client notices more than a pause.
+? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
+? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
+$ vmm --make 4194304 --image image
+# with OPTIONS -- COMMAND: starts serve, waits until it listens, runs the command, waits for serve, tells its exit code.
+$ cat > with <<'END'
+> options=""
+> while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
+> rm -f out err
+> env --default-signal=INT uffd-lua serve --socket door $options > out 2> err & pid=$!
+> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> pid=$pid sh -c "$*"
+> wait $pid; echo "serve: $?"
+> END
+
+# A new worker takes over at SIGHUP, with the policy that is there then.
+$ cat > v.lua <<'END'
+> print("version 1 of the policy")
+> return select(2, ...)
+> END
+$ sh with --image image --policy v.lua -- '(sleep 1; sed -i s/1/2/ v.lua; kill -HUP $pid; for i in $(seq 100); do grep -q retired err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay; kill -TERM $pid'
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+$ grep -c 'version [12]' err
+2
+$ grep retired err
+worker 0 has retired
+worker 0 has retired
+
+# A worker that is killed is replaced: the client notices a pause.
+$ sh with --image image --once -- 'worker=$(sed -n "s/.*has started: process //p" err); (sleep 0.5; kill -KILL $worker; echo; sleep 1; echo) | vmm --socket door --image image --stay'
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+$ grep -c '^worker 0 has died: ' err
+1
+$ tail -1 out
+     1 * 4.0 * 0 * 0 * 1  Its *
+
+# The program that is there at SIGHUP is the new worker, though the old one's file is gone.
+$ mkdir new && cp "$BUILD/bin/uffd-lua" new/uffd-lua
+$ new/uffd-lua serve --socket door --image image > out 2> err & pid=$!
+> for i in $(seq 200); do grep -q "has started" err && break; sleep 0.05; done
+> cp new/uffd-lua new/newer && mv new/newer new/uffd-lua && kill -HUP $pid
+> for i in $(seq 200); do grep -q retired err && break; sleep 0.05; done
+> worker=$(sed -n 's/.*has started: process //p' err | tail -1)
+> readlink /proc/$pid/exe; readlink /proc/$worker/exe; tr '\0' ' ' < /proc/$worker/cmdline; echo
+> kill -TERM $pid; wait $pid
+*/new/uffd-lua (deleted)
+*/new/uffd-lua
+*/new/uffd-lua serve --socket door --image image --worker *
