@@ -14,6 +14,11 @@ function figures.mebibytes(bytes)
   return ("%.1f"):format(bytes / (1 << 20))
 end
 
+-- "1 region", "2 regions"
+function figures.count(number, noun)
+  return ("%d %s%s"):format(number, noun, number == 1 and "" or "s")
+end
+
 -- ------------------------------------------------------------------------------------------------ JSON
 
 local stats_fields = {

@@ -131,8 +131,8 @@ local function sentence(event)
   local text = event.text ~= "" and ": " .. event.text or ""
   if event.kind == "client" then
     local from = client.of ~= 0 and (", forked from client %d"):format(client.of) or ""
-    return ("%s has come: process %d, %s MiB in %d regions%s"):format(name, client.pid,
-      figures.mebibytes(client.size), #client.regions, from)
+    return ("%s has come: process %d, %s MiB in %s%s"):format(name, client.pid,
+      figures.mebibytes(client.size), figures.count(#client.regions, "region"), from)
   end
   if event.kind == "refused" then return "refused" .. text end
   if event.kind == "gone" then return name .. " is gone. " .. event.text end
@@ -187,10 +187,13 @@ local function status_line(view, pager, clients)
   if view.drawn > 0 then view.rate = (sum.faults - view.faults) / (now - view.drawn) end
   view.faults = sum.faults
   local words = {
-    ("%d clients"):format(#clients), ("%.0f faults/s"):format(math.max(view.rate, 0)),
-    figures.mebibytes(sum.bytes) .. " MiB", "p50 " .. figures.duration(worst.latency_p50),
-    "p99 " .. figures.duration(worst.latency_p99),
+    figures.count(#clients, "client"), ("%.0f faults/s"):format(math.max(view.rate, 0)),
+    figures.mebibytes(sum.bytes) .. " MiB",
   }
+  if worst.latency_p99 > 0 then
+    words[#words + 1] = "p50 " .. figures.duration(worst.latency_p50)
+    words[#words + 1] = "p99 " .. figures.duration(worst.latency_p99)
+  end
   local function add(number, name) words[#words + 1] = ("%s %d"):format(name, number) end
   if sum.policy_calls > 0 then add(sum.policy_calls, "policy") end
   if sum.deferred > 0 then add(sum.deferred, "deferred") end

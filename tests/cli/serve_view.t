@@ -10,7 +10,7 @@ $ cat > serve <<'END'
 > wait $pid
 > END
 $ TERM=xterm script -qec 'sh serve' typescript > /dev/null; tr '\r\033' '\n<' < typescript | sed -n 's/<\[K$//; /faults/p' > lines
-$ grep -c '1 clients  [0-9]* faults/s  1.0 MiB  p50 [0-9.]* [mun]*s  p99 [0-9.]* [mun]*s' lines > count; test $(cat count) -ge 2 && test $(cat count) -le 20 && echo redrawn
+$ grep -c '1 client  [0-9]* faults/s  1.0 MiB  p50 [0-9.]* [mun]*s  p99 [0-9.]* [mun]*s' lines > count; test $(cat count) -ge 2 && test $(cat count) -le 20 && echo redrawn
 redrawn
 $ cat out
 client *
