@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "loop/bulk.h"
+#include "loop/inline.h"
 #include "loop/ledger.h"
 
 #define READS_MAX 16u /* of one source in a pass */
@@ -443,12 +444,18 @@ static bool wait_for_work(struct uffd_handler_state *handler, uint64_t timeout) 
   return ready > 0;
 }
 
-/* A fork puts its child at the head of the list: that one has its turn in the next pass. */
+/*
+ * A fork puts its child at the head of the list: that one has its turn in the next pass. Inline, the maker of an event
+ * goes on when it is read, and a fault that is being resolved may have looked at page states before: so none is.
+ */
 static void drain_ready(struct uffd_handler_state *handler) {
+  bool inlined = handler->loop->engine == UFFD_ENGINE_INLINE;
   if (atomic_load(&handler->loop->paused)) return;
+  if (inlined) uffd_inline_take_all(handler->loop);
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
     if (source->ready) drain(handler, source);
   }
+  if (inlined) uffd_inline_give_all(handler->loop);
   if (handler->keep_spare) keep_descriptor(handler);
 }
 

@@ -33,6 +33,20 @@ void uffd_inline_give(struct uffd_handler_state *handler) {
   atomic_store_explicit(&handler->taken, false, memory_order_release);
 }
 
+void uffd_inline_take_all(uffd_loop *loop) {
+  for (uint32_t i = loop->shards; i < loop->handlers_count; i++) {
+    while (atomic_exchange_explicit(&loop->handlers[i]->taken, true, memory_order_acquire)) {
+      sched_yield();
+    }
+  }
+}
+
+void uffd_inline_give_all(uffd_loop *loop) {
+  for (uint32_t i = loop->shards; i < loop->handlers_count; i++) {
+    uffd_inline_give(loop->handlers[i]);
+  }
+}
+
 static void pause_briefly(void) {
   struct timespec time = {0, PAUSE_NS};
   nanosleep(&time, NULL);

@@ -42,5 +42,8 @@ int uffd_inline_bring_in(uint64_t address, bool write);
 /* Executors: handlers that no thread runs; whoever has a fault, or a job for one, takes it meanwhile. */
 struct uffd_handler_state *uffd_inline_take(uffd_loop *loop);
 void uffd_inline_give(struct uffd_handler_state *handler);
+/* Waits until no fault is being resolved, and holds up those that come. */
+void uffd_inline_take_all(uffd_loop *loop);
+void uffd_inline_give_all(uffd_loop *loop);
 
 #endif

@@ -259,7 +259,7 @@ static uint32_t give_up(struct walk *walk) {
   if (on_error == UFFD_ON_ERROR_RETRY) return UFFD_OUTCOME_DEFERRED;
   if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&handler->loop->stopped, true);
   uint32_t outcome = install_page(walk, on_error == UFFD_ON_ERROR_ZERO ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
-  handler->error = error;
+  handler->error = outcome == UFFD_OUTCOME_DEFERRED ? 0 : error; /* an event holds it up: that is no failure */
   if (outcome == UFFD_OUTCOME_INSTALLED) return UFFD_OUTCOME_FAILED;
   return outcome == UFFD_OUTCOME_FAILED ? UFFD_OUTCOME_DEFERRED : outcome;
 }
