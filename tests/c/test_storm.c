@@ -11,8 +11,9 @@
 #include "loop/loop.h"
 #include "serving.h"
 
-#define PAGES    1300 /* of each memory: slices in several handlers */
-#define STORM_NS UINT64_C(500000000)
+#define PAGES      1300 /* of each memory: slices in several handlers */
+#define STORM_NS   UINT64_C(500000000)
+#define PREFETCHES 4 /* under way at once */
 
 /* What happens in the storm, each in a memory of its own. */
 enum {
@@ -20,7 +21,7 @@ enum {
   TOLD,      /* dropped and told: zeros ever after */
   PROTECTED, /* every write is a fault */
   CACHED,    /* shared with a second mapping that fills and punches */
-  CHANGING,  /* its region comes and goes */
+  CHANGING,  /* its region comes and goes, in huge pages where they are to be had */
   FAILING,   /* its resolver waits, or fails */
   INHERITED, /* children read it */
   MEMORIES
@@ -31,7 +32,8 @@ static struct {
   uffd_object *object; /* of the silent one */
   uffd_memory *memories[MEMORIES];
   uffd_region *regions[MEMORIES];
-  uffd_resolver *image;
+  uffd_resolver *image, *mixed; /* mixed: with zero pages */
+  uffd_prefetch *prefetches[PREFETCHES];
   struct asked failing;
   _Atomic uint64_t records;
   bool forks;
@@ -205,15 +207,36 @@ static void record(void *ctx, const struct uffd_trace *trace) {
 
 static void add_changing(void) {
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
-  opts.around = 5 * page;
-  CHECK_OK(uffd_loop_add(storm.serving.loop, storm.memories[CHANGING], storm.image, &opts, &storm.regions[CHANGING]));
+  opts.around = UFFD_AROUND_AUTO;
+  CHECK_EQ(madvise(at(CHANGING, 0), PAGES * page, MADV_DONTNEED), 0);
+  CHECK_OK(uffd_loop_add(storm.serving.loop, storm.memories[CHANGING], storm.mixed, &opts, &storm.regions[CHANGING]));
+}
+
+/* The handles of those that may still be under way are let go of at any time. */
+static void prefetch_in_background(struct actor *actor, uint64_t from, uint64_t length) {
+  uffd_prefetch **slot = &storm.prefetches[pick(actor, PREFETCHES)];
+  struct uffd_prefetch_opts opts = UFFD_PREFETCH_OPTS_INIT;
+  const struct uffd_range ranges[] = {{from, length}, {page * pick(actor, PAGES), page}, {from / 2, length}};
+  opts.rate = pick(actor, 2) == 0 ? 0 : UINT64_C(1) << (12 + pick(actor, 20));
+  uffd_prefetch_close(*slot);
+  CHECK_OK(uffd_region_prefetch_start(storm.regions[pick(actor, CHANGING + 1)], ranges, pick(actor, 4), &opts, slot));
+  if (pick(actor, 3) != 0) return;
+  struct uffd_prefetch_status status = UFFD_PREFETCH_STATUS_INIT;
+  CHECK_OK(uffd_prefetch_status(*slot, &status));
+  CHECK(status.bytes_done <= status.bytes_wanted);
+  int result = uffd_prefetch_wait(*slot, (int)pick(actor, 20));
+  CHECK(result == 0 || result == 1 || result == -ESRCH);
 }
 
 static void call(struct actor *actor) {
   struct uffd_stats stats;
   uint64_t from = pick(actor, PAGES * 4096), length = pick(actor, 200 * 4096);
   if (from + length > PAGES * page) length = 0;
-  switch (pick(actor, 8)) {
+  switch (pick(actor, 10)) {
+  case 5:
+  case 6:
+    prefetch_in_background(actor, from, length);
+    break;
   case 0:
     CHECK_OK(uffd_loop_trace(storm.serving.loop, record, NULL));
     break;
@@ -261,9 +284,22 @@ static void map_memories(void) {
   struct uffd_map_opts inherited = UFFD_MAP_OPTS_INIT;
   inherited.flags = UFFD_MAP_FORK;
   for (int i = 0; i < MEMORIES; i++) {
-    if (i != INHERITED) storm.memories[i] = memory_make(i == CACHED ? MEMORY_MEMFD : MEMORY_ANON, PAGES);
+    if (i != INHERITED)
+      storm.memories[i] = memory_make(i == CACHED ? MEMORY_MEMFD : i == CHANGING ? MEMORY_THP : MEMORY_ANON, PAGES);
   }
   CHECK_OK(uffd_map(PAGES * page, &inherited, &storm.memories[INHERITED]));
+}
+
+/* The image, with runs of zero pages. */
+static uffd_resolver *mixed_resolver(void) {
+  unsigned char *image = image_make(PAGES * page);
+  uffd_resolver *resolver;
+  for (uint64_t i = 0; i + 5 < PAGES; i += 13) {
+    memset(image + i * page, 0, 5 * page);
+  }
+  CHECK_OK(uffd_resolver_bytes(image, PAGES * page, &resolver));
+  munmap(image, PAGES * page);
+  return resolver;
 }
 
 static void begin(int engine) {
@@ -278,8 +314,11 @@ static void begin(int engine) {
   opts.on_error = UFFD_ON_ERROR_ZERO;
   check_needs(UFFD_FEAT_PAGEFAULT_FLAG_WP | UFFD_FEAT_MINOR_SHMEM);
   serving_open(&storm.serving, engine, &opts);
-  storm.object = check_open(0);
+  bool inlined = uffd_loop_engine(storm.serving.loop, NULL) == UFFD_ENGINE_INLINE;
+  if (inlined) storm.forks = false; /* children are not served */
+  storm.object = check_open(inlined ? UFFD_FEAT_SIGBUS : 0);
   storm.image = image_resolver(PAGES * page);
+  storm.mixed = mixed_resolver();
   storm.failing.answer = answer_or_fail;
   map_memories();
   uffd_resolver *proceeding, *failing = asked_resolver(&storm.failing);
@@ -349,12 +388,17 @@ static void storm_of(int engine) {
   struct uffd_stats stats = serving_stats(storm.serving.loop);
   CHECK(stats.faults > 100 && stats.prefetched > 0 && stats.events > 0 && stats.errors > 0 && stats.deferred > 0);
   CHECK(stats.copied > 0 && stats.continued > 0 && stats.zero > 0 && stats.unprotected > 0);
-  CHECK_EQ(stats.moved + stats.poisoned, 0);
+  CHECK_EQ(stats.poisoned, 0);
   int error = uffd_loop_error(storm.serving.loop, NULL, 0);
   CHECK(error == EIO || error == EINVAL); /* as that resolver fails, and in no other way */
   serving_close(&storm.serving);
   uffd_close(storm.object);
   uffd_resolver_close(storm.image);
+  uffd_resolver_close(storm.mixed);
+  for (int i = 0; i < PREFETCHES; i++) { /* the loop has ended them */
+    uffd_prefetch_close(storm.prefetches[i]);
+    storm.prefetches[i] = NULL;
+  }
   for (int i = 0; i < MEMORIES; i++) {
     uffd_memory_close(storm.memories[i]);
   }
