@@ -30,3 +30,24 @@ $ echo 'return require("uffd").resolver.bytes("short")' > short.lua; sh try shor
 client: 137
 serve: 1
 client 1: A worker cannot serve it: *make the region shorter*
+
+# A policy that takes its time: the watchdog names the fault, and the client gets its page all the same.
+$ cat > slow.lua <<'END'
+> local uffd = require "uffd"
+> local _, image = ...
+> local slow = uffd.resolver.policy(function(args)
+>   return function()
+>     local deadline = os.clock() + 0.5
+>     while os.clock() < deadline do end
+>     return args.page
+>   end
+> end, { page = io.open("image", "rb"):read(4096) })
+> return uffd.resolver.layers { { 0, image }, { 0, slow, length = 4096 } }
+> END
+$ sh try slow.lua --watchdog 50 --around 4K; cat seen
+client: 0
+serve: 0
+...
+client 1: A fault waits for * ms: page 0x* of the client, * in the image, *
+...
+pages 16 wrong 0 ms *
