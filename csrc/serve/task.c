@@ -285,7 +285,7 @@ static void serving(uffd_pager *pager, struct uffd_served *served, struct uffd_w
   if (message->number != 0) served->make_ns = message->number;
   if (served->begun) served->restarts++;
   served->begun = true;
-  served->state = UFFD_CLIENT_SERVED;
+  if (!served->leaving) served->state = UFFD_CLIENT_SERVED; /* it may have ended while it was being made */
 }
 
 static void held(uffd_pager *pager, struct uffd_served *served, struct uffd_worker *worker,
