@@ -10,6 +10,13 @@ support.page = probe.page_size
 support.user_mode_only = probe.user_mode_only
 support.root = toucher.user() == 0 and probe.event_fork
 
+-- Has a thread of its own, once the program has had one.
+local function under_thread_sanitizer()
+  local maps <close> = assert(io.open("/proc/self/maps"))
+  return maps:read("a"):find("libtsan", 1, true) ~= nil
+end
+support.thread_sanitizer = under_thread_sanitizer()
+
 local function has(list, name)
   for _, item in ipairs(list) do
     if item == name then return true end
