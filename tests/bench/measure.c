@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <uffd.h>
+
 #include "plan.h"
 
 #define RUNS_MIN 5u
@@ -100,9 +102,11 @@ double percentile(uint32_t *samples, size_t count, double share) {
  * A virtual machine's memory costs much more when its host has to find it first: the pages that the next run will be
  * given are written to, and freed again.
  */
-static void warm(uint64_t length) {
-  char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+static void warm(uint64_t length, bool huge) {
+  char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) die("no memory for %llu bytes", (unsigned long long)length);
+  if (huge) madvise(memory, length, MADV_HUGEPAGE); /* such pages come from elsewhere */
+  memset(memory, 1, length);
   munmap(memory, length);
 }
 
@@ -131,13 +135,14 @@ unsigned interleave(struct contender *contenders, size_t count, uint64_t budget_
   double(*values)[FIGURES][RUNS_MAX] = calloc(count, sizeof(*values)), figures[FIGURES];
   if (values == NULL) die("no memory");
   uint64_t begin = now_ns(), bytes = largest(contenders, count);
-  warm(bytes);
+  bool huge = contenders[0].plan->kind == UFFD_MEMORY_THP;
+  warm(bytes, huge);
   for (size_t i = 0; i < count; i++) {
     run(&contenders[i], true, figures);
   }
   unsigned runs = choose_runs(now_ns() - begin, budget_ns);
   for (unsigned round = 0; round < runs; round++) {
-    warm(bytes);
+    warm(bytes, huge);
     for (size_t i = 0; i < count; i++) {
       run(&contenders[i], false, figures);
       for (int figure = 0; figure < FIGURES; figure++) {
