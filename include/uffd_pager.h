@@ -34,7 +34,7 @@ struct uffd_client_region {
 struct uffd_client {
   uint64_t id;  /* 1, 2, ... in the order of coming; a forked child is a client of its own */
   uint64_t of;  /* the client that it was forked from, or 0 */
-  int32_t pid;  /* as the supervisor sees it; 0: unknown */
+  int32_t pid;  /* as the supervisor sees it; 0: unknown. A forked child's is found a moment after it has come */
   uint32_t uid; /* of who connected */
   uint32_t gid;
   uint32_t regions_count;
@@ -51,7 +51,8 @@ typedef struct uffd_pager uffd_pager;
 /* When a worker has died and cannot be replaced, its clients are */
 enum {
   UFFD_PAGER_KILL = 0,  /* killed (SIGKILL by pidfd) */
-  UFFD_PAGER_FREEZE = 1 /* left as they are: they sleep at their next fault, as long as the supervisor lives */
+  UFFD_PAGER_FREEZE = 1 /* left as they are: they sleep at their next fault, as long as the supervisor lives. A reload
+                           tries again to serve them */
 };
 
 /* uffd_pager_drain(), and SIGTERM of uffd-lua serve: no new clients, and */
@@ -93,7 +94,10 @@ struct uffd_pager_opts {
   /*
    * Makes the resolver of a client, in the worker, before its first fault: 0, or -errno, and the client is dealt with
    * as on_crash says. image is NULL without an image. It may be `image` itself (then hold nothing: a reference is
-   * counted). NULL: all clients get the image.
+   * counted). NULL: all clients get the image. Asked for one client after the other, in the thread that called
+   * uffd_pager_work(), which begins no other client meanwhile: be quick. Callbacks find the client's region, a const
+   * struct uffd_client_region *, as their cookie. After a reload it is asked before the old worker lets go of a client:
+   * where it fails then, the old worker goes on.
    */
   int (*resolver)(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver);
   void *resolver_ctx;
@@ -116,7 +120,8 @@ struct uffd_pager_opts {
 /*
  * Makes a pager: checks the options and the image, opens the sockets. Nothing is served before uffd_pager_step().
  * Errors: -EINVAL an option (named), a working set of another image; -EADDRINUSE another pager listens there; those of
- * opening the files; -EBUSY the process has other threads, and `worker` is NULL; -EMFILE; -ENOMEM.
+ * opening the files; -EBUSY the process has other threads, and `worker` is NULL; -EMFILE; -ENOMEM. Workers are watched
+ * by pidfd: Linux 5.3.
  */
 UFFD_EXPORT int uffd_pager_create(const struct uffd_pager_opts *opts, uffd_pager **pager);
 
@@ -132,7 +137,10 @@ UFFD_EXPORT int uffd_pager_run(uffd_pager *pager);
 
 UFFD_EXPORT int uffd_pager_fd(const uffd_pager *pager); /* polls readable when uffd_pager_step() has work */
 
-/* Any thread, and signal handlers: a new worker takes over from each old one; no fault is lost. */
+/*
+ * Any thread, and signal handlers: a new worker takes over from each old one, client by client, when it has made
+ * everything; no fault is lost. What cannot be started, or made, leaves the old one in its place: a report says so.
+ */
 UFFD_EXPORT int uffd_pager_reload(uffd_pager *pager);
 /* Any thread, and signal handlers: see on_drain. Again: -EALREADY. */
 UFFD_EXPORT int uffd_pager_drain(uffd_pager *pager);
@@ -145,8 +153,8 @@ UFFD_EXPORT void uffd_pager_close(uffd_pager *pager);
 
 /*
  * The worker: serves what the supervisor behind the descriptor hands to it, until that says otherwise or is gone; then
- * it goes on with the clients it has. opts are the supervisor's, of which the sockets are not used. 0 or -errno: the
- * process should exit.
+ * it goes on with the clients it has. opts are the supervisor's, of which the sockets are not used. SIGINT, SIGTERM and
+ * SIGHUP are ignored from then on: they are meant for the supervisor. 0 or -errno: the process should exit.
  */
 UFFD_EXPORT int uffd_pager_work(int fd, const struct uffd_pager_opts *opts);
 
@@ -165,11 +173,11 @@ struct uffd_client_status {
   struct uffd_client client; /* valid until the next uffd_pager_step() */
   uint32_t state;            /* UFFD_CLIENT_* */
   uint32_t worker;           /* index */
-  uint32_t restarts;         /* times that another worker took over */
+  uint32_t restarts;         /* times that another worker took over, after a death or a reload */
   uint32_t reserved;
   uint64_t since_ns;       /* CLOCK_MONOTONIC */
   uint64_t oldest_ns;      /* age of the oldest fault that is not answered yet; 0: none */
-  struct uffd_stats stats; /* of all its workers together */
+  struct uffd_stats stats; /* of all its workers together, a tenth of a second old; p50 and p99 are the last worker's */
 };
 #define UFFD_CLIENT_STATUS_INIT                                                                                        \
   { sizeof(struct uffd_client_status), {0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0}, 0, 0, 0, 0, 0, 0, UFFD_STATS_INIT }

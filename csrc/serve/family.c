@@ -12,7 +12,7 @@
 
 #include "serve/family.h"
 
-#define SLACK_TICKS 2 /* the start of a process is known to a tick */
+#define SLACK_TICKS 100 /* a second: on a busy machine the fork is told late */
 
 uint64_t uffd_family_clock(void) {
   struct timespec now;

@@ -223,7 +223,7 @@ static void lose(uffd_pager *pager, struct uffd_served *served, uint64_t now, bo
   inherit(served);
   served->complete_sent = false;
   if (served->state == UFFD_CLIENT_SERVED) served->state = UFFD_CLIENT_STARTING;
-  if (is_guilty(served, now)) {
+  if (is_guilty(served, now) && served->now.worker == NULL) { /* an heir, of a new program perhaps, may try */
     uffd_served_give_up(pager, served, ECHILD, "Its workers died again and again while they served it.");
   }
 }

@@ -117,7 +117,7 @@ void paging_start(struct paging *paging, const struct uffd_pager_opts *user_opts
   paging->supervisor = fork();
   if (paging->supervisor == 0) supervise(paging, &opts);
   while (atomic_load(&paging->seen->begun) < workers && atomic_load(&paging->seen->over) == 0) {
-    CHECK_EQ(kill(paging->supervisor, 0), 0);
+    CHECK_EQ(waitpid(paging->supervisor, NULL, WNOHANG), 0);
     check_pause();
   }
 }

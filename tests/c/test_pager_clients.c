@@ -64,12 +64,24 @@ static void many_clients_at_once(void) {
   paging_tear_down(&paging);
 }
 
+/* Resident pages of a process. */
+static long residents(pid_t process) {
+  char path[64];
+  long all = 0, resident = 0;
+  snprintf(path, sizeof(path), "/proc/%d/statm", process);
+  FILE *file = fopen(path, "re");
+  CHECK(file != NULL && fscanf(file, "%ld %ld", &all, &resident) == 2);
+  fclose(file);
+  return resident;
+}
+
 static void nothing_stays_of_clients(void) {
   struct paging paging;
   paging_set_up(&paging, MIB);
   paging_start(&paging, NULL);
   struct paging_job job = {.paging = &paging, .regions = 2};
   unsigned supervisor_fds = 0, worker_fds = 0;
+  long supervisor_pages = 0, worker_pages = 0;
   for (unsigned round = 0; round < 100 / PAGING_SCALE + 2; round++) {
     char path[64];
     pid_t client = paging_client(&job);
@@ -80,6 +92,10 @@ static void nothing_stays_of_clients(void) {
     paging_await_clients(&paging, 0, 0);
     snprintf(path, sizeof(path), "/proc/%d/fd", atomic_load(&paging.seen->workers[0]));
     unsigned now = paging_entries(path);
+    if (round == 10) {
+      supervisor_pages = residents(paging.supervisor);
+      worker_pages = residents(atomic_load(&paging.seen->workers[0]));
+    }
     if (round == 1) {
       supervisor_fds = atomic_load(&paging.seen->fds);
       worker_fds = now;
@@ -89,6 +105,10 @@ static void nothing_stays_of_clients(void) {
     }
   }
   CHECK_EQ(paging_children(paging.supervisor), 1);
+  if (PAGING_SCALE == 1) { /* sanitizers keep what was freed */
+    CHECK(residents(paging.supervisor) < supervisor_pages + 64);
+    CHECK(residents(atomic_load(&paging.seen->workers[0])) < worker_pages + 64);
+  }
   CHECK_EQ(paging_end(&paging), 1);
   paging_tear_down(&paging);
 }

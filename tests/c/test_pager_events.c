@@ -103,7 +103,7 @@ static void nap_in_a_child(struct paging_job *job) {
   pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
-    atomic_store(&job->paging->seen->flags[0], 1);
+    atomic_store(&job->paging->seen->flags[0], getpid());
     while (atomic_load(&job->paging->seen->flags[1]) == 0) {
       paging_sleep_us(1000);
     }
@@ -124,6 +124,10 @@ static void forked_children_survive_a_killed_worker(void) {
   pid_t client = paging_client(&job);
   paging_await_clients(&paging, 2, UFFD_CLIENT_SERVED);
   CHECK_EQ(paging.seen->clients[1].client.of, 1);
+  while (paging.seen->clients[1].client.pid == 0) {
+    paging_turn(&paging);
+  }
+  CHECK_EQ(paging.seen->clients[1].client.pid, atomic_load(&paging.seen->flags[0]));
   CHECK(paging_kill_worker(&paging, 0));
   atomic_store(&paging.seen->flags[1], 1);
   paging_client_ok(client);
