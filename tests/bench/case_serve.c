@@ -26,18 +26,19 @@ static struct plan textbook_plan(enum order order) {
   return plan;
 }
 
-/* uffd, the textbook loop, and the limit, in this order. */
-static void report_serving(struct row *row, const struct contender *list) {
+/* base: the textbook loop; limit: the bulk. */
+static void report_serving(struct row *row, const struct contender *uffd, const struct contender *base,
+                           const struct contender *limit) {
   row->unit = "ns/page";
-  row->engine = "pager";
-  row->uffd = list[0].figures[MAIN];
-  row->base = list[1].figures[MAIN];
+  row->uffd = uffd->figures[MAIN];
+  row->base = base->figures[MAIN];
   row->base_name = TEXTBOOK;
-  row->limit = list[2].figures[MAIN];
+  row->limit = limit->figures[MAIN];
   row->limit_name = "bulk COPY, touched";
-  explain_faults(row, &list[0]);
-  explain_usage(row, "uffd", &list[0]);
-  explain_usage(row, "base", &list[1]);
+  row->note[0] = '\0';
+  explain_faults(row, uffd);
+  explain_usage(row, "uffd", uffd);
+  explain_usage(row, "base", base);
   report(row);
 }
 
@@ -45,10 +46,16 @@ void case_serve_random(const char *name) {
   const struct plan plan = serving(RANDOM), textbook_part = textbook_plan(RANDOM);
   struct contender list[] = {{.run = serve_pager, .plan = &plan},
                              {.run = textbook_server, .plan = &textbook_part},
-                             {.run = bulk_server, .plan = &plan}};
-  struct row row = {.name = name, .at_least = 4};
+                             {.run = bulk_server, .plan = &plan},
+                             {.run = textbook_server_pinned, .plan = &textbook_part}};
+  struct row row = {.name = name, .engine = "pager", .at_least = 4};
   row.runs = RUNS_OF(list);
-  report_serving(&row, list);
+  report_serving(&row, &list[0], &list[1], &list[2]);
+  row.at_least = 0;
+  row.limit_name = NULL;
+  row.base = list[3].figures[MAIN];
+  row.base_name = TEXTBOOK_PINNED;
+  report(&row);
 }
 
 void case_serve_full(const char *name) {
@@ -56,9 +63,9 @@ void case_serve_full(const char *name) {
   struct contender list[] = {{.run = serve_pager, .plan = &plan},
                              {.run = textbook_server, .plan = &textbook_part},
                              {.run = bulk_server, .plan = &plan}};
-  struct row row = {.name = name, .at_least = 10, .at_most = 1.4};
+  struct row row = {.name = name, .engine = "pager", .at_least = 10, .at_most = 1.4};
   row.runs = RUNS_OF(list);
-  report_serving(&row, list);
+  report_serving(&row, &list[0], &list[1], &list[2]);
 }
 
 void case_serve_replay(const char *name) {
@@ -74,9 +81,9 @@ void case_serve_replay(const char *name) {
   struct contender list[] = {{.run = serve_pager, .plan = &replay},
                              {.run = textbook_server, .plan = &textbook_part},
                              {.run = bulk_server, .plan = &replay}};
-  struct row row = {.name = name, .at_least = 15};
+  struct row row = {.name = name, .engine = "pager", .at_least = 15};
   row.runs = RUNS_OF(list);
-  report_serving(&row, list);
+  report_serving(&row, &list[0], &list[1], &list[2]);
   unlink(path);
 }
 

@@ -126,6 +126,11 @@ void textbook_server(const struct plan *plan, bool check, double figures[FIGURES
   serve_run(serve_pages, false, plan, check, figures);
 }
 
+void textbook_server_pinned(const struct plan *plan, bool check, double figures[FIGURES]) {
+  pin(current_cpu()); /* inherited by both */
+  textbook_server(plan, check, figures);
+}
+
 /* ---- the limit */
 
 static int compare_page(const void *left, const void *right) {

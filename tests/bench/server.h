@@ -8,7 +8,8 @@
 
 #include "plan.h"
 
-run_fn textbook_server; /* polls, reads one message, copies one page */
+run_fn textbook_server;        /* polls, reads one message, copies one page */
+run_fn textbook_server_pinned; /* it and the client on one processor: its best case */
 /* Copies what the client will touch in order, neighbours up to 2 MiB a call; then the client touches it. */
 run_fn bulk_server;
 
