@@ -20,6 +20,7 @@ struct setup {
 static struct setup set_up(void) {
   struct setup setup = {.directory = "/tmp/controlXXXXXX"};
   struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
+  if (check_under_tsan()) SKIP("ThreadSanitizer has a thread of its own, which forked workers would lack");
   CHECK(mkdtemp(setup.directory) != NULL);
   snprintf(setup.image, sizeof(setup.image), "%s/image", setup.directory);
   snprintf(setup.door, sizeof(setup.door), "%s/door", setup.directory);

@@ -5,11 +5,11 @@ $ vmm --make 1048576 --image image
 $ cat > with <<'END'
 > rm -f err client
 > uffd-lua serve --socket door --control control --image image --around 4K > out 2> err & pid=$!
-> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
 > mkfifo go; vmm --socket door --image image --stay < go > client & client=$!
 > exec 3> go
 > echo >&3
-> for i in $(seq 200); do grep -q "pages 256" client && break; sleep 0.05; done
+> for i in $(seq 200); do grep -qs "pages 256" client && break; sleep 0.05; done
 > sh -c "$*"
 > echo >&3; exec 3>&-; wait $client; echo "client: $?"
 > kill -TERM $pid 2>/dev/null; wait $pid; echo "serve: $?"; rm go

@@ -8,7 +8,7 @@ $ cat > with <<'END'
 > while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
 > rm -f out err
 > env --default-signal=INT uffd-lua serve --socket door $options > out 2> err & pid=$!
-> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
 > pid=$pid sh -c "$*"
 > wait $pid; echo "serve: $?"
 > END
@@ -78,7 +78,7 @@ $ grep refused err
 refused: *
 
 # SIGTERM completes the clients, which need no pager then.
-$ sh with --image image -- '(sleep 1; kill -TERM $pid; for i in $(seq 100); do grep -q complete err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay'
+$ sh with --image image -- '(sleep 1; kill -TERM $pid; for i in $(seq 100); do grep -qs complete err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay'
 ready
 pages 1024 wrong 0 ms *
 ready

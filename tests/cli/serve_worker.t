@@ -8,7 +8,7 @@ $ cat > with <<'END'
 > while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
 > rm -f out err
 > env --default-signal=INT uffd-lua serve --socket door $options > out 2> err & pid=$!
-> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
 > pid=$pid sh -c "$*"
 > wait $pid; echo "serve: $?"
 > END
@@ -18,7 +18,7 @@ $ cat > v.lua <<'END'
 > print("version 1 of the policy")
 > return select(2, ...)
 > END
-$ sh with --image image --policy v.lua -- '(sleep 1; sed -i s/1/2/ v.lua; kill -HUP $pid; for i in $(seq 100); do grep -q retired err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay; kill -TERM $pid'
+$ sh with --image image --policy v.lua -- '(sleep 1; sed -i s/1/2/ v.lua; kill -HUP $pid; for i in $(seq 100); do grep -qs retired err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay; kill -TERM $pid'
 ready
 pages 1024 wrong 0 ms *
 ready
@@ -43,9 +43,9 @@ $ tail -1 out
 # The program that is there at SIGHUP is the new worker, though the old one's file is gone.
 $ mkdir new && cp "$BUILD/bin/uffd-lua" new/uffd-lua
 $ new/uffd-lua serve --socket door --image image > out 2> err & pid=$!
-> for i in $(seq 200); do grep -q "has started" err && break; sleep 0.05; done
+> for i in $(seq 200); do grep -qs "has started" err && break; sleep 0.05; done
 > cp new/uffd-lua new/newer && mv new/newer new/uffd-lua && kill -HUP $pid
-> for i in $(seq 200); do grep -q retired err && break; sleep 0.05; done
+> for i in $(seq 200); do grep -qs retired err && break; sleep 0.05; done
 > worker=$(sed -n 's/.*has started: process //p' err | tail -1)
 > readlink /proc/$pid/exe; readlink /proc/$worker/exe; tr '\0' ' ' < /proc/$worker/cmdline; echo
 > kill -TERM $pid; wait $pid
