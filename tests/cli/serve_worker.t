@@ -2,13 +2,13 @@
 ? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
 ? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
 $ vmm --make 4194304 --image image
-# with OPTIONS -- COMMAND: starts serve, waits until it listens, runs the command, waits for serve, tells its exit code.
+# with OPTIONS -- COMMAND: starts serve, waits until it has a worker, runs the command, waits for serve, tells its exit code.
 $ cat > with <<'END'
 > options=""
 > while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
 > rm -f out err
 > env --default-signal=INT uffd-lua serve --socket door $options > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
+> for i in $(seq 200); do grep -qs "has started" err && break; sleep 0.05; done
 > pid=$pid sh -c "$*"
 > wait $pid; echo "serve: $?"
 > END
@@ -30,7 +30,7 @@ worker 0 has retired
 worker 0 has retired
 
 # A worker that is killed is replaced: the client notices a pause.
-$ sh with --image image --once -- 'worker=$(sed -n "s/.*has started: process //p" err); (sleep 0.5; kill -KILL $worker; echo; sleep 1; echo) | vmm --socket door --image image --stay'
+$ sh with --image image --once -- 'worker=$(sed -n "s/.*has started: process //p" err); (for i in $(seq 200); do grep -qs "has come" err && break; sleep 0.05; done; kill -KILL $worker; echo; sleep 1; echo) | vmm --socket door --image image --stay'
 ready
 pages 1024 wrong 0 ms *
 ready
