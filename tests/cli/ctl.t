@@ -10,6 +10,7 @@ $ cat > with <<'END'
 > exec 3> go
 > echo >&3
 > for i in $(seq 200); do grep -qs "pages 256" client && break; sleep 0.05; done
+> for i in $(seq 200); do uffd-lua ctl --socket control stats | grep -qs "^faults *256$" && break; sleep 0.05; done
 > sh -c "$*"
 > echo >&3; exec 3>&-; wait $client; echo "client: $?"
 > kill -TERM $pid 2>/dev/null; wait $pid; echo "serve: $?"; rm go
