@@ -565,7 +565,7 @@ struct uffd_callback_ops {
   /*
    * Answers one fault: 0, or -errno, and the region's on_error says what becomes of the page. In a handler thread: it
    * must not touch served memory, nor wait for a lock that a faulting thread may hold. One handler asks one fault at a
-   * time; several handlers ask at the same time, each with its own state.
+   * time, though not always in the same thread; several handlers ask at the same time, each with its own state.
    */
   int (*resolve)(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer);
   /* The handler is about to wait: time to tidy. Returns 1 if there is more to tidy (called again if still idle). May be
@@ -627,6 +627,21 @@ enum {
   UFFD_LOOP_PAUSED = 1 /* no object is read before uffd_loop_start(): all regions of one are added before that */
 };
 
+/*
+ * Where the threads of the threads engine run, which decides what a fault costs: waking a processor that sleeps takes
+ * longer than anything else in it.
+ */
+enum {
+  UFFD_PLACEMENT_AUTO = 0,      /* NONE or COMPANION, whichever is measured to be the faster one, again and again */
+  UFFD_PLACEMENT_NONE = 1,      /* one thread a handler, where the scheduler puts it */
+  UFFD_PLACEMENT_COMPANION = 2, /* a second thread, in SCHED_IDLE, on the processor of the thread that faults (its
+                                   process may be another one), which it follows; the first one stands by, and takes
+                                   over while the processors are so busy that faults would wait for it */
+  UFFD_PLACEMENT_PERCPU = 3,    /* a thread pinned to each processor: whoever is woken first answers */
+  UFFD_PLACEMENT_SPIN = 4       /* a second thread, in SCHED_IDLE, asks for faults without a pause: it uses up a
+                                   processor as long as nobody else wants it. Guarded as a companion is */
+};
+
 struct uffd_loop_opts {
   size_t size;
   uint32_t engine;      /* UFFD_ENGINE_* */
@@ -635,7 +650,7 @@ struct uffd_loop_opts {
   uint32_t on_error;    /* UFFD_ON_ERROR_* */
   uint32_t open_flags;  /* UFFD_OPEN_USER_MODE_ONLY, UFFD_OPEN_NO_USER_MODE_ONLY for the loop's own objects */
   uint32_t route;       /* UFFD_ROUTE_* for them */
-  uint32_t reserved;    /* 0 */
+  uint32_t placement;   /* UFFD_PLACEMENT_*; AUTO or NONE unless the engine is threads (AUTO then chooses threads) */
   uint64_t features;    /* UFFD_FEAT_* to enable in them, such as UFFD_FEAT_EVENT_REMOVE; THREAD_ID is added */
   uint64_t flags;       /* UFFD_LOOP_* */
   void *ledger;         /* what a successor needs if this process dies, see uffd_ledger_size(); or NULL */
@@ -688,6 +703,13 @@ UFFD_EXPORT int uffd_loop_start(uffd_loop *loop);
  * objects can only be USER_MODE_ONLY, so that inline costs nothing more, else threads. Never fails.
  */
 UFFD_EXPORT int uffd_loop_engine(const uffd_loop *loop, const char **why);
+
+/*
+ * The placement in force now, and in *why (may be NULL) a sentence that says why: where auto, or a processor that is
+ * busy, has made it NONE, that is what is returned. With several handlers it is the first one's. Engines other than
+ * threads have NONE. Never fails; any thread.
+ */
+UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 
 /*
  * Inline engine, for programs that handle SIGBUS themselves: 1 when the signal was a fault of an inline loop, which is

@@ -62,6 +62,10 @@ int uffd_handler_add_source(struct uffd_handler_state *handler, struct uffd_sour
     handler->polls = polls;
     handler->polls_capacity = capacity;
   }
+  if (uffd_placement_watch(handler, source->fd) < 0) {
+    uffd_placement_unwatch(handler, source->fd);
+    return -ENOMEM;
+  }
   source->next = handler->sources;
   handler->sources = source;
   list_polls(handler);
@@ -97,6 +101,7 @@ void uffd_handler_drop_source(struct uffd_handler_state *handler, struct uffd_so
   uffd_oldest_clear(handler); /* the next pass tells */
   list_polls(handler);
   uffd_pump_unwatch(handler, source->fd);
+  uffd_placement_unwatch(handler, source->fd);
   if (source->child) handler->children--;
   uffd_source_destroy(source);
 }
@@ -265,6 +270,9 @@ static void enqueue(struct uffd_handler_state *handler, struct uffd_source *sour
                                                : &counters->missing,
              1);
   if ((flags & UFFD_FAULT_WRITE) != 0) uffd_count(&counters->writes, 1);
+  handler->read_ns = now;
+  handler->faulter_pid = uffd_placement_pid(source);
+  handler->faulter_tid = message->arg.pagefault.ptid;
   if (handler->queued == UFFD_QUEUE_MAX) {
     put_back(handler, source, message->arg.pagefault.address);
     return;
@@ -311,7 +319,10 @@ static bool free_descriptor(struct uffd_handler_state *handler) {
 }
 
 static void starve(struct uffd_handler_state *handler, struct uffd_source *source) {
-  if (!source->starved) uffd_log(UFFD_LOG_WARNING, "A fork waits for a file descriptor: none is left.");
+  if (!source->starved) {
+    uffd_log(UFFD_LOG_WARNING, "A fork waits for a file descriptor: none is left.");
+    uffd_placement_hear(handler, source->fd, false);
+  }
   source->starved = true;
   check_children(handler); /* those of the dead are free at the end of the pass */
 }
@@ -333,8 +344,9 @@ static void drain(struct uffd_handler_state *handler, struct uffd_source *source
   } while (again);
   if (lacking) {
     starve(handler, source);
-  } else {
+  } else if (source->starved) {
     source->starved = false;
+    uffd_placement_hear(handler, source->fd, true);
   }
 }
 
@@ -418,6 +430,11 @@ uint64_t uffd_handler_due(const struct uffd_handler_state *handler) {
   return due;
 }
 
+static void take_wake(const struct uffd_handler_state *handler) {
+  uint64_t posts;
+  (void)!read(handler->wake_fd, &posts, sizeof(posts));
+}
+
 /* Returns false when the time passed with nothing to do. */
 static bool wait_for_work(struct uffd_handler_state *handler, uint64_t timeout) {
   timeout = min_u64(timeout, uffd_handler_due(handler));
@@ -434,14 +451,31 @@ static bool wait_for_work(struct uffd_handler_state *handler, uint64_t timeout) 
   int ready = ppoll(handler->polls, polled, timeout == UINT64_MAX ? NULL : &time, NULL);
   i = 1;
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
-    source->ready = source->starved || (ready > 0 && handler->polls[i].revents != 0);
+    source->ready = ready > 0 && handler->polls[i].revents != 0;
     i++;
   }
-  if (ready > 0 && handler->polls[0].revents != 0) {
-    uint64_t posts;
-    (void)!read(handler->wake_fd, &posts, sizeof(posts));
-  }
+  if (ready > 0 && handler->polls[0].revents != 0) take_wake(handler);
   return ready > 0;
+}
+
+void uffd_handler_ready(struct uffd_handler_state *handler, int fd) {
+  if (fd == handler->wake_fd) take_wake(handler);
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    if (source->fd == fd) source->ready = true;
+  }
+}
+
+void uffd_handler_ready_all(struct uffd_handler_state *handler) {
+  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    source->ready = true;
+  }
+}
+
+static bool has_news(const struct uffd_handler_state *handler) {
+  for (const struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    if (source->ready || source->starved) return true;
+  }
+  return false;
 }
 
 /*
@@ -453,19 +487,23 @@ static void drain_ready(struct uffd_handler_state *handler) {
   if (atomic_load(&handler->loop->paused)) return;
   if (inlined) uffd_inline_take_all(handler->loop);
   for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
-    if (source->ready) drain(handler, source);
+    if (source->ready || source->starved) drain(handler, source);
+    source->ready = false;
   }
   if (inlined) uffd_inline_give_all(handler->loop);
   if (handler->keep_spare) keep_descriptor(handler);
 }
 
 unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout) {
+  return uffd_handler_work(handler, wait_for_work(handler, timeout));
+}
+
+unsigned uffd_handler_work(struct uffd_handler_state *handler, bool woken) {
   struct uffd_handler_state *outer = uffd_current_handler;
   uffd_current_handler = handler;
   uint32_t waiting = handler->queued;
   uint64_t calls = handler->asker.policy_calls;
-  bool woken = wait_for_work(handler, timeout);
-  if (woken || is_starved(handler)) drain_ready(handler);
+  if (has_news(handler)) drain_ready(handler);
   BARRIER("drained", handler);
   uffd_jobs_run(handler, false);
   uffd_count(&handler->passes, 1);
@@ -549,6 +587,7 @@ void uffd_handler_destroy(struct uffd_handler_state *handler) {
     uffd_source_destroy(source);
   }
   uffd_close(handler->object);
+  uffd_placement_destroy(handler->placement);
   if (handler->wake_fd >= 0) close(handler->wake_fd);
   if (handler->spare_fd >= 0) close(handler->spare_fd);
   uffd_pages_unmap(handler->polls, handler->polls_capacity * sizeof(*handler->polls));

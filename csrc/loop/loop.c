@@ -133,7 +133,12 @@ static int check_opts(const struct uffd_loop_opts *opts) {
   if (opts->ledger != NULL && (opts->engine == UFFD_ENGINE_INLINE || opts->handlers > 1)) {
     return fail(EINVAL, "A loop with a ledger has one handler, and the engine threads or pump.");
   }
-  if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
+  if (opts->placement > UFFD_PLACEMENT_SPIN) return fail(EINVAL, "Unknown placement %u.", opts->placement);
+  bool placed = opts->placement != UFFD_PLACEMENT_AUTO && opts->placement != UFFD_PLACEMENT_NONE;
+  if (placed && (opts->engine == UFFD_ENGINE_PUMP || opts->engine == UFFD_ENGINE_INLINE)) {
+    return fail(EINVAL, "The %s engine has no threads of its own to place: placement is for the threads engine.",
+                opts->engine == UFFD_ENGINE_PUMP ? "pump" : "inline");
+  }
   return 0;
 }
 
@@ -196,6 +201,11 @@ static void choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts) {
   loop->engine = opts->engine;
   loop->why = "It was asked for.";
   if (opts->engine != UFFD_ENGINE_AUTO) return;
+  if (opts->placement > UFFD_PLACEMENT_NONE) {
+    loop->engine = UFFD_ENGINE_THREADS;
+    loop->why = "A placement was asked for, and only the threads engine has one.";
+    return;
+  }
   bool limited = (opts->open_flags & UFFD_OPEN_USER_MODE_ONLY) != 0;
   if (!limited && uffd_probe(&probe) == 0) limited = probe.user_mode_only != 0;
   bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1 && opts->flags == 0 &&
@@ -241,6 +251,7 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   loop->on_error = on_error;
   loop->open_flags = opts.open_flags;
   loop->route = opts.route;
+  loop->placement = opts.placement;
   loop->features = opts.features;
   atomic_init(&loop->paused, (opts.flags & UFFD_LOOP_PAUSED) != 0);
   loop->epoll_fd = -1;
@@ -271,6 +282,9 @@ static enum uffd_job_result start_reading(struct uffd_handler_state *handler, st
   if (handler->loop->ledger != NULL && handler->loop->ledger->resumed) job->result = uffd_handler_take_over(handler);
   if (job->result < 0) return UFFD_JOB_DONE;
   atomic_store(&handler->loop->paused, false); /* who sleeps has not looked at the objects, and does so next */
+  for (const struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+    uffd_placement_hear(handler, source->fd, true);
+  }
   return UFFD_JOB_DONE;
 }
 

@@ -90,6 +90,7 @@ struct uffd_oldest {
 };
 
 struct uffd_job;
+struct uffd_placement; /* placement.h */
 
 struct uffd_handler_state {
   /* set once */
@@ -97,9 +98,10 @@ struct uffd_handler_state {
   uint32_t index;
   int wake_fd; /* eventfd: a job was posted, or the loop stops */
   pthread_t thread;
-  char *staging;       /* HUGE_PAGE bytes: tails that need zeros behind them, and what is looked at */
-  const char *zeros;   /* the process's HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
-  uffd_object *object; /* the loop's own for this handler; NULL until a region needs it */
+  char *staging;                    /* HUGE_PAGE bytes: tails that need zeros behind them, and what is looked at */
+  const char *zeros;                /* the process's HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
+  uffd_object *object;              /* the loop's own for this handler; NULL until a region needs it */
+  struct uffd_placement *placement; /* NULL: one thread runs all passes, wherever the scheduler puts it */
   /* any thread, atomic */
   struct uffd_job *_Atomic posted;
   _Atomic bool stop;
@@ -120,9 +122,11 @@ struct uffd_handler_state {
   bool heard;                /* an event was read in this pass */
   char *huge, *huge_mapping; /* huge.c: NULL until they are needed */
   bool keep_spare;
-  int spare_fd;         /* given up when a FORK finds no descriptor; -1: none */
-  int error;            /* of the last install or resolver */
-  uint64_t poisoned_ns; /* when a page was last poisoned */
+  int spare_fd;                      /* given up when a FORK finds no descriptor; -1: none */
+  uint64_t read_ns;                  /* when a fault was last read */
+  uint32_t faulter_pid, faulter_tid; /* of that fault: see uffd_faulter_cpu() */
+  int error;                         /* of the last install or resolver */
+  uint64_t poisoned_ns;              /* when a page was last poisoned */
   struct uffd_pending queue[UFFD_QUEUE_MAX];
   struct uffd_counters counters;
   struct uffd_histogram latency;
@@ -195,8 +199,9 @@ struct uffd_loop {
   uint32_t shards;   /* the first handlers, which read objects; inline, the others are for faulting threads to take */
   uint32_t on_error; /* never DEFAULT */
   uint32_t open_flags, route;
-  bool signalled;  /* inline: the SIGBUS handler is ours */
-  const char *why; /* the engine was chosen */
+  uint32_t placement; /* UFFD_PLACEMENT_*, as asked for */
+  bool signalled;     /* inline: the SIGBUS handler is ours */
+  const char *why;    /* the engine was chosen */
   uint64_t features;
   int epoll_fd; /* pump; -1 */
   struct uffd_handler_state **handlers;
@@ -308,6 +313,13 @@ void uffd_handler_destroy(struct uffd_handler_state *handler);
  * the number of faults answered.
  */
 unsigned uffd_handler_pass(struct uffd_handler_state *handler, uint64_t timeout_ns);
+/*
+ * The parts of a pass for those who wait in another way: what has come (a descriptor that is readable; every source
+ * may have something), and what is then done. woken: something came.
+ */
+void uffd_handler_ready(struct uffd_handler_state *handler, int fd);
+void uffd_handler_ready_all(struct uffd_handler_state *handler);
+unsigned uffd_handler_work(struct uffd_handler_state *handler, bool woken);
 /* Nanoseconds after which a pass has something to do even if no descriptor says so; UINT64_MAX: never. */
 uint64_t uffd_handler_due(const struct uffd_handler_state *handler);
 /*
@@ -372,12 +384,23 @@ void uffd_oldest_clear(struct uffd_handler_state *handler);
 /* The engines: thread.c and pump.c. The handlers exist; start makes somebody run their passes. */
 int uffd_threads_start(uffd_loop *loop);
 void uffd_threads_stop(uffd_loop *loop);
+/* A thread that gets no signals. 0, or -errno with a sentence. */
+int uffd_thread_start(pthread_t *thread, void *(*run)(void *), void *argument, const char *name);
 int uffd_pump_start(uffd_loop *loop);
 void uffd_pump_watch(struct uffd_handler_state *handler, int fd);
 void uffd_pump_unwatch(struct uffd_handler_state *handler, int fd);
 /* The calls on a pump belong to one thread at a time, its driver, who runs the passes; other threads only touch. */
 void uffd_drive(uffd_loop *loop);
 bool uffd_is_driver(const uffd_loop *loop);
+
+/* placement.c: threads of a handler that is placed; without a placement these do nothing. */
+int uffd_placement_create(struct uffd_handler_state *handler, uint32_t asked); /* 0, or -errno with a sentence */
+/* The process whose faults a source tells of; 0: this one, or a forked child, whose threads it can see by their ids. */
+uint32_t uffd_placement_pid(const struct uffd_source *source);
+void uffd_placement_destroy(struct uffd_placement *placement);
+int uffd_placement_watch(struct uffd_handler_state *handler, int fd); /* 0 or -errno. Not heard in a paused loop */
+void uffd_placement_unwatch(struct uffd_handler_state *handler, int fd);
+void uffd_placement_hear(struct uffd_handler_state *handler, int fd, bool heard); /* or not listen to it meanwhile */
 
 static inline uint8_t page_state(const struct uffd_slice *slice, uint64_t index) {
   return atomic_load_explicit(&slice->pages[index], memory_order_relaxed);

@@ -33,6 +33,7 @@ struct region {
 };
 
 static const char *const engines[] = {"auto", "threads", "pump", "inline", NULL};
+static const char *const placements[] = {"auto", "none", "companion", "percpu", "spin", NULL};
 static const char *const verdicts[] = {"default", "zero", "poison", "stop", "retry", NULL};
 
 static struct loop *check(lua_State *L, int arg) {
@@ -49,7 +50,7 @@ static struct region *check_region(lua_State *L, int arg) {
 
 /* ------------------------------------------------------------------------------------------------ making, closing */
 
-/* core.loop_create(engine, handlers, on_error, open_flags, route, features, paused) */
+/* core.loop_create(engine, handlers, on_error, open_flags, route, features, paused, placement) */
 static int create(lua_State *L) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   opts.engine = uffd_lua_choice(L, 1, UFFD_ENGINE_AUTO, engines, "engine");
@@ -59,6 +60,7 @@ static int create(lua_State *L) {
   opts.route = uffd_lua_choice(L, 5, UFFD_ROUTE_AUTO, uffd_lua_routes, "route");
   opts.features = uffd_lua_mask(L, 6, &uffd_lua_features);
   opts.flags = lua_toboolean(L, 7) ? UFFD_LOOP_PAUSED : 0;
+  opts.placement = uffd_lua_choice(L, 8, UFFD_PLACEMENT_AUTO, placements, "placement");
   struct loop *loop = lua_newuserdatauv(L, sizeof(*loop), 1);
   memset(loop, 0, sizeof(*loop));
   loop->process = uffd_lua_process();
@@ -469,7 +471,15 @@ static int loop_engine(lua_State *L) {
   return 2;
 }
 
+static int loop_placement(lua_State *L) {
+  const char *why;
+  lua_pushstring(L, placements[uffd_loop_placement(check(L, 1)->loop, &why)]);
+  lua_pushstring(L, why);
+  return 2;
+}
+
 static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
+                                        {"placement", loop_placement},
                                         {"start", loop_start},
                                         {"oldest", loop_oldest},
                                         {"regions", loop_regions},

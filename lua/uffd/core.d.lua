@@ -331,6 +331,12 @@ function loop:add(entry) end
 ---@return string why
 function loop:engine() end
 
+---The placement in force now, and why: "none" where auto has measured it to be no slower, and while the processors are
+---too busy for a companion. With several handlers it is the first one's; other engines than threads have "none".
+---@return "none"|"companion"|"percpu"|"spin" placement
+---@return string why
+function loop:placement() end
+
 ---The regions, in the order in which they were added; removed and completed ones too.
 ---@return uffd.Region[]
 function loop:regions() end
@@ -908,10 +914,11 @@ function core.ask(policy, offset, page_size, flags) end
 ---@param route? string|integer
 ---@param features? uffd.Mask
 ---@param paused? boolean
+---@param placement? string|integer
 ---@return uffd.Loop? loop
 ---@return string? message
 ---@return integer? errno
-function core.loop_create(engine, handlers, on_error, open_flags, route, features, paused) end
+function core.loop_create(engine, handlers, on_error, open_flags, route, features, paused, placement) end
 
 ---@param self uffd.Loop
 ---@param served uffd.Memory

@@ -482,7 +482,7 @@ end
 
 local serve_options = {
   engine = true, handlers = true, on_error = true, features = true, user_mode_only = true, route = true,
-  paused = true,
+  paused = true, placement = true,
 }
 
 ---@class uffd.RegionOptions
@@ -517,6 +517,11 @@ end
 ---inline where the object can only be user-mode-only, else threads
 ---@field engine? "auto"|"threads"|"pump"|"inline"
 ---@field handlers? integer threads, 1 to 64 (default 1); inline: how many threads resolve at the same time
+---where handler threads run: where the scheduler puts them (none); on the processor of the thread that faults, in
+---SCHED_IDLE, with an ordinary thread standing by for when the processors are busy (companion); one pinned to each
+---processor (percpu); asking without a pause, on what processor time nobody else wants (spin). auto, the default, is
+---none or companion, whichever is measured to be faster, again and again
+---@field placement? "auto"|"none"|"companion"|"percpu"|"spin"
 ---what becomes of a page whose resolver failed: zeros, SIGBUS (default, needs kernel 6.6), SIGBUS from all pages from
 ---then on; retry asks again, with pauses of up to 10 ms, while the thread waits (not inline)
 ---@field on_error? "zero"|"poison"|"stop"|"retry"
@@ -538,7 +543,8 @@ function uffd.serve(options)
   check_options("uffd.serve", options, serve_options, type(options) == "table" and #options)
   local foreign = has_foreign(options)
   local ok, loop, message, errno = pcall(core.loop_create, options.engine, options.handlers, options.on_error,
-    open_flags(options), options.route, options.features, options.paused or foreign)
+    open_flags(options), options.route, options.features, options.paused or foreign,
+    options.placement)
   if not ok then return settle("uffd.serve", ok, loop) end
   if not loop then return nil, message, errno end
   local unfinished <close> = setmetatable({ loop = loop }, {

@@ -12,6 +12,17 @@
 
 static const uint32_t engine_handlers[ENGINES] = {1, 2, 5, 0};
 
+/* Of handler threads, where a test asks for none: UFFD_TEST_PLACEMENT. */
+static uint32_t placement(void) {
+  static const char *const names[] = {"auto", "none", "companion", "percpu", "spin"};
+  const char *wanted = getenv("UFFD_TEST_PLACEMENT");
+  for (uint32_t i = 0; wanted != NULL && i < sizeof(names) / sizeof(*names); i++) {
+    if (strcmp(wanted, names[i]) == 0) return i;
+  }
+  CHECK(wanted == NULL);
+  return UFFD_PLACEMENT_AUTO;
+}
+
 void serving_open(struct serving *serving, int engine, const struct uffd_loop_opts *opts) {
   struct uffd_loop_opts taken = UFFD_LOOP_OPTS_INIT;
   if (opts != NULL) taken = *opts;
@@ -19,6 +30,7 @@ void serving_open(struct serving *serving, int engine, const struct uffd_loop_op
   taken.handlers = engine_handlers[engine];
   const char *instead = getenv("UFFD_TEST_ENGINE"); /* of handler threads */
   if (instead != NULL && strcmp(instead, "inline") == 0 && engine != ENGINE_PUMP) taken.engine = UFFD_ENGINE_INLINE;
+  if (taken.engine == UFFD_ENGINE_THREADS && taken.placement == UFFD_PLACEMENT_AUTO) taken.placement = placement();
   check_needs(taken.features);
   memset(serving, 0, sizeof(*serving));
   serving->engine = engine;

@@ -21,7 +21,8 @@ struct watched {
     uint32_t index, count;
     const void *key;
     uint64_t page_size;
-    _Atomic int tid; /* who asks */
+    unsigned asked;      /* not atomic: one thread at a time asks, whichever it is */
+    _Atomic bool asking; /* now */
     bool alive;
     _Atomic unsigned idles;
   } states[STATES_MAX];
@@ -59,9 +60,11 @@ static int resolve(void *ctx, void *opaque, const struct uffd_fault *fault, stru
   CHECK(state != NULL && state->owner == watched && state->alive);
   CHECK_EQ(fault->handler, state->index);
   CHECK(fault->page_size <= state->page_size);
-  int before = atomic_exchange(&state->tid, own_tid());
-  CHECK(before == 0 || before == own_tid()); /* one handler, one thread */
-  if (watched->in_resolve != NULL) return watched->in_resolve();
+  CHECK(!atomic_exchange(&state->asking, true));
+  state->asked++;
+  int result = watched->in_resolve != NULL ? watched->in_resolve() : 0;
+  atomic_store(&state->asking, false);
+  if (watched->in_resolve != NULL) return result;
   answer->kind = UFFD_ANSWER_BYTES;
   answer->data = "watched";
   answer->length = 7;
@@ -145,7 +148,7 @@ static void set_up_once_for_each_handler(void) {
     serving_pause(&serving);
     uint32_t askers = 0;
     for (uint32_t i = 0; i < count; i++) {
-      askers += watched.states[i].tid != 0;
+      askers += watched.states[i].asked != 0;
     }
     CHECK_EQ(askers, count);
     CHECK_OK(uffd_region_remove(region));

@@ -391,6 +391,7 @@ static void await_burial(void) {
     check_pause();
   }
   CHECK_EQ(serving_stats(serving.loop).gone, 1);
+  CHECK_OK(uffd_loop_trace(serving.loop, NULL, NULL)); /* that pass is over */
   CHECK_EQ(serving_stats(serving.loop).copied, 0);
   CHECK_EQ(serving_stats(serving.loop).errors, 0);
   CHECK_EQ(uffd_loop_error(serving.loop, NULL, 0), 0);

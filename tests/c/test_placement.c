@@ -1,0 +1,294 @@
+/* Where handler threads run: what each placement promises, and what its guard does. */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "loop/placement.h"
+#include "serving.h"
+
+#define PAGES 256
+
+static struct serving serving;
+static uffd_memory *memory;
+static uffd_region *region;
+
+static void serve(uint32_t placement, uffd_resolver *resolver) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  opts.placement = placement;
+  serving_open(&serving, ENGINE_ONE, &opts);
+  memory = memory_make(MEMORY_ANON, PAGES);
+  region = region_add(serving.loop, memory, resolver != NULL ? resolver : image_resolver(PAGES * check_page()), NULL);
+}
+
+static void end(void) {
+  serving_close(&serving);
+  uffd_memory_close(memory);
+}
+
+static void touch_all(void) {
+  madvise(memory_at(memory, 0), PAGES * check_page(), MADV_DONTNEED);
+  CHECK(image_there(memory_at(memory, 0), 0, PAGES * check_page()));
+}
+
+static bool is_in_force(uint32_t placement, const char *words) {
+  const char *why = NULL;
+  int now = uffd_loop_placement(serving.loop, &why);
+  CHECK(why != NULL);
+  return now == (int)placement && strstr(why, words) != NULL;
+}
+
+static struct uffd_placement *placement_of(void) {
+  return serving.loop->handlers[0]->placement;
+}
+
+static int companion_tid(void) {
+  int tid;
+  while ((tid = atomic_load(&placement_of()->seats[1].tid)) == 0) {
+    check_pause();
+  }
+  return tid;
+}
+
+static bool is_pinned(int tid, int cpu) {
+  cpu_set_t set;
+  CHECK_EQ(sched_getaffinity(tid, sizeof(set), &set), 0);
+  return CPU_COUNT(&set) == 1 && CPU_ISSET((size_t)cpu, &set);
+}
+
+static void bind(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET((size_t)cpu, &set);
+  CHECK_EQ(sched_setaffinity(0, sizeof(set), &set), 0);
+}
+
+/* The nth processor of the set, or -1. */
+static int nth_cpu(const cpu_set_t *set, unsigned n) {
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    if (CPU_ISSET((size_t)cpu, set) && n-- == 0) return cpu;
+  }
+  return -1;
+}
+
+static void each_serves_and_says_what_it_is(void) {
+  for (uint32_t placement = UFFD_PLACEMENT_NONE; placement <= UFFD_PLACEMENT_SPIN; placement++) {
+    serve(placement, NULL);
+    CHECK(is_in_force(placement, "asked for") || is_in_force(UFFD_PLACEMENT_NONE, "busy"));
+    touch_all();
+    end();
+  }
+  serve(UFFD_PLACEMENT_AUTO, NULL);
+  CHECK(is_in_force(UFFD_PLACEMENT_NONE, "Too few faults"));
+  for (unsigned i = 0; i < 8; i++) {
+    touch_all();
+  }
+  CHECK(uffd_loop_placement(serving.loop, NULL) == UFFD_PLACEMENT_NONE ||
+        uffd_loop_placement(serving.loop, NULL) == UFFD_PLACEMENT_COMPANION);
+  end();
+}
+
+static void other_engines_have_none(void) {
+  const uint32_t engines[] = {UFFD_ENGINE_PUMP, UFFD_ENGINE_INLINE};
+  for (unsigned i = 0; i < 2; i++) {
+    struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+    opts.engine = engines[i];
+    if (opts.engine == UFFD_ENGINE_INLINE) check_needs(UFFD_FEAT_SIGBUS);
+    CHECK_OK(uffd_loop_create(&opts, &serving.loop));
+    CHECK(is_in_force(UFFD_PLACEMENT_NONE, "Only the threads engine"));
+    CHECK_OK(uffd_loop_close(serving.loop));
+  }
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  opts.open_flags = UFFD_OPEN_USER_MODE_ONLY; /* auto would be inline */
+  opts.placement = UFFD_PLACEMENT_COMPANION;
+  CHECK_OK(uffd_loop_create(&opts, &serving.loop));
+  const char *why;
+  CHECK_EQ(uffd_loop_engine(serving.loop, &why), UFFD_ENGINE_THREADS);
+  CHECK(strstr(why, "placement was asked for") != NULL);
+  CHECK_OK(uffd_loop_close(serving.loop));
+}
+
+/* Given back where there is idle time: on a machine that has none all the while, that is right, and not to be seen. */
+static void await_companion(void) {
+  uint64_t end = uffd_now() + UINT64_C(8000000000);
+  while (!is_in_force(UFFD_PLACEMENT_COMPANION, "")) {
+    if (uffd_now() > end) check_skip("no processor has idle time");
+    touch_all();
+  }
+}
+
+static void the_companion_follows(void) {
+  cpu_set_t home;
+  CHECK_EQ(sched_getaffinity(0, sizeof(home), &home), 0);
+  serve(UFFD_PLACEMENT_COMPANION, NULL);
+  int tid = companion_tid();
+  for (unsigned i = 0; i < 6; i++) {
+    int cpu = nth_cpu(&home, i % 2);
+    if (cpu < 0) continue; /* the machine has one */
+    bind(cpu);
+    do {
+      await_companion();
+      touch_all();
+    } while (!is_pinned(tid, cpu));
+  }
+  while (sched_getscheduler(tid) != SCHED_IDLE) { /* the guard may just have lifted it */
+    touch_all();
+  }
+  CHECK_EQ(sched_getscheduler(atomic_load(&placement_of()->seats[0].tid)), SCHED_OTHER);
+  end();
+}
+
+/* A program that was bound to some processors stays there, wherever its faults come from. */
+static void the_companion_stays_at_home(void) {
+  cpu_set_t all;
+  CHECK_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+  int own = nth_cpu(&all, 0), other = nth_cpu(&all, 1);
+  if (other < 0) check_skip("one processor");
+  bind(own);
+  serve(UFFD_PLACEMENT_COMPANION, NULL);
+  bind(other);
+  int tid = companion_tid();
+  for (unsigned i = 0; i < 4; i++) {
+    touch_all();
+    CHECK(is_pinned(tid, own));
+  }
+  end();
+}
+
+static void readers_are_pinned(void) {
+  cpu_set_t home;
+  CHECK_EQ(sched_getaffinity(0, sizeof(home), &home), 0);
+  serve(UFFD_PLACEMENT_PERCPU, NULL);
+  touch_all();
+  CHECK_EQ(placement_of()->count, CPU_COUNT(&home));
+  for (unsigned i = 0; i < placement_of()->count; i++) {
+    int tid;
+    while ((tid = atomic_load(&placement_of()->seats[i].tid)) == 0 || !is_pinned(tid, nth_cpu(&home, i))) {
+      check_pause();
+    }
+  }
+  end();
+}
+
+#ifdef UFFD_BARRIERS
+/* The companion has been woken, but gets no processor: as on a busy machine. */
+static void the_guard_takes_over_and_gives_back(void) {
+  serve(UFFD_PLACEMENT_COMPANION, NULL);
+  for (unsigned round = 0; round < 3; round++) {
+    struct check_touch touch;
+    await_companion();
+    madvise(memory_at(memory, 0), PAGES * check_page(), MADV_DONTNEED);
+    check_barrier_hold("seated");
+    check_touch_read(&touch, memory_at(memory, 0));
+    CHECK_EQ(check_touch_join(&touch), image_byte(0));
+    CHECK(is_in_force(UFFD_PLACEMENT_NONE, "busy"));
+    touch_all();
+    check_barrier_release("seated");
+    await_companion();
+  }
+  end();
+}
+
+static void jobs_do_not_wait_for_the_companion(void) {
+  serve(UFFD_PLACEMENT_COMPANION, NULL);
+  check_barrier_hold("seated");
+  CHECK_OK(uffd_region_prefetch(region, 0, 0));
+  CHECK_OK(uffd_region_complete(region));
+  check_barrier_release("seated");
+  CHECK(image_there(memory_at(memory, 0), 0, PAGES * check_page()));
+  end();
+}
+
+/* A pass that sleeps, in a file or a callback, is not starving: nobody else could do its work, or share its state. */
+static void a_pass_that_sleeps_is_left_alone(void) {
+  struct check_touch touches[2];
+  serve(UFFD_PLACEMENT_COMPANION, NULL);
+  await_companion();
+  madvise(memory_at(memory, 0), PAGES * check_page(), MADV_DONTNEED);
+  check_barrier_hold("asking");
+  check_touch_read(&touches[0], memory_at(memory, 0));
+  check_barrier_await("asking");
+  uint32_t owner = atomic_load(&placement_of()->owner);
+  check_touch_read(&touches[1], memory_at(memory, 7 * check_page()));
+  check_touch_asleep(&touches[1]);
+  for (unsigned i = 0; i < 20; i++) {
+    check_pause(); /* the guard looks, several times */
+  }
+  CHECK_EQ(atomic_load(&placement_of()->owner), owner);
+  check_barrier_release("asking");
+  CHECK_EQ(check_touch_join(&touches[0]), image_byte(0));
+  CHECK_EQ(check_touch_join(&touches[1]), image_byte(7 * check_page()));
+  end();
+}
+
+static void close_it(void *ctx) {
+  (void)ctx;
+  CHECK_OK(uffd_loop_close(serving.loop));
+}
+
+static void closing_waits_for_the_companion(void) {
+  struct check_touch touch;
+  struct check_thread closer;
+  serve(UFFD_PLACEMENT_COMPANION, NULL);
+  check_barrier_hold("seated");
+  check_touch_read(&touch, memory_at(memory, 0));
+  CHECK_EQ(check_touch_join(&touch), image_byte(0));
+  check_thread_start(&closer, close_it, NULL);
+  check_pause();
+  check_barrier_release("seated");
+  check_thread_join(&closer);
+  uffd_memory_close(memory);
+}
+#endif
+
+static _Atomic bool hogging;
+
+static void hog(void *ctx) {
+  bind(*(int *)ctx);
+  while (atomic_load_explicit(&hogging, memory_order_relaxed)) {
+  }
+}
+
+/* A busy loop on every processor, and nobody may lift a thread out of SCHED_IDLE. */
+static void nobody_starves(void) {
+  enum { HOGS_MAX = 64 };
+  static struct check_thread hogs[HOGS_MAX];
+  static int cpus[HOGS_MAX];
+  cpu_set_t home;
+  CHECK_EQ(sched_getaffinity(0, sizeof(home), &home), 0);
+  check_needs(0);
+  check_drop_privileges();
+  unsigned count = (unsigned)CPU_COUNT(&home) < HOGS_MAX ? (unsigned)CPU_COUNT(&home) : HOGS_MAX;
+  for (uint32_t placement = UFFD_PLACEMENT_AUTO; placement <= UFFD_PLACEMENT_SPIN; placement++) {
+    serve(placement, NULL);
+    CHECK(image_there(memory_at(memory, 0), 0, 16 * check_page()));
+    atomic_store(&hogging, true);
+    for (unsigned i = 0; i < count; i++) {
+      cpus[i] = nth_cpu(&home, i);
+      check_thread_start(&hogs[i], hog, &cpus[i]);
+    }
+    CHECK(image_there(memory_at(memory, 16 * check_page()), 16 * check_page(), 64 * check_page()));
+    CHECK_OK(uffd_region_prefetch(region, 0, 0));
+    end();
+    atomic_store(&hogging, false);
+    for (unsigned i = 0; i < count; i++) {
+      check_thread_join(&hogs[i]);
+    }
+  }
+}
+
+static const struct check_test tests[] = {
+    TEST(each_serves_and_says_what_it_is),
+    TEST(other_engines_have_none),
+    TEST(the_companion_follows),
+    TEST(the_companion_stays_at_home),
+    TEST(readers_are_pinned),
+#ifdef UFFD_BARRIERS
+    TEST(the_guard_takes_over_and_gives_back),
+    TEST(jobs_do_not_wait_for_the_companion),
+    TEST(a_pass_that_sleeps_is_left_alone),
+    TEST(closing_waits_for_the_companion),
+#endif
+    TEST(nobody_starves),
+};
+CHECK_MAIN(tests)
