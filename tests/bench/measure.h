@@ -40,8 +40,11 @@ struct spread spread_of(double *values, size_t count);
 /* The sample below which the share of all lies; sorts samples. */
 double percentile(uint32_t *samples, size_t count, double share);
 
-/* What one run says: the main figure, for timed plans a percentile and the longest, and what else a page took. */
-enum figure { MAIN, TAIL, LONGEST, CPU, SWITCHES, ANONYMOUS, FAULTS, FIGURES };
+/*
+ * What one run says: the main figure, for timed plans a percentile and the longest, what else a page took, and the
+ * placement that was in force at the end.
+ */
+enum figure { MAIN, TAIL, LONGEST, CPU, SWITCHES, ANONYMOUS, FAULTS, SETTLED, FIGURES };
 
 struct plan;
 /* One way of doing a plan's work. check: compare the contents afterwards, outside the timing. */

@@ -33,13 +33,14 @@ struct plan {
   enum contents contents;
   const struct image *image;
   bool write;
-  bool timed;        /* each access by itself: MAIN is the median, TAIL the percentile below */
-  double tail;       /* share */
-  uint64_t limit_ns; /* timed: no more accesses after so long; 0: none */
-  unsigned threads;  /* that touch, each in a part of its own; 0: 1 */
-  uint32_t engine;   /* UFFD_ENGINE_* */
-  uint64_t around;   /* bytes, or UFFD_AROUND_AUTO */
-  uint32_t kind;     /* UFFD_MEMORY_* */
+  bool timed;         /* each access by itself: MAIN is the median, TAIL the percentile below */
+  double tail;        /* share */
+  uint64_t limit_ns;  /* timed: no more accesses after so long; 0: none */
+  unsigned threads;   /* that touch, each in a part of its own; 0: 1 */
+  uint32_t engine;    /* UFFD_ENGINE_* */
+  uint32_t placement; /* UFFD_PLACEMENT_*, of the threads engine */
+  uint64_t around;    /* bytes, or UFFD_AROUND_AUTO */
+  uint32_t kind;      /* UFFD_MEMORY_* */
   void (*begin)(const struct plan *plan,
                 const char *memory); /* right before the touches, and timed with them; or NULL */
   const void *special;               /* for the case's own contenders */
