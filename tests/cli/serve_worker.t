@@ -30,7 +30,7 @@ worker 0 has retired
 worker 0 has retired
 
 # A worker that is killed is replaced: the client notices a pause.
-$ sh with --image image --once -- 'worker=$(sed -n "s/.*has started: process //p" err); (for i in $(seq 200); do grep -qs "has come" err && break; sleep 0.05; done; kill -KILL $worker; echo; sleep 1; echo) | vmm --socket door --image image --stay'
+$ sh with --image image --once --control ctl -- 'worker=$(sed -n "s/.*has started: process //p" err); (for i in $(seq 200); do uffd-lua ctl --socket ctl clients | grep -qs "served$" && break; sleep 0.05; done; kill -KILL $worker; echo; sleep 1; echo) | vmm --socket door --image image --stay'
 ready
 pages 1024 wrong 0 ms *
 ready
