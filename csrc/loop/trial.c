@@ -7,7 +7,9 @@
 #include <string.h>
 
 #define SAMPLE_FAULTS 16u
-#define REST_MIN      UINT64_C(4096) /* faults */
+#define WARM_SAMPLES  8u             /* a loop's first faults are slow in any way: page tables, caches */
+#define REST_MIN      UINT64_C(1024) /* faults */
+#define REST_FAILED   UINT64_C(4096) /* somebody had to wait for long */
 #define REST_MAX      UINT64_C(65536)
 #define DRIFTS        8u                /* samples in a row that take twice or half as long: the load is another one */
 #define GAP_NS        UINT64_C(1000000) /* a sample with such a pause in it measures the pause */
@@ -62,7 +64,9 @@ static void watch_drift(struct uffd_trial *trial, uint64_t value) {
 }
 
 static void take_sample(struct uffd_trial *trial, uint64_t value) {
-  if (trial->phase == UFFD_TRIAL_REST) {
+  if (trial->warm < WARM_SAMPLES) {
+    trial->warm++;
+  } else if (trial->phase == UFFD_TRIAL_REST) {
     watch_drift(trial, value);
   } else if (trial->skip != 0) {
     trial->skip--;
@@ -91,5 +95,5 @@ uint32_t uffd_trial_note(struct uffd_trial *trial, uint64_t faults, uint64_t now
 
 void uffd_trial_fail(struct uffd_trial *trial) {
   trial->incumbent = 1 - trial->running;
-  rest(trial, trial->rest * 2);
+  rest(trial, trial->rest * 2 > REST_FAILED ? trial->rest * 2 : REST_FAILED);
 }

@@ -17,7 +17,7 @@ struct uffd_trial {
   enum uffd_trial_phase phase;
   bool settled;                         /* has compared at least once */
   uint64_t samples[UFFD_TRIAL_SAMPLES]; /* nanoseconds a fault */
-  uint32_t count, skip, drifts;
+  uint32_t warm, count, skip, drifts;
   uint64_t value; /* of the incumbent, when it was measured last */
   uint64_t rest, left;
   uint64_t faults, begin_ns, last_ns; /* of the sample under way */
