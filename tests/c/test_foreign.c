@@ -181,7 +181,10 @@ static void no_inline_engine(void) {
   CHECK_ERR(uffd_loop_add(serving.loop, memory, zero, &region_opts, NULL), -EINVAL);
   CHECK_SAYS("another process");
   CHECK_OK(uffd_loop_close(serving.loop));
+  uffd_resolver_close(zero);
+  uffd_memory_close(memory);
   client_kill(&client);
+  uffd_close(object);
 }
 
 static void what_a_region_cannot_have(void) {
@@ -384,6 +387,7 @@ static void never_started(void) {
   add(0, image_resolver(client.length), 0, 0);
   client_asleep(client.pid, "userfault");
   serving_close(&serving);
+  uffd_close(object);
   serve_with(ENGINE_ONE, image_resolver(client.length));
   end();
 }
