@@ -550,6 +550,7 @@ static void prefetch_and_complete(void) {
 static void read_twice(struct client *self) {
   CHECK(holds(self, 0, 0, 0));
   client_say(self, 1);
+  client_await(self, 1);
   read_all(self);
 }
 
@@ -564,6 +565,7 @@ static void the_next_loop_goes_on(void) {
   serve(&(struct client_opts){.pages = PAGES}, read_twice);
   client_await(&client, 1);
   end_quietly();
+  client_say(&client, 1);
   client_asleep(client.pid, "userfault");
   struct asked asked = {.answer = answer_later};
   serve_with(ENGINE_ONE, asked_resolver(&asked));
