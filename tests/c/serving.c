@@ -37,19 +37,29 @@ void serving_open(struct serving *serving, int engine, const struct uffd_loop_op
   CHECK_OK(uffd_loop_create(&taken, &serving->loop));
 }
 
+static void step(struct serving *serving, int timeout_ms) {
+  int answered = uffd_loop_step(serving->loop, timeout_ms);
+  if (answered != -ECANCELED) CHECK_OK(answered); /* a stopped loop still poisons */
+}
+
 static void drive(void *ctx) {
   struct serving *serving = ctx;
+  step(serving, 0);
+  atomic_store(&serving->drives, true);
   while (!atomic_load(&serving->stop)) {
-    int answered = uffd_loop_step(serving->loop, 5);
-    if (answered != -ECANCELED) CHECK_OK(answered); /* a stopped loop still poisons */
+    step(serving, 5);
   }
 }
 
 void serving_start(struct serving *serving) {
   if (serving->engine != ENGINE_PUMP || serving->driven) return;
   atomic_store(&serving->stop, false);
+  atomic_store(&serving->drives, false);
   serving->driven = true;
   check_thread_start(&serving->driver, drive, serving);
+  /* calls on a pump belong to one thread at a time: from here on they are the driver's */
+  while (!atomic_load(&serving->drives))
+    check_pause();
 }
 
 void serving_pause(struct serving *serving) {

@@ -15,7 +15,7 @@ struct serving {
   uffd_loop *loop;
   int engine;
   struct check_thread driver; /* steps a pump */
-  _Atomic bool stop;
+  _Atomic bool stop, drives;
   bool driven;
 };
 /* Makes the loop (opts: NULL, or its engine and handlers are overwritten); skips where the features are not to be had.

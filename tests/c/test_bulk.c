@@ -294,7 +294,7 @@ static void a_sequence_becomes_huge_pages(void) {
   opts.around = UFFD_AROUND_AUTO;
   region_add(serving.loop, memory, image_resolver(pages * page), &opts);
   CHECK(image_there(memory_at(memory, 0), 0, pages * page));
-  CHECK_EQ(huge_bytes(memory), 3 * HUGE); /* the answers in the first block were small */
+  CHECK(huge_bytes(memory) >= 3 * HUGE); /* the answers in the first block were small, but khugepaged may be quick */
   struct uffd_stats stats = serving_stats(serving.loop);
   CHECK_EQ(stats.moved, 3 * HUGE / page);
   CHECK_EQ(stats.copied, HUGE / page);

@@ -146,6 +146,7 @@ static void set_up_once_for_each_handler(void) {
     }
     CHECK_EQ(*memory_at(other, 0), 'w');
     serving_pause(&serving);
+    serving_stats(serving.loop); /* the last pass has ended */
     uint32_t askers = 0;
     for (uint32_t i = 0; i < count; i++) {
       askers += watched.states[i].asked != 0;
