@@ -509,6 +509,7 @@ static void *read_reports(void *ctx) {
 static void ten_thousand_damaged_handshakes(void) {
   struct stage stage;
   pthread_t reader;
+  if (check_under_tsan()) SKIP("ThreadSanitizer lets no forked child start threads");
   check_allow(60);
   prepare(&stage, 64 * PAGE);
   stage.opts.flags = 0;
