@@ -514,7 +514,8 @@ struct uffd_fault {
   uint64_t region_offset; /* of the page in the region */
   uint64_t address;       /* of the page */
   uint64_t page_size;     /* bytes */
-  uint64_t cover_offset;  /* the cover that is wanted (around, or prefetch), in the resolver's coordinates: */
+  uint64_t cover_offset;  /* the cover that is wanted (around, prefetch, or neighbours that others wait for), in the
+                             resolver's coordinates: */
   uint64_t cover_length;  /*   whole pages, holding the faulting page */
   uint64_t flags;         /* UFFD_FAULT_*, UFFD_FAULT_PREFETCH; unknown bits are carried */
   uint32_t tid;           /* the faulting thread, 0 if unknown */
@@ -867,7 +868,7 @@ struct uffd_stats {
   uint64_t unprotected;   /* pages whose first write was let through */
   uint64_t bytes;         /* installed: zero, copied, continued, moved */
   uint64_t prefetched;    /* of those pages: by prefetch and complete */
-  uint64_t present;       /* answers for pages that were there already */
+  uint64_t present;       /* answers for pages that were there already, or came with a neighbour */
   uint64_t deferred;      /* times that a fault was put off: EAGAIN, or LATER */
   uint64_t gone;          /* faults of ranges or address spaces that are no more */
   uint64_t errors;        /* resolvers or installs that failed */

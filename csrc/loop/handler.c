@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "loop/batch.h"
 #include "loop/bulk.h"
 #include "loop/inline.h"
 #include "loop/ledger.h"
@@ -367,26 +368,58 @@ static void plan_retry(struct uffd_handler_state *handler, uint32_t before) {
   handler->retry_ns = uffd_now() + handler->retry_step;
 }
 
-/* The first `waiting` faults of the queue were put off before this pass. Returns how many faults were answered. */
-static unsigned answer_faults(struct uffd_handler_state *handler, uint32_t waiting) {
-  uint32_t total = handler->queued, kept = 0;
-  if (total == 0) return 0;
-  uffd_count(&handler->counters.queue, total - atomic_load_explicit(&handler->counters.queue, memory_order_relaxed));
-  if (total > atomic_load_explicit(&handler->counters.queue_max, memory_order_relaxed)) {
-    atomic_store_explicit(&handler->counters.queue_max, total, memory_order_relaxed);
+static void count_queue(struct uffd_handler_state *handler) {
+  struct uffd_counters *counters = &handler->counters;
+  atomic_store_explicit(&counters->queue, handler->queued, memory_order_relaxed);
+  if (handler->queued > atomic_load_explicit(&counters->queue_max, memory_order_relaxed)) {
+    atomic_store_explicit(&counters->queue_max, handler->queued, memory_order_relaxed);
   }
-  bool due = waiting == 0 || uffd_now() >= handler->retry_ns;
-  for (uint32_t i = 0; i < total; i++) {
-    bool wait = i < waiting && !due;
-    if (kept == 0) uffd_oldest_set(handler, &handler->queue[i]);
-    if (wait || uffd_line_fault(handler, &handler->queue[i]) == UFFD_OUTCOME_DEFERRED) {
-      if (kept == 0 && !wait) BARRIER("deferred", &handler->queue[i].address);
-      handler->queue[kept++] = handler->queue[i];
-    }
+}
+
+/* The fault at a place of the queue was the oldest, and may be answered by now; a later one is not. */
+static uint32_t name_oldest(struct uffd_handler_state *handler, uint32_t place) {
+  if (handler->queue[place].source != NULL) return place;
+  while (handler->queue[place].source == NULL) {
+    place++;
+  }
+  uffd_oldest_set(handler, &handler->queue[place]);
+  return place;
+}
+
+/* Takes the answered ones out; the others keep their order. */
+static void close_gaps(struct uffd_handler_state *handler) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < handler->queued; i++) {
+    if (handler->queue[i].source != NULL) handler->queue[kept++] = handler->queue[i];
   }
   handler->queued = kept;
+}
+
+/* The first `waiting` faults of the queue were put off before this pass. Returns how many faults were answered. */
+static unsigned answer_faults(struct uffd_handler_state *handler, uint32_t waiting) {
+  uint32_t total = handler->queued, oldest = 0;
+  if (total == 0) return 0;
+  count_queue(handler);
+  bool due = waiting == 0 || uffd_now() >= handler->retry_ns, held = !due;
+  uffd_oldest_set(handler, &handler->queue[0]);
+  uffd_batch_begin(handler, due ? 0 : waiting);
+  for (struct uffd_pending *fault; (fault = uffd_batch_next(handler)) != NULL;) {
+    oldest = name_oldest(handler, oldest);
+    uint32_t outcome = uffd_line_fault(handler, fault);
+    if (outcome != UFFD_OUTCOME_INSTALLED && outcome != UFFD_OUTCOME_PRESENT) uffd_batch_forget(handler);
+    if (outcome != UFFD_OUTCOME_DEFERRED) {
+      fault->source = NULL;
+    } else if (!held) {
+      BARRIER("deferred", &fault->address);
+      held = true;
+    }
+  }
+  uffd_batch_end(handler);
+  close_gaps(handler);
+  uint32_t kept = handler->queued;
   if (kept == 0) uffd_oldest_clear(handler);
-  atomic_store_explicit(&handler->counters.queue, kept, memory_order_relaxed);
+  if (kept != 0) uffd_oldest_set(handler, &handler->queue[0]);
+  count_queue(handler);
   if (due || kept > waiting) plan_retry(handler, total);
   return total - kept;
 }

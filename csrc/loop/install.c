@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "loop/loop.h"
+#include "loop/batch.h"
 
 /* Where the work stands: the range still to do, and what has become of the faulting page. */
 struct work {
@@ -34,6 +34,7 @@ static void account(struct work *work, uint32_t kind, uint64_t start, uint64_t d
   uffd_count(&counters->pages[kind], done / work->install->slice->region->page_size);
   if (kind != UFFD_ANSWER_POISON) uffd_count(&counters->bytes, done);
   if (kind == UFFD_ANSWER_POISON) work->handler->poisoned_ns = uffd_now();
+  if (kind != UFFD_ANSWER_POISON) uffd_batch_woke(work->handler, work->install->source, start, start + done);
   mark(work->install, start, start + done, kind == UFFD_ANSWER_POISON ? UFFD_PAGE_POISONED : UFFD_PAGE_INSTALLED);
 }
 
@@ -108,6 +109,7 @@ static void step_over_present(struct work *work) {
   }
   if (work->at == install->page) {
     uffd_raw_wake(install->source->fd, install->page, page_size_of(work));
+    uffd_batch_woke(work->handler, install->source, install->page, install->page + page_size_of(work));
     uffd_count(&work->handler->counters.present, 1);
   }
   pass_page(work, UFFD_OUTCOME_PRESENT);
@@ -217,6 +219,7 @@ uint32_t uffd_unprotect(struct uffd_handler_state *handler, struct uffd_source *
   int error = uffd_raw_writeprotect(source->fd, page, page_size, 0);
   if (error == 0) {
     uffd_count(&handler->counters.unprotected, 1);
+    uffd_batch_woke_writers(handler, source, page);
     return UFFD_OUTCOME_INSTALLED;
   }
   if (error == -ESRCH) source->gone = true;

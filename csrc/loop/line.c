@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "loop/batch.h"
 #include "loop/bulk.h"
 
 /* What one walk along the line knows. */
@@ -45,18 +46,21 @@ static void find_window(struct walk *walk) {
   walk->high = min_u64(slice->end, walk->page + (last - offset));
 }
 
-/* Grows [low, high) in the window as long as pages are absent: EEXIST amid an answer costs a second ioctl. */
+/*
+ * Grows [low, high) in the window, and over the neighbours that others wait for, as long as pages are absent: EEXIST
+ * amid an answer costs a second ioctl.
+ */
 static void find_cover(struct walk *walk, uint64_t *low, uint64_t *high) {
   const struct uffd_slice *slice = walk->slice;
   uint64_t page_size = slice->region->page_size;
   *low = walk->low = walk->page;
   *high = walk->high = walk->page + page_size;
-  if (slice->region->around <= page_size) return;
-  find_window(walk);
+  if (slice->region->around > page_size) find_window(walk);
+  uint64_t reach = max_u64(walk->high, uffd_batch_reach(walk->handler, slice, walk->page, walk->flags));
   while (*low > walk->low && page_state(slice, page_index(slice, *low - page_size)) == UFFD_PAGE_ABSENT) {
     *low -= page_size;
   }
-  while (*high < walk->high && page_state(slice, page_index(slice, *high)) == UFFD_PAGE_ABSENT) {
+  while (*high < reach && page_state(slice, page_index(slice, *high)) == UFFD_PAGE_ABSENT) {
     *high += page_size;
   }
 }
@@ -266,6 +270,10 @@ static uint32_t give_up(struct walk *walk) {
 
 static uint32_t resolve(struct walk *walk) {
   struct uffd_handler_state *handler = walk->handler;
+  if (uffd_batch_has_woken(handler, walk->source, walk->page, walk->flags)) {
+    uffd_count(&handler->counters.present, 1);
+    return UFFD_OUTCOME_PRESENT;
+  }
   if ((walk->flags & UFFD_FAULT_WP) != 0) {
     return uffd_unprotect(handler, walk->source, walk->page, walk->slice->region->page_size);
   }

@@ -67,6 +67,15 @@ struct uffd_pending {
   uint32_t tid;
 };
 
+/* One walk over the queue: the order of it, and who was woken meanwhile. */
+struct uffd_batch {
+  uint32_t count, next;             /* of order[] */
+  uint16_t order[UFFD_QUEUE_MAX];   /* places in the queue, by source and address */
+  const struct uffd_source *source; /* of the two below; NULL: none was woken yet */
+  uint64_t low, high;               /* addresses: filled, or found there */
+  uint64_t unprotected;             /* page; 0: none */
+};
+
 /* Written by the handler only, read by any thread. */
 struct uffd_counters {
   _Atomic uint64_t missing, wp, minor, writes, events;
@@ -122,12 +131,13 @@ struct uffd_handler_state {
   bool heard;                /* an event was read in this pass */
   char *huge, *huge_mapping; /* huge.c: NULL until they are needed */
   bool keep_spare;
-  int spare_fd;                      /* given up when a FORK finds no descriptor; -1: none */
-  uint64_t read_ns;                  /* when a fault was last read */
-  uint32_t faulter_pid, faulter_tid; /* of that fault: see uffd_faulter_cpu() */
-  int error;                         /* of the last install or resolver */
-  uint64_t poisoned_ns;              /* when a page was last poisoned */
-  struct uffd_pending queue[UFFD_QUEUE_MAX];
+  int spare_fd;                              /* given up when a FORK finds no descriptor; -1: none */
+  uint64_t read_ns;                          /* when a fault was last read */
+  uint32_t faulter_pid, faulter_tid;         /* of that fault: see uffd_faulter_cpu() */
+  int error;                                 /* of the last install or resolver */
+  uint64_t poisoned_ns;                      /* when a page was last poisoned */
+  struct uffd_pending queue[UFFD_QUEUE_MAX]; /* as they were read */
+  struct uffd_batch batch;                   /* empty unless faults are being answered */
   struct uffd_counters counters;
   struct uffd_histogram latency;
   struct uffd_oldest oldest;

@@ -291,8 +291,8 @@ function resolver:close() end
 ---@field region_offset integer of the page in the region
 ---@field address integer of the page
 ---@field page_size integer bytes
----@field cover_offset integer the cover that is wanted (around, prefetch), in the resolver's coordinates:
----@field cover_length integer whole pages, the faulting one among them
+---@field cover_offset integer the cover that is wanted (around, prefetch, or neighbours that others wait for):
+---@field cover_length integer whole pages in the resolver's coordinates, the faulting one among them
 ---@field write boolean by a write
 ---@field wp boolean
 ---@field minor boolean
@@ -466,7 +466,7 @@ function loop:close() end
 ---@field unprotected integer pages whose first write was let through
 ---@field bytes integer installed: zero, copied, continued, moved
 ---@field prefetched integer pages of those by prefetch and complete
----@field present integer answers for pages that were there already
+---@field present integer answers for pages that were there already, or came with a neighbour
 ---@field deferred integer times that a fault was put off
 ---@field gone integer faults of ranges or address spaces that are no more
 ---@field errors integer resolvers or installs that failed
