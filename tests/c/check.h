@@ -43,7 +43,11 @@ _Noreturn void check_skip(const char *format, ...) UFFD_PRINTF(1, 2);
 
 /* ---- programs: each test runs in a process of its own, and a hang ends it after CHECK_SECONDS with its name */
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CHECK_SECONDS INT64_C(60) /* a thousand threads under ThreadSanitizer, on a busy machine */
+#else
 #define CHECK_SECONDS INT64_C(20)
+#endif
 
 /* The running test has so many seconds from now on: for one that is long by nature. */
 void check_allow(int64_t seconds);
