@@ -109,8 +109,9 @@ static void other_engines_have_none(void) {
 }
 
 /* Given back where there is idle time: on a machine that has none all the while, that is right, and not to be seen. */
+#define PATIENCE_NS UINT64_C(8000000000)
 static void await_companion(void) {
-  uint64_t end = uffd_now() + UINT64_C(8000000000);
+  uint64_t end = uffd_now() + PATIENCE_NS;
   while (!is_in_force(UFFD_PLACEMENT_COMPANION, "")) {
     if (uffd_now() > end) check_skip("no processor has idle time");
     touch_all();
@@ -126,12 +127,16 @@ static void the_companion_follows(void) {
     int cpu = nth_cpu(&home, i % 2);
     if (cpu < 0) continue; /* the machine has one */
     bind(cpu);
+    uint64_t limit = uffd_now() + PATIENCE_NS;
     do {
+      if (uffd_now() > limit) check_skip("no processor has idle time");
       await_companion();
       touch_all();
     } while (!is_pinned(tid, cpu));
   }
+  uint64_t limit = uffd_now() + PATIENCE_NS;
   while (sched_getscheduler(tid) != SCHED_IDLE) { /* the guard may just have lifted it */
+    if (uffd_now() > limit) check_skip("no processor has idle time");
     touch_all();
   }
   CHECK_EQ(sched_getscheduler(atomic_load(&placement_of()->seats[0].tid)), SCHED_OTHER);
