@@ -23,13 +23,22 @@ static uint32_t placement(void) {
   return UFFD_PLACEMENT_AUTO;
 }
 
+bool serving_inline(void) {
+  const char *instead = getenv("UFFD_TEST_ENGINE"); /* of handler threads */
+  CHECK(instead == NULL || strcmp(instead, "inline") == 0);
+  return instead != NULL;
+}
+
+void serving_needs_handlers(const char *why) {
+  if (serving_inline()) SKIP("Not inline: %s", why);
+}
+
 void serving_open(struct serving *serving, int engine, const struct uffd_loop_opts *opts) {
   struct uffd_loop_opts taken = UFFD_LOOP_OPTS_INIT;
   if (opts != NULL) taken = *opts;
   taken.engine = engine == ENGINE_PUMP ? UFFD_ENGINE_PUMP : UFFD_ENGINE_THREADS;
   taken.handlers = engine_handlers[engine];
-  const char *instead = getenv("UFFD_TEST_ENGINE"); /* of handler threads */
-  if (instead != NULL && strcmp(instead, "inline") == 0 && engine != ENGINE_PUMP) taken.engine = UFFD_ENGINE_INLINE;
+  if (serving_inline() && engine != ENGINE_PUMP) taken.engine = UFFD_ENGINE_INLINE;
   if (taken.engine == UFFD_ENGINE_THREADS && taken.placement == UFFD_PLACEMENT_AUTO) taken.placement = placement();
   check_needs(taken.features);
   memset(serving, 0, sizeof(*serving));

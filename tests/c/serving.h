@@ -21,6 +21,10 @@ struct serving {
 /* Makes the loop (opts: NULL, or its engine and handlers are overwritten); skips where the features are not to be had.
  */
 void serving_open(struct serving *serving, int engine, const struct uffd_loop_opts *opts);
+/* The faulting thread answers for itself wherever a test asks for handler threads: UFFD_TEST_ENGINE=inline. */
+bool serving_inline(void);
+/* Skips there; why: what is promised of handlers only. A sentence. */
+void serving_needs_handlers(const char *why);
 /* A pump is stepped by a thread of its own from start to pause; other engines need neither. */
 void serving_start(struct serving *serving);
 void serving_pause(struct serving *serving);
