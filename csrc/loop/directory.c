@@ -132,23 +132,29 @@ int uffd_directory_add(const struct uffd_entry *entry) {
   return result;
 }
 
-static void remember(const struct directory *directory, const uffd_region *region) {
-  for (size_t i = 0; i < directory->count; i++) {
+/* False when the region is in no entry. */
+static bool remember(const struct directory *directory, const uffd_region *region) {
+  bool found = false;
+  for (size_t i = 0; directory != NULL && i < directory->count; i++) {
     const struct uffd_slice *slice = &directory->entries[i].slice;
     if (slice->region != region) continue;
     atomic_store(&past[past_next].end, 0); /* never half of one range and half of another */
     atomic_store(&past[past_next].start, slice->start);
     atomic_store(&past[past_next].end, slice->end);
     past_next = (past_next + 1) % PAST;
+    found = true;
   }
+  return found;
 }
 
-/* Always possible: the spare copy is what the current one was before its last entry was added, or larger. */
+/*
+ * Always possible: the spare copy is what the current one was before its last entry was added, or larger. A region that
+ * has no entry, as one that was refused or is removed already, needs none.
+ */
 void uffd_directory_remove(const uffd_region *region) {
   begin_writing();
   const struct directory *old = atomic_load(&current);
-  if (old != NULL) {
-    remember(old, region);
+  if (remember(old, region)) {
     if (spare != NULL) copy_entries(old, region);
     publish(); /* without a spare there is but the one entry */
   }

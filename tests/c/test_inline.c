@@ -321,6 +321,34 @@ static void regions_come_and_go_while_others_fault(void) {
   close_case(&made);
 }
 
+/* Two loops, so that the regions of one are destroyed, removed before or never served, while the other goes on. */
+static void regions_that_were_never_there_take_no_others_along(void) {
+  enum { COUNT = 12 };
+  uint64_t page = check_page();
+  uffd_loop *loop = open_inline(0), *other = open_inline(0);
+  uffd_memory *memories[COUNT];
+  for (unsigned i = 0; i < COUNT; i++) {
+    memories[i] = memory_make(MEMORY_ANON, 2);
+    uffd_region *region = region_add(loop, memories[i], image_resolver(2 * page), NULL);
+    if (i == COUNT - 1) CHECK_OK(uffd_region_remove(region));
+    uffd_resolver *image = image_resolver(2 * page);
+    CHECK_ERR(uffd_loop_add(other, memories[0], image, NULL, NULL), -EBUSY);
+    uffd_resolver_close(image);
+    if (i < COUNT - 1) CHECK_EQ(*memory_at(memories[i], 0), image_byte(0));
+  }
+  uffd_memory *last = memory_make(MEMORY_ANON, 1);
+  CHECK_OK(uffd_region_remove(region_add(other, last, image_resolver(page), NULL)));
+  CHECK_OK(uffd_loop_close(other));
+  for (unsigned i = 0; i < COUNT - 1; i++) {
+    CHECK_EQ(*memory_at(memories[i], page), image_byte(page));
+  }
+  CHECK_OK(uffd_loop_close(loop));
+  for (unsigned i = 0; i < COUNT; i++) {
+    uffd_memory_close(memories[i]);
+  }
+  uffd_memory_close(last);
+}
+
 /* A thread that has raised the signal already when its region goes finds no entry: it must not be killed. */
 static void read_until_zero(void *ctx) {
   volatile unsigned char *at = ctx;
@@ -452,6 +480,7 @@ static const struct check_test tests[] = {
     TEST(a_callback_that_touches_its_own_memory_does_not_hang),
     TEST(system_calls_get_efault_and_prefault_helps),
     TEST(regions_come_and_go_while_others_fault),
+    TEST(regions_that_were_never_there_take_no_others_along),
     TEST(removing_a_region_while_its_threads_fault),
     TEST(dropped_pages_read_zeros_with_event_remove),
     TEST(a_thread_whose_stack_is_served),
