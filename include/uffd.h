@@ -352,7 +352,8 @@ enum {
 };
 
 enum {
-  UFFD_MAP_FORK = 1,   /* children of fork inherit it; by default they do not (MADV_DONTFORK): they would read zeros */
+  UFFD_MAP_FORK = 1,   /* children of fork inherit it; by default they do not (MADV_DONTFORK): they would read zeros
+                          unless a loop with EVENT_FORK serves them, threads or pump */
   UFFD_MAP_PRIVATE = 2 /* memfd, hugetlb: the served mapping is private (the alias stays shared) */
 };
 
@@ -611,7 +612,8 @@ enum {
  * must not be blocked; and callbacks run in a signal handler, at the same time in as many threads as fault: they must
  * be async-signal-safe. Threads whose stack is small or itself served need uffd_signal_stack(). Other SIGBUS go on to
  * the handler that was there before the first inline loop; a program that installs its own later calls uffd_sigbus()
- * from it.
+ * from it. A forked child cannot be served: EVENT_FORK is refused (-EINVAL), and in memory that a child inherits all
+ * the same (UFFD_MAP_FORK) it reads zeros where pages were missing.
  */
 
 /* What becomes of a page whose resolver failed. The first failure's sentence is kept: uffd_loop_error(). */
@@ -684,10 +686,10 @@ UFFD_EXPORT uint64_t uffd_ledger_size(uint64_t pages, uint32_t regions);
 
 /*
  * Makes a loop and starts its handlers; regions are added to it while it runs.
- * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop); -EOPNOTSUPP on_error asks for poison, also
- * by default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE.
- * With a ledger also -EINVAL: too small, not aligned, damaged or of another version or size, several handlers, inline,
- * or not new without UFFD_LOOP_PAUSED.
+ * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop; inline there is no EVENT_FORK); -EOPNOTSUPP
+ * on_error asks for poison, also by default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN,
+ * -ENOMEM no thread; -EMFILE, -ENFILE. With a ledger also -EINVAL: too small, not aligned, damaged or of another
+ * version or size, several handlers, inline, or not new without UFFD_LOOP_PAUSED.
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
 

@@ -396,13 +396,13 @@ static void a_childs_blocks_are_copied(void) {
   struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
   struct uffd_probe probe = UFFD_PROBE_INIT;
   struct uffd_map_opts map_opts = UFFD_MAP_OPTS_INIT;
+  serving_needs_handlers("Forked children are not served.");
   needs_huge();
   CHECK_OK(uffd_probe(&probe));
   if (!probe.event_fork || check_under_tsan()) SKIP("no fork events here");
   const uint64_t pages = 3 * HUGE / page;
   opts.features = UFFD_FEAT_EVENT_FORK;
   serving_open(&serving, ENGINE_ONE, &opts);
-  if (uffd_loop_engine(serving.loop, NULL) == UFFD_ENGINE_INLINE) SKIP("inline, children are not served");
   map_opts.kind = UFFD_MEMORY_THP;
   map_opts.flags = UFFD_MAP_FORK;
   uffd_memory *memory;

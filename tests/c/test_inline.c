@@ -468,6 +468,63 @@ static void an_object_of_the_wrong_kind_is_refused(void) {
   uffd_memory_close(memory);
 }
 
+/* ---- forked children */
+
+/* Nobody could answer: the child's faults would be signals, and the object that serves it is in its parent. */
+static void telling_of_children_is_refused(void) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
+  uffd_loop *loop;
+  check_needs(UFFD_FEAT_SIGBUS | UFFD_FEAT_EVENT_FORK);
+  opts.features = UFFD_FEAT_EVENT_FORK;
+  opts.open_flags = UFFD_OPEN_USER_MODE_ONLY; /* auto would be inline */
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  CHECK_EQ(uffd_loop_engine(loop, NULL), UFFD_ENGINE_THREADS);
+  CHECK_OK(uffd_loop_close(loop));
+  opts.engine = UFFD_ENGINE_INLINE;
+  CHECK_ERR(uffd_loop_create(&opts, &loop), -EINVAL);
+  CHECK_SAYS("forked child");
+
+  loop = open_inline(0);
+  uffd_memory *memory = memory_make(MEMORY_ANON, 1);
+  uffd_resolver *image = image_resolver(check_page());
+  region_opts.object = check_open(UFFD_FEAT_SIGBUS | UFFD_FEAT_EVENT_FORK);
+  CHECK_ERR(uffd_loop_add(loop, memory, image, &region_opts, NULL), -EINVAL);
+  CHECK_SAYS("forked child");
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_resolver_close(image);
+  uffd_close(region_opts.object);
+  uffd_memory_close(memory);
+}
+
+/* What it inherits all the same is as it was, with zeros for what was missing; and it may serve itself. */
+static void a_child_serves_memory_of_its_own(void) {
+  struct inline_case made = open_case(0), own;
+  struct uffd_map_opts map_opts = UFFD_MAP_OPTS_INIT;
+  uffd_memory *inherited;
+  map_opts.flags = UFFD_MAP_FORK;
+  CHECK_OK(uffd_map(2 * made.page, &map_opts, &inherited));
+  region_add(made.loop, inherited, image_resolver(2 * made.page), NULL);
+  CHECK_EQ(*memory_at(inherited, 0), image_byte(0));
+  fflush(NULL);
+  pid_t child = fork();
+  if (child == 0) {
+    CHECK(image_there(memory_at(inherited, 0), 0, made.page));
+    CHECK(check_filled(memory_at(inherited, made.page), made.page, 0));
+    CHECK_EQ(check_access(made.at, false, NULL), SIGSEGV);
+    own = open_case(0);
+    CHECK(image_there(own.at, 0, own.length));
+    close_case(&own);
+    CHECK_OK(uffd_loop_close(made.loop)); /* only frees */
+    _exit(0);
+  }
+  check_child(child);
+  CHECK(image_there(made.at, 0, made.length));
+  CHECK(image_there(memory_at(inherited, 0), 0, 2 * made.page));
+  close_case(&made);
+  uffd_memory_close(inherited);
+}
+
 static const struct check_test tests[] = {
     TEST(pages_come_in_the_faulting_thread),
     TEST(minor_and_missing_faults_in_one_region),
@@ -486,6 +543,8 @@ static const struct check_test tests[] = {
     TEST(a_thread_whose_stack_is_served),
     TEST(auto_tells_what_it_chose),
     TEST(an_object_of_the_wrong_kind_is_refused),
+    TEST(telling_of_children_is_refused),
+    TEST(a_child_serves_memory_of_its_own),
 };
 
 CHECK_MAIN(tests)

@@ -309,13 +309,12 @@ static void begin(int engine) {
   CHECK_OK(uffd_probe(&probe));
   /* fork() holds malloc's locks until its event is read: a pump's driver must not allocate meanwhile, and call() does
    */
-  storm.forks = probe.event_fork && !check_under_tsan() && engine != ENGINE_PUMP;
+  bool inlined = serving_inline() && engine != ENGINE_PUMP; /* children are not served */
+  storm.forks = probe.event_fork && !check_under_tsan() && engine != ENGINE_PUMP && !inlined;
   opts.features = UFFD_FEAT_EVENT_REMOVE | UFFD_FEAT_EVENT_UNMAP | (storm.forks ? UFFD_FEAT_EVENT_FORK : 0);
   opts.on_error = UFFD_ON_ERROR_ZERO;
   check_needs(UFFD_FEAT_PAGEFAULT_FLAG_WP | UFFD_FEAT_MINOR_SHMEM);
   serving_open(&storm.serving, engine, &opts);
-  bool inlined = uffd_loop_engine(storm.serving.loop, NULL) == UFFD_ENGINE_INLINE;
-  if (inlined) storm.forks = false; /* children are not served */
   storm.object = check_open(inlined ? UFFD_FEAT_SIGBUS : 0);
   storm.image = image_resolver(PAGES * page);
   storm.mixed = mixed_resolver();
