@@ -13,32 +13,7 @@
 
 #include "kernel/create.h"
 #include "kernel/object.h"
-
-static void send_fd(int socket, int fd, const struct client *hello) {
-  char control[CMSG_SPACE(sizeof(int))] = {0};
-  struct iovec data = {(void *)(uintptr_t)hello, sizeof(*hello)};
-  struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-  struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(part), &fd, sizeof(fd));
-  CHECK_EQ(sendmsg(socket, &message, 0), sizeof(*hello));
-}
-
-static int receive_fd(int socket, struct client *hello) {
-  char control[CMSG_SPACE(sizeof(int))] = {0};
-  struct iovec data = {hello, sizeof(*hello)};
-  struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-  CHECK_EQ(recvmsg(socket, &message, MSG_CMSG_CLOEXEC), sizeof(*hello));
-  struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-  CHECK(part != NULL);
-  int fd = -1;
-  memcpy(&fd, CMSG_DATA(part), sizeof(fd));
-  return fd;
-}
+#include "passing.h"
 
 /* With as much room behind it as it is long, for growing. */
 static unsigned char *map_region(const struct client *client, bool huge) {
@@ -66,7 +41,7 @@ static _Noreturn void be_client(struct client *client, const struct client_opts 
     uint64_t modes = opts->modes == 0 ? UFFD_MODE_MISSING : opts->modes;
     CHECK_EQ(uffd_raw_register(fd, CHECK_ADDRESS(client->regions[i]), client->length, modes, NULL), 0);
   }
-  send_fd(socket, fd, client);
+  passing_send(socket, fd, client, sizeof(*client));
   close(socket);
   if (!opts->keeps) close(fd);
   run(client);
@@ -90,7 +65,7 @@ struct client client_start(const struct client_opts *opts, void (*run)(struct cl
     be_client(&client, opts, ends[1], run);
   }
   close(ends[1]);
-  int fd = receive_fd(ends[0], &client);
+  int fd = passing_receive(ends[0], &client, sizeof(client));
   close(ends[0]);
   client.fd = fd;
   client.pid = pid;

@@ -9,6 +9,7 @@
 #include "check.h"
 #include "kernel/create.h"
 #include "kernel/object.h"
+#include "passing.h"
 
 /* ---- a process that has its memory served by us */
 
@@ -25,32 +26,6 @@ struct hello {
   uint64_t length;
 };
 
-static void send_fd(int socket, int fd, const struct hello *hello) {
-  char control[CMSG_SPACE(sizeof(int))] = {0};
-  struct iovec data = {(void *)(uintptr_t)hello, sizeof(*hello)};
-  struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-  struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(part), &fd, sizeof(fd));
-  CHECK_EQ(sendmsg(socket, &message, 0), sizeof(*hello));
-}
-
-static int receive_fd(int socket, struct hello *hello) {
-  char control[CMSG_SPACE(sizeof(int))] = {0};
-  struct iovec data = {hello, sizeof(*hello)};
-  struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-  CHECK_EQ(recvmsg(socket, &message, 0), sizeof(*hello));
-  struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-  CHECK(part != NULL);
-  int fd = -1;
-  memcpy(&fd, CMSG_DATA(part), sizeof(fd));
-  return fd;
-}
-
 /* The client: obeys one letter at a time. r: read its first byte and send it; e: run another program; x: exit. */
 static _Noreturn void be_client(int socket, int flags, uint64_t features) {
   int fd = uffd_create_fd(UFFD_ROUTE_SYSCALL, flags);
@@ -61,7 +36,7 @@ static _Noreturn void be_client(int socket, int flags, uint64_t features) {
   struct hello hello = {.length = 4 * check_page()};
   hello.at = mmap(NULL, hello.length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK_EQ(uffd_raw_register(fd, CHECK_ADDRESS(hello.at), hello.length, UFFD_MODE_MISSING, NULL), 0);
-  send_fd(socket, fd, &hello);
+  passing_send(socket, fd, &hello, sizeof(hello));
   close(fd);
   char letter;
   while (read(socket, &letter, 1) == 1) {
@@ -86,7 +61,7 @@ static struct client start_client(int flags, uint64_t features) {
   }
   close(ends[1]);
   struct hello hello;
-  client.fd = receive_fd(client.socket, &hello);
+  client.fd = passing_receive(client.socket, &hello, sizeof(hello));
   client.at = hello.at;
   client.length = hello.length;
   return client;

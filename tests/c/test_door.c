@@ -600,37 +600,35 @@ static void no_fd_and_another_follows(void) {
   check_refused(&stage, -EBADF, "another follows");
 }
 
+/* What is on its way is not whole in time; says: what is lacking. Ends the stage. */
+static void check_times_out(struct stage *stage, const char *says) {
+  struct uffd_handshake handshake;
+  int result;
+  while ((result = uffd_connection_read(stage->connection, &handshake)) == 0) {
+    check_pause();
+  }
+  CHECK_ERR(result, -ETIMEDOUT);
+  CHECK_SAYS(says);
+  tear_down(stage);
+}
+
 static void no_fd_in_time(void) {
   struct stage stage;
   struct uffd_door_opts opts = door_opts();
-  struct uffd_handshake handshake;
   const uint64_t pages[] = {1};
   opts.handshake_ms = 1;
   set_up_with(&stage, &opts, pages, 1);
   CHECK_EQ(vmm_hand_over(&stage.vmm, &(struct vmm_message){.no_fd = true}), 0);
-  int result;
-  while ((result = uffd_connection_read(stage.connection, &handshake)) == 0) {
-    check_pause();
-  }
-  CHECK_ERR(result, -ETIMEDOUT);
-  CHECK_SAYS("its userfaultfd is lacking");
-  tear_down(&stage);
+  check_times_out(&stage, "its userfaultfd is lacking");
 }
 
 static void silence(void) {
   struct stage stage;
   struct uffd_door_opts opts = door_opts();
-  struct uffd_handshake handshake;
   const uint64_t pages[] = {1};
   opts.handshake_ms = 1;
   set_up_with(&stage, &opts, pages, 1);
-  int result;
-  while ((result = uffd_connection_read(stage.connection, &handshake)) == 0) {
-    check_pause();
-  }
-  CHECK_ERR(result, -ETIMEDOUT);
-  CHECK_SAYS("not whole");
-  tear_down(&stage);
+  check_times_out(&stage, "not whole");
 }
 
 /* Bytes that do not count do not hold the time up either. */
