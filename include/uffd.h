@@ -717,7 +717,8 @@ UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 /*
  * Inline engine, for programs that handle SIGBUS themselves: 1 when the signal was a fault of an inline loop, which is
  * resolved now (return from the handler: the access is repeated), 0 when it is not ours. info is the siginfo_t *,
- * context the ucontext_t * of an SA_SIGINFO handler. Async-signal-safe.
+ * context the ucontext_t * of an SA_SIGINFO handler. Signals whose handlers may touch served memory must be in its
+ * sa_mask, as they are in the library's own handler: in the midst of a fault they would meet SIGBUS. Async-signal-safe.
  */
 UFFD_EXPORT int uffd_sigbus(int signal, void *info, void *context);
 

@@ -52,6 +52,7 @@ int uffd_sigbus(int number, void *information, void *context) {
 
 /* As if ours were not there. The default action is left to the kernel: the access is repeated, or the signal sent. */
 static void pass_on(int number, siginfo_t *info, void *context) {
+  pthread_sigmask(SIG_SETMASK, &((const ucontext_t *)context)->uc_sigmask, NULL);
   if ((before.sa_flags & SA_SIGINFO) != 0) {
     before.sa_sigaction(number, info, context);
   } else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
@@ -67,12 +68,21 @@ static void on_sigbus(int number, siginfo_t *info, void *context) {
   if (uffd_sigbus(number, info, context) == 0) pass_on(number, info, context);
 }
 
+/* All but those that a thread raises itself: the handlers of others may touch memory that is served, in mid-fault. */
+static void fill_mask(sigset_t *mask) {
+  static const int raised[] = {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT};
+  sigfillset(mask);
+  for (size_t i = 0; i < sizeof(raised) / sizeof(*raised); i++) {
+    sigdelset(mask, raised[i]);
+  }
+}
+
 int uffd_sigbus_acquire(void) {
   int result = 0;
   pthread_mutex_lock(&lock);
   if (users == 0) {
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
-    sigemptyset(&action.sa_mask);
+    fill_mask(&action.sa_mask);
     if (sigaction(SIGBUS, &action, &before) != 0) result = fail(errno, "Cannot handle SIGBUS: %s.", strerror(errno));
   }
   if (result == 0) users++;

@@ -360,7 +360,7 @@ static void read_until_zero(void *ctx) {
 }
 
 static void removing_a_region_while_its_threads_fault(void) {
-  for (int i = 0; i < 60; i++) {
+  for (int i = 0; i < 60; i += 3) {
     struct inline_case made = open_case(0);
     struct check_thread thread;
     check_thread_start(&thread, read_until_zero, made.at);
@@ -371,6 +371,42 @@ static void removing_a_region_while_its_threads_fault(void) {
     check_thread_join(&thread);
     close_case(&made);
   }
+}
+
+/* ---- signals of the program, whose handlers touch served memory */
+
+static struct inline_case interrupted;
+static _Atomic unsigned interruptions;
+
+static void touch_more(int number) {
+  (void)number;
+  uint64_t at = (10 + atomic_fetch_add(&interruptions, 1)) * interrupted.page;
+  CHECK_EQ(interrupted.at[at], image_byte(at));
+}
+
+static void touch_first(void *ctx) {
+  uint64_t at = *(const unsigned *)ctx * interrupted.page;
+  CHECK_EQ(interrupted.at[at], image_byte(at));
+}
+
+/* The signal comes while the thread answers a fault of its own: it waits until that is over. */
+static void a_signal_during_a_fault(void) {
+  struct sigaction action = {.sa_handler = touch_more};
+  CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+  interrupted = open_case(0);
+  for (unsigned i = 0; i < 3; i++) {
+    struct check_thread thread;
+    check_barrier_hold("installing");
+    check_thread_start(&thread, touch_first, &i);
+    check_barrier_await("installing");
+    CHECK_EQ(pthread_kill(thread.thread, SIGUSR1), 0);
+    check_pause();
+    CHECK_EQ(atomic_load(&interruptions), i);
+    check_barrier_release("installing");
+    check_thread_join(&thread);
+    CHECK_EQ(atomic_load(&interruptions), i + 1);
+  }
+  close_case(&interrupted);
 }
 
 /* ---- events, stacks, choosing */
@@ -539,6 +575,7 @@ static const struct check_test tests[] = {
     TEST(regions_come_and_go_while_others_fault),
     TEST(regions_that_were_never_there_take_no_others_along),
     TEST(removing_a_region_while_its_threads_fault),
+    TEST(a_signal_during_a_fault),
     TEST(dropped_pages_read_zeros_with_event_remove),
     TEST(a_thread_whose_stack_is_served),
     TEST(auto_tells_what_it_chose),
