@@ -11,8 +11,9 @@
 
 #define TIDY_EVERY  64u /* faults between two rounds of callbacks' idle hooks: nobody is ever idle here */
 #define GONE_TWICE  16u /* times that a page may be found unregistered in a row before it is somebody else's SIGBUS */
-#define PAUSE_NS    20000
-#define PAUSE_LIMIT 50000u /* pauses that uffd_memory_read() waits for an event to be read: a second */
+#define PAUSE_NS    20000u
+#define PAUSE_MAX   1000000u /* of a thread that is put off again and again: the pauses double */
+#define PAUSE_LIMIT 50000u   /* pauses that uffd_memory_read() waits for an event to be read: a second */
 
 struct uffd_handler_state *uffd_inline_take(uffd_loop *loop) {
   uint32_t count = loop->handlers_count - loop->shards;
@@ -47,9 +48,16 @@ void uffd_inline_give_all(uffd_loop *loop) {
   }
 }
 
-static void pause_briefly(void) {
-  struct timespec time = {0, PAUSE_NS};
+static void pause_for(uint32_t nanoseconds) {
+  struct timespec time = {0, (long)nanoseconds};
   nanosleep(&time, NULL);
+}
+
+/* R1, R2: another thread reads the event, or the resolver has an answer later; then the access is repeated. */
+static void put_off(bool again) {
+  static _Thread_local uint32_t pause_ns UFFD_SIGNAL_TLS; /* the last one */
+  pause_ns = !again ? 0 : pause_ns == 0 ? PAUSE_NS : (uint32_t)min_u64(PAUSE_MAX, 2 * pause_ns);
+  if (again) pause_for(pause_ns);
 }
 
 static void count_fault(struct uffd_handler_state *handler, uint64_t flags) {
@@ -120,7 +128,8 @@ static enum uffd_inline_result resolve(const struct uffd_entry *entry, uint64_t 
   if (foreign) return UFFD_INLINE_NOT_OURS;
   struct uffd_handler_state *handler = uffd_inline_take(entry->loop);
   uint32_t outcome = walk(handler, entry, address, flags);
-  bool hopeless = outcome == UFFD_OUTCOME_DEFERRED && handler->error != 0; /* beyond the end of a file, for one */
+  /* beyond the end of a file, for one; memory may be had later */
+  bool hopeless = outcome == UFFD_OUTCOME_DEFERRED && handler->error != 0 && handler->error != ENOMEM;
   uffd_inline_give(handler);
   *again = outcome == UFFD_OUTCOME_DEFERRED;
   return hopeless || is_foreign(address, outcome) ? UFFD_INLINE_NOT_OURS : UFFD_INLINE_RESOLVED;
@@ -137,7 +146,9 @@ enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags) {
     result = UFFD_INLINE_RESOLVED; /* unregistered meanwhile: the page is there at the next try */
   }
   uffd_directory_leave(visit);
-  if (again && result == UFFD_INLINE_RESOLVED) pause_briefly(); /* another thread reads the event; then fault again */
+  again = again && result == UFFD_INLINE_RESOLVED;
+  if (again) BARRIER("deferred", &address);
+  put_off(again);
   return result;
 }
 
@@ -167,7 +178,7 @@ int uffd_inline_bring_in(uint64_t address, bool write) {
   for (unsigned tries = 0; tries < PAUSE_LIMIT; tries++) {
     int result = bring_in_once(address, write);
     if (result != -EAGAIN) return result;
-    pause_briefly();
+    pause_for(PAUSE_NS);
   }
   return fail(EAGAIN, "An event of the loop's object has not been read for a second.");
 }

@@ -113,6 +113,13 @@ static void cut(const struct walk *walk, struct uffd_answer *answer) {
   uffd_clip(answer, low + origin, high + origin);
 }
 
+/* Inline, another thread may have poisoned the page while this one asked for it: the answer would heal it. */
+static bool is_poisoned_by_now(const struct walk *walk) {
+  return walk->handler->loop->engine == UFFD_ENGINE_INLINE &&
+         page_state(walk->slice, page_index(walk->slice, walk->page)) == UFFD_PAGE_POISONED &&
+         uffd_is_poisoned(walk->page);
+}
+
 /* An answer in the resolver's coordinates becomes an installation at addresses. */
 static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
   const struct uffd_slice *slice = walk->slice;
@@ -136,6 +143,10 @@ static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
   walk->dst = install.dst;
   walk->cover = answer->length;
   BARRIER("installing", &walk->page);
+  if (is_poisoned_by_now(walk)) {
+    uffd_count(&walk->handler->counters.present, 1);
+    return UFFD_OUTCOME_PRESENT;
+  }
   bool bulk = install.kind == UFFD_ANSWER_BYTES && install.length >= UFFD_BULK_BYTES;
   uint32_t outcome = (bulk ? uffd_bulk_install : uffd_install)(walk->handler, &install);
   BARRIER("installed", &walk->page);
@@ -263,9 +274,9 @@ static uint32_t give_up(struct walk *walk) {
   if (on_error == UFFD_ON_ERROR_RETRY) return UFFD_OUTCOME_DEFERRED;
   if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&handler->loop->stopped, true);
   uint32_t outcome = install_page(walk, on_error == UFFD_ON_ERROR_ZERO ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
-  handler->error = outcome == UFFD_OUTCOME_DEFERRED ? 0 : error; /* an event holds it up: that is no failure */
-  if (outcome == UFFD_OUTCOME_INSTALLED) return UFFD_OUTCOME_FAILED;
-  return outcome == UFFD_OUTCOME_FAILED ? UFFD_OUTCOME_DEFERRED : outcome;
+  if (outcome == UFFD_OUTCOME_FAILED) return UFFD_OUTCOME_DEFERRED; /* handler->error says why not even that */
+  handler->error = outcome == UFFD_OUTCOME_DEFERRED ? 0 : error;    /* an event holds it up: that is no failure */
+  return outcome == UFFD_OUTCOME_INSTALLED ? UFFD_OUTCOME_FAILED : outcome;
 }
 
 static uint32_t resolve(struct walk *walk) {
