@@ -535,13 +535,17 @@ void check_barrier_hold(const char *name) {
   atomic_store(&uffd_barrier_hook, at_barrier);
 }
 
-void check_barrier_await(const char *name) {
+void check_barrier_await_all(const char *name, unsigned count) {
   pthread_mutex_lock(&barrier_lock);
   int i = find_barrier(name);
   CHECK(i >= 0);
-  while (barriers[i].standing == 0)
+  while (barriers[i].standing < count)
     pthread_cond_wait(&barrier_moved, &barrier_lock);
   pthread_mutex_unlock(&barrier_lock);
+}
+
+void check_barrier_await(const char *name) {
+  check_barrier_await_all(name, 1);
 }
 
 void check_barrier_release(const char *name) {

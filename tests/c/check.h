@@ -159,8 +159,9 @@ void check_pause(void);
 /* ---- barriers: hold threads of the library at named points (builds with UFFD_BARRIERS) */
 
 #ifdef UFFD_BARRIERS
-void check_barrier_hold(const char *name);    /* threads that come there wait from now on */
-void check_barrier_await(const char *name);   /* until a thread stands there */
+void check_barrier_hold(const char *name);  /* threads that come there wait from now on */
+void check_barrier_await(const char *name); /* until a thread stands there */
+void check_barrier_await_all(const char *name, unsigned count);
 void check_barrier_release(const char *name); /* all who stand there go on, and later ones pass */
 #endif
 

@@ -34,6 +34,10 @@ void serving_needs_handlers(const char *why) {
   if (serving_inline()) SKIP("Not inline: %s", why);
 }
 
+uffd_object *serving_object(uint64_t features) {
+  return check_open(features | (serving_inline() ? UFFD_FEAT_SIGBUS : 0));
+}
+
 void serving_open(struct serving *serving, int engine, const struct uffd_loop_opts *opts) {
   struct uffd_loop_opts taken = UFFD_LOOP_OPTS_INIT;
   if (opts != NULL) taken = *opts;

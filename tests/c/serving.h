@@ -25,6 +25,8 @@ void serving_open(struct serving *serving, int engine, const struct uffd_loop_op
 bool serving_inline(void);
 /* Skips there; why: what is promised of handlers only. A sentence. */
 void serving_needs_handlers(const char *why);
+/* An object of the test's, which a loop whose engine the test asks for handler threads can serve through. */
+uffd_object *serving_object(uint64_t features);
 /* A pump is stepped by a thread of its own from start to pause; other engines need neither. */
 void serving_start(struct serving *serving);
 void serving_pause(struct serving *serving);

@@ -530,7 +530,7 @@ static void close_loop(void *ctx) {
   CHECK_OK(uffd_loop_close(ctx));
 }
 
-/* Held just before it asks the handler, who is gone by the time that it does. */
+/* Held just before it asks the handler, who is gone by the time that it does; inline, before it asks the resolver. */
 static void a_loop_that_closes_lets_readers_go(void) {
   check_needs(0);
   uint64_t page = check_page();
@@ -539,14 +539,17 @@ static void a_loop_that_closes_lets_readers_go(void) {
   struct serving serving = serve(memory, image_resolver(3 * page), UFFD_OPEN_USER_MODE_ONLY);
   struct check_thread reader, closer;
   CHECK_EQ(*memory_at(memory, 0), image_byte(0)); /* the others stay missing */
-  check_barrier_hold("posting");
+  const char *place = serving_inline() ? "asking" : "posting";
+  check_barrier_hold(place);
   check_thread_start(&reader, read_all, &reading);
-  check_barrier_await("posting");
+  check_barrier_await(place);
   check_thread_start(&closer, close_loop, serving.loop);
   while (has_handler())
     check_pause();
+  while (serving_inline() && memory_has(memory, page, "um")) /* registered */
+    check_pause();
   CHECK(!atomic_load(&closer.done)); /* it waits for the reader */
-  check_barrier_release("posting");
+  check_barrier_release(place);
   check_thread_join(&closer);
   check_thread_join(&reader);
   CHECK_EQ(reading.result, 0);

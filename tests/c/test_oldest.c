@@ -55,6 +55,7 @@ static void end(void) {
 }
 
 static void in_a_resolver(void) {
+  serving_needs_handlers("Faults that are answered inline are not told.");
   struct check_touch touch;
   atomic_store(&go_on, true);
   serve(ENGINE_ONE);

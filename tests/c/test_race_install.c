@@ -16,13 +16,18 @@ static unsigned char *at(uint64_t index) {
   return memory_at(memory, index * page);
 }
 
+/* One handler; inline, as many threads at a time as these tests have. */
+static int one_or_many(void) {
+  return serving_inline() ? ENGINE_FIVE : ENGINE_ONE;
+}
+
 static uffd_region *serve(int kind, uint64_t pages, uffd_resolver *resolver, const struct uffd_region_opts *given) {
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
   if (given != NULL) opts = *given;
-  serving_open(&serving, ENGINE_ONE, NULL);
+  serving_open(&serving, one_or_many(), NULL);
   memory = memory_make(kind, pages);
   page = uffd_memory_page_size(memory);
-  object = check_open(0);
+  object = serving_object(0);
   opts.object = object;
   return region_add(serving.loop, memory, resolver, &opts);
 }
@@ -130,6 +135,24 @@ static void R4_prefetch_goes_on_around_pages_that_are_there(void) {
 
 /* ---- R5: EEXIST wakes nobody */
 
+/*
+ * The first thread faults at one address, the others at a page that is another one, and all of them before any of these
+ * is answered: their messages are in one queue, or, inline, each has its answer in hand.
+ */
+static void fault_together(struct check_touch touches[], unsigned count, unsigned char *first, unsigned char *others,
+                           uint64_t step) {
+  const char *place = serving_inline() ? "installing" : "drained";
+  check_barrier_hold(place);
+  check_touch_read(&touches[0], first);
+  check_barrier_await(place);
+  for (unsigned i = 1; i < count; i++) {
+    check_touch_read(&touches[i], others + i * step);
+    if (!serving_inline()) check_touch_asleep(&touches[i]);
+  }
+  if (serving_inline()) check_barrier_await_all(place, count);
+  check_barrier_release(place);
+}
+
 static void R5_a_present_page_is_woken(void) {
   static const uint32_t kinds[] = {UFFD_ANSWER_ZERO, UFFD_ANSWER_BYTES, UFFD_ANSWER_MOVE, UFFD_ANSWER_POISON};
   check_needs(UFFD_FEAT_MOVE | UFFD_FEAT_POISON);
@@ -146,7 +169,7 @@ static void R5_a_present_page_is_woken(void) {
       check_touch_read(&touch, at(1));
       check_barrier_await("installing");
       CHECK_OK(uffd_copy(object, CHECK_ADDRESS(at(1)), other, page, UFFD_COPY_DONTWAKE, NULL));
-      check_touch_asleep(&touch);
+      if (!serving_inline()) check_touch_asleep(&touch);
       check_barrier_release("installing");
       CHECK_EQ(check_touch_join(&touch), 'o');
       while (serving_stats(serving.loop).latency_count == 0) {
@@ -177,20 +200,13 @@ static void R5_huge_pages_too(void) {
   end();
 }
 
-/* The second of two messages for one page finds it there. */
+/* The second of two answers for one page finds it there. */
 static void R5_two_threads_at_one_page(void) {
   struct any any;
   unsigned char *image = image_make(4 * check_page());
   serve(MEMORY_ANON, 4, any_resolver(&any, UFFD_ANSWER_BYTES, image), NULL);
   struct check_touch touches[4];
-  check_barrier_hold("drained");
-  check_touch_read(&touches[0], at(0));
-  check_barrier_await("drained");
-  for (unsigned i = 1; i < 4; i++) {
-    check_touch_read(&touches[i], at(2) + i);
-    check_touch_asleep(&touches[i]);
-  }
-  check_barrier_release("drained");
+  fault_together(touches, 4, at(0), at(2), 1);
   for (unsigned i = 0; i < 4; i++) {
     check_touch_join(&touches[i]);
   }
@@ -202,36 +218,56 @@ static void R5_two_threads_at_one_page(void) {
   end();
 }
 
-/* The resolver fails for the first of two messages only: what the page has become then, it stays. */
+/* The resolver fails for the first of two faults only: what the page has become then, it stays. */
+static struct {
+  _Atomic unsigned asked; /* for page 2 */
+  _Atomic bool poisoned;
+} heal;
+
 static int fail_once(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
-  if (fault->offset != 2 * fault->page_size || atomic_fetch_add((_Atomic unsigned *)asked->ctx, 1) != 0) {
-    answer->kind = UFFD_ANSWER_BYTES;
-    answer->data = "filled";
-    answer->length = 6;
-    return 0;
+  (void)asked;
+  bool there = fault->offset == 2 * fault->page_size;
+  if (there && atomic_fetch_add(&heal.asked, 1) == 0) {
+    while (serving_inline() && atomic_load(&heal.asked) < 2) {
+      check_pause();
+    }
+    return uffd_set_errmsg(EIO, "Not yet.");
   }
-  return uffd_set_errmsg(EIO, "Not yet.");
+  while (serving_inline() && there && !atomic_load(&heal.poisoned)) {
+    check_pause();
+  }
+  answer->kind = UFFD_ANSWER_BYTES;
+  answer->data = "filled";
+  answer->length = 6;
+  return 0;
 }
 
+static void join_poisoned(struct check_touch *touch) {
+  CHECK_EQ(pthread_join(touch->thread, NULL), 0);
+  CHECK_EQ(touch->signal, SIGBUS);
+}
+
+/* Two messages in one queue; inline, two threads that have both asked before the first one's page is poisoned. */
 static void R5_an_answer_never_heals_poison(void) {
   check_needs(UFFD_FEAT_POISON);
-  _Atomic unsigned asked_there = 0;
-  struct asked asked = {.answer = fail_once, .ctx = &asked_there};
+  struct asked asked = {.answer = fail_once};
   serve(MEMORY_ANON, 4, asked_resolver(&asked), NULL);
   struct check_touch touches[3];
-  check_barrier_hold("drained");
-  check_touch_read(&touches[0], at(0));
-  check_barrier_await("drained");
-  for (unsigned i = 1; i < 3; i++) {
-    check_touch_read(&touches[i], at(2));
-    check_touch_asleep(&touches[i]);
+  if (serving_inline()) {
+    check_touch_read(&touches[1], at(2));
+    while (atomic_load(&heal.asked) == 0) {
+      check_pause();
+    }
+    check_touch_read(&touches[2], at(2));
+  } else {
+    fault_together(touches, 3, at(0), at(2), 0);
+    CHECK_EQ(check_touch_join(&touches[0]), 'f');
   }
-  check_barrier_release("drained");
-  for (unsigned i = 0; i < 3; i++) {
-    CHECK_EQ(pthread_join(touches[i].thread, NULL), 0);
-    CHECK_EQ(touches[i].signal, i == 0 ? 0 : SIGBUS);
-  }
+  join_poisoned(&touches[1]);
+  atomic_store(&heal.poisoned, true);
+  join_poisoned(&touches[2]);
   CHECK_EQ(check_access(at(2), false, NULL), SIGBUS);
+  CHECK_EQ(serving_stats(serving.loop).poisoned, 1);
   /* dropped, it is a page like any other */
   CHECK_EQ(madvise(at(2), page, MADV_DONTNEED), 0);
   CHECK_EQ(*at(2), 'f');
@@ -274,6 +310,7 @@ static void R7_unregistered_meanwhile(void) {
     check_touch_read(&touch, at(1) + 70);
     check_barrier_await("installing");
     CHECK_OK(uffd_unregister(object, CHECK_ADDRESS(at(1)), page));
+    if (serving_inline()) check_barrier_release("installing"); /* the thread itself is held */
     CHECK_EQ(check_touch_join(&touch), 0);
     check_barrier_release("installing");
     while (serving_stats(serving.loop).latency_count == 0) {
@@ -285,7 +322,7 @@ static void R7_unregistered_meanwhile(void) {
   }
 }
 
-/* The region is taken out, and perhaps put in again, while a fault of it is in the handler's queue. */
+/* The region is taken out, and perhaps put in again, while a fault of it is in the handler's queue, or in hand. */
 static void remove_region(void *ctx) {
   CHECK_OK(uffd_region_remove(ctx));
 }
@@ -297,12 +334,18 @@ static void R7_removed_meanwhile(void) {
     uffd_region *region = serve(MEMORY_ANON, 8, any_resolver(&any, UFFD_ANSWER_BYTES, image), NULL);
     struct check_touch touch;
     struct check_thread remover;
-    check_barrier_hold("drained");
+    const char *place = serving_inline() ? "installing" : "drained";
+    check_barrier_hold(place);
     check_touch_read(&touch, at(3));
-    check_barrier_await("drained");
+    check_barrier_await(place);
     check_thread_start(&remover, remove_region, region);
+    while (memory_has(memory, 0, "um")) { /* registered */
+      check_pause();
+    }
+    CHECK(!atomic_load(&remover.done)); /* it waits for whoever has the fault */
+    if (serving_inline()) check_barrier_release(place);
     CHECK_EQ(check_touch_join(&touch), 0); /* unregistering has woken it */
-    check_barrier_release("drained");
+    check_barrier_release(place);
     check_thread_join(&remover);
     if (again) {
       struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
@@ -390,7 +433,7 @@ static void R22_exact_addresses(void) {
   for (int kind = MEMORY_ANON; kind <= MEMORY_HUGETLB; kind += 2) {
     struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
     opts.features = UFFD_FEAT_EXACT_ADDRESS;
-    serving_open(&serving, ENGINE_ONE, &opts);
+    serving_open(&serving, one_or_many(), &opts);
     memory = memory_make(kind, 3);
     page = uffd_memory_page_size(memory);
     struct uffd_region_opts wp = UFFD_REGION_OPTS_INIT;
@@ -405,14 +448,7 @@ static void R22_exact_addresses(void) {
     CHECK_EQ(serving_stats(serving.loop).unprotected, 1);
     /* and one that finds its page there */
     struct check_touch touches[3];
-    check_barrier_hold("drained");
-    check_touch_read(&touches[0], at(0) + 99);
-    check_barrier_await("drained");
-    for (unsigned i = 1; i < 3; i++) {
-      check_touch_read(&touches[i], at(2) + i * 1000);
-      check_touch_asleep(&touches[i]);
-    }
-    check_barrier_release("drained");
+    fault_together(touches, 3, at(0) + 99, at(2), 1000);
     for (unsigned i = 0; i < 3; i++) {
       check_touch_join(&touches[i]);
     }
@@ -439,12 +475,20 @@ static void R23_a_page_is_never_there_unprotected(void) {
     check_barrier_await("installed"); /* the ioctl is done, and nothing else */
     check_touch_write(&writers[0], at(1) + 1, 7);
     check_touch_write(&writers[1], at(2), 8);
-    check_touch_asleep(&writers[0]);
-    check_touch_asleep(&writers[1]);
+    if (serving_inline()) { /* it is the reader that stands there */
+      check_touch_join(&writers[0]);
+      check_touch_join(&writers[1]);
+      check_barrier_release("installed");
+    } else {
+      check_touch_asleep(&writers[0]);
+      check_touch_asleep(&writers[1]);
+    }
     CHECK_EQ(check_touch_join(&reader), kinds[k] == UFFD_ANSWER_ZERO ? 0 : image_byte(page));
-    check_barrier_release("installed");
-    check_touch_join(&writers[0]);
-    check_touch_join(&writers[1]);
+    if (!serving_inline()) {
+      check_barrier_release("installed");
+      check_touch_join(&writers[0]);
+      check_touch_join(&writers[1]);
+    }
     CHECK_EQ(at(1)[1], 7);
     CHECK_EQ(*at(2), 8);
     while (serving_stats(serving.loop).latency_count < 3) {
