@@ -126,8 +126,11 @@ static void look_at_busiest(struct uffd_faulter *faulter, uint32_t pid) {
 
 int uffd_faulter_cpu(struct uffd_faulter *faulter, uint32_t pid, uint32_t tid) {
   struct stat_line line = {0};
-  if (tid != 0) look_at(faulter, pid, tid);
-  if (tid == 0 || (faulter->fd < 0 && pid != 0)) look_at_busiest(faulter, pid != 0 ? pid : (uint32_t)getpid());
+  /* whose numbers are of another namespace is not asked for them at every look */
+  bool guessed = faulter->guessed && faulter->pid == pid && faulter->fd >= 0 && faulter->looks != 0;
+  if (tid != 0 && !guessed) look_at(faulter, pid, tid);
+  faulter->guessed = tid != 0 && pid != 0 && (guessed || faulter->fd < 0);
+  if (tid == 0 || faulter->guessed) look_at_busiest(faulter, pid != 0 ? pid : (uint32_t)getpid());
   if (faulter->fd < 0) return -1;
   if (read_stat(faulter->fd, &line)) return line.cpu;
   uffd_faulter_close(faulter);

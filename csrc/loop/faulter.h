@@ -13,6 +13,7 @@ struct uffd_faulter {
   uint32_t pid, tid; /* whose stat is open */
   int fd;            /* -1: none */
   uint32_t looks;    /* until the tasks are looked through again */
+  bool guessed;      /* they were, because pid does not have the thread that was told */
   struct {
     uint32_t tid;
     uint64_t faults; /* so far */

@@ -1,9 +1,12 @@
 /* Where handler threads run: what each placement promises, and what its guard does. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 
+#include "loop/faulter.h"
 #include "loop/placement.h"
 #include "serving.h"
 
@@ -282,6 +285,106 @@ static void nobody_starves(void) {
   }
 }
 
+/* ---- where the faulting thread is looked for */
+
+/* A process in a namespace of its own: its first thread sleeps, its second one faults. */
+struct stranger {
+  _Atomic bool refused;
+  _Atomic int pid, tid; /* here; and of the second thread, there */
+  int cpu;
+};
+
+static void fault_for_ever(void *ctx) {
+  struct stranger *stranger = ctx;
+  const uint64_t length = 64 * check_page();
+  unsigned char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  bind(stranger->cpu);
+  atomic_store(&stranger->tid, gettid());
+  for (;;) {
+    memset(at, 1, length);
+    madvise(at, length, MADV_DONTNEED);
+  }
+}
+
+static void live_apart(struct stranger *stranger) {
+  struct check_thread thread;
+  CHECK_EQ(getpid(), 1);
+  check_thread_start(&thread, fault_for_ever, stranger);
+  check_thread_join(&thread);
+}
+
+/* The process between is there because unshare() is for those who are forked after it. */
+static pid_t start_stranger(struct stranger *stranger) {
+  pid_t between = fork();
+  if (between != 0) return between;
+  atomic_store(&stranger->refused, unshare(CLONE_NEWPID) != 0);
+  if (atomic_load(&stranger->refused)) _exit(0);
+  pid_t pid = fork();
+  if (pid == 0) live_apart(stranger);
+  atomic_store(&stranger->pid, pid);
+  waitpid(pid, NULL, 0);
+  _exit(0);
+}
+
+/* The other thread of a process that has two. */
+static uint32_t second_thread(pid_t pid) {
+  char path[64];
+  uint32_t found = 0;
+  snprintf(path, sizeof(path), "/proc/%d/task", pid);
+  DIR *tasks = opendir(path);
+  CHECK(tasks != NULL);
+  for (struct dirent *entry; (entry = readdir(tasks)) != NULL;) {
+    uint32_t tid = (uint32_t)strtoul(entry->d_name, NULL, 10);
+    if (tid != 0 && tid != (uint32_t)pid) found = tid;
+  }
+  closedir(tasks);
+  return found;
+}
+
+/* A message tells the number that a thread has in its own namespace, which is nobody's, or somebody else's, in ours. */
+static void a_thread_of_another_namespace_is_found_by_its_faults(void) {
+  if (check_under_tsan()) SKIP("no threads after fork under ThreadSanitizer");
+  cpu_set_t all;
+  CHECK_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+  struct stranger *stranger = mmap(NULL, sizeof(*stranger), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  CHECK(stranger != MAP_FAILED);
+  stranger->cpu = nth_cpu(&all, (unsigned)CPU_COUNT(&all) - 1);
+  pid_t between = start_stranger(stranger);
+  while (atomic_load(&stranger->pid) == 0 || atomic_load(&stranger->tid) == 0) {
+    if (atomic_load(&stranger->refused)) SKIP("a namespace of processes needs CAP_SYS_ADMIN");
+    check_pause();
+  }
+  uint32_t pid = (uint32_t)atomic_load(&stranger->pid), tid = (uint32_t)atomic_load(&stranger->tid);
+  CHECK(tid != second_thread((pid_t)pid));
+
+  struct uffd_faulter faulter;
+  uffd_faulter_init(&faulter);
+  int cpu;
+  while ((cpu = uffd_faulter_cpu(&faulter, pid, tid)) < 0) { /* a second look tells who has faulted since the first */
+    check_pause();
+  }
+  CHECK_EQ(cpu, stranger->cpu);
+  CHECK_EQ(faulter.tid, second_thread((pid_t)pid));
+  uint32_t looks = faulter.looks;
+  CHECK_EQ(uffd_faulter_cpu(&faulter, pid, tid), stranger->cpu);
+  CHECK_EQ(faulter.looks, looks - 1); /* not looked through again */
+  CHECK_EQ(uffd_faulter_cpu(&faulter, pid, faulter.tid), stranger->cpu);
+  CHECK(kill((pid_t)pid, SIGKILL) == 0 && waitpid(between, NULL, 0) == between);
+  CHECK_EQ(uffd_faulter_cpu(&faulter, pid, tid), -1);
+  uffd_faulter_close(&faulter);
+}
+
+static void a_thread_that_nobody_has_is_nowhere(void) {
+  struct uffd_faulter faulter;
+  uffd_faulter_init(&faulter);
+  CHECK_EQ(uffd_faulter_cpu(&faulter, 0, 1U << 30), -1); /* more than Linux counts */
+  CHECK(uffd_faulter_cpu(&faulter, 0, (uint32_t)gettid()) >= 0);
+  CHECK_EQ(faulter.tid, gettid());
+  CHECK(uffd_faulter_cpu(&faulter, (uint32_t)getpid(), (uint32_t)gettid()) >= 0);
+  CHECK_EQ(uffd_faulter_cpu(&faulter, 0, 1U << 30), -1);
+  uffd_faulter_close(&faulter);
+}
+
 static const struct check_test tests[] = {
     TEST(each_serves_and_says_what_it_is),
     TEST(other_engines_have_none),
@@ -295,5 +398,7 @@ static const struct check_test tests[] = {
     TEST(closing_waits_for_the_companion),
 #endif
     TEST(nobody_starves),
+    TEST(a_thread_of_another_namespace_is_found_by_its_faults),
+    TEST(a_thread_that_nobody_has_is_nowhere),
 };
 CHECK_MAIN(tests)
