@@ -48,15 +48,15 @@ void uffd_inline_give_all(uffd_loop *loop) {
   }
 }
 
-static void pause_for(uint32_t nanoseconds) {
+static void pause_for(uint64_t nanoseconds) {
   struct timespec time = {0, (long)nanoseconds};
   nanosleep(&time, NULL);
 }
 
 /* R1, R2: another thread reads the event, or the resolver has an answer later; then the access is repeated. */
 static void put_off(bool again) {
-  static _Thread_local uint32_t pause_ns UFFD_SIGNAL_TLS; /* the last one */
-  pause_ns = !again ? 0 : pause_ns == 0 ? PAUSE_NS : (uint32_t)min_u64(PAUSE_MAX, 2 * pause_ns);
+  static _Thread_local uint64_t pause_ns UFFD_SIGNAL_TLS; /* the last one */
+  pause_ns = !again ? 0 : pause_ns == 0 ? PAUSE_NS : min_u64(PAUSE_MAX, 2 * pause_ns);
   if (again) pause_for(pause_ns);
 }
 
