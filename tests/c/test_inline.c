@@ -391,6 +391,7 @@ static void touch_first(void *ctx) {
 
 /* The signal comes while the thread answers a fault of its own: it waits until that is over. */
 static void a_signal_during_a_fault(void) {
+  if (check_under_tsan()) SKIP("ThreadSanitizer calls signal handlers later, with SIGBUS blocked");
   struct sigaction action = {.sa_handler = touch_more};
   CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
   interrupted = open_case(0);
@@ -535,6 +536,7 @@ static void telling_of_children_is_refused(void) {
 
 /* What it inherits all the same is as it was, with zeros for what was missing; and it may serve itself. */
 static void a_child_serves_memory_of_its_own(void) {
+  if (check_under_tsan()) SKIP("no threads after fork under ThreadSanitizer");
   struct inline_case made = open_case(0), own;
   struct uffd_map_opts map_opts = UFFD_MAP_OPTS_INIT;
   uffd_memory *inherited;
