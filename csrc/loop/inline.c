@@ -60,11 +60,6 @@ static void put_off(bool again) {
   if (again) pause_for(pause_ns);
 }
 
-static void count_fault(struct uffd_handler_state *handler, uint64_t flags) {
-  uffd_count((flags & UFFD_FAULT_WP) != 0 ? &handler->counters.wp : &handler->counters.missing, 1);
-  if ((flags & UFFD_FAULT_WRITE) != 0) uffd_count(&handler->counters.writes, 1);
-}
-
 /* Asked once a thread. A forked child, whose answer would be its parent's, has no faults here. */
 static uint32_t thread_id(void) {
   static _Thread_local uint32_t tid UFFD_SIGNAL_TLS;
@@ -90,7 +85,7 @@ static uint32_t walk(struct uffd_handler_state *handler, const struct uffd_entry
   uffd_current_handler = handler;
   handler->error = 0;
   uint32_t outcome = uffd_line_resolve(handler, &fault, &entry->slice);
-  if (outcome != UFFD_OUTCOME_DEFERRED) count_fault(handler, flags);
+  if (outcome != UFFD_OUTCOME_DEFERRED) uffd_count_guessed(handler, flags);
   if (++handler->turns % TIDY_EVERY == 0) uffd_uses_idle(handler);
   uffd_current_handler = outer;
   return outcome;

@@ -31,6 +31,7 @@ static void mark(const struct uffd_install *install, uint64_t start, uint64_t en
 static void account(struct work *work, uint32_t kind, uint64_t start, uint64_t done) {
   if (done == 0) return;
   struct uffd_counters *counters = &work->handler->counters;
+  if (work->install->page >= start && work->install->page - start < done) work->handler->filled_as = kind;
   uffd_count(&counters->pages[kind], done / work->install->slice->region->page_size);
   if (kind != UFFD_ANSWER_POISON) uffd_count(&counters->bytes, done);
   if (kind == UFFD_ANSWER_POISON) work->handler->poisoned_ns = uffd_now();

@@ -338,6 +338,13 @@ static uint32_t resolve_stray(const struct uffd_handler_state *handler, const st
   return UFFD_OUTCOME_GONE;
 }
 
+/* Inline, a minor fault is a guess. */
+static uint64_t told_flags(const struct walk *walk) {
+  const struct uffd_handler_state *handler = walk->handler;
+  bool guessed = handler->loop->engine == UFFD_ENGINE_INLINE && handler->filled_as != UFFD_ANSWER_CONTINUE;
+  return guessed ? walk->flags & ~UFFD_FAULT_MINOR : walk->flags;
+}
+
 static void trace(const struct walk *walk, const struct uffd_pending *fault, uint32_t outcome, uint64_t now) {
   struct uffd_handler_state *handler = walk->handler;
   const struct uffd_hook *hook = atomic_load_explicit(&handler->loop->trace, memory_order_acquire);
@@ -347,7 +354,7 @@ static void trace(const struct walk *walk, const struct uffd_pending *fault, uin
       .latency_ns = now - fault->read_ns,
       .offset = region_offset(walk->slice, walk->page),
       .cover = walk->cover,
-      .flags = walk->flags,
+      .flags = told_flags(walk),
       .tid = walk->tid,
       .handler = handler->index,
       .answer = walk->answer,
@@ -388,6 +395,7 @@ uint32_t uffd_line_resolve(struct uffd_handler_state *handler, const struct uffd
       .read_ns = fault->read_ns,
       .tid = fault->tid,
   };
+  handler->filled_as = UFFD_ANSWER_LATER;
   uint32_t outcome = resolve(&walk);
   if (outcome == UFFD_OUTCOME_FAILED) outcome = give_up(&walk);
   if (outcome == UFFD_OUTCOME_GONE) uffd_raw_wake(fault->source->fd, walk.page, slice->region->page_size);

@@ -135,6 +135,7 @@ struct uffd_handler_state {
   uint64_t read_ns;                          /* when a fault was last read */
   uint32_t faulter_pid, faulter_tid;         /* of that fault: see uffd_faulter_cpu() */
   int error;                                 /* of the last install or resolver */
+  uint32_t filled_as;                        /* the faulting page went in as; LATER: it has not */
   uint64_t poisoned_ns;                      /* when a page was last poisoned */
   struct uffd_pending queue[UFFD_QUEUE_MAX]; /* as they were read */
   struct uffd_batch batch;                   /* empty unless faults are being answered */
@@ -387,6 +388,8 @@ static inline void uffd_count(_Atomic uint64_t *counter, uint64_t more) { /* one
   atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
 }
 void uffd_histogram_add(struct uffd_histogram *histogram, uint64_t nanoseconds);
+/* A fault that no message has told: it was a minor one if the page cache was asked for the page, and had it. */
+void uffd_count_guessed(struct uffd_handler_state *handler, uint64_t flags);
 
 /* oldest.c: fault is the one that has waited longest; none waits. The handler's. */
 void uffd_oldest_set(struct uffd_handler_state *handler, const struct uffd_pending *fault);

@@ -152,12 +152,7 @@ static enum uffd_job_result bring_in_now(struct uffd_handler_state *handler, str
     job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS;
     return UFFD_JOB_AGAIN;
   }
-  struct uffd_counters *counters = &handler->counters;
-  uffd_count((wanted->flags & UFFD_FAULT_WP) != 0      ? &counters->wp
-             : (wanted->flags & UFFD_FAULT_MINOR) != 0 ? &counters->minor
-                                                       : &counters->missing,
-             1);
-  if ((wanted->flags & UFFD_FAULT_WRITE) != 0) uffd_count(&counters->writes, 1);
+  uffd_count_guessed(handler, wanted->flags);
   uint64_t index = (wanted->address - slice->start) / slice->region->page_size;
   if (page_state(slice, index) == UFFD_PAGE_POISONED) job->result = -EHWPOISON;
   return UFFD_JOB_DONE;

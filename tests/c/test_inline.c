@@ -63,7 +63,13 @@ static void pages_come_in_the_faulting_thread(void) {
 }
 
 /* The signal tells minor and missing alike: the page cache has every second page, the others come from the image. */
+static void note_kind(void *ctx, const struct uffd_trace *trace) {
+  uint64_t *flags = ctx;
+  flags[trace->offset / check_page()] = trace->flags;
+}
+
 static void minor_and_missing_faults_in_one_region(void) {
+  uint64_t flags[64] = {0};
   uint64_t page = check_page();
   uffd_loop *loop = open_inline(0);
   uffd_memory *memory = memory_make(MEMORY_MEMFD, 64);
@@ -75,10 +81,14 @@ static void minor_and_missing_faults_in_one_region(void) {
   CHECK_OK(uffd_resolver_continue(image, &proceed));
   uffd_resolver_close(image);
   region_add(loop, memory, proceed, NULL);
+  CHECK_OK(uffd_loop_trace(loop, note_kind, flags));
   for (uint64_t i = 0; i < 64; i++) {
     CHECK_EQ(*memory_at(memory, i * page), i % 2 == 0 ? 0xC0 : image_byte(i * page));
+    CHECK_EQ(flags[i], i % 2 == 0 ? UFFD_FAULT_MINOR : 0);
   }
   struct uffd_stats stats = serving_stats(loop);
+  CHECK_EQ(stats.minor, 32);
+  CHECK_EQ(stats.missing, 32);
   CHECK_EQ(stats.continued, 32);
   CHECK_EQ(stats.copied, 32);
   CHECK_OK(uffd_loop_close(loop));
