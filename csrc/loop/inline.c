@@ -148,7 +148,7 @@ enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags) {
 }
 
 /* 0, or -errno; -EAGAIN when an event must be read first. */
-static int bring_in_once(uint64_t address, bool write) {
+static int bring_in_once(uint64_t address, uint64_t flags) {
   int result = -ENOENT;
   struct uffd_visit visit = uffd_directory_enter();
   const struct uffd_entry *entry = uffd_directory_find(address);
@@ -156,9 +156,8 @@ static int bring_in_once(uint64_t address, bool write) {
   if (entry != NULL && result == -ENOENT) {
     const struct uffd_slice *slice = &entry->slice;
     uint64_t index = (address - slice->start) / slice->region->page_size;
-    bool wp = write && (slice->region->modes & UFFD_MODE_WP) != 0 && page_state(slice, index) == UFFD_PAGE_INSTALLED;
     struct uffd_handler_state *handler = uffd_inline_take(entry->loop);
-    uint32_t outcome = walk(handler, entry, address, (write ? UFFD_FAULT_WRITE : 0) | (wp ? UFFD_FAULT_WP : 0));
+    uint32_t outcome = walk(handler, entry, address, flags);
     if (outcome == UFFD_OUTCOME_INSTALLED || outcome == UFFD_OUTCOME_PRESENT) result = 0;
     if (outcome == UFFD_OUTCOME_DEFERRED) result = handler->error != 0 ? -EFAULT : -EAGAIN;
     if (page_state(slice, index) == UFFD_PAGE_POISONED) result = -EHWPOISON;
@@ -169,9 +168,9 @@ static int bring_in_once(uint64_t address, bool write) {
   return result;
 }
 
-int uffd_inline_bring_in(uint64_t address, bool write) {
+int uffd_inline_bring_in(uint64_t address, uint64_t flags) {
   for (unsigned tries = 0; tries < PAUSE_LIMIT; tries++) {
-    int result = bring_in_once(address, write);
+    int result = bring_in_once(address, flags);
     if (result != -EAGAIN) return result;
     pause_for(PAUSE_NS);
   }

@@ -37,8 +37,11 @@ void uffd_sigbus_release(void);
 enum uffd_inline_result { UFFD_INLINE_RESOLVED, UFFD_INLINE_NOT_OURS };
 /* Resolves the fault of the calling thread at address. */
 enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags);
-/* The same for a system call that would get EFAULT: 0 or -errno, -ENOENT when no inline loop serves address. */
-int uffd_inline_bring_in(uint64_t address, bool write);
+/*
+ * The same for a system call that would get EFAULT. flags: UFFD_FAULT_* as if a fault had been read. 0 or -errno,
+ * -ENOENT when no inline loop serves address.
+ */
+int uffd_inline_bring_in(uint64_t address, uint64_t flags);
 /* Executors: handlers that no thread runs; whoever has a fault, or a job for one, takes it meanwhile. */
 struct uffd_handler_state *uffd_inline_take(uffd_loop *loop);
 void uffd_inline_give(struct uffd_handler_state *handler);

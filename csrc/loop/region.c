@@ -170,7 +170,7 @@ static uint64_t guess_flags(const uffd_region *region, uint64_t address, bool wr
 static int bring_in(void *ctx, uint64_t address, bool write) {
   const uffd_region *region = ctx;
   if (region->loop->engine == UFFD_ENGINE_INLINE && uffd_current_handler == NULL) {
-    return uffd_inline_bring_in(address, write);
+    return uffd_inline_bring_in(address, guess_flags(region, address, write));
   }
   if (uffd_current_handler != NULL && uffd_current_handler->loop == region->loop) {
     return fail(EDEADLK, "A callback touches memory that its own loop serves.");

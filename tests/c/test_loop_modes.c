@@ -302,6 +302,7 @@ static void remove_region(void *ctx) {
 }
 
 static void removing_lets_writers_and_minor_sleepers_go(void) {
+  serving_needs_handlers("Nobody sleeps in a fault.");
   needs_minor(MEMORY_MEMFD);
   needs_wp(MEMORY_MEMFD);
   uffd_resolver *resolver;
