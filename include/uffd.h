@@ -552,7 +552,7 @@ struct uffd_answer {
 /* What a callback's set-up is told about the handler that will ask. */
 struct uffd_handler {
   uint32_t index;     /* 0 .. count-1 */
-  uint32_t count;     /* handlers of the loop */
+  uint32_t count;     /* handlers of the loop; inline one more than asked for: the first answers where nobody waits */
   const void *key;    /* unique among all living handlers: callbacks that share state a handler find each other by it */
   uint64_t page_size; /* the largest page size that the callback will be asked for so far */
 };
@@ -570,8 +570,10 @@ struct uffd_callback_ops {
    * time, though not always in the same thread; several handlers ask at the same time, each with its own state.
    */
   int (*resolve)(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer);
-  /* The handler is about to wait: time to tidy. Returns 1 if there is more to tidy (called again if still idle). May be
-   * NULL. */
+  /*
+   * The handler is about to wait: time to tidy. Returns 1 if there is more to tidy (called again if still idle).
+   * Inline, where no handler waits: after every 64th fault that it has answered. May be NULL.
+   */
   int (*idle)(void *ctx, void *state);
   /* The other end of setup. May be NULL. */
   void (*teardown)(void *ctx, void *state);
@@ -613,7 +615,10 @@ enum {
  * be async-signal-safe. Threads whose stack is small or itself served need uffd_signal_stack(). Other SIGBUS go on to
  * the handler that was there before the first inline loop; a program that installs its own later calls uffd_sigbus()
  * from it. A forked child cannot be served: EVENT_FORK is refused (-EINVAL), and in memory that a child inherits all
- * the same (UFFD_MAP_FORK) it reads zeros where pages were missing.
+ * the same (UFFD_MAP_FORK) it reads zeros where pages were missing. Nor is a mapping followed that mremap moves:
+ * EVENT_REMAP is refused as well, and what was missing there reads as zeros; one that grows in place raises SIGBUS in
+ * what it gains. The signal does not tell a minor fault from a missing one: where both may come, resolvers are asked as
+ * for a minor one, and if they say CONTINUE in vain, again as for a missing one.
  */
 
 /* What becomes of a page whose resolver failed. The first failure's sentence is kept: uffd_loop_error(). */
@@ -686,10 +691,10 @@ UFFD_EXPORT uint64_t uffd_ledger_size(uint64_t pages, uint32_t regions);
 
 /*
  * Makes a loop and starts its handlers; regions are added to it while it runs.
- * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop; inline there is no EVENT_FORK); -EOPNOTSUPP
- * on_error asks for poison, also by default, and the kernel is older than 6.6: choose "zero" knowingly; -EAGAIN,
- * -ENOMEM no thread; -EMFILE, -ENFILE. With a ledger also -EINVAL: too small, not aligned, damaged or of another
- * version or size, several handlers, inline, or not new without UFFD_LOOP_PAUSED.
+ * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop; inline there is no EVENT_FORK or
+ * EVENT_REMAP); -EOPNOTSUPP on_error asks for poison, also by default, and the kernel is older than 6.6: choose "zero"
+ * knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE. With a ledger also -EINVAL: too small, not aligned, damaged
+ * or of another version or size, several handlers, inline, or not new without UFFD_LOOP_PAUSED.
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
 
@@ -876,7 +881,7 @@ struct uffd_stats {
   uint64_t gone;          /* faults of ranges or address spaces that are no more */
   uint64_t errors;        /* resolvers or installs that failed */
   uint64_t policy_calls;  /* of callbacks and Lua policies */
-  uint64_t queue;         /* faults waiting now */
+  uint64_t queue;         /* faults waiting now; inline none does */
   uint64_t queue_max;     /* the longest queue so far */
   uint64_t latency_count; /* faults measured, from the read of the message to the wake-up, nanoseconds: */
   uint64_t latency_p50;
@@ -924,7 +929,7 @@ UFFD_EXPORT int uffd_loop_error(const uffd_loop *loop, char *text, size_t length
 enum {
   UFFD_OUTCOME_INSTALLED = 0,
   UFFD_OUTCOME_PRESENT = 1,  /* there already: woken */
-  UFFD_OUTCOME_DEFERRED = 2, /* put off; another record will follow */
+  UFFD_OUTCOME_DEFERRED = 2, /* put off; another record will follow, but inline if another thread brings the page */
   UFFD_OUTCOME_GONE = 3,     /* the range or the address space is no more: woken */
   UFFD_OUTCOME_FAILED = 4    /* on_error was applied */
 };

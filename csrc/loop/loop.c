@@ -124,7 +124,7 @@ static int check_opts(const struct uffd_loop_opts *opts) {
   if ((opts->features & (UFFD_FEAT_SIGBUS | UFFD_FEAT_WP_ASYNC)) != 0) {
     return fail(EINVAL, "With the features sigbus and wp_async no faults come to a loop.");
   }
-  if (opts->engine == UFFD_ENGINE_INLINE && (opts->features & UFFD_FEAT_EVENT_FORK) != 0) return uffd_refuse_children();
+  if (opts->engine == UFFD_ENGINE_INLINE && uffd_check_inline(opts->features) < 0) return -EINVAL;
   if ((opts->flags & ~(uint64_t)UFFD_LOOP_PAUSED) != 0) {
     return fail(EINVAL, "Unknown flag of uffd_loop_create 0x%" PRIx64 ".", opts->flags);
   }
@@ -157,10 +157,16 @@ int uffd_refuse_retry(void) {
               "engine threads.");
 }
 
-int uffd_refuse_children(void) {
-  return fail(EINVAL,
-              "Inline, nobody can answer the faults of a forked child, which would die of SIGBUS: event_fork is "
-              "for the engines threads and pump.");
+int uffd_check_inline(uint64_t features) {
+  if ((features & UFFD_FEAT_EVENT_FORK) != 0) {
+    return fail(EINVAL, "Inline, nobody can answer the faults of a forked child, which would die of SIGBUS: event_fork "
+                        "is for the engines threads and pump.");
+  }
+  if ((features & UFFD_FEAT_EVENT_REMAP) != 0) {
+    return fail(EINVAL, "Inline, a mapping that moves is not followed, and whoever touches it would die of SIGBUS: "
+                        "event_remap is for the engines threads and pump.");
+  }
+  return 0;
 }
 
 static void free_loop(uffd_loop *loop) {
@@ -217,14 +223,14 @@ static void choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts) {
   if (!limited && uffd_probe(&probe) == 0) limited = probe.user_mode_only != 0;
   bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1 && opts->flags == 0 &&
                   opts->ledger == NULL && opts->on_error != UFFD_ON_ERROR_RETRY &&
-                  (opts->features & UFFD_FEAT_EVENT_FORK) == 0;
+                  (opts->features & UFFD_NOT_INLINE) == 0;
   loop->engine = limited && possible ? UFFD_ENGINE_INLINE : UFFD_ENGINE_THREADS;
   loop->why = !limited ? "System calls that meet missing pages are served too; inline they would get EFAULT."
               : possible
                   ? "The object is user-mode-only, so that system calls that meet missing pages get EFAULT "
                     "anyway, and inline is the fastest."
-                  : "Inline takes one object, no pause, ledger, retries or forked children, and a kernel with the "
-                    "feature sigbus (4.14).";
+                  : "Inline takes one object, no pause, ledger, retries, event_fork or event_remap, and a kernel with "
+                    "the feature sigbus (4.14).";
 }
 
 /* Inline: one that reads events and does jobs, and some for faulting threads to take, two for each processor. */

@@ -269,8 +269,10 @@ int uffd_loop_enter(uffd_loop *loop);
 void uffd_loop_leave(uffd_loop *loop);
 /* -EOPNOTSUPP when on_error needs poison and the kernel has none. */
 int uffd_check_poison(uint32_t on_error);
-int uffd_refuse_retry(void);    /* inline */
-int uffd_refuse_children(void); /* inline */
+int uffd_refuse_retry(void); /* inline */
+/* -EINVAL when an object with these features cannot be served inline. */
+#define UFFD_NOT_INLINE (UFFD_FEAT_EVENT_FORK | UFFD_FEAT_EVENT_REMAP)
+int uffd_check_inline(uint64_t features);
 
 /* slice.c */
 struct uffd_slice *uffd_slice_find(const struct uffd_source *source, uint64_t address);

@@ -72,7 +72,7 @@ static int check_object(const uffd_loop *loop, const uffd_object *object) {
     return fail(EINVAL, "With the feature wp_async no faults come to a loop.");
   }
   bool wants_sigbus = loop->engine == UFFD_ENGINE_INLINE, has_sigbus = (object->features & UFFD_FEAT_SIGBUS) != 0;
-  if (wants_sigbus && (object->features & UFFD_FEAT_EVENT_FORK) != 0) return uffd_refuse_children();
+  if (wants_sigbus && uffd_check_inline(object->features) < 0) return -EINVAL;
   if (wants_sigbus == has_sigbus) return 0;
   return fail(EINVAL, "%s",
               wants_sigbus ? "The inline engine needs an object with the feature sigbus."

@@ -525,7 +525,8 @@ end
 ---what becomes of a page whose resolver failed: zeros, SIGBUS (default, needs kernel 6.6), SIGBUS from all pages from
 ---then on; retry asks again, with pauses of up to 10 ms, while the thread waits (not inline)
 ---@field on_error? "zero"|"poison"|"stop"|"retry"
----features to enable in the loop's objects; not event_fork inline: nobody could answer a child's faults
+---features to enable in the loop's objects; inline not event_fork and event_remap: nobody could answer the faults of
+---children, and of what has moved
 ---@field features? uffd.Mask
 ---@field user_mode_only? boolean as in `uffd.open`, for the loop's objects
 ---@field route? "auto"|"syscall"|"device"

@@ -573,6 +573,52 @@ static void a_child_serves_memory_of_its_own(void) {
   uffd_memory_close(inherited);
 }
 
+/* ---- mappings that move */
+
+static void telling_of_moves_is_refused(void) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
+  uffd_loop *loop;
+  check_needs(UFFD_FEAT_SIGBUS | UFFD_FEAT_EVENT_REMAP);
+  opts.features = UFFD_FEAT_EVENT_REMAP;
+  opts.open_flags = UFFD_OPEN_USER_MODE_ONLY; /* auto would be inline */
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  CHECK_EQ(uffd_loop_engine(loop, NULL), UFFD_ENGINE_THREADS);
+  CHECK_OK(uffd_loop_close(loop));
+  opts.engine = UFFD_ENGINE_INLINE;
+  CHECK_ERR(uffd_loop_create(&opts, &loop), -EINVAL);
+  CHECK_SAYS("mapping that moves");
+
+  struct inline_case made = open_case(0);
+  uffd_memory *memory = memory_make(MEMORY_ANON, 1);
+  uffd_resolver *image = image_resolver(check_page());
+  region_opts.object = check_open(UFFD_FEAT_SIGBUS | UFFD_FEAT_EVENT_REMAP);
+  CHECK_ERR(uffd_loop_add(made.loop, memory, image, &region_opts, NULL), -EINVAL);
+  CHECK_SAYS("mapping that moves");
+  close_case(&made);
+  uffd_resolver_close(image);
+  uffd_close(region_opts.object);
+  uffd_memory_close(memory);
+}
+
+/* Untold, what moves leaves the loop: it is as it was, with zeros for what was missing. */
+static void what_moves_is_ordinary_memory(void) {
+  uint64_t page = check_page();
+  uffd_loop *loop = open_inline(0);
+  uffd_memory *memory = memory_make(MEMORY_ADOPTED, 8);
+  region_add(loop, memory, image_resolver(8 * page), NULL);
+  CHECK_EQ(*memory_at(memory, 3 * page), image_byte(3 * page));
+  unsigned char *there = mmap(NULL, 4 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(there != MAP_FAILED);
+  CHECK(mremap(memory_at(memory, 2 * page), 4 * page, 4 * page, MREMAP_MAYMOVE | MREMAP_FIXED, there) == there);
+  CHECK(check_filled(there, page, 0));
+  CHECK(image_there(there + page, 3 * page, page));
+  CHECK(image_there(memory_at(memory, 6 * page), 6 * page, page));
+  CHECK_OK(uffd_loop_close(loop));
+  munmap(there, 4 * page);
+  uffd_memory_close(memory);
+}
+
 static const struct check_test tests[] = {
     TEST(pages_come_in_the_faulting_thread),
     TEST(minor_and_missing_faults_in_one_region),
@@ -594,6 +640,8 @@ static const struct check_test tests[] = {
     TEST(an_object_of_the_wrong_kind_is_refused),
     TEST(telling_of_children_is_refused),
     TEST(a_child_serves_memory_of_its_own),
+    TEST(telling_of_moves_is_refused),
+    TEST(what_moves_is_ordinary_memory),
 };
 
 CHECK_MAIN(tests)
