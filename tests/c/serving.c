@@ -51,6 +51,15 @@ void serving_open(struct serving *serving, int engine, const struct uffd_loop_op
   CHECK_OK(uffd_loop_create(&taken, &serving->loop));
 }
 
+bool serving_is_inline(const struct serving *serving) {
+  return uffd_loop_engine(serving->loop, NULL) == UFFD_ENGINE_INLINE;
+}
+
+uint32_t serving_handlers(const struct serving *serving) {
+  if (serving->engine == ENGINE_PUMP) return 1;
+  return engine_handlers[serving->engine] + (serving_is_inline(serving) ? 1 : 0);
+}
+
 static void step(struct serving *serving, int timeout_ms) {
   int answered = uffd_loop_step(serving->loop, timeout_ms);
   if (answered != -ECANCELED) CHECK_OK(answered); /* a stopped loop still poisons */

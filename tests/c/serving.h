@@ -21,6 +21,9 @@ struct serving {
 /* Makes the loop (opts: NULL, or its engine and handlers are overwritten); skips where the features are not to be had.
  */
 void serving_open(struct serving *serving, int engine, const struct uffd_loop_opts *opts);
+bool serving_is_inline(const struct serving *serving);
+/* Of the loop: as many as its engine says, and inline before them the one that answers where nobody waits. */
+uint32_t serving_handlers(const struct serving *serving);
 /* The faulting thread answers for itself wherever a test asks for handler threads: UFFD_TEST_ENGINE=inline. */
 bool serving_inline(void);
 /* Skips there; why: what is promised of handlers only. A sentence. */

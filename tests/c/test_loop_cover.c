@@ -103,6 +103,7 @@ static void around_larger_than_the_region_is_the_region(void) {
 static void around_ends_with_the_slice(void) {
   struct serving serving;
   uint64_t page = check_page();
+  serving_needs_handlers("A region is one slice.");
   serving_open(&serving, ENGINE_TWO, NULL);
   uffd_memory *memory = memory_make(MEMORY_ANON, 1024);
   serve(serving.loop, memory, 1024 * page);
