@@ -149,11 +149,15 @@ int uffd_memory_write(uffd_memory *memory, uint64_t offset, const void *buffer, 
   return copy(memory, offset, (struct copying){.outside = source, .length = length, .write = true});
 }
 
+/* A page that comes with others may arrive protected: it is brought in, and then unprotected. */
 static int prefault_page(const uffd_memory *memory, uint64_t at, bool write) {
   struct copying page = {.inside = memory->address + at, .length = memory->page_size, .write = write};
-  if (madvise(page.inside, page.length, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return 0;
-  int result = bring_in((uintptr_t)page.inside, write);
-  return result < 0 ? explain(memory, &page, false, -result) : 0;
+  for (unsigned tries = 0; tries < 2; tries++) {
+    if (madvise(page.inside, page.length, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return 0;
+    int result = bring_in((uintptr_t)page.inside, write);
+    if (result < 0) return explain(memory, &page, false, -result);
+  }
+  return 0;
 }
 
 int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, int write) {

@@ -110,6 +110,24 @@ static void a_write_that_brings_several_pages(void) {
   end();
 }
 
+/* The same for a system call that is to write there. */
+static void prefaulting_for_a_write_unprotects(void) {
+  struct uffd_loop_opts loop_opts = UFFD_LOOP_OPTS_INIT;
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  needs_wp(MEMORY_ANON);
+  page = check_page();
+  loop_opts.open_flags = UFFD_OPEN_USER_MODE_ONLY;
+  opts.modes = WP_MODES;
+  opts.around = 4 * page;
+  serving_open(&serving, ENGINE_ONE, &loop_opts);
+  memory = memory_make(MEMORY_ANON, PAGES);
+  region_add(serving.loop, memory, image_resolver(PAGES * page), &opts);
+  CHECK_OK(uffd_memory_prefault(memory, page, 1, 1));
+  CHECK(is_protected(at(0)) && !is_protected(at(1)) && is_protected(at(2)));
+  CHECK_EQ(serving_stats(serving.loop).unprotected, 1);
+  end();
+}
+
 static void zeros_and_moved_pages_arrive_protected(void) {
   needs_wp(MEMORY_HUGETLB);
   uffd_resolver *resolver;
@@ -556,6 +574,7 @@ static void a_callback_cannot_read_what_its_loop_serves(void) {
 static const struct check_test tests[] = {
     TEST(pages_arrive_protected),
     TEST(a_write_that_brings_several_pages),
+    TEST(prefaulting_for_a_write_unprotects),
     TEST(zeros_and_moved_pages_arrive_protected),
     TEST(no_write_is_lost),
     TEST(what_the_page_cache_has_is_mapped),
