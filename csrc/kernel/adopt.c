@@ -3,7 +3,6 @@
  */
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,8 +49,7 @@ static int read_features(int fd, uint64_t *features) {
 
 /* Before its handshake a userfaultfd polls as an error, even when it is non-blocking. */
 static bool is_initialised(int fd) {
-  struct pollfd descriptor = {.fd = fd, .events = POLLIN};
-  return poll(&descriptor, 1, 0) >= 0 && (descriptor.revents & POLLERR) == 0;
+  return (uffd_ready(fd, POLLIN) & POLLERR) == 0;
 }
 
 int uffd_adopt(int fd, uffd_object **object) {

@@ -6,6 +6,7 @@
 #define UFFD_KERNEL_SUPPORT_H
 
 #include <errno.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -64,6 +65,14 @@ extern _Atomic(void (*)(const char *name, void *ctx)) uffd_barrier_hook;
 #else
 #define BARRIER(name, ctx) ((void)0)
 #endif
+
+/* What a descriptor is ready for now, of these events and those that are always told (POLLHUP, ...); 0: nothing. */
+static inline short uffd_ready(int fd, short events) {
+  struct pollfd descriptor = {.fd = fd, .events = events};
+  while (poll(&descriptor, 1, 0) < 0 && errno == EINTR) { /* a signal may come amid a poll that does not wait, too */
+  }
+  return descriptor.revents;
+}
 
 static inline uint64_t round_down(uint64_t value, uint64_t unit) {
   return value - value % unit;

@@ -4,7 +4,6 @@
  */
 #include <inttypes.h>
 #include <jansson.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -202,8 +201,7 @@ uffd_object *uffd_handoff_object(const uffd_handoff *handoff) {
 int uffd_handoff_connected(const uffd_handoff *handoff) {
   int result = check(handoff);
   if (result < 0 || handoff->socket < 0) return result;
-  struct pollfd descriptor = {.fd = handoff->socket, .events = POLLRDHUP};
-  return poll(&descriptor, 1, 0) == 0;
+  return uffd_ready(handoff->socket, POLLRDHUP) == 0;
 }
 
 /*

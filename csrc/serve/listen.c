@@ -3,7 +3,6 @@
  */
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -144,14 +143,9 @@ void uffd_listener_close(struct uffd_listener *listener) {
 
 /* ---- who connects */
 
-static bool polls(int fd, short events) {
-  struct pollfd descriptor = {.fd = fd, .events = events};
-  return poll(&descriptor, 1, 0) != 0;
-}
-
 static int open_pidfd_by_pid(int fd, int32_t pid) {
   int pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
-  if (pidfd < 0 || !polls(fd, POLLRDHUP)) return pidfd;
+  if (pidfd < 0 || uffd_ready(fd, POLLRDHUP) == 0) return pidfd;
   close(pidfd);
   errno = ESRCH;
   return -1;
@@ -171,7 +165,7 @@ static int open_pidfd(int fd, const struct uffd_peer *peer) {
       if (pidfd < 0 && (peer->pid <= 0 || errno == ENOSYS)) return -1; /* not visible; or before 5.3 */
     }
   }
-  if (pidfd >= 0 && !polls(pidfd, POLLIN)) return pidfd;
+  if (pidfd >= 0 && uffd_ready(pidfd, POLLIN) == 0) return pidfd;
   int error = pidfd >= 0 ? ESRCH : errno;
   if (pidfd >= 0) close(pidfd);
   if (error == EMFILE || error == ENFILE) {

@@ -233,8 +233,7 @@ static void obey(struct uffd_work *work, const struct uffd_message *message, int
 /* ---- without a supervisor */
 
 static bool gone(const struct uffd_serving *serving) {
-  struct pollfd pidfd = {.fd = serving->pidfd, .events = POLLIN};
-  if (serving->pidfd >= 0 && poll(&pidfd, 1, 0) == 0) return false;
+  if (serving->pidfd >= 0 && uffd_ready(serving->pidfd, POLLIN) == 0) return false;
   return uffd_memory_gone(uffd_fd(serving->object), serving->client.regions[0].address);
 }
 

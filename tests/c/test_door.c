@@ -6,7 +6,9 @@
 #include <linux/userfaultfd.h>
 #include <malloc.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -982,6 +984,51 @@ static void the_allowed_user_is_let_in(void) {
   who_connects(65534, true);
 }
 
+static struct {
+  pthread_t thread;
+  _Atomic bool stop;
+} signalled;
+
+static void take_signal(int number) {
+  (void)number;
+}
+
+static void signal_on_and_on(void *ctx) {
+  (void)ctx;
+  while (!atomic_load(&signalled.stop)) {
+    pthread_kill(signalled.thread, SIGUSR1);
+    sched_yield();
+  }
+}
+
+/* A poll that does not wait says EINTR as well; a program that is told to reload takes its clients in meanwhile. */
+static void signals_keep_nobody_out(void) {
+  make_directory();
+  struct uffd_door_opts opts = door_opts();
+  struct uffd_connection *connection = NULL;
+  struct uffd_door *door = NULL;
+  struct check_thread thread;
+  struct sigaction action = {.sa_handler = take_signal, .sa_flags = SA_RESTART};
+  CHECK_OK(uffd_door_open(&opts, &door));
+  CHECK_EQ(sigaction(SIGUSR1, &action, NULL), 0);
+  signalled.thread = pthread_self();
+  check_thread_start(&thread, signal_on_and_on, NULL);
+  for (unsigned i = 0; i < 2000; i++) {
+    int client = vmm_connect(opts.path), result;
+    CHECK(client >= 0);
+    while ((result = CHECK_OK(uffd_door_accept(door, &connection))) == 0) {
+      check_pause();
+    }
+    CHECK_EQ(result, 1);
+    uffd_connection_close(connection);
+    close(client);
+  }
+  atomic_store(&signalled.stop, true);
+  check_thread_join(&thread);
+  uffd_door_close(door);
+  rmdir(directory);
+}
+
 /* Its memory may belong to somebody, but nobody could tell when it ends. */
 static void who_is_gone_already_is_refused(void) {
   make_directory();
@@ -1091,6 +1138,7 @@ static void ten_thousand_damaged_handshakes(void) {
 
 static const struct check_test tests[] = {
     TEST(one_region),
+    TEST(signals_keep_nobody_out),
     TEST(two_regions_with_offsets_and_a_gap),
     TEST(regions_come_sorted_by_offset),
     TEST(extra_unknown_keys),
