@@ -537,7 +537,7 @@ unsigned uffd_handler_work(struct uffd_handler_state *handler, bool woken) {
   uint32_t waiting = handler->queued;
   uint64_t calls = handler->asker.policy_calls;
   if (has_news(handler)) drain_ready(handler);
-  BARRIER("drained", handler);
+  if (handler->queued > waiting) BARRIER("drained", handler); /* faults were read */
   uffd_jobs_run(handler, false);
   uffd_count(&handler->passes, 1);
   unsigned answered = answer_faults(handler, waiting);
