@@ -93,6 +93,16 @@ static void zeros_are_mapped_once(void) {
 
 /* ---- zero pages */
 
+/* Where huge pages could begin: which pages an answer's samples are depends on that. */
+static uffd_memory *aligned_memory(uint64_t pages) {
+  struct check_area area = check_map(CHECK_ANON, pages + HUGE / page);
+  unsigned char *at = area.at + (HUGE - CHECK_ADDRESS(area.at) % HUGE) % HUGE;
+  CHECK_EQ(madvise(at, pages * page, MADV_NOHUGEPAGE), 0);
+  uffd_memory *memory = NULL;
+  CHECK_OK(uffd_memory_adopt(at, pages * page, &memory));
+  return memory;
+}
+
 static void check_zero_pages(int engine, zero_fn *zero, int as, uint64_t around) {
   struct serving serving;
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
@@ -100,7 +110,7 @@ static void check_zero_pages(int engine, zero_fn *zero, int as, uint64_t around)
   const uint64_t pages = 600, length = pages * page - 100; /* ends within its last page */
   unsigned char *contents = make_contents(pages, zero);
   memset(contents + length, 0, 100);
-  uffd_memory *memory = memory_make(MEMORY_ANON, pages);
+  uffd_memory *memory = aligned_memory(pages);
   opts.around = around;
   uffd_region *region = region_add(serving.loop, memory, resolver_of(contents, length, as), &opts);
   if (around == 0) CHECK_OK(uffd_region_prefetch(region, 0, 0));
