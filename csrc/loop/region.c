@@ -75,7 +75,7 @@ static int check_object(const uffd_loop *loop, const uffd_object *object) {
   if (wants_sigbus && uffd_check_inline(object->features) < 0) return -EINVAL;
   if (wants_sigbus == has_sigbus) return 0;
   return fail(EINVAL, "%s",
-              wants_sigbus ? "The inline engine needs an object with the feature sigbus."
+              wants_sigbus ? "The inline engine needs an object with the feature sigbus: open it so, or choose the engine threads."
                            : "With the feature sigbus faults come to the inline engine only.");
 }
 

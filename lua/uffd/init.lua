@@ -510,11 +510,24 @@ local function has_foreign(entries)
   return false
 end
 
+-- An object that sends messages instead of SIGBUS is for threads to read, whatever auto would choose.
+local function engine_for(options)
+  local engine = options.engine
+  if engine ~= nil and engine ~= "auto" then return engine end
+  for _, entry in ipairs(options) do
+    local object = type(entry) == "table" and entry.object
+    local ok, signals = pcall(function() return object:has "sigbus" end)
+    if ok and not signals then return "threads" end
+  end
+  return engine
+end
+
 ---@class uffd.ServeOptions
 ---@field [integer] uffd.RegionOptions the regions; more may be added later
 ---who answers: threads of the loop; `loop:step()` (pump); or the faulting thread itself, in its SIGBUS handler (inline:
 ---the fastest, but a system call that meets a missing page gets EFAULT, see `memory:prefault`). auto, the default, is
----inline where the object can only be user-mode-only, else threads
+---inline where the object can only be user-mode-only, unless a region has an object of its own without sigbus; else
+---threads
 ---@field engine? "auto"|"threads"|"pump"|"inline"
 ---@field handlers? integer threads, 1 to 64 (default 1); inline: how many threads resolve at the same time
 ---where handler threads run: where the scheduler puts them (none); on the processor of the thread that faults, in
@@ -544,7 +557,7 @@ end
 function uffd.serve(options)
   check_options("uffd.serve", options, serve_options, type(options) == "table" and #options)
   local foreign = has_foreign(options)
-  local ok, loop, message, errno = pcall(core.loop_create, options.engine, options.handlers, options.on_error,
+  local ok, loop, message, errno = pcall(core.loop_create, engine_for(options), options.handlers, options.on_error,
     open_flags(options), options.route, options.features, options.paused or foreign,
     options.placement)
   if not ok then return settle("uffd.serve", ok, loop) end

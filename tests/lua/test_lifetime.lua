@@ -133,7 +133,7 @@ function tests.test_an_object_that_is_younger_than_its_loop()
   collect()
   local before = toucher.handlers()
   do
-    local loop = assert(uffd.serve {})
+    local loop = assert(uffd.serve { engine = "threads" })
     local u = assert(uffd.open())
     assert(loop:add { memory = map(1), resolver = letters(1), object = u })
     loop, u = nil, nil -- luacheck: ignore 311

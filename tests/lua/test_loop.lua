@@ -246,7 +246,7 @@ local function take_traces(loop, count)
 end
 
 function tests.test_traces()
-  local memory, served = support.serve(letters(4), 4)
+  local memory, served = support.serve(letters(4), 4, { engine = "threads" })
   local loop <close> = served
   lu.assertNil(loop:traces()(loop))
   assert(loop:trace())
@@ -291,6 +291,20 @@ function tests.test_an_object_of_ones_own()
   assert(memory:write(0, "x"))
   lu.assertEquals(memory:read(0, 1), "x")
   support.counts(loop, { errors = 0 })
+end
+
+-- Auto would choose inline where that is all that an ordinary user may have.
+function tests.test_auto_reads_an_object_without_sigbus()
+  local memory <close> = map(2)
+  local loop <close> = assert(uffd.serve {
+    engine = "auto", user_mode_only = true,
+    { memory = memory, resolver = letters(2), object = assert(uffd.open { user_mode_only = true }) },
+  })
+  lu.assertEquals(loop:engine(), "threads")
+  lu.assertEquals(memory:read(), support.letters(2))
+  fails("EINVAL", "choose the engine threads", uffd.serve {
+    engine = "inline", { memory = map(1), resolver = letters(1), object = assert(uffd.open { user_mode_only = true }) },
+  })
 end
 
 function tests.test_user_mode_only()
@@ -362,7 +376,7 @@ end
 -- In the policy, the fault that it is asked for is the oldest; afterwards there is none.
 function tests.test_oldest()
   local memory <close> = map(4)
-  local loop <close> = assert(uffd.serve { { memory = memory, resolver = resolver.policy(function()
+  local loop <close> = assert(uffd.serve { engine = "threads", { memory = memory, resolver = resolver.policy(function()
     return function()
       local until_then = os.clock() + 0.2
       while os.clock() < until_then do end
@@ -371,7 +385,9 @@ function tests.test_oldest()
   end, nil, { libs = { "os" } }) } })
   lu.assertNil(loop:oldest())
   local thread, oldest = toucher.start("read", memory.address + page, page), nil
-  while not oldest do oldest = loop:oldest() end
+  local deadline = os.time() + 20
+  while not oldest and os.time() < deadline do oldest = loop:oldest() end
+  assert(oldest, "no fault was told")
   lu.assertEquals({ oldest.offset, oldest.address, oldest.region, oldest.resolver, oldest.handler },
     { page, memory.address + page, 1, "policy", 0 })
   lu.assertIsTrue(oldest.age >= 0)

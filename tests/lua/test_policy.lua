@@ -148,6 +148,7 @@ function tests.test_fault_fields()
   end
   local memory <close> = assert(uffd.map { size = 4 * page })
   local loop <close> = assert(uffd.serve {
+    engine = "threads",
     { memory = memory, resolver = policy(factory), offset = page, from = 8 * page, around = 2 * page },
   })
   local text = memory:read(2 * page, page):match "^%Z+"
@@ -491,6 +492,7 @@ function tests.test_one_state_a_handler()
   end
   local memory <close> = assert(uffd.map { size = 4 * page })
   local loop <close> = assert(uffd.serve {
+    engine = "threads",
     { memory = memory, resolver = policy(factory, "one"), length = page },
     { memory = memory, resolver = policy(factory, "two"), offset = page, length = page },
     { memory = memory, resolver = policy(factory, "apart", { memory = "1M" }), offset = 2 * page },
@@ -609,7 +611,7 @@ function tests.test_messages()
       log("fault", fault.offset)
       print(("long "):rep(200))
     end
-  end), 1)
+  end), 1, { engine = "threads" })
   local loop <close> = served
   assert(memory:read())
   local lines = {}
@@ -625,7 +627,7 @@ function tests.test_messages_that_find_no_room()
   local _, served = support.serve(policy(function()
     for i = 1, 300 do print(i) end
     return function() end
-  end), 1)
+  end), 1, { engine = "threads" })
   local loop <close> = served
   local lines = {}
   for line in loop:messages() do lines[#lines + 1] = line end
