@@ -74,9 +74,9 @@ static int check_object(const uffd_loop *loop, const uffd_object *object) {
   bool wants_sigbus = loop->engine == UFFD_ENGINE_INLINE, has_sigbus = (object->features & UFFD_FEAT_SIGBUS) != 0;
   if (wants_sigbus && uffd_check_inline(object->features) < 0) return -EINVAL;
   if (wants_sigbus == has_sigbus) return 0;
-  return fail(EINVAL, "%s",
-              wants_sigbus ? "The inline engine needs an object with the feature sigbus: open it so, or choose the engine threads."
-                           : "With the feature sigbus faults come to the inline engine only.");
+  if (has_sigbus) return fail(EINVAL, "With the feature sigbus faults come to the inline engine only.");
+  return fail(EINVAL, "The inline engine needs an object with the feature sigbus: open it so, or choose the engine "
+                      "threads.");
 }
 
 static int check_foreign(const uffd_loop *loop, const struct uffd_region_opts *opts) {
