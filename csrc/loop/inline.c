@@ -81,6 +81,7 @@ static uint32_t walk(struct uffd_handler_state *handler, const struct uffd_entry
       .flags = flags,
       .read_ns = uffd_now(),
       .tid = thread_id(),
+      .guessed = true,
   };
   uffd_current_handler = handler;
   handler->error = 0;

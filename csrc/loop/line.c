@@ -338,13 +338,6 @@ static uint32_t resolve_stray(const struct uffd_handler_state *handler, const st
   return UFFD_OUTCOME_GONE;
 }
 
-/* Inline, a minor fault is a guess. */
-static uint64_t told_flags(const struct walk *walk) {
-  const struct uffd_handler_state *handler = walk->handler;
-  bool guessed = handler->loop->engine == UFFD_ENGINE_INLINE && handler->filled_as != UFFD_ANSWER_CONTINUE;
-  return guessed ? walk->flags & ~UFFD_FAULT_MINOR : walk->flags;
-}
-
 static void trace(const struct walk *walk, const struct uffd_pending *fault, uint32_t outcome, uint64_t now) {
   struct uffd_handler_state *handler = walk->handler;
   const struct uffd_hook *hook = atomic_load_explicit(&handler->loop->trace, memory_order_acquire);
@@ -354,7 +347,7 @@ static void trace(const struct walk *walk, const struct uffd_pending *fault, uin
       .latency_ns = now - fault->read_ns,
       .offset = region_offset(walk->slice, walk->page),
       .cover = walk->cover,
-      .flags = told_flags(walk),
+      .flags = fault->guessed ? uffd_settled_flags(handler, walk->flags) : walk->flags,
       .tid = walk->tid,
       .handler = handler->index,
       .answer = walk->answer,

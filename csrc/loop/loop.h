@@ -65,6 +65,7 @@ struct uffd_pending {
   uint64_t flags;
   uint64_t read_ns;
   uint32_t tid;
+  bool guessed; /* no message has told it: flags say what it may be */
 };
 
 /* One walk over the queue: the order of it, and who was woken meanwhile. */
@@ -390,7 +391,10 @@ static inline void uffd_count(_Atomic uint64_t *counter, uint64_t more) { /* one
   atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
 }
 void uffd_histogram_add(struct uffd_histogram *histogram, uint64_t nanoseconds);
-/* A fault that no message has told: it was a minor one if the page cache was asked for the page, and had it. */
+/* Of a guessed fault that was answered: it was a minor one if the page cache was asked for the page, and had it. */
+static inline uint64_t uffd_settled_flags(const struct uffd_handler_state *handler, uint64_t flags) {
+  return handler->filled_as == UFFD_ANSWER_CONTINUE ? flags : flags & ~UFFD_FAULT_MINOR;
+}
 void uffd_count_guessed(struct uffd_handler_state *handler, uint64_t flags);
 
 /* oldest.c: fault is the one that has waited longest; none waits. The handler's. */

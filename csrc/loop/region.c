@@ -147,7 +147,12 @@ static enum uffd_job_result bring_in_now(struct uffd_handler_state *handler, str
     return UFFD_JOB_DONE;
   }
   const struct uffd_pending fault = {
-      .source = source, .address = wanted->address, .flags = wanted->flags, .read_ns = wanted->started_ns};
+      .source = source,
+      .address = wanted->address,
+      .flags = wanted->flags,
+      .read_ns = wanted->started_ns,
+      .guessed = true,
+  };
   if (uffd_line_fault(handler, &fault) == UFFD_OUTCOME_DEFERRED) {
     job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS;
     return UFFD_JOB_AGAIN;

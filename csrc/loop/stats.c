@@ -34,8 +34,11 @@ void uffd_histogram_add(struct uffd_histogram *histogram, uint64_t nanoseconds) 
 
 void uffd_count_guessed(struct uffd_handler_state *handler, uint64_t flags) {
   struct uffd_counters *counters = &handler->counters;
-  bool minor = (flags & UFFD_FAULT_MINOR) != 0 && handler->filled_as == UFFD_ANSWER_CONTINUE;
-  uffd_count((flags & UFFD_FAULT_WP) != 0 ? &counters->wp : minor ? &counters->minor : &counters->missing, 1);
+  flags = uffd_settled_flags(handler, flags);
+  uffd_count((flags & UFFD_FAULT_WP) != 0      ? &counters->wp
+             : (flags & UFFD_FAULT_MINOR) != 0 ? &counters->minor
+                                               : &counters->missing,
+             1);
   if ((flags & UFFD_FAULT_WRITE) != 0) uffd_count(&counters->writes, 1);
 }
 

@@ -517,31 +517,36 @@ static void an_object_of_the_wrong_kind_is_refused(void) {
 
 /* ---- forked children */
 
-/* Nobody could answer: the child's faults would be signals, and the object that serves it is in its parent. */
-static void telling_of_children_is_refused(void) {
+/* An event that nobody could act on: for the loop's objects and the user's; auto takes threads. */
+static void check_event_is_refused(uint64_t event, const char *says) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
   uffd_loop *loop;
-  check_needs(UFFD_FEAT_SIGBUS | UFFD_FEAT_EVENT_FORK);
-  opts.features = UFFD_FEAT_EVENT_FORK;
+  check_needs(UFFD_FEAT_SIGBUS | event);
+  opts.features = event;
   opts.open_flags = UFFD_OPEN_USER_MODE_ONLY; /* auto would be inline */
   CHECK_OK(uffd_loop_create(&opts, &loop));
   CHECK_EQ(uffd_loop_engine(loop, NULL), UFFD_ENGINE_THREADS);
   CHECK_OK(uffd_loop_close(loop));
   opts.engine = UFFD_ENGINE_INLINE;
   CHECK_ERR(uffd_loop_create(&opts, &loop), -EINVAL);
-  CHECK_SAYS("forked child");
+  CHECK_SAYS(says);
 
   loop = open_inline(0);
   uffd_memory *memory = memory_make(MEMORY_ANON, 1);
   uffd_resolver *image = image_resolver(check_page());
-  region_opts.object = check_open(UFFD_FEAT_SIGBUS | UFFD_FEAT_EVENT_FORK);
+  region_opts.object = check_open(UFFD_FEAT_SIGBUS | event);
   CHECK_ERR(uffd_loop_add(loop, memory, image, &region_opts, NULL), -EINVAL);
-  CHECK_SAYS("forked child");
+  CHECK_SAYS(says);
   CHECK_OK(uffd_loop_close(loop));
   uffd_resolver_close(image);
   uffd_close(region_opts.object);
   uffd_memory_close(memory);
+}
+
+/* Nobody could answer: the child's faults would be signals, and the object that serves it is in its parent. */
+static void telling_of_children_is_refused(void) {
+  check_event_is_refused(UFFD_FEAT_EVENT_FORK, "forked child");
 }
 
 /* What it inherits all the same is as it was, with zeros for what was missing; and it may serve itself. */
@@ -576,29 +581,7 @@ static void a_child_serves_memory_of_its_own(void) {
 /* ---- mappings that move */
 
 static void telling_of_moves_is_refused(void) {
-  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
-  struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
-  uffd_loop *loop;
-  check_needs(UFFD_FEAT_SIGBUS | UFFD_FEAT_EVENT_REMAP);
-  opts.features = UFFD_FEAT_EVENT_REMAP;
-  opts.open_flags = UFFD_OPEN_USER_MODE_ONLY; /* auto would be inline */
-  CHECK_OK(uffd_loop_create(&opts, &loop));
-  CHECK_EQ(uffd_loop_engine(loop, NULL), UFFD_ENGINE_THREADS);
-  CHECK_OK(uffd_loop_close(loop));
-  opts.engine = UFFD_ENGINE_INLINE;
-  CHECK_ERR(uffd_loop_create(&opts, &loop), -EINVAL);
-  CHECK_SAYS("mapping that moves");
-
-  struct inline_case made = open_case(0);
-  uffd_memory *memory = memory_make(MEMORY_ANON, 1);
-  uffd_resolver *image = image_resolver(check_page());
-  region_opts.object = check_open(UFFD_FEAT_SIGBUS | UFFD_FEAT_EVENT_REMAP);
-  CHECK_ERR(uffd_loop_add(made.loop, memory, image, &region_opts, NULL), -EINVAL);
-  CHECK_SAYS("mapping that moves");
-  close_case(&made);
-  uffd_resolver_close(image);
-  uffd_close(region_opts.object);
-  uffd_memory_close(memory);
+  check_event_is_refused(UFFD_FEAT_EVENT_REMAP, "mapping that moves");
 }
 
 /* Untold, what moves leaves the loop: it is as it was, with zeros for what was missing. */
