@@ -4,7 +4,7 @@
 #ifndef UFFD_KERNEL_CREATE_H
 #define UFFD_KERNEL_CREATE_H
 
-#include "kernel/support.h"
+#include "base/base.h"
 
 /* A new descriptor by one route (UFFD_ROUTE_SYSCALL or _DEVICE), or -errno. flags: O_* and RAW_USER_MODE_ONLY. */
 int uffd_create_fd(uint32_t route, int flags);

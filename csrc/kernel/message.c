@@ -82,9 +82,7 @@ static int read_now(struct uffd_object *object, struct uffd_event *events, unsig
 }
 
 static int64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+  return (int64_t)(uffd_now() / 1000000);
 }
 
 /* Sleeps until there may be something to read, the object closes, or the deadline (-1: none) is past: 1, or -errno, or

@@ -4,7 +4,7 @@
 #ifndef UFFD_KERNEL_NAMES_H
 #define UFFD_KERNEL_NAMES_H
 
-#include "kernel/support.h"
+#include "base/base.h"
 
 /* All the features that have a name. */
 uint64_t uffd_named_features(void);

@@ -7,7 +7,7 @@
 
 #include <pthread.h>
 
-#include "kernel/support.h"
+#include "base/base.h"
 #include "kernel/uapi.h"
 
 #define UFFD_READ_MAX 64u /* messages a read */

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "loop/inline.h"
-#include "loop/ledger.h"
+#include "loop/engine/inline/inline.h"
+#include "loop/pages/ledger.h"
 
 int uffd_loop_check_process(const uffd_loop *loop) {
   if (loop->process == uffd_process()) return 0;
@@ -78,16 +78,6 @@ int uffd_loop_error(const uffd_loop *loop, char *text, size_t length) {
   bool failed = atomic_load_explicit(&loop->error_state, memory_order_acquire) == 2;
   if (text != NULL && length != 0) snprintf(text, length, "%s", failed ? loop->error_text : "");
   return failed ? loop->error : 0;
-}
-
-struct uffd_sentence uffd_keep_sentence(void) {
-  struct uffd_sentence kept;
-  snprintf(kept.text, sizeof(kept.text), "%s", uffd_errmsg());
-  return kept;
-}
-
-void uffd_restore_sentence(const struct uffd_sentence *sentence) {
-  uffd_set_errmsg(0, "%s", sentence->text);
 }
 
 int uffd_loop_check_stopped(const uffd_loop *loop) {

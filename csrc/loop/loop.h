@@ -10,7 +10,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 
-#include "loop/pattern.h"
+#include "loop/pages/pattern.h"
 #include "resolver/resolver.h"
 
 /* Thread-local, and reached from signal handlers: the ordinary model may allocate at a thread's first access. */
@@ -245,16 +245,8 @@ extern _Thread_local struct uffd_handler_state *uffd_current_handler UFFD_SIGNAL
 /* The loop whose callback the calling thread sets up or tears down, or NULL: the same. */
 extern _Thread_local const uffd_loop *uffd_setting_up;
 
-uint64_t uffd_now(void); /* CLOCK_MONOTONIC, nanoseconds */
-
 /* loop.c: keeps the loop's first failure. The sentence is the thread's uffd_errmsg(). */
 bool uffd_loop_fail(uffd_loop *loop, int error); /* whether it is the first */
-/* The sentence of a failure, over the unwinding after it, which may call back or fail as well. */
-struct uffd_sentence {
-  char text[768];
-};
-struct uffd_sentence uffd_keep_sentence(void);
-void uffd_restore_sentence(const struct uffd_sentence *sentence);
 /* 0, or -ECANCELED with the first failure's sentence. */
 int uffd_loop_check_stopped(const uffd_loop *loop);
 /* 0, or -EINVAL with a sentence: nothing may be filled before a ledger's events are applied. */
@@ -404,8 +396,6 @@ void uffd_oldest_clear(struct uffd_handler_state *handler);
 /* The engines: thread.c and pump.c. The handlers exist; start makes somebody run their passes. */
 int uffd_threads_start(uffd_loop *loop);
 void uffd_threads_stop(uffd_loop *loop);
-/* A thread that gets no signals. 0, or -errno with a sentence. */
-int uffd_thread_start(pthread_t *thread, void *(*run)(void *), void *argument, const char *name);
 int uffd_pump_start(uffd_loop *loop);
 void uffd_pump_watch(struct uffd_handler_state *handler, int fd);
 void uffd_pump_unwatch(struct uffd_handler_state *handler, int fd);

@@ -5,9 +5,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "loop/bulk.h"
-#include "loop/inline.h"
-#include "loop/ledger.h"
+#include "loop/engine/inline/inline.h"
+#include "loop/line/bulk.h"
+#include "loop/pages/ledger.h"
 
 /* ---- slices of a region */
 

@@ -4,7 +4,7 @@
 #ifndef UFFD_SERVE_SERVE_H
 #define UFFD_SERVE_SERVE_H
 
-#include "kernel/support.h"
+#include "base/base.h"
 #include "uffd_pager.h"
 
 #define UFFD_HANDSHAKE_FDS 16 /* beside the userfaultfd; Firecracker's descendants send up to 2 */

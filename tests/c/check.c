@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "kernel/support.h"
+#include "base/base.h"
 
 #define SKIPPED       77
 #define HUGEPAGES     "/proc/sys/vm/nr_hugepages"

@@ -4,8 +4,8 @@
 #define _GNU_SOURCE
 #include "damage.h"
 
+#include "base/base.h"
 #include "check.h"
-#include "kernel/support.h"
 
 uint64_t damage_draw(uint64_t *random, uint64_t below) {
   *random = *random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);

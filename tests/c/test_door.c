@@ -20,7 +20,7 @@
 
 #include "check.h"
 #include "damage.h"
-#include "serve/door.h"
+#include "serve/door/door.h"
 #include "vmm.h"
 
 #define PAGE UINT64_C(4096)

@@ -11,7 +11,7 @@
 #include <sys/un.h>
 
 #include "check.h"
-#include "serve/door.h"
+#include "serve/door/door.h"
 #include "serving.h"
 #include "uffd_pager.h"
 

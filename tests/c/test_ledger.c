@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 
 #include "client.h"
-#include "loop/ledger.h"
+#include "loop/pages/ledger.h"
 
 #define EVENTS (UFFD_FEAT_EVENT_REMOVE | UFFD_FEAT_EVENT_UNMAP | UFFD_FEAT_EVENT_REMAP)
 

@@ -2,7 +2,7 @@
  * around auto: how far answers reach for each kind of access.
  */
 #include "check.h"
-#include "loop/pattern.h"
+#include "loop/pages/pattern.h"
 
 #define PAGE  UINT64_C(4096)
 #define LIMIT (UINT64_C(64) << 20)

@@ -6,8 +6,8 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "loop/faulter.h"
-#include "loop/placement.h"
+#include "loop/engine/placed/faulter.h"
+#include "loop/engine/placed/placement.h"
 #include "serving.h"
 
 #define PAGES 256

@@ -1,6 +1,6 @@
 /* What placement auto goes by: two ways of serving, measured by turns. */
 #include "check.h"
-#include "loop/trial.h"
+#include "loop/engine/placed/trial.h"
 
 struct load {
   struct uffd_trial trial;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "serve/door.h"
+#include "serve/door/door.h"
 
 #define HANDSHAKES_MAX 8
 #define PAGE           UINT64_C(4096)

@@ -1,0 +1,109 @@
+/*
+ * The ground floor: error sentences, allocation, clock, threads, log, options, the fork check, barriers for tests.
+ * Knows nothing of userfaultfd.
+ */
+#ifndef UFFD_BASE_BASE_H
+#define UFFD_BASE_BASE_H
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "uffd.h"
+
+/* Visible for libuffd-pager.so, under UFFD_PRIVATE_1 in uffd.map; what is not is for libuffd alone. */
+#define UFFD_SHARED UFFD_EXPORT
+
+/*
+ * error.c: fail() is uffd_set_errmsg() under its inner name: it sets the calling thread's sentence and returns -error.
+ * Not for the fault path, which formats nothing until a page has failed.
+ */
+#define fail uffd_set_errmsg
+/* A copy of the thread's sentence. Cleaning up after a failure may fail as well and write another sentence: keep the
+ * first one before, restore it after. */
+struct uffd_sentence {
+  char text[768];
+};
+UFFD_SHARED struct uffd_sentence uffd_keep_sentence(void);
+UFFD_SHARED void uffd_restore_sentence(const struct uffd_sentence *sentence);
+
+/* alloc.c: zeroed memory from the user's allocator, or NULL; release takes the same length. */
+UFFD_SHARED void *uffd_alloc(size_t length);
+UFFD_SHARED void uffd_release(void *pointer, size_t length);
+#define NEW(type)       ((type *)uffd_alloc(sizeof(type)))
+#define DELETE(pointer) uffd_release((pointer), sizeof(*(pointer)))
+
+/*
+ * pages.c: zeroed whole pages straight from the kernel, NULL when there are none; unmapped with the same length. What
+ * a reader or handler allocates comes from here: glibc's fork() holds malloc's locks while it waits for its event.
+ */
+#define BASE_PAGE UINT64_C(4096)
+void *uffd_pages_map(uint64_t length);
+void uffd_pages_unmap(void *pages, uint64_t length);
+/* UFFD_ZEROS zero bytes that a copy never waits for, shared by the whole process, never given back; NULL: no memory. */
+#define UFFD_ZEROS (UINT64_C(2) << 20)
+const char *uffd_zeros(void);
+
+/* clock.c: CLOCK_MONOTONIC in nanoseconds. */
+UFFD_SHARED uint64_t uffd_now(void);
+
+/*
+ * thread.c: starts a thread with all signals blocked: a signal handler of the program may touch memory that only this
+ * thread can fill. 0, or -errno with a sentence. name: at most 15 characters.
+ */
+UFFD_SHARED int uffd_thread_start(pthread_t *thread, void *(*run)(void *), void *argument, const char *name);
+
+/* log.c */
+UFFD_SHARED void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
+
+/*
+ * fork.c: a number that differs in every process of a family, however it was forked (a MADV_WIPEONFORK page, so raw
+ * clone() is seen too). A handle keeps the number of its maker; costs one load.
+ */
+UFFD_SHARED uint64_t uffd_process(void);
+
+/* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail.
+ */
+UFFD_SHARED int uffd_take_opts(void *ours, size_t our_size, const void *theirs, const char *what);
+
+/*
+ * A named point at which a test can hold a thread, so that races repeat. Compiled in only with UFFD_BARRIERS; the
+ * library that is installed has none.
+ */
+#ifdef UFFD_BARRIERS
+extern _Atomic(void (*)(const char *name, void *ctx)) uffd_barrier_hook;
+#define BARRIER(name, ctx)                                                                                             \
+  do {                                                                                                                 \
+    void (*hook_)(const char *, void *) = atomic_load(&uffd_barrier_hook);                                             \
+    if (hook_ != NULL) hook_((name), (ctx));                                                                           \
+  } while (0)
+#else
+#define BARRIER(name, ctx) ((void)0)
+#endif
+
+/* What a descriptor is ready for now, of these events and those that are always told (POLLHUP, ...); 0: nothing. */
+static inline short uffd_ready(int fd, short events) {
+  struct pollfd descriptor = {.fd = fd, .events = events};
+  while (poll(&descriptor, 1, 0) < 0 && errno == EINTR) { /* a signal may come amid a poll that does not wait, too */
+  }
+  return descriptor.revents;
+}
+
+static inline uint64_t round_down(uint64_t value, uint64_t unit) {
+  return value - value % unit;
+}
+static inline uint64_t round_up(uint64_t value, uint64_t unit) {
+  return round_down(value + unit - 1, unit);
+}
+static inline uint64_t min_u64(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+static inline uint64_t max_u64(uint64_t a, uint64_t b) {
+  return a > b ? a : b;
+}
+
+#endif

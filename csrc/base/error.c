@@ -1,0 +1,43 @@
+/*
+ * The sentence that goes with a failure: one for each thread, kept until the thread's next failure.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/base.h"
+
+#define STRINGIFY(x)     #x
+#define VERSION(x, y, z) STRINGIFY(x) "." STRINGIFY(y) "." STRINGIFY(z)
+
+/* Reached from signal handlers: the ordinary model may allocate at a thread's first access. */
+static _Thread_local __attribute__((tls_model("initial-exec"))) char sentence[sizeof(struct uffd_sentence)];
+
+const char *uffd_version(void) {
+  return VERSION(UFFD_VERSION_MAJOR, UFFD_VERSION_MINOR, UFFD_VERSION_PATCH);
+}
+
+const char *uffd_errmsg(void) {
+  return sentence[0] != '\0' ? sentence : "no error";
+}
+
+int uffd_set_errmsg(int error, const char *format, ...) {
+  /* Built aside, because an argument may well be the present sentence. */
+  char text[sizeof(sentence)];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof(text), format, arguments);
+  va_end(arguments);
+  memcpy(sentence, text, sizeof(sentence));
+  return -error;
+}
+
+struct uffd_sentence uffd_keep_sentence(void) {
+  struct uffd_sentence kept;
+  snprintf(kept.text, sizeof(kept.text), "%s", uffd_errmsg());
+  return kept;
+}
+
+void uffd_restore_sentence(const struct uffd_sentence *sentence_kept) {
+  uffd_set_errmsg(0, "%s", sentence_kept->text);
+}

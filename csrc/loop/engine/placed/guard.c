@@ -1,0 +1,205 @@
+/*
+ * The guard: seat 0, of the ordinary class. While others have the charge it stands by: a thread in SCHED_IDLE starves
+ * where the processors are busy. It takes over when a fault has waited too long, and gives back when there is idle time
+ * again. It looks now and then while faults come, so that most faults wake one thread only; while none come it waits
+ * for the next one like everybody else.
+ */
+#include <time.h>
+
+#include "loop/engine/placed/placement.h"
+
+#define PERIOD_MIN  UINT64_C(1000000)    /* between two looks: a fault waits about so long before it is seen */
+#define PERIOD_MAX  UINT64_C(4000000)    /* the more looks find nothing wrong, the fewer there are */
+#define FEW_TURNS   4u                   /* between two looks: so few do not prove that faults are answered at once */
+#define STILL_MAX   4u                   /* looks that find nothing to do, before it waits for the next fault */
+#define BACKOFF_MIN UINT64_C(8000000)    /* between taking over and asking whether there is idle time; doubles */
+#define BACKOFF_MAX UINT64_C(1000000000) /*   up to */
+#define PROVED_NS   UINT64_C(1000000000) /* so long without trouble begins with BACKOFF_MIN again */
+#define PROMPT_NS   UINT64_C(500000)     /* who gets a processor in less has found it idle */
+#define NAP_NS      200000
+
+static bool has_charge(const struct uffd_placement *placement) {
+  return atomic_load_explicit(&placement->charge, memory_order_acquire) == UFFD_CHARGE_ORDINARY;
+}
+
+static void nap(void) {
+  struct timespec time = {0, NAP_NS};
+  nanosleep(&time, NULL);
+}
+
+/* ---- taking over */
+
+static uint64_t processor_time(const struct uffd_seat *seat) {
+  struct timespec time = {0, 0};
+  clock_gettime(seat->clock, &time);
+  return (uint64_t)time.tv_sec * UINT64_C(1000000000) + (uint64_t)time.tv_nsec;
+}
+
+/* In the middle of a pass, and given no processor: not when it runs, nor when it sleeps in a file or a callback. */
+static bool is_starving(const struct uffd_seat *seat) {
+  uint64_t turns = atomic_load_explicit(&seat->placement->turns, memory_order_relaxed), used = processor_time(seat);
+  nap();
+  return processor_time(seat) - used < NAP_NS / 4 &&
+         atomic_load_explicit(&seat->placement->turns, memory_order_relaxed) == turns &&
+         uffd_task_is_runnable((uint32_t)atomic_load_explicit(&seat->tid, memory_order_relaxed));
+}
+
+/*
+ * Back to the ordinary class takes CAP_SYS_NICE or RLIMIT_NICE. Moving takes nothing, and is the end of the wait unless
+ * all processors are busy; the one where it waits is left out, because a thread moves at once only if it must.
+ */
+void uffd_guard_relieve(struct uffd_seat *seat) {
+  const struct uffd_placement *placement = seat->placement;
+  const struct sched_param none = {0};
+  int tid = atomic_load_explicit(&seat->tid, memory_order_relaxed);
+  if (tid == 0) return;
+  bool lifted = sched_setscheduler(tid, SCHED_OTHER, &none) == 0;
+  cpu_set_t pinned, others = placement->home;
+  if (!placement->bounded || sched_getaffinity(tid, sizeof(pinned), &pinned) != 0) return;
+  for (size_t cpu = 0; cpu < CPU_SETSIZE && !lifted && CPU_COUNT(&pinned) == 1; cpu++) {
+    if (CPU_ISSET(cpu, &pinned)) CPU_CLR(cpu, &others);
+  }
+  if (CPU_COUNT(&others) != 0) sched_setaffinity(tid, sizeof(others), &others);
+}
+
+static void take_charge(struct uffd_placement *placement) {
+  uint64_t now = uffd_now();
+  if (now - placement->charged_ns > PROVED_NS) placement->backoff_ns = BACKOFF_MIN / 2;
+  placement->backoff_ns = min_u64(placement->backoff_ns * 2, BACKOFF_MAX);
+  placement->ask_ns = now + placement->backoff_ns;
+  placement->period_ns = PERIOD_MIN;
+  placement->doubts = 0;
+  atomic_store_explicit(&placement->question, UFFD_QUESTION_NONE, memory_order_relaxed);
+  atomic_store_explicit(&placement->reason, UFFD_REASON_BUSY, memory_order_relaxed);
+  atomic_store_explicit(&placement->charge, UFFD_CHARGE_ORDINARY, memory_order_release);
+}
+
+/* ---- standing by */
+
+/*
+ * Nothing has moved and something waits: a fault is in trouble. Where little has moved it is seen twice: a companion
+ * that has a processor reads a fault at once, one that gets a little of a busy processor leaves it lying most of the
+ * time.
+ */
+static bool is_in_trouble(struct uffd_seat *guard, uint64_t moved) {
+  struct uffd_placement *placement = guard->placement;
+  bool waits = moved <= FEW_TURNS && uffd_seat_sees_work(guard, PERIOD_MIN);
+  placement->doubts = waits ? placement->doubts + 1 : 0;
+  placement->still = waits || moved != 0 ? 0 : placement->still + 1;
+  return waits && (moved == 0 || placement->doubts > 1);
+}
+
+static void look(struct uffd_seat *guard, uint64_t turns) {
+  struct uffd_placement *placement = guard->placement;
+  struct uffd_seat *other = &placement->seats[1];
+  uint64_t moved = atomic_load_explicit(&placement->turns, memory_order_relaxed) - turns;
+  bool trouble = is_in_trouble(guard, moved);
+  bool in_pass = atomic_load_explicit(&placement->owner, memory_order_relaxed) != 0;
+  if (!trouble) placement->period_ns = min_u64(placement->period_ns + placement->period_ns / 16, PERIOD_MAX);
+  if (in_pass && (trouble || moved == 0)) {
+    placement->still = 0;
+    if (!is_starving(other)) return;
+    if (trouble) take_charge(placement);
+    uffd_guard_relieve(other);
+  } else if (trouble) {
+    take_charge(placement);
+  }
+}
+
+static void stand_by(struct uffd_seat *guard) {
+  struct uffd_placement *placement = guard->placement;
+  uint32_t bell = atomic_load_explicit(&placement->bell, memory_order_acquire);
+  if (has_charge(placement) || uffd_placement_ends(placement)) return;
+  uint64_t due = atomic_load_explicit(&placement->due_ns, memory_order_relaxed);
+  if (placement->still >= STILL_MAX && due == UINT64_MAX) {
+    uffd_seat_watch(guard, UINT64_MAX);
+    placement->still = 0;
+  }
+  uint64_t turns = atomic_load_explicit(&placement->turns, memory_order_relaxed);
+  uffd_placement_sleep(placement, bell, placement->period_ns);
+  if (!has_charge(placement)) look(guard, turns);
+}
+
+/* ---- serving, and giving back */
+
+static void give_charge(struct uffd_placement *placement) {
+  placement->charged_ns = uffd_now();
+  placement->still = 0;
+  placement->period_ns = PERIOD_MIN;
+  atomic_store_explicit(&placement->charge, UFFD_CHARGE_PLACED, memory_order_release);
+}
+
+/* With the state: on the processor where it would serve. */
+static void ask(struct uffd_placement *placement) {
+  int tid = atomic_load_explicit(&placement->seats[1].tid, memory_order_relaxed);
+  int cpu = placement->kind == UFFD_PLACEMENT_COMPANION ? uffd_placement_faulter_cpu(placement) : -1;
+  if (tid != 0) uffd_placement_pin(placement, tid, cpu);
+  atomic_store_explicit(&placement->question_ns, uffd_now(), memory_order_relaxed);
+  atomic_store_explicit(&placement->question, UFFD_QUESTION_ASKED, memory_order_release);
+}
+
+/* With the state. True when the bell is to be rung. */
+static bool ask_for_idle_time(struct uffd_placement *placement) {
+  switch (atomic_load_explicit(&placement->question, memory_order_acquire)) {
+  case UFFD_QUESTION_NONE:
+    if (uffd_now() < placement->ask_ns) return false;
+    ask(placement);
+    return true;
+  case UFFD_QUESTION_ANSWERED:
+    atomic_store_explicit(&placement->question, UFFD_QUESTION_NONE, memory_order_relaxed);
+    if (atomic_load_explicit(&placement->question_ns, memory_order_relaxed) < PROMPT_NS) {
+      give_charge(placement);
+      return true;
+    }
+    placement->backoff_ns = min_u64(placement->backoff_ns * 2, BACKOFF_MAX);
+    placement->ask_ns = uffd_now() + placement->backoff_ns;
+    return false;
+  default:
+    return false; /* it is still waiting for a processor */
+  }
+}
+
+/* With the state. True when the bell is to be rung. */
+static bool reconsider(struct uffd_placement *placement, unsigned answered) {
+  if (answered == 0) return false;
+  switch (atomic_load_explicit(&placement->reason, memory_order_relaxed)) {
+  case UFFD_REASON_REFUSED:
+    return false;
+  case UFFD_REASON_BUSY:
+    if (placement->measuring && placement->trial.phase == UFFD_TRIAL_CHALLENGER) {
+      uffd_trial_fail(&placement->trial);
+      atomic_store_explicit(&placement->reason, UFFD_REASON_MEASURED, memory_order_relaxed);
+      return false;
+    }
+    return ask_for_idle_time(placement);
+  default:
+    if (uffd_trial_note(&placement->trial, answered, placement->handler->read_ns) == UFFD_CHARGE_ORDINARY) {
+      return false;
+    }
+    give_charge(placement);
+    return true;
+  }
+}
+
+static void serve(struct uffd_seat *guard) {
+  struct uffd_placement *placement = guard->placement;
+  unsigned answered;
+  if (uffd_seat_turn(guard, UFFD_CHARGE_ORDINARY, &answered)) {
+    bool rings = reconsider(placement, answered);
+    uffd_seat_give(guard);
+    if (rings) uffd_placement_ring(placement);
+  } else if (has_charge(placement) && !uffd_placement_ends(placement)) {
+    if (is_starving(&placement->seats[1])) uffd_guard_relieve(&placement->seats[1]); /* it lost the charge in a pass */
+  }
+}
+
+void uffd_guard_run(struct uffd_seat *seat) {
+  struct uffd_placement *placement = seat->placement;
+  while (!uffd_placement_ends(placement)) {
+    if (has_charge(placement)) {
+      serve(seat);
+    } else {
+      stand_by(seat);
+    }
+  }
+}

@@ -1,0 +1,103 @@
+/*
+ * Where the handler threads run. A handler that is placed has several threads, its seats: each waits for descriptors by
+ * itself, and one at a time owns the handler's state and runs a pass. The charge says which of them serve: the ordinary
+ * one, seat 0, or those that are placed; seat 0 then is their guard.
+ */
+#ifndef UFFD_LOOP_PLACEMENT_H
+#define UFFD_LOOP_PLACEMENT_H
+
+#include <sched.h>
+
+#include "loop/engine/placed/faulter.h"
+#include "loop/engine/placed/trial.h"
+#include "loop/loop.h"
+
+enum uffd_charge { UFFD_CHARGE_ORDINARY, UFFD_CHARGE_PLACED };
+
+/* Why the ordinary seat serves although another kind was asked for. */
+enum uffd_reason {
+  UFFD_REASON_UNMEASURED, /* auto: too few faults so far */
+  UFFD_REASON_MEASURED,   /* auto: it is as fast */
+  UFFD_REASON_BUSY,       /* a fault has waited for the companion too long */
+  UFFD_REASON_REFUSED     /* no SCHED_IDLE here */
+};
+
+/* The guard asks a companion that does not serve how long it takes to get a processor. */
+enum uffd_question { UFFD_QUESTION_NONE, UFFD_QUESTION_ASKED, UFFD_QUESTION_ANSWERED };
+
+struct uffd_seat {
+  /* set once */
+  struct uffd_placement *placement;
+  uint32_t index;
+  int epoll_fd; /* the handler's descriptors, once more: a seat that waits does not own the state */
+  pthread_t thread;
+  clockid_t clock; /* of the processor time of thread */
+  /* any thread, atomic */
+  _Atomic int tid;
+  /* the seat's thread */
+  int cpu;        /* it is pinned to; -1: none */
+  int seen_cpu;   /* of the faulting thread, at the last look */
+  uint32_t until; /* faults until the next look */
+  bool fresh;     /* did not serve: its epoll_fd does not tell what has come meanwhile */
+};
+
+struct uffd_placement {
+  /* set once */
+  struct uffd_handler_state *handler;
+  uint32_t kind;  /* UFFD_PLACEMENT_COMPANION, PERCPU or SPIN */
+  bool measuring; /* auto: the companion has to prove itself */
+  bool bounded;   /* home is known */
+  cpu_set_t home; /* where the program may run */
+  uint32_t count;
+  /* any thread, atomic */
+  _Atomic uint32_t owner; /* of the handler's state: index + 1 of a seat; 0: nobody */
+  _Atomic uint32_t charge, reason, question;
+  _Atomic uint64_t question_ns; /* when it was asked; then how long the answer took */
+  _Atomic uint32_t bell;        /* futex, for those who sleep: the charge has changed, a question, the end */
+  _Atomic uint64_t turns;       /* ended, of all seats */
+  _Atomic uint64_t due_ns;      /* when a pass has something to do without a descriptor; UINT64_MAX: never */
+  /* the owner of the state */
+  struct uffd_trial trial;
+  struct uffd_faulter faulter;
+  /* the guard */
+  uint64_t period_ns;          /* between two looks at the others */
+  uint64_t charged_ns;         /* when they were given the charge */
+  uint64_t backoff_ns, ask_ns; /* the next question, and when */
+  uint32_t still, doubts; /* looks in a row at which nothing had happened; at which little had, and a fault waited */
+  struct uffd_seat seats[];
+};
+
+/* placement.c */
+/* Starts the threads; *started: how many, also on failure. -errno with a sentence. */
+int uffd_placement_start(struct uffd_placement *placement, uint32_t *started);
+/* Waits for as many. handler->stop is set. */
+void uffd_placement_join(struct uffd_placement *placement, uint32_t started);
+void uffd_placement_ring(struct uffd_placement *placement);
+/* Sleeps until the bell is no longer at `bell`, or the time is over (UINT64_MAX: never). */
+void uffd_placement_sleep(struct uffd_placement *placement, uint32_t bell, uint64_t timeout_ns);
+bool uffd_placement_ends(const struct uffd_placement *placement);
+/* Pins a thread of ours (0: the caller) to one processor where the program may run, or, at -1, to all of them. */
+int uffd_placement_pin(const struct uffd_placement *placement, int tid, int cpu);
+/* The processor of the thread whose fault was read last, or -1. The owner of the state calls. */
+int uffd_placement_faulter_cpu(struct uffd_placement *placement);
+
+/* seat.c */
+bool uffd_seat_take(struct uffd_seat *seat); /* false: another seat owns the state */
+void uffd_seat_give(struct uffd_seat *seat);
+/*
+ * Waits for something to do, takes the state, runs a pass. False: not done, because the charge is another one, the
+ * loop ends, or another seat owns the state; else the caller owns it, and gives it.
+ */
+bool uffd_seat_turn(struct uffd_seat *seat, uint32_t charge, unsigned *answered);
+/* Something has been waiting since longer ago than `late`: a descriptor is readable, or a time has passed. */
+bool uffd_seat_sees_work(const struct uffd_seat *seat, uint64_t late_ns);
+/* Waits for descriptors, up to timeout_ns, without taking anything. */
+void uffd_seat_watch(const struct uffd_seat *seat, uint64_t timeout_ns);
+
+/* companion.c, guard.c: what a seat does until the loop ends. */
+void uffd_companion_run(struct uffd_seat *seat);
+void uffd_guard_run(struct uffd_seat *seat);
+/* The guard: gives a thread that waits for a processor another one, and the ordinary class where it may. */
+void uffd_guard_relieve(struct uffd_seat *seat);
+
+#endif

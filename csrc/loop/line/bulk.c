@@ -1,0 +1,146 @@
+/*
+ * Takes a large answer of bytes apart: huge pages, zero pages, and what has to be copied. The piece that holds the
+ * faulting page goes first; what comes of that page is the outcome, and the rest is a wish.
+ */
+#include "loop/line/bulk.h"
+
+#define LOOK_BYTES (UINT64_C(256) << 10) /* that are looked at before they go in: they stay in a processor's cache */
+
+struct bulk {
+  struct uffd_handler_state *handler;
+  const struct uffd_install *install;
+  uint64_t end;     /* of the answer's whole pages */
+  bool huge, zeros; /* what is looked for */
+  bool zeros_found;
+  bool stopped;  /* a piece did not go in */
+  bool answered; /* the faulting page has its outcome */
+  uint32_t outcome;
+};
+
+static bool holds_page(const struct bulk *bulk, uint64_t start, uint64_t end) {
+  return start <= bulk->install->page && bulk->install->page < end;
+}
+
+static const char *source(const struct bulk *bulk, uint64_t at) {
+  return (const char *)bulk->install->data + (at - bulk->install->dst);
+}
+
+/* A part of the answer by itself, from data. */
+static void put(struct bulk *bulk, uint32_t kind, uint64_t start, uint64_t length, const char *data) {
+  struct uffd_install part = *bulk->install;
+  bool holds = holds_page(bulk, start, start + length);
+  part.kind = kind;
+  part.dst = start;
+  part.length = length;
+  part.data = data;
+  if (!holds) part.page = start;
+  uint32_t outcome = uffd_install(bulk->handler, &part);
+  if (holds) bulk->outcome = outcome;
+  bulk->answered = bulk->answered || holds;
+  if (outcome != UFFD_OUTCOME_INSTALLED && outcome != UFFD_OUTCOME_PRESENT) bulk->stopped = true;
+}
+
+/* Runs of zero pages and of others take turns; the bytes are in the staging area. */
+static void put_runs(struct bulk *bulk, uint64_t start, uint64_t end, const char *data) {
+  for (uint64_t at = start, next; at < end && !bulk->stopped; at = next) {
+    bool zero = uffd_is_zero_page(data + (at - start));
+    for (next = at + BASE_PAGE; next < end && uffd_is_zero_page(data + (next - start)) == zero;) {
+      next += BASE_PAGE;
+    }
+    bulk->zeros_found = bulk->zeros_found || zero;
+    put(bulk, zero ? UFFD_ANSWER_ZERO : UFFD_ANSWER_BYTES, at, next - at, data + (at - start));
+  }
+}
+
+static void put_piece(struct bulk *bulk, uint64_t start, uint64_t end) {
+  char *staging = bulk->handler->staging;
+  for (uint64_t at = start, next; at < end && !bulk->stopped; at = next) {
+    next = bulk->zeros ? min_u64(end, at + LOOK_BYTES) : end;
+    bool look = bulk->zeros && next <= bulk->end && uffd_peek(staging, source(bulk, at), next - at) == 0;
+    if (look) {
+      put_runs(bulk, at, next, staging);
+    } else {
+      put(bulk, UFFD_ANSWER_BYTES, at, min_u64(next, bulk->install->dst + bulk->install->length) - at,
+          source(bulk, at));
+    }
+  }
+}
+
+static bool all_zero(const char *bytes, uint64_t length) {
+  uint64_t at = 0;
+  while (at < length && uffd_is_zero_page(bytes + at)) {
+    at += BASE_PAGE;
+  }
+  return at == length;
+}
+
+/* False: it has to go in as small pages do. Where moving does not take, as in locked memory, it is not tried again. */
+static bool put_huge(struct bulk *bulk, uint64_t start) {
+  char *staging = uffd_huge_fits(bulk->install, start) ? uffd_huge_staging(bulk->handler) : NULL;
+  if (staging == NULL || uffd_peek(staging, source(bulk, start), HUGE_PAGE) < 0) return false;
+  if (all_zero(staging, HUGE_PAGE)) {
+    put(bulk, UFFD_ANSWER_ZERO, start, HUGE_PAGE, NULL);
+    return true;
+  }
+  const _Atomic uint64_t *moved = &bulk->handler->counters.pages[UFFD_ANSWER_MOVE];
+  uint64_t before = atomic_load_explicit(moved, memory_order_relaxed);
+  put(bulk, UFFD_ANSWER_MOVE, start, HUGE_PAGE, staging);
+  bool all = atomic_load_explicit(moved, memory_order_relaxed) - before == HUGE_PAGE / BASE_PAGE;
+  if (!all && !bulk->stopped) atomic_store_explicit(&bulk->install->slice->region->huge, false, memory_order_relaxed);
+  return true;
+}
+
+static uint64_t unit_of(const struct bulk *bulk) {
+  return bulk->huge ? HUGE_PAGE : bulk->zeros ? LOOK_BYTES : UINT64_MAX;
+}
+
+/* The end of the piece that begins at start. */
+static uint64_t piece_end(const struct bulk *bulk, uint64_t start) {
+  uint64_t unit = unit_of(bulk), end = round_up(bulk->install->dst + bulk->install->length, BASE_PAGE);
+  return min_u64(end, round_down(start, unit) + unit);
+}
+
+static void put_one(struct bulk *bulk, uint64_t start, uint64_t end) {
+  if (bulk->huge && put_huge(bulk, start)) return;
+  put_piece(bulk, start, end);
+}
+
+static void take_apart(struct bulk *bulk) {
+  const struct uffd_install *install = bulk->install;
+  uint64_t end = round_up(install->dst + install->length, BASE_PAGE);
+  uint64_t first = max_u64(install->dst, round_down(install->page, unit_of(bulk)));
+  put_one(bulk, first, piece_end(bulk, first));
+  for (uint64_t at = install->dst, next; at < end && !bulk->stopped; at = next) {
+    next = piece_end(bulk, at);
+    if (at != first) put_one(bulk, at, next);
+  }
+}
+
+static bool may_have_zeros(const struct uffd_install *install) {
+  uffd_region *region = install->slice->region;
+  if (!region->finds_zeros) return false;
+  if (atomic_load_explicit(&region->zeros_found, memory_order_relaxed)) return true;
+  return uffd_may_have_zero_pages(install->data, round_down(install->length, BASE_PAGE));
+}
+
+/* Of the faulting page, as much as the answer has. */
+static uint64_t rest_of_page(const struct bulk *bulk) {
+  return min_u64(BASE_PAGE, bulk->install->dst + bulk->install->length - bulk->install->page);
+}
+
+uint32_t uffd_bulk_install(struct uffd_handler_state *handler, const struct uffd_install *install) {
+  uffd_region *region = install->slice->region;
+  bool own = !install->source->child && !install->source->foreign;
+  struct bulk bulk = {
+      .handler = handler,
+      .install = install,
+      .end = install->dst + round_down(install->length, BASE_PAGE),
+      .huge = own && install->length >= HUGE_PAGE && atomic_load_explicit(&region->huge, memory_order_relaxed),
+      .zeros = may_have_zeros(install),
+  };
+  if (!bulk.huge && !bulk.zeros) return uffd_install(handler, install);
+  take_apart(&bulk);
+  if (bulk.zeros) atomic_store_explicit(&region->zeros_found, bulk.zeros_found, memory_order_relaxed);
+  if (!bulk.answered) put(&bulk, UFFD_ANSWER_BYTES, install->page, rest_of_page(&bulk), source(&bulk, install->page));
+  return bulk.outcome;
+}

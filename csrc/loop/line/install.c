@@ -1,0 +1,229 @@
+/*
+ * Turns an answer into ioctls, and what they say into an outcome. Never asks what a page should hold.
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "loop/engine/batch.h"
+
+/* Where the work stands: the range still to do, and what has become of the faulting page. */
+struct work {
+  struct uffd_handler_state *handler;
+  const struct uffd_install *install;
+  uint64_t at, end;
+  uint32_t kind; /* of the last step: UFFD_ANSWER_* */
+  uint32_t outcome;
+  bool narrowed; /* to the faulting page: the rest of the cover did not work out */
+};
+
+/*
+ * A dropped page stays marked as such: the event comes before the kernel drops anything, so what is installed then may
+ * be dropped after it, and its owner must read zeros again (R24).
+ */
+static void mark(const struct uffd_install *install, uint64_t start, uint64_t end, uint8_t state) {
+  const struct uffd_slice *slice = install->slice;
+  uint64_t page_size = slice->region->page_size;
+  for (uint64_t i = (start - slice->start) / page_size; i < (end - slice->start) / page_size; i++) {
+    if (page_state(slice, i) != UFFD_PAGE_REMOVED) set_page_state(slice, i, state);
+  }
+}
+
+static void account(struct work *work, uint32_t kind, uint64_t start, uint64_t done) {
+  if (done == 0) return;
+  struct uffd_counters *counters = &work->handler->counters;
+  if (work->install->page >= start && work->install->page - start < done) work->handler->filled_as = kind;
+  uffd_count(&counters->pages[kind], done / work->install->slice->region->page_size);
+  if (kind != UFFD_ANSWER_POISON) uffd_count(&counters->bytes, done);
+  if (kind == UFFD_ANSWER_POISON) work->handler->poisoned_ns = uffd_now();
+  if (kind != UFFD_ANSWER_POISON) uffd_batch_woke(work->handler, work->install->source, start, start + done);
+  mark(work->install, start, start + done, kind == UFFD_ANSWER_POISON ? UFFD_PAGE_POISONED : UFFD_PAGE_INSTALLED);
+}
+
+/* Zeros where ZEROPAGE does not serve: huge pages have none, and it cannot protect (R23: one ioctl for both). */
+static int fill_zeros(struct work *work, int fd, uint64_t dst, uint64_t length, uint64_t *done) {
+  uint64_t mode = work->install->wp ? UFFD_COPY_WP : 0;
+  int result = 0;
+  for (*done = 0; *done < length && result == 0;) {
+    uint64_t part;
+    result = uffd_fill(fd, UFFD_FILL_COPY, dst + *done, (uintptr_t)work->handler->zeros,
+                       min_u64(length - *done, HUGE_PAGE), mode, &part);
+    *done += part;
+  }
+  return result;
+}
+
+/* The bytes of the last page that the answer does not have are zeros. */
+static int fill_tail(struct work *work, int fd, uint64_t dst, const char *data, uint64_t length, uint64_t *done) {
+  uint64_t page_size = work->install->slice->region->page_size;
+  memcpy(work->handler->staging, data, length);
+  memset(work->handler->staging + length, 0, page_size - length);
+  return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)work->handler->staging, page_size,
+                   work->install->wp ? UFFD_COPY_WP : 0, done);
+}
+
+static int fill_bytes(struct work *work, int fd, uint64_t dst, uint64_t length, uint64_t *done) {
+  const struct uffd_install *install = work->install;
+  const char *data = (const char *)install->data + (dst - install->dst);
+  uint64_t has = install->length - (dst - install->dst), page_size = install->slice->region->page_size;
+  uint64_t whole = has >= length ? length : round_down(has, page_size);
+  if (whole == 0) return fill_tail(work, fd, dst, data, has, done);
+  return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)data, whole, install->wp ? UFFD_COPY_WP : 0, done);
+}
+
+/* One step: as much of [at, at+length) as goes without a word from the kernel. The kind may differ from the answer's.
+ */
+static int fill(struct work *work, uint32_t kind, uint64_t length, uint64_t *done) {
+  const struct uffd_install *install = work->install;
+  int fd = install->source->fd;
+  uint64_t at = work->at;
+  switch (kind) {
+  case UFFD_ANSWER_BYTES:
+    return fill_bytes(work, fd, at, length, done);
+  case UFFD_ANSWER_CONTINUE:
+    return uffd_fill(fd, UFFD_FILL_CONTINUE, at, 0, length, install->wp ? UFFD_CONTINUE_WP : 0, done);
+  case UFFD_ANSWER_MOVE:
+    return uffd_fill(fd, UFFD_FILL_MOVE, at, (uintptr_t)install->data + (at - install->dst), length, 0, done);
+  case UFFD_ANSWER_POISON:
+    return uffd_fill(fd, UFFD_FILL_POISON, at, 0, length, 0, done);
+  default:
+    if (install->wp || install->slice->region->page_size != BASE_PAGE) return fill_zeros(work, fd, at, length, done);
+    return uffd_fill(fd, UFFD_FILL_ZEROPAGE, at, 0, length, 0, done);
+  }
+}
+
+static uint64_t page_size_of(const struct work *work) {
+  return work->install->slice->region->page_size;
+}
+
+/* The page at work->at is done with, one way or another. */
+static void pass_page(struct work *work, uint32_t outcome) {
+  if (work->at == work->install->page) work->outcome = outcome;
+  work->at += page_size_of(work);
+}
+
+/* R5: EEXIST wakes nobody. Only the faulting page has a sleeper that is known of; others bring their own message. */
+static void step_over_present(struct work *work) {
+  const struct uffd_install *install = work->install;
+  uint64_t index = (work->at - install->slice->start) / page_size_of(work);
+  if (page_state(install->slice, index) == UFFD_PAGE_ABSENT) {
+    set_page_state(install->slice, index, UFFD_PAGE_INSTALLED);
+  }
+  if (work->at == install->page) {
+    uffd_raw_wake(install->source->fd, install->page, page_size_of(work));
+    uffd_batch_woke(work->handler, install->source, install->page, install->page + page_size_of(work));
+    uffd_count(&work->handler->counters.present, 1);
+  }
+  pass_page(work, UFFD_OUTCOME_PRESENT);
+}
+
+static void finish(struct work *work, uint32_t outcome) {
+  work->outcome = outcome;
+  work->at = work->end;
+}
+
+/* Something stood in the way of the page at work->at. */
+static void judge(struct work *work, int error) {
+  const struct uffd_install *install = work->install;
+  bool done_already = work->at > install->page;
+  if (error == -EEXIST) {
+    step_over_present(work);
+  } else if (done_already) {
+    work->at = work->end; /* the cover beyond the faulting page is a wish */
+  } else if (error == -EAGAIN) {
+    finish(work, UFFD_OUTCOME_DEFERRED);
+  } else if (error == -ESRCH) {
+    install->source->gone = true;
+    finish(work, UFFD_OUTCOME_GONE);
+  } else if (!work->narrowed && (work->at != install->page || work->end - work->at > page_size_of(work))) {
+    work->narrowed = true;
+    work->at = install->page;
+    work->end = work->at + page_size_of(work);
+  } else if (error == -ENOENT) {
+    finish(work, UFFD_OUTCOME_GONE);
+  } else if (error == -EFAULT && work->kind == UFFD_ANSWER_CONTINUE) {
+    finish(work, UFFD_OUTCOME_ABSENT);
+  } else {
+    work->handler->error = -error;
+    finish(work, UFFD_OUTCOME_FAILED);
+  }
+}
+
+/* One step in one way, and what it came to. */
+static int step(struct work *work, uint32_t kind, uint64_t length) {
+  uint64_t done;
+  int error = fill(work, kind, length, &done);
+  work->kind = kind;
+  account(work, kind, work->at, done);
+  work->at += done;
+  return error;
+}
+
+/*
+ * Whether the page at work->at is there. A forked child can only be judged by what was installed. Of another process
+ * more may be there than is known, when a predecessor served it: its page tables tell, where they may be read.
+ */
+static bool is_mapped(const struct work *work) {
+  const struct uffd_slice *slice = work->install->slice;
+  const struct uffd_source *source = work->install->source;
+  unsigned char resident = 0;
+  if (source->foreign)
+    return uffd_is_present(source->child ? 0 : slice->region->memory->pid, work->at, page_size_of(work));
+  if (source->child) {
+    return page_state(slice, (work->at - slice->start) / page_size_of(work)) == UFFD_PAGE_INSTALLED;
+  }
+  mincore((void *)(uintptr_t)work->at, 1, &resident); /* NOLINT(performance-no-int-to-ptr) */
+  return (resident & 1) != 0;
+}
+
+/*
+ * The page cache may have what would not go in: after a minor fault, where waking alone would bring the same fault
+ * again and again, and in huge pages, where EEXIST is no proof: Linux also says it when none is free (R22).
+ */
+static int map_cached(struct work *work, bool minor) {
+  int error = step(work, UFFD_ANSWER_CONTINUE, page_size_of(work));
+  if (minor || (error != -EFAULT && error != -EINVAL)) return error;
+  return is_mapped(work) ? -EEXIST : -ENOMEM;
+}
+
+/*
+ * One page in another way, where there is one. MOVE says more than the others: a hole in the source is zeros (the page
+ * has moved before); a page that is shared, pinned, or of a kind that does not move, is copied, and so is all on a
+ * kernel without MOVE.
+ */
+static int try_other_way(struct work *work, uint32_t kind, int error) {
+  const struct uffd_install *install = work->install;
+  if (kind == UFFD_ANSWER_MOVE && error == -ENOENT) return step(work, UFFD_ANSWER_ZERO, page_size_of(work));
+  if (kind == UFFD_ANSWER_MOVE && (error == -EBUSY || error == -EINVAL)) {
+    return step(work, UFFD_ANSWER_BYTES, page_size_of(work));
+  }
+  bool minor = install->minor && work->at == install->page, copies = kind <= UFFD_ANSWER_BYTES;
+  bool doubtful = minor || page_size_of(work) != BASE_PAGE;
+  return error == -EEXIST && copies && doubtful ? map_cached(work, minor) : error;
+}
+
+uint32_t uffd_install(struct uffd_handler_state *handler, const struct uffd_install *install) {
+  struct work work = {.handler = handler, .install = install, .at = install->dst, .outcome = UFFD_OUTCOME_INSTALLED};
+  work.end = install->dst + round_up(install->length, page_size_of(&work));
+  /* MOVE cannot protect, nor reach another process */
+  bool copy = install->kind == UFFD_ANSWER_MOVE && (install->wp || install->source->foreign);
+  uint32_t kind = copy ? UFFD_ANSWER_BYTES : install->kind;
+  while (work.at < work.end) {
+    int error = step(&work, kind, work.end - work.at);
+    if (error != 0) error = try_other_way(&work, kind, error);
+    if (error != 0) judge(&work, error);
+  }
+  return work.outcome;
+}
+
+uint32_t uffd_unprotect(struct uffd_handler_state *handler, struct uffd_source *source, uint64_t page,
+                        uint64_t page_size) {
+  int error = uffd_raw_writeprotect(source->fd, page, page_size, 0);
+  if (error == 0) {
+    uffd_count(&handler->counters.unprotected, 1);
+    uffd_batch_woke_writers(handler, source, page);
+    return UFFD_OUTCOME_INSTALLED;
+  }
+  if (error == -ESRCH) source->gone = true;
+  /* whatever else it is, the page cannot become something else instead: again */
+  return error == -ESRCH || error == -ENOENT ? UFFD_OUTCOME_GONE : UFFD_OUTCOME_DEFERRED;
+}

@@ -1,0 +1,211 @@
+/*
+ * Firecracker's handshake, as its releases since 1.1 send it: a JSON list of regions, without a length before it or an
+ * end behind it, and one userfaultfd.
+ *
+ *   [{"base_host_virt_addr": 1, "size": 2, "offset": 3, "page_size": 4096, "page_size_kib": 4096}, ...]
+ *
+ * All numbers are bytes, those of page_size_kib too. It was alone from 1.7 to 1.11, is to go in 2.0, and before 1.7
+ * there was neither; unknown keys are somebody's extension. Where a list ends is told by its brackets, byte by byte,
+ * so that many small pieces cost no more than one; what it says is told by the JSON library, once.
+ */
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "serve/door/door.h"
+
+#define DEPTH_MAX 64 /* of brackets; the list of regions has 2 */
+#define ROOM      1024
+
+struct firecracker {
+  char *text; /* the list so far */
+  size_t length, capacity;
+  uint64_t lists; /* bit i: the bracket at depth i is a list's */
+  uint32_t depth;
+  bool quoted, escaped;
+};
+
+/* ---- where the list ends */
+
+/* Between two lists: what JSON ignores, and the byte that some send because a descriptor needs one. */
+static bool is_blank(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\0';
+}
+
+static int refuse_byte(const struct firecracker *state, char c, const char *what) {
+  unsigned char byte = (unsigned char)c;
+  return fail(EPROTO,
+              "The handshake is not a list of regions: byte %zu is '%c' (0x%02x), %s. Expected is Firecracker's "
+              "[{\"base_host_virt_addr\":..., \"size\":..., \"offset\":..., \"page_size\":...}, ...].",
+              state->length, byte >= 0x20 && byte < 0x7f ? c : '?', byte, what);
+}
+
+static int open_bracket(struct firecracker *state, char c) {
+  if (state->depth == 0 && c != '[') return refuse_byte(state, c, "where the list should begin");
+  if (state->depth == 1 && c != '{') return refuse_byte(state, c, "where a region should begin");
+  if (state->depth == DEPTH_MAX) {
+    return fail(EPROTO, "The handshake is not a list of regions: it is nested %u deep.", DEPTH_MAX);
+  }
+  uint64_t bit = UINT64_C(1) << state->depth++;
+  state->lists = c == '[' ? state->lists | bit : state->lists & ~bit;
+  return 0;
+}
+
+static int close_bracket(struct firecracker *state, char c) {
+  bool list = (state->lists >> (state->depth - 1) & 1) != 0;
+  if (list != (c == ']')) return refuse_byte(state, c, "which closes what was not opened");
+  return --state->depth == 0;
+}
+
+/* The next byte of the list: 1 when it is the last, 0, or -errno. */
+static int scan(struct firecracker *state, char c) {
+  if (state->quoted) {
+    if (state->escaped) {
+      state->escaped = false;
+    } else if (c == '\\') {
+      state->escaped = true;
+    } else if (c == '"') {
+      state->quoted = false;
+    }
+    return 0;
+  }
+  if (c == '[' || c == '{' || state->depth == 0) return open_bracket(state, c);
+  if (c == ']' || c == '}') return close_bracket(state, c);
+  if (state->depth == 1 && c != ',' && (c == '\0' || !is_blank(c))) {
+    return refuse_byte(state, c, "where a region should begin");
+  }
+  state->quoted = c == '"';
+  return 0;
+}
+
+static int make_room(struct firecracker *state, const struct uffd_door_limits *limits) {
+  if (state->length == limits->max_bytes) {
+    return fail(EMSGSIZE, "The handshake is longer than %u bytes: raise max_bytes if that can be.", limits->max_bytes);
+  }
+  if (state->length < state->capacity) return 0;
+  size_t capacity = state->capacity == 0 ? ROOM : 2 * state->capacity;
+  char *text = uffd_alloc(capacity);
+  if (text == NULL) return fail(ENOMEM, "No memory for a handshake of %zu bytes.", capacity);
+  if (state->length != 0) memcpy(text, state->text, state->length);
+  uffd_release(state->text, state->capacity);
+  state->text = text;
+  state->capacity = capacity;
+  return 0;
+}
+
+/* ---- what it says */
+
+/* What the other side wrote ends up on a terminal. */
+static int refuse_json(const json_error_t *error) {
+  char text[sizeof(error->text)];
+  size_t length = 0;
+  for (const char *at = error->text; *at != '\0' && length + 1 < sizeof(text); at++) {
+    text[length++] = (char)(*at >= 0x20 && *at < 0x7f ? *at : '?');
+  }
+  text[length] = '\0';
+  return fail(EPROTO, "The handshake is not JSON: at byte %d: %s.", error->position, text);
+}
+
+/* 1: *value is set; 0: there is no such key; or -EINVAL. */
+static int read_number(const json_t *region, size_t index, const char *key, uint64_t *value) {
+  const json_t *number = json_object_get(region, key);
+  if (number == NULL) return 0;
+  if (!json_is_integer(number)) {
+    return fail(EINVAL, "Region %zu of the handshake: %s is not an integer.", index, key);
+  }
+  json_int_t signed_value = json_integer_value(number);
+  if (signed_value < 0) {
+    return fail(EINVAL, "Region %zu of the handshake: %s is negative: %" JSON_INTEGER_FORMAT ".", index, key,
+                signed_value);
+  }
+  *value = (uint64_t)signed_value;
+  return 1;
+}
+
+static int read_needed(const json_t *region, size_t index, const char *key, uint64_t *value) {
+  int result = read_number(region, index, key, value);
+  return result != 0 ? result : fail(EINVAL, "Region %zu of the handshake has no %s.", index, key);
+}
+
+static int read_region(const json_t *json, size_t index, struct uffd_client_region *region) {
+  int result = read_needed(json, index, "base_host_virt_addr", &region->address);
+  if (result > 0) result = read_needed(json, index, "size", &region->length);
+  if (result > 0) result = read_needed(json, index, "offset", &region->offset);
+  if (result < 0) return result;
+  result = read_number(json, index, "page_size", &region->page_size);
+  if (result == 0) result = read_number(json, index, "page_size_kib", &region->page_size);
+  if (result == 0) region->page_size = BASE_PAGE;
+  return result < 0 ? result : 0;
+}
+
+static int read_regions(const json_t *list, struct uffd_client_region *regions) {
+  size_t index;
+  json_t *region;
+  json_array_foreach(list, index, region) {
+    int result = read_region(region, index, &regions[index]);
+    if (result < 0) return result;
+  }
+  return 0;
+}
+
+static int take_list(const json_t *list, const struct uffd_door_limits *limits, struct uffd_handshake *handshake) {
+  size_t count = json_array_size(list);
+  if (count == 0) return UFFD_FEED_BYE;
+  if (count > limits->max_regions) {
+    return fail(E2BIG, "The handshake has %zu regions, and at most %u are taken: raise max_regions if that can be.",
+                count, limits->max_regions);
+  }
+  struct uffd_client_region *regions = uffd_alloc(count * sizeof(*regions));
+  if (regions == NULL) return fail(ENOMEM, "No memory for %zu regions.", count);
+  int result = read_regions(list, regions);
+  if (result < 0) {
+    uffd_release(regions, count * sizeof(*regions));
+    return result;
+  }
+  handshake->regions = regions;
+  handshake->regions_count = (uint32_t)count;
+  return UFFD_FEED_WHOLE;
+}
+
+static int parse(const struct firecracker *state, const struct uffd_door_limits *limits,
+                 struct uffd_handshake *handshake) {
+  json_error_t error;
+  /* A key that comes twice would mean what the parser likes; zero bytes in strings are nobody's business here. */
+  json_t *list = json_loadb(state->text, state->length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+  if (list == NULL) return refuse_json(&error);
+  int result = take_list(list, limits, handshake);
+  json_decref(list);
+  return result;
+}
+
+static int feed(void *room, const struct uffd_door_limits *limits, const char *bytes, size_t length, size_t *used,
+                struct uffd_handshake *handshake) {
+  struct firecracker *state = room;
+  for (size_t i = 0; i < length; i++) {
+    *used = i + 1;
+    if (state->depth == 0 && is_blank(bytes[i])) continue;
+    int result = make_room(state, limits);
+    if (result == 0) result = scan(state, bytes[i]);
+    if (result < 0) return result;
+    state->text[state->length++] = bytes[i];
+    if (result == 0) continue;
+    result = parse(state, limits, handshake);
+    state->length = 0;
+    return result;
+  }
+  return state->depth == 0 ? UFFD_FEED_NOTHING : UFFD_FEED_MORE;
+}
+
+static void release(void *room) {
+  struct firecracker *state = room;
+  uffd_release(state->text, state->capacity);
+}
+
+const struct uffd_door_kind uffd_door_firecracker = {
+    .name = "firecracker",
+    .state_size = sizeof(struct firecracker),
+    .feed = feed,
+    .is_blank = is_blank,
+    .release = release,
+};

@@ -1,0 +1,242 @@
+/*
+ * The other side of the front door: memory of this process for a pager to serve. It speaks Firecracker's handshake, so
+ * that any pager that serves Firecracker serves this too. The pager answers nothing, and nothing is waited for.
+ */
+#include <inttypes.h>
+#include <jansson.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "serve/door/door.h"
+
+#define TIMEOUT_MS 5000
+
+struct uffd_handoff {
+  uint64_t process;
+  uffd_object *object; /* our own copy: while we hold it, a pager that refuses or dies leaves no zeros behind */
+  int socket;          /* -1: the pager knows that we are done */
+  uint32_t count;
+  uffd_memory **memories;             /* as they were given */
+  struct uffd_client_region *regions; /* by offset */
+};
+
+static int check(const uffd_handoff *handoff) {
+  if (handoff == NULL) return fail(EBADF, "There is no handoff: the handle is NULL.");
+  if (handoff->process == uffd_process()) return 0;
+  return fail(EOWNERDEAD, "This handoff belongs to the parent process.");
+}
+
+static void free_handoff(uffd_handoff *handoff) {
+  uffd_close(handoff->object); /* unregisters what is registered */
+  if (handoff->socket >= 0) close(handoff->socket);
+  uffd_release(handoff->memories, handoff->count * sizeof(uffd_memory *));
+  uffd_release(handoff->regions, handoff->count * sizeof(*handoff->regions));
+  DELETE(handoff);
+}
+
+/* ---- what is handed over */
+
+static int take_parts(uffd_handoff *handoff, const struct uffd_handoff_part *parts) {
+  static const struct uffd_door_limits any = {.max_regions = UINT32_MAX};
+  for (uint32_t i = 0; i < handoff->count; i++) {
+    if (parts[i].memory == NULL) return fail(EINVAL, "Part %" PRIu32 " has no memory.", i);
+    handoff->memories[i] = parts[i].memory;
+    handoff->regions[i] = (struct uffd_client_region){.address = (uintptr_t)uffd_memory_address(parts[i].memory),
+                                                      .length = uffd_memory_length(parts[i].memory),
+                                                      .offset = parts[i].offset,
+                                                      .page_size = uffd_memory_page_size(parts[i].memory)};
+  }
+  return uffd_regions_check(handoff->regions, handoff->count, &any);
+}
+
+static int make_object(uffd_handoff *handoff, const struct uffd_handoff_opts *opts) {
+  struct uffd_open_opts open = UFFD_OPEN_OPTS_INIT;
+  open.features = opts->features;
+  open.optional = UFFD_FEAT_EVENT_REMOVE;
+  open.flags = opts->open_flags;
+  int result = uffd_open(&open, &handoff->object);
+  for (uint32_t i = 0; i < handoff->count && result == 0; i++) {
+    const struct uffd_client_region *region = &handoff->regions[i];
+    result = uffd_register(handoff->object, region->address, region->length, UFFD_MODE_MISSING, NULL);
+  }
+  return result;
+}
+
+/* ---- how */
+
+static json_t *describe(const struct uffd_client_region *region) {
+  json_int_t page_size = (json_int_t)region->page_size;
+  return json_pack("{s:I, s:I, s:I, s:I, s:I}", "base_host_virt_addr", (json_int_t)region->address, "size",
+                   (json_int_t)region->length, "offset", (json_int_t)region->offset, "page_size", page_size,
+                   "page_size_kib", page_size); /* in bytes as well, for those that know it alone */
+}
+
+/* The table as text, to be freed with free(), or NULL. */
+static char *write_list(const uffd_handoff *handoff) {
+  json_t *list = json_array();
+  for (uint32_t i = 0; i < handoff->count; i++) {
+    if (json_array_append_new(list, describe(&handoff->regions[i])) != 0) {
+      json_decref(list);
+      return NULL;
+    }
+  }
+  char *text = json_dumps(list, JSON_COMPACT);
+  json_decref(list);
+  return text;
+}
+
+static int explain_connect(int error, const char *path) {
+  switch (error) {
+  case ENOENT:
+    return fail(error, "There is no socket %s: start the pager first.", path);
+  case ECONNREFUSED:
+    return fail(error, "Nobody listens at %s: start the pager first.", path);
+  case EACCES:
+    return fail(error, "The socket %s may not be used: the pager's options socket_mode and uid decide who may.", path);
+  case EAGAIN:
+    return fail(ETIMEDOUT, "The pager at %s does not take in connections.", path);
+  default:
+    return fail(error, "Cannot connect to %s: %s.", path, strerror(error));
+  }
+}
+
+static int connect_to(uffd_handoff *handoff, const char *path, uint32_t timeout_ms) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  struct timeval timeout = {.tv_sec = timeout_ms / 1000, .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
+  size_t length = strlen(path);
+  if (length == 0) return fail(EINVAL, "The socket has no path.");
+  if (length >= sizeof(address.sun_path)) {
+    return fail(ENAMETOOLONG, "The socket's path has %zu bytes, and the kernel takes %zu: %s", length,
+                sizeof(address.sun_path) - 1, path);
+  }
+  memcpy(address.sun_path, path, length);
+  handoff->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (handoff->socket < 0) return fail(errno, "Cannot make a socket: %s.", strerror(errno));
+  (void)setsockopt(handoff->socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)); /* of connect, too */
+  while (connect(handoff->socket, (struct sockaddr *)&address, sizeof(address)) != 0) {
+    if (errno != EINTR) return explain_connect(errno, path);
+  }
+  return 0;
+}
+
+static int explain_send(int error) {
+  if (error == EAGAIN) return fail(ETIMEDOUT, "The pager does not read the handshake.");
+  if (error == EPIPE || error == ECONNRESET) return fail(EPIPE, "The pager has hung up: its report says why.");
+  return fail(error, "Cannot send the handshake: %s.", strerror(error));
+}
+
+/* The descriptor goes with the first byte, and ours stays ours. */
+static int send_all(int socket, const char *text, size_t length, int fd) {
+  union {
+    struct cmsghdr header; /* for its alignment */
+    char room[CMSG_SPACE(sizeof(int))];
+  } control = {.header = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))}};
+  memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+  for (size_t sent = 0; sent < length;) {
+    struct iovec data = {(char *)(uintptr_t)text + sent, length - sent};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    if (sent == 0) {
+      message.msg_control = control.room;
+      message.msg_controllen = sizeof(control.room);
+    }
+    ssize_t count = sendmsg(socket, &message, MSG_NOSIGNAL);
+    if (count < 0 && errno != EINTR) return explain_send(errno);
+    if (count > 0) sent += (size_t)count;
+  }
+  return 0;
+}
+
+static int hand_over(uffd_handoff *handoff, const char *path, const struct uffd_handoff_opts *opts) {
+  char *text = write_list(handoff);
+  if (text == NULL) return fail(ENOMEM, "No memory for a handshake of %" PRIu32 " regions.", handoff->count);
+  int result = connect_to(handoff, path, opts->timeout_ms != 0 ? opts->timeout_ms : TIMEOUT_MS);
+  if (result == 0) result = send_all(handoff->socket, text, strlen(text), uffd_fd(handoff->object));
+  free(text);
+  return result;
+}
+
+static int make(uffd_handoff *handoff, const char *path, const struct uffd_handoff_part *parts, size_t count,
+                const struct uffd_handoff_opts *opts) {
+  handoff->process = uffd_process();
+  handoff->socket = -1;
+  handoff->count = (uint32_t)count;
+  handoff->memories = uffd_alloc(count * sizeof(uffd_memory *));
+  handoff->regions = uffd_alloc(count * sizeof(*handoff->regions));
+  if (handoff->memories == NULL || handoff->regions == NULL) return fail(ENOMEM, "No memory for %zu regions.", count);
+  int result = take_parts(handoff, parts);
+  if (result == 0) result = make_object(handoff, opts);
+  return result == 0 ? hand_over(handoff, path, opts) : result;
+}
+
+int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts, size_t count,
+                      const struct uffd_handoff_opts *user_opts, uffd_handoff **handoff) {
+  struct uffd_handoff_opts opts = UFFD_HANDOFF_OPTS_INIT;
+  *handoff = NULL;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_handoff_opts");
+  if (result < 0) return result;
+  if (opts.flags != 0) return fail(EINVAL, "Unknown flag of uffd_handoff_send 0x%x.", opts.flags);
+  if (opts.reserved != 0) return fail(EINVAL, "reserved is not 0.");
+  if (socket == NULL) return fail(EINVAL, "The socket has no path.");
+  if (parts == NULL || count == 0) return fail(EINVAL, "There is nothing to hand over: give at least one part.");
+  if (count > UINT32_MAX) return fail(EINVAL, "%zu parts are too many.", count);
+  uffd_handoff *made = NEW(uffd_handoff);
+  if (made == NULL) return fail(ENOMEM, "No memory for a handle.");
+  result = make(made, socket, parts, count, &opts);
+  if (result < 0) {
+    free_handoff(made);
+    return result;
+  }
+  *handoff = made;
+  return 0;
+}
+
+/* ---- afterwards */
+
+uffd_object *uffd_handoff_object(const uffd_handoff *handoff) {
+  return handoff == NULL ? NULL : handoff->object;
+}
+
+int uffd_handoff_connected(const uffd_handoff *handoff) {
+  int result = check(handoff);
+  if (result < 0 || handoff->socket < 0) return result;
+  return uffd_ready(handoff->socket, POLLRDHUP) == 0;
+}
+
+/*
+ * An empty list: the pager need not wait for this process to end. Its hanging up would not say so: others hang up after
+ * their handshake and live on, and a forked child may hold the connection open.
+ */
+static void say_goodbye(uffd_handoff *handoff) {
+  if (handoff->socket < 0) return;
+  (void)send(handoff->socket, "[]", 2, MSG_NOSIGNAL | MSG_DONTWAIT);
+  close(handoff->socket);
+  handoff->socket = -1;
+}
+
+int uffd_handoff_complete(uffd_handoff *handoff) {
+  int result = check(handoff);
+  if (result < 0 || handoff->socket < 0) return result;
+  if (uffd_handoff_connected(handoff) == 0) {
+    return fail(EPIPE, "The pager has hung up: its report says why. The memory cannot be completed.");
+  }
+  for (uint32_t i = 0; i < handoff->count && result == 0; i++) {
+    result = uffd_memory_prefault(handoff->memories[i], 0, uffd_memory_length(handoff->memories[i]), 0);
+  }
+  for (uint32_t i = 0; i < handoff->count && result == 0; i++) {
+    result = uffd_unregister(handoff->object, handoff->regions[i].address, handoff->regions[i].length);
+  }
+  if (result == 0) say_goodbye(handoff);
+  return result;
+}
+
+void uffd_handoff_close(uffd_handoff *handoff) {
+  if (handoff == NULL) return;
+  if (handoff->process == uffd_process()) {
+    uffd_close(handoff->object);
+    handoff->object = NULL;
+    say_goodbye(handoff);
+  }
+  free_handoff(handoff);
+}

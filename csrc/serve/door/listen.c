@@ -1,0 +1,217 @@
+/*
+ * Listening at a path, and taking in who connects. It waits for nobody.
+ */
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "serve/door/listen.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+#define BACKLOG 128
+
+static int make_address(const char *path, struct sockaddr_un *address) {
+  size_t length = path != NULL ? strlen(path) : 0;
+  if (length == 0) return fail(EINVAL, "The socket has no path.");
+  if (length >= sizeof(address->sun_path)) {
+    return fail(ENAMETOOLONG, "The socket's path has %zu bytes, and the kernel takes %zu: choose a shorter one: %s",
+                length, sizeof(address->sun_path) - 1, path);
+  }
+  memset(address, 0, sizeof(*address));
+  address->sun_family = AF_UNIX;
+  memcpy(address->sun_path, path, length);
+  return 0;
+}
+
+/* Two pagers that start at the same time must not take each other's new socket for a stale one. */
+static int lock_directory(const char *path) {
+  char directory[PATH_MAX] = ".";
+  const char *slash = strrchr(path, '/');
+  if (slash != NULL) snprintf(directory, sizeof(directory), "%.*s", (int)(slash - path) + 1, path);
+  int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) (void)flock(fd, LOCK_EX); /* a file system without locks has this race */
+  return fd;
+}
+
+static int open_socket(void) {
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  return fd >= 0 ? fd : fail(errno, "Cannot make a socket: %s.", strerror(errno));
+}
+
+/* Only what is a socket, and refuses to connect, is stale. */
+static int remove_stale(const struct sockaddr_un *address) {
+  struct stat status;
+  if (lstat(address->sun_path, &status) != 0) {
+    return errno == ENOENT ? 0 : fail(errno, "Cannot look at %s: %s.", address->sun_path, strerror(errno));
+  }
+  if (!S_ISSOCK(status.st_mode)) {
+    return fail(EEXIST, "%s is there already, and is not a socket: choose another path, or remove it.",
+                address->sun_path);
+  }
+  int fd = open_socket();
+  if (fd < 0) return fd;
+  int error = connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ? 0 : errno;
+  close(fd);
+  if (error == ENOENT) return 0;
+  if (error == EACCES || error == EPERM) {
+    return fail(error, "The socket %s belongs to somebody else: choose another path.", address->sun_path);
+  }
+  if (error != ECONNREFUSED) {
+    return fail(EADDRINUSE, "Another program listens at %s: end it, or choose another path.", address->sun_path);
+  }
+  if (unlink(address->sun_path) == 0 || errno == ENOENT) return 0;
+  return fail(errno, "Cannot remove the stale socket %s: %s.", address->sun_path, strerror(errno));
+}
+
+/*
+ * The mode of the socket itself is what its file gets, so that there is no moment in which others may open it; and
+ * before listen() nobody can connect. The umask may have taken bits away that were asked for.
+ */
+static int bind_with_mode(struct uffd_listener *listener, const struct sockaddr_un *address, mode_t mode) {
+  struct stat status;
+  (void)fchmod(listener->fd, mode);
+  if (bind(listener->fd, (const struct sockaddr *)address, sizeof(*address)) != 0) {
+    return fail(errno, "Cannot make the socket %s: %s.", address->sun_path, strerror(errno));
+  }
+  int result = lstat(address->sun_path, &status);
+  if (result == 0 && (status.st_mode & ALLPERMS) != mode) result = chmod(address->sun_path, mode);
+  if (result == 0) result = listen(listener->fd, BACKLOG);
+  if (result != 0) {
+    result = fail(errno, "Cannot listen at %s: %s.", address->sun_path, strerror(errno));
+    unlink(address->sun_path);
+    return result;
+  }
+  listener->device = status.st_dev;
+  listener->inode = status.st_ino;
+  return 0;
+}
+
+static int open_at(struct uffd_listener *listener, const struct sockaddr_un *address, mode_t mode) {
+  listener->fd = open_socket();
+  if (listener->fd < 0) return listener->fd;
+  int lock = lock_directory(address->sun_path);
+  int result = remove_stale(address);
+  if (result == 0) result = bind_with_mode(listener, address, mode);
+  if (lock >= 0) close(lock);
+  return result;
+}
+
+int uffd_listener_open(struct uffd_listener *listener, const char *path, mode_t mode) {
+  struct sockaddr_un address;
+  *listener = (struct uffd_listener)UFFD_LISTENER_INIT;
+  int result = make_address(path, &address);
+  if (result < 0) return result;
+  listener->process = uffd_process();
+  listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  size_t length = strlen(path) + 1;
+  char *copy = uffd_alloc(length);
+  if (copy != NULL) {
+    memcpy(copy, path, length);
+    result = open_at(listener, &address, mode);
+  } else {
+    result = fail(ENOMEM, "No memory for a socket.");
+  }
+  if (result == 0) {
+    listener->path = copy;
+    return 0;
+  }
+  uffd_release(copy, length);
+  uffd_listener_close(listener);
+  return result;
+}
+
+void uffd_listener_close(struct uffd_listener *listener) {
+  struct stat status;
+  if (listener->path != NULL && listener->process == uffd_process() && lstat(listener->path, &status) == 0 &&
+      status.st_dev == listener->device && status.st_ino == listener->inode) {
+    unlink(listener->path);
+  }
+  if (listener->fd >= 0) close(listener->fd);
+  if (listener->spare >= 0) close(listener->spare);
+  if (listener->path != NULL) uffd_release(listener->path, strlen(listener->path) + 1);
+  *listener = (struct uffd_listener)UFFD_LISTENER_INIT;
+}
+
+/* ---- who connects */
+
+static int open_pidfd_by_pid(int fd, int32_t pid) {
+  int pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+  if (pidfd < 0 || uffd_ready(fd, POLLRDHUP) == 0) return pidfd;
+  close(pidfd);
+  errno = ESRCH;
+  return -1;
+}
+
+/*
+ * A pid may be another process's by the time that it is looked up. The socket knows the process itself (6.5); before
+ * that, a connection that is still up says that the pid is still its maker's.
+ */
+static int open_pidfd(int fd, const struct uffd_peer *peer) {
+  int pidfd = -1;
+  socklen_t length = sizeof(pidfd);
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
+    pidfd = -1;
+    if (errno == ENOPROTOOPT) {
+      pidfd = open_pidfd_by_pid(fd, peer->pid);
+      if (pidfd < 0 && (peer->pid <= 0 || errno == ENOSYS)) return -1; /* not visible; or before 5.3 */
+    }
+  }
+  if (pidfd >= 0 && uffd_ready(pidfd, POLLIN) == 0) return pidfd;
+  int error = pidfd >= 0 ? ESRCH : errno;
+  if (pidfd >= 0) close(pidfd);
+  if (error == EMFILE || error == ENFILE) {
+    return fail(error, "No descriptor left to watch process %d with: raise ulimit -n.", peer->pid);
+  }
+  return fail(ESRCH, "Process %d connected, and is gone already: whoever hands over its memory must stay.", peer->pid);
+}
+
+static int identify(int fd, int64_t uid, struct uffd_peer *peer) {
+  struct ucred who;
+  socklen_t length = sizeof(who);
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) != 0) {
+    return fail(errno, "Cannot tell who has connected: %s.", strerror(errno));
+  }
+  *peer = (struct uffd_peer){.pidfd = -1, .pid = who.pid, .uid = who.uid, .gid = who.gid};
+  if (who.uid != 0 && who.uid != geteuid() && (uid < 0 || who.uid != (uint64_t)uid)) {
+    return fail(EACCES, "User %u (process %d) may not connect: allow it with the option uid.", who.uid, who.pid);
+  }
+  int pidfd = open_pidfd(fd, peer);
+  if (pidfd < -1) return pidfd;
+  peer->pidfd = pidfd;
+  return 0;
+}
+
+/* Without a descriptor for it the connection stays in the queue, and the listener readable for ever: make one room. */
+static int refuse_for_want(struct uffd_listener *listener, int error) {
+  if (listener->spare < 0) listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (listener->spare < 0) return fail(error, "No descriptor left for clients: close some.");
+  close(listener->spare);
+  int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+  if (fd >= 0) close(fd);
+  listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -EAGAIN; /* nobody was there: the kernel looks for a number first */
+  return fail(error, "No descriptor left for another client: raise %s.", error == EMFILE ? "ulimit -n" : "fs.file-max");
+}
+
+int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer) {
+  int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0) {
+    int error = errno;
+    if (error == EAGAIN || error == EINTR || error == ECONNABORTED) return -EAGAIN;
+    if (error == EMFILE || error == ENFILE) return refuse_for_want(listener, error);
+    return fail(error, "Cannot take in a connection: %s.", strerror(error));
+  }
+  int result = identify(fd, uid, peer);
+  if (result == 0) return fd;
+  close(fd);
+  return result;
+}

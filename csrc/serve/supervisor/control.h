@@ -1,0 +1,22 @@
+/*
+ * The control socket: answers questions about a pager from what its public functions tell, and passes on its orders.
+ * Nothing here waits: the supervisor polls, and steps it.
+ */
+#ifndef UFFD_SERVE_CONTROL_H
+#define UFFD_SERVE_CONTROL_H
+
+#include <sys/types.h>
+
+#include "base/base.h"
+#include "uffd_pager.h"
+
+struct uffd_control;
+
+/* Errors: those of uffd_listener_open(); -ENOMEM. uid as in uffd_pager_opts. */
+int uffd_control_open(const char *path, mode_t mode, int64_t uid, uffd_pager *pager, struct uffd_control **control);
+int uffd_control_fd(const struct uffd_control *control); /* polls readable when uffd_control_step() has work */
+void uffd_control_step(struct uffd_control *control);
+/* Removes the socket's file if it is still ours; in a forked child it only closes. NULL is allowed. */
+void uffd_control_close(struct uffd_control *control);
+
+#endif

@@ -1,0 +1,110 @@
+/*
+ * The processes of forked children, found in /proc.
+ */
+#include <dirent.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "serve/supervisor/family.h"
+
+#define SLACK_TICKS 100 /* a second: on a busy machine the fork is told late */
+
+uint64_t uffd_family_clock(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  uint64_t ticks = (uint64_t)sysconf(_SC_CLK_TCK);
+  return (uint64_t)now.tv_sec * ticks + (uint64_t)now.tv_nsec * ticks / 1000000000;
+}
+
+static FILE *open_of(int32_t pid, const char *what) {
+  char path[320];
+  snprintf(path, sizeof(path), "/proc/%d/%s", pid, what);
+  return fopen(path, "re");
+}
+
+/* Field 22 of stat; the name, field 2, may hold anything but ends with the last parenthesis. */
+static uint64_t start_of(int32_t pid) {
+  char line[1024];
+  FILE *file = open_of(pid, "stat");
+  if (file == NULL) return 0;
+  bool got = fgets(line, sizeof(line), file) != NULL;
+  (void)fclose(file);
+  char *at = got ? strrchr(line, ')') : NULL;
+  for (int field = 2; at != NULL && field < 22; field++) {
+    at = strchr(at + 1, ' ');
+  }
+  return at != NULL ? strtoull(at, NULL, 10) : 0;
+}
+
+static bool has_memory(int32_t pid, uint64_t address) {
+  char line[4352];
+  bool found = false;
+  FILE *file = open_of(pid, "maps");
+  if (file == NULL) return false;
+  while (!found && fgets(line, sizeof(line), file) != NULL) {
+    char *rest;
+    uint64_t start = strtoull(line, &rest, 16);
+    if (*rest == '-') found = start <= address && address < strtoull(rest + 1, NULL, 16);
+  }
+  (void)fclose(file);
+  return found;
+}
+
+static bool taken(const uffd_pager *pager, int32_t pid) {
+  const struct uffd_served *served = pager->clients;
+  while (served != NULL && served->client.pid != pid) {
+    served = served->next;
+  }
+  return served != NULL;
+}
+
+struct search {
+  const uffd_pager *pager;
+  const struct uffd_served *child;
+  int32_t found;
+  uint32_t count;
+};
+
+static void look(struct search *search, int32_t pid) {
+  if (pid <= 0 || taken(search->pager, pid)) return;
+  if (start_of(pid) + SLACK_TICKS < search->child->forked_ticks) return;
+  if (!has_memory(pid, search->child->client.regions[0].address)) return;
+  search->found = pid;
+  search->count++;
+}
+
+/* Children belong to the thread that forked them. */
+static void look_at_children(struct search *search, int32_t parent, const char *thread) {
+  char what[300], word[32];
+  snprintf(what, sizeof(what), "task/%s/children", thread);
+  FILE *file = open_of(parent, what);
+  if (file == NULL) return;
+  while (fscanf(file, "%31s", word) == 1) {
+    look(search, (int32_t)strtol(word, NULL, 10));
+  }
+  (void)fclose(file);
+}
+
+int32_t uffd_family_child(const uffd_pager *pager, const struct uffd_served *parent, const struct uffd_served *child,
+                          int *pidfd) {
+  struct search search = {.pager = pager, .child = child};
+  char path[64];
+  snprintf(path, sizeof(path), "/proc/%d/task", parent->client.pid);
+  DIR *threads = parent->client.pid > 0 ? opendir(path) : NULL;
+  if (threads == NULL) return 0;
+  for (struct dirent *thread = readdir(threads); thread != NULL; thread = readdir(threads)) {
+    if (thread->d_name[0] != '.') look_at_children(&search, parent->client.pid, thread->d_name);
+  }
+  (void)closedir(threads);
+  if (search.count != 1) return 0;
+  *pidfd = (int)syscall(SYS_pidfd_open, search.found, 0);
+  /* The number was still its own when the pidfd was there. */
+  bool same = *pidfd >= 0 && has_memory(search.found, child->client.regions[0].address);
+  if (!same) uffd_close_fds(pidfd, 1);
+  return same ? search.found : 0;
+}

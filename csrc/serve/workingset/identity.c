@@ -1,0 +1,88 @@
+/*
+ * What tells images of one length apart: a hash of samples, which are where they are for every image of that length, so
+ * that a copy has the same identity whatever became of its holes.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "serve/workingset/workingset.h"
+
+#define SAMPLE UINT64_C(4096)
+#define SCALES 4u
+#define EACH   UINT64_C(64)
+
+uint64_t uffd_fnv(uint64_t hash, const void *bytes, size_t length) {
+  const unsigned char *byte = bytes;
+  for (size_t i = 0; i < length; i++)
+    hash = (hash ^ byte[i]) * UINT64_C(0x100000001b3);
+  return hash;
+}
+
+static int find_length(int fd, uint64_t *length) {
+  struct stat status;
+  if (fstat(fd, &status) < 0) return fail(errno, "Cannot look at the image: %s.", strerror(errno));
+  if (S_ISREG(status.st_mode)) {
+    *length = (uint64_t)status.st_size;
+  } else if (!S_ISBLK(status.st_mode)) {
+    return fail(EINVAL, "The image is neither a regular file nor a block device.");
+  } else if (ioctl(fd, BLKGETSIZE64, length) < 0) {
+    return fail(errno, "Cannot tell the length of the block device: %s.", strerror(errno));
+  }
+  return *length != 0 ? 0 : fail(EINVAL, "The image is empty.");
+}
+
+static int add_sample(int fd, uint64_t offset, uint64_t length, uint64_t *hash) {
+  _Alignas(SAMPLE) unsigned char sample[SAMPLE]; /* for descriptors with O_DIRECT */
+  uint64_t wanted = min_u64(SAMPLE, length - offset), done = 0;
+  while (done < wanted) {
+    ssize_t count = pread(fd, sample + done, SAMPLE - done, (off_t)(offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return fail(errno, "Cannot read the image at offset %#" PRIx64 ": %s.", offset, strerror(errno));
+    if (count == 0) return fail(EIO, "The image ends before offset %#" PRIx64 ": it has shrunk.", offset + wanted);
+    done += (uint64_t)count;
+  }
+  *hash = uffd_fnv(*hash, sample, wanted);
+  return 0;
+}
+
+/* What lies at the beginning of a sparse image tells most: a quarter of the samples each for all of it, the first 16th,
+ * the first 256th, the first 4096th. */
+static int add_samples(int fd, uint64_t length, uint64_t *hash) {
+  uint64_t blocks = pages_of(length, SAMPLE);
+  if (blocks <= SCALES * EACH) {
+    for (uint64_t block = 0; block < blocks; block++) {
+      int result = add_sample(fd, block * SAMPLE, length, hash);
+      if (result < 0) return result;
+    }
+    return 0;
+  }
+  for (unsigned scale = 0; scale < SCALES; scale++) {
+    uint64_t last = max_u64(blocks >> 4 * scale, 1) - 1;
+    for (uint64_t i = 0; i < EACH; i++) {
+      int result = add_sample(fd, last * i / (EACH - 1) * SAMPLE, length, hash);
+      if (result < 0) return result;
+    }
+  }
+  return 0;
+}
+
+int uffd_image_identity(int fd, uint64_t *length, uint64_t *identity) {
+  if (length == NULL || identity == NULL) return fail(EINVAL, "There is nowhere to put the identity.");
+  uint64_t found = 0;
+  int result = find_length(fd, &found);
+  if (result < 0) return result;
+  unsigned char head[8];
+  for (unsigned i = 0; i < sizeof(head); i++)
+    head[i] = (unsigned char)(found >> 8 * i);
+  uint64_t hash = uffd_fnv(FNV_BASIS, head, sizeof(head));
+  result = add_samples(fd, found, &hash);
+  if (result < 0) return result;
+  *length = found;
+  *identity = hash != 0 ? hash : 1; /* 0 is for images that are not known */
+  return 0;
+}

@@ -1,0 +1,309 @@
+/*
+ * Working sets in files: the format that uffd_pager.h describes, read with distrust, written beside the old file and
+ * put in its place when it is whole.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "serve/workingset/workingset.h"
+
+#define VERSION     1u
+#define HEADER      64u /* bytes */
+#define RECORD      8u
+#define TRAILER     8u
+#define CHUNK       65536u /* bytes read or written at once, whole records */
+#define TEMPORARIES 100u
+
+static const unsigned char magic[8] = {0x89, 'u', 'f', 'f', 'd', 'w', 's', '\n'};
+
+/* Where the header's fields are. */
+enum {
+  AT_VERSION = 8,
+  AT_HEADER = 12,
+  AT_PAGE_SIZE = 16,
+  AT_LENGTH = 24,
+  AT_IDENTITY = 32,
+  AT_COUNT = 40,
+  AT_RESERVED = 48,
+  AT_CHECKSUM = 56
+};
+
+static uint64_t get_u64(const unsigned char *at) {
+  uint64_t value = 0;
+  for (unsigned i = 8; i-- > 0;)
+    value = value << 8 | at[i];
+  return value;
+}
+
+static uint32_t get_u32(const unsigned char *at) {
+  return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+static void put_u64(unsigned char *at, uint64_t value) {
+  for (unsigned i = 0; i < 8; i++)
+    at[i] = (unsigned char)(value >> 8 * i);
+}
+
+static void put_u32(unsigned char *at, uint32_t value) {
+  for (unsigned i = 0; i < 4; i++)
+    at[i] = (unsigned char)(value >> 8 * i);
+}
+
+/* ------------------------------------------------------------------------------------------------ reading */
+
+/* A file being read: its path for sentences, and the sum of what was read so far. */
+struct reader {
+  const char *path;
+  int fd;
+  uint64_t length, at, sum;
+};
+
+static int read_bytes(struct reader *reader, unsigned char *bytes, uint64_t length) {
+  for (uint64_t done = 0; done < length;) {
+    ssize_t count = pread(reader->fd, bytes + done, length - done, (off_t)(reader->at + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return fail(errno, "Cannot read %s: %s.", reader->path, strerror(errno));
+    if (count == 0)
+      return fail(EINVAL, "%s ended at byte %" PRIu64 " while it was read.", reader->path, reader->at + done);
+    done += (uint64_t)count;
+  }
+  reader->at += length;
+  return 0;
+}
+
+static int open_reader(const char *path, struct reader *reader) {
+  struct stat status;
+  *reader = (struct reader){.path = path, .sum = FNV_BASIS};
+  reader->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait for a pipe's other end */
+  if (reader->fd < 0) return fail(errno, "Cannot open %s: %s.", path, strerror(errno));
+  int error = fstat(reader->fd, &status) < 0 ? errno : 0;
+  if (error == 0 && S_ISREG(status.st_mode)) {
+    reader->length = (uint64_t)status.st_size;
+    return 0;
+  }
+  close(reader->fd);
+  if (error != 0) return fail(error, "Cannot look at %s: %s.", path, strerror(error));
+  return fail(EINVAL, "%s is not a regular file, so it is no working set.", path);
+}
+
+/* Is it ours at all, and of an age that we know? */
+static int check_kind(const struct reader *reader, const unsigned char *header) {
+  if (memcmp(header, magic, sizeof(magic)) != 0)
+    return fail(EINVAL, "%s is not a working-set file: it does not begin as one.", reader->path);
+  uint32_t version = get_u32(header + AT_VERSION);
+  if (version > VERSION)
+    return fail(EINVAL, "%s is a working set of version %" PRIu32 ", or damaged at byte %d; uffd %s reads version %u.",
+                reader->path, version, AT_VERSION, uffd_version(), VERSION);
+  if (version != VERSION || get_u32(header + AT_HEADER) != HEADER)
+    return fail(EINVAL, "%s is damaged: no working set has version %" PRIu32 " and a header of %" PRIu32 " bytes.",
+                reader->path, version, get_u32(header + AT_HEADER));
+  if (get_u64(header + AT_CHECKSUM) != uffd_fnv(FNV_BASIS, header, AT_CHECKSUM))
+    return fail(EINVAL, "%s is damaged: the checksum of its header (at byte %d) is wrong.", reader->path, AT_CHECKSUM);
+  return 0;
+}
+
+static int check_count(const struct reader *reader, uint64_t count, const uffd_workingset *set) {
+  if (count > set->pages.limit)
+    return fail(EINVAL, "%s is no working set: it has %" PRIu64 " records, and its image only %" PRIu64 " pages.",
+                reader->path, count, set->pages.limit);
+  uint64_t records = reader->length < HEADER + TRAILER ? 0 : (reader->length - HEADER - TRAILER) / RECORD;
+  if (count > records)
+    return fail(EINVAL, "%s is cut off at byte %" PRIu64 ": it has room for %" PRIu64 " of its %" PRIu64 " records.",
+                reader->path, reader->length, records, count);
+  uint64_t end = HEADER + count * RECORD + TRAILER;
+  if (reader->length != end)
+    return fail(EINVAL, "%s goes on behind its end at byte %" PRIu64 ": it has %" PRIu64 " bytes.", reader->path, end,
+                reader->length);
+  return 0;
+}
+
+static int read_header(struct reader *reader, uffd_workingset **set, uint64_t *count) {
+  unsigned char header[HEADER] = {0};
+  if (reader->length == 0) return fail(EINVAL, "%s is empty: it is no working set.", reader->path);
+  int result = read_bytes(reader, header, min_u64(reader->length, HEADER));
+  if (result < 0) return result;
+  if (reader->length < HEADER && memcmp(header, magic, min_u64(reader->length, sizeof(magic))) == 0)
+    return fail(EINVAL, "%s is cut off at byte %" PRIu64 ", within its header of %u bytes.", reader->path,
+                reader->length, HEADER);
+  result = check_kind(reader, header);
+  if (result < 0) return result;
+  reader->sum = uffd_fnv(reader->sum, header, HEADER);
+  *count = get_u64(header + AT_COUNT);
+  if (get_u64(header + AT_RESERVED) != 0)
+    return fail(EINVAL, "%s uses what uffd %s does not know (at byte %d).", reader->path, uffd_version(), AT_RESERVED);
+  result = uffd_workingset_create(get_u64(header + AT_PAGE_SIZE), get_u64(header + AT_LENGTH),
+                                  get_u64(header + AT_IDENTITY), set);
+  if (result == -EINVAL) return fail(EINVAL, "%s is no working set: %s", reader->path, uffd_errmsg());
+  return result < 0 ? result : check_count(reader, *count, *set);
+}
+
+static int take_record(const struct reader *reader, uffd_workingset *set, uint64_t record) {
+  uint64_t index = set->count, page = RECORD_PAGE(record);
+  int added = page < set->pages.limit ? uffd_workingset_add_record(set, record) : 0;
+  if (added != 0) return added < 0 ? added : 0;
+  return fail(EINVAL, "%s is damaged: its record %" PRIu64 " (at byte %" PRIu64 ") names page %" PRIu64 " %s.",
+              reader->path, index, HEADER + index * RECORD, page,
+              page < set->pages.limit ? "once more" : "beyond the image");
+}
+
+static int read_records(struct reader *reader, uffd_workingset *set, uint64_t count) {
+  unsigned char chunk[CHUNK];
+  for (uint64_t left = count * RECORD; left > 0;) {
+    uint64_t length = min_u64(left, CHUNK);
+    int result = read_bytes(reader, chunk, length);
+    for (uint64_t at = 0; at < length && result == 0; at += RECORD)
+      result = take_record(reader, set, get_u64(chunk + at));
+    if (result < 0) return result;
+    reader->sum = uffd_fnv(reader->sum, chunk, length);
+    left -= length;
+  }
+  int result = read_bytes(reader, chunk, TRAILER);
+  if (result < 0) return result;
+  if (get_u64(chunk) != reader->sum)
+    return fail(EINVAL, "%s is damaged: the checksum at its end (byte %" PRIu64 ") is not that of its records.",
+                reader->path, reader->at - TRAILER);
+  return 0;
+}
+
+int uffd_workingset_load(const char *path, uffd_workingset **set) {
+  if (path == NULL || set == NULL) return fail(EINVAL, "A working set is loaded from a path, to somewhere.");
+  struct reader reader;
+  uffd_workingset *made = NULL;
+  uint64_t count = 0;
+  *set = NULL;
+  int result = open_reader(path, &reader);
+  if (result < 0) return result;
+  result = read_header(&reader, &made, &count);
+  if (result == 0) result = read_records(&reader, made, count);
+  close(reader.fd);
+  if (result < 0) {
+    uffd_workingset_close(made);
+    return result;
+  }
+  *set = made;
+  return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------ writing */
+
+/* The new file, beside the one that it will replace. */
+struct writer {
+  char target[PATH_MAX], path[PATH_MAX];
+  int fd;
+  uint64_t sum;
+};
+
+static int write_bytes(struct writer *writer, const unsigned char *bytes, size_t length) {
+  writer->sum = uffd_fnv(writer->sum, bytes, length);
+  for (size_t done = 0; done < length;) {
+    ssize_t count = write(writer->fd, bytes + done, length - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return fail(errno, "Cannot write %s: %s.", writer->path, strerror(errno));
+    done += (size_t)count;
+  }
+  return 0;
+}
+
+/* The file that the path leads to, links followed, and its mode; what is not there yet is made with that of the umask.
+ */
+static int find_target(const char *path, struct writer *writer, mode_t *mode) {
+  struct stat status;
+  *mode = 0;
+  if (stat(path, &status) == 0) {
+    if (!S_ISREG(status.st_mode))
+      return fail(EINVAL, "%s is not a regular file: a working set would replace it.", path);
+    *mode = status.st_mode & 07777;
+    if (realpath(path, writer->target) != NULL) return 0;
+  } else if (errno == ENOENT) {
+    int length = snprintf(writer->target, sizeof(writer->target), "%s", path);
+    if (length > 0 && (size_t)length < sizeof(writer->target)) return 0;
+    errno = length > 0 ? ENAMETOOLONG : ENOENT;
+  }
+  return fail(errno, "Cannot write %s: %s.", path, strerror(errno));
+}
+
+static int open_writer(const char *path, struct writer *writer) {
+  mode_t mode;
+  int result = find_target(path, writer, &mode);
+  if (result < 0) return result;
+  writer->sum = FNV_BASIS;
+  for (unsigned i = 0; i < TEMPORARIES; i++) {
+    int length = snprintf(writer->path, sizeof(writer->path), "%s.%ld-%u", writer->target, (long)getpid(), i);
+    if (length < 0 || (size_t)length >= sizeof(writer->path))
+      return fail(ENAMETOOLONG, "Cannot write %s: %s.", path, strerror(ENAMETOOLONG));
+    writer->fd = open(writer->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (writer->fd >= 0) {
+      if (mode != 0) fchmod(writer->fd, mode); /* else it is as readable as a new file is */
+      return 0;
+    }
+    if (errno != EEXIST) break;
+  }
+  return fail(errno, "Cannot make a file beside %s: %s.", path, strerror(errno));
+}
+
+static int write_header(struct writer *writer, const uffd_workingset *set) {
+  unsigned char header[HEADER] = {0};
+  memcpy(header, magic, sizeof(magic));
+  put_u32(header + AT_VERSION, VERSION);
+  put_u32(header + AT_HEADER, HEADER);
+  put_u64(header + AT_PAGE_SIZE, set->page_size);
+  put_u64(header + AT_LENGTH, set->image_length);
+  put_u64(header + AT_IDENTITY, set->image_identity);
+  put_u64(header + AT_COUNT, set->count);
+  put_u64(header + AT_CHECKSUM, uffd_fnv(FNV_BASIS, header, AT_CHECKSUM));
+  return write_bytes(writer, header, HEADER);
+}
+
+static int write_records(struct writer *writer, const uffd_workingset *set) {
+  unsigned char chunk[CHUNK];
+  for (uint64_t i = 0; i < set->count;) {
+    size_t length = 0;
+    for (; i < set->count && length < CHUNK; i++, length += RECORD)
+      put_u64(chunk + length, set->records[i]);
+    int result = write_bytes(writer, chunk, length);
+    if (result < 0) return result;
+  }
+  put_u64(chunk, writer->sum);
+  return write_bytes(writer, chunk, TRAILER);
+}
+
+/* So that the new name outlives a crash. Some file systems cannot: then it is as good as theirs gets. */
+static void sync_directory(const char *path) {
+  char directory[PATH_MAX];
+  const char *slash = strrchr(path, '/');
+  snprintf(directory, sizeof(directory), "%.*s", slash != NULL ? (int)(slash - path) + 1 : 1,
+           slash != NULL ? path : ".");
+  int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  fsync(fd);
+  close(fd);
+}
+
+static int put_in_place(struct writer *writer) {
+  if (fsync(writer->fd) < 0) return fail(errno, "Cannot write %s to its disk: %s.", writer->path, strerror(errno));
+  BARRIER("workingset-written", writer);
+  if (rename(writer->path, writer->target) < 0)
+    return fail(errno, "Cannot put %s in the place of %s: %s.", writer->path, writer->target, strerror(errno));
+  sync_directory(writer->target);
+  return 0;
+}
+
+int uffd_workingset_save(const uffd_workingset *set, const char *path) {
+  struct writer writer;
+  if (set == NULL) return fail(EBADF, "The working set is NULL.");
+  if (path == NULL) return fail(EINVAL, "A working set is saved to a path.");
+  int result = open_writer(path, &writer);
+  if (result < 0) return result;
+  result = write_header(&writer, set);
+  if (result == 0) result = write_records(&writer, set);
+  if (result == 0) result = put_in_place(&writer);
+  close(writer.fd);
+  if (result < 0) unlink(writer.path);
+  return result;
+}
