@@ -375,7 +375,7 @@ UFFD_EXPORT int uffd_map(uint64_t length, const struct uffd_map_opts *opts, uffd
 
 /*
  * Adopts [address, address+length) of this process, which stays mapped by its owner until the handle is closed. The
- * page size is read from /proc/self/smaps; all of the range must have the same.
+ * page size is the kernel's word for it (/proc/self/maps); all of the range must have the same.
  * Errors: -EINVAL alignment, overflow, not wholly mapped, mixed page sizes; -ENOMEM.
  */
 UFFD_EXPORT int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory);

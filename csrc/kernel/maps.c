@@ -1,5 +1,7 @@
 /*
- * The mappings of this process, as /proc/self/smaps tells them. For sentences and set-up only: it is slow.
+ * The mappings of this process. What the kernel can be asked for one address (PROCMAP_QUERY, 6.11) costs microseconds;
+ * /proc/self/smaps, which alone has the flags and is the only way on older kernels, walks the page tables of every
+ * mapping before it: for sentences and set-up, and never once for each mapping of a range.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -10,25 +12,18 @@
 
 #include "kernel/object.h"
 
-/* Lines of a file through a buffer on the stack: stdio would allocate. */
-struct reader {
-  int fd;
-  size_t used, at;
-  char buffer[4096];
-};
-
-/* The next line without its end, cut to size. 1, 0 at the end, or -errno. */
-static int next_line(struct reader *reader, char *line, size_t size) {
+/* The next line without its end, cut to size. 1, 0 at the end, or -errno. stdio would allocate. */
+static int next_line(struct uffd_maps *maps, char *line, size_t size) {
   size_t length = 0;
   for (;;) {
-    if (reader->at == reader->used) {
-      ssize_t got = read(reader->fd, reader->buffer, sizeof(reader->buffer));
+    if (maps->at == maps->used) {
+      ssize_t got = read(maps->fd, maps->buffer, sizeof(maps->buffer));
       if (got < 0 && errno == EINTR) continue;
       if (got <= 0) return got < 0 ? -errno : 0;
-      reader->used = (size_t)got;
-      reader->at = 0;
+      maps->used = (size_t)got;
+      maps->at = 0;
     }
-    char c = reader->buffer[reader->at++];
+    char c = maps->buffer[maps->at++];
     if (c == '\n') break;
     if (length + 1 < size) line[length++] = c;
   }
@@ -40,7 +35,8 @@ static int next_line(struct reader *reader, char *line, size_t size) {
 static bool parse_header(const char *line, struct uffd_mapping *mapping) {
   int name = 0;
   struct uffd_mapping found = {0};
-  if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %*s %*s %*s %n", &found.start, &found.end, found.protection, &name) < 3)
+  if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %*s %" SCNu64 " %n", &found.start, &found.end,
+             found.protection, &found.offset, &found.inode, &name) < 5)
     return false;
   if (name > 0) snprintf(found.name, sizeof(found.name), "%.*s", (int)sizeof(found.name) - 1, line + name);
   *mapping = found;
@@ -48,10 +44,10 @@ static bool parse_header(const char *line, struct uffd_mapping *mapping) {
 }
 
 /* Reads on to the end of the mapping whose header was read: VmFlags is its last line. */
-static int read_fields(struct reader *reader, struct uffd_mapping *mapping) {
+static int read_fields(struct uffd_maps *maps, struct uffd_mapping *mapping) {
   char line[512];
   int rc;
-  while ((rc = next_line(reader, line, sizeof(line))) > 0) {
+  while ((rc = next_line(maps, line, sizeof(line))) > 0) {
     if (strncmp(line, "KernelPageSize:", 15) == 0) mapping->page_size = strtoull(line + 15, NULL, 10) * 1024;
     if (strncmp(line, "VmFlags:", 8) == 0) {
       snprintf(mapping->flags, sizeof(mapping->flags), "%.*s", (int)sizeof(mapping->flags) - 1, line + 8);
@@ -61,24 +57,83 @@ static int read_fields(struct reader *reader, struct uffd_mapping *mapping) {
   return rc;
 }
 
-int uffd_find_mapping_from(uint64_t address, struct uffd_mapping *mapping) {
-  struct reader reader = {.fd = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC)};
-  if (reader.fd < 0) return -errno;
+static int read_on(struct uffd_maps *maps, uint64_t address, struct uffd_mapping *mapping) {
   char line[512];
-  int rc;
-  while ((rc = next_line(&reader, line, sizeof(line))) > 0) {
-    if (!parse_header(line, mapping) || mapping->end <= address) continue;
-    rc = read_fields(&reader, mapping);
-    close(reader.fd);
-    return rc;
+  int rc = 1;
+  while (maps->last.end <= address && (rc = next_line(maps, line, sizeof(line))) > 0) {
+    if (!parse_header(line, &maps->last)) continue;
+    if (maps->last.end <= address) continue;
+    rc = read_fields(maps, &maps->last);
+    if (rc < 0) break;
+    rc = 1;
   }
-  close(reader.fd);
-  return rc < 0 ? rc : -ENOENT;
+  if (rc <= 0) return rc < 0 ? rc : -ENOENT;
+  *mapping = maps->last;
+  return 0;
+}
+
+static int query(const struct uffd_maps *maps, uint64_t address, struct uffd_mapping *mapping) {
+  *mapping = (struct uffd_mapping){0};
+  struct uffd_raw_procmap_query request = {
+      .size = sizeof(request),
+      .query_flags = RAW_PROCMAP_COVERING_OR_NEXT,
+      .query_addr = address,
+      .vma_name_addr = (uintptr_t)mapping->name,
+      .vma_name_size = sizeof(mapping->name),
+  };
+  int rc = ioctl(maps->fd, RAW_PROCMAP_QUERY, &request) < 0 ? -errno : 0;
+  if (rc == -ENAMETOOLONG) { /* only that the name is not short is lost */
+    mapping->name[0] = '/';
+    request.vma_name_size = 0;
+    request.vma_name_addr = 0;
+    rc = ioctl(maps->fd, RAW_PROCMAP_QUERY, &request) < 0 ? -errno : 0;
+  }
+  if (rc < 0) return rc;
+  uint64_t flags = request.vma_flags;
+  mapping->start = request.vma_start;
+  mapping->end = request.vma_end;
+  mapping->page_size = request.vma_page_size;
+  mapping->offset = request.vma_offset;
+  mapping->inode = request.inode;
+  mapping->protection[0] = (flags & RAW_PROCMAP_READABLE) != 0 ? 'r' : '-';
+  mapping->protection[1] = (flags & RAW_PROCMAP_WRITABLE) != 0 ? 'w' : '-';
+  mapping->protection[2] = (flags & RAW_PROCMAP_EXECUTABLE) != 0 ? 'x' : '-';
+  mapping->protection[3] = (flags & RAW_PROCMAP_SHARED) != 0 ? 's' : 'p';
+  return 0;
+}
+
+int uffd_maps_open(struct uffd_maps *maps, bool flags) {
+  *maps = (struct uffd_maps){.fd = -1};
+  struct uffd_mapping first;
+  if (!flags) maps->fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  int rc = maps->fd < 0 ? -ENOTTY : query(maps, 0, &first);
+  maps->asks = rc == 0 || rc == -ENOENT;
+  if (maps->asks) return 0;
+  if (maps->fd >= 0) close(maps->fd);
+  maps->fd = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+  return maps->fd < 0 ? -errno : 0;
+}
+
+int uffd_maps_find(struct uffd_maps *maps, uint64_t address, struct uffd_mapping *mapping) {
+  return maps->asks ? query(maps, address, mapping) : read_on(maps, address, mapping);
+}
+
+void uffd_maps_close(struct uffd_maps *maps) {
+  close(maps->fd);
 }
 
 int uffd_find_mapping(uint64_t address, struct uffd_mapping *mapping) {
-  int rc = uffd_find_mapping_from(address, mapping);
+  struct uffd_maps maps;
+  int rc = uffd_maps_open(&maps, true);
+  if (rc < 0) return rc;
+  rc = uffd_maps_find(&maps, address, mapping);
+  uffd_maps_close(&maps);
   return rc == 0 && mapping->start > address ? -ENOENT : rc;
+}
+
+/* Private mappings of a file are not anonymous, but for those of /dev/zero, as uffd_map() makes them. */
+bool uffd_mapping_is_anonymous(const struct uffd_mapping *mapping) {
+  return mapping->protection[3] == 'p' && (mapping->name[0] != '/' || strncmp(mapping->name, "/dev/zero", 9) == 0);
 }
 
 bool uffd_mapping_has(const struct uffd_mapping *mapping, const char *flag) {

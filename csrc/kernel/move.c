@@ -21,7 +21,7 @@ int uffd_check_move(uint64_t dst, uint64_t src, uint64_t length) {
 static const char *find_obstacle(const struct uffd_mapping *mapping) {
   if (mapping->protection[3] != 'p') return "is shared memory";
   if (mapping->page_size > uffd_page_size()) return "has huge pages of hugetlb";
-  if (mapping->name[0] == '/') return "is a private mapping of a file";
+  if (!uffd_mapping_is_anonymous(mapping)) return "is a private mapping of a file";
   if (mapping->protection[1] != 'w') return "is not writable";
   if (uffd_mapping_has(mapping, "io") || uffd_mapping_has(mapping, "pf")) return "is device memory";
   return NULL;

@@ -112,16 +112,30 @@ int uffd_reserve_spares(struct uffd_object *object, unsigned count); /* 0, -ENOM
 struct uffd_object *uffd_take_spare(struct uffd_object *object);
 void uffd_leave_nursery(struct uffd_nursery *nursery);
 
-/* maps.c: the mapping of this process that holds address. 0, -ENOENT (nothing mapped), or -errno of /proc. */
+/* maps.c: the mappings of this process. */
 struct uffd_mapping {
   uint64_t start, end;
-  uint64_t page_size; /* KernelPageSize */
-  char protection[8]; /* "rw-p" */
-  char name[128];     /* path or [heap], may be cut */
-  char flags[128];    /* VmFlags */
+  uint64_t page_size;     /* KernelPageSize */
+  uint64_t offset, inode; /* of the file; 0: none */
+  char protection[8];     /* "rw-p" */
+  char name[128];         /* path or [heap], may be cut */
+  char flags[128];        /* VmFlags, where they were asked for */
 };
+/* A walk over mappings in ascending order. flags: with VmFlags, which is slow. 0 or -errno of /proc; to be closed. */
+struct uffd_maps {
+  int fd;
+  bool asks; /* the kernel is asked for each; else the file is read on */
+  size_t used, at;
+  struct uffd_mapping last;
+  char buffer[4096];
+};
+int uffd_maps_open(struct uffd_maps *maps, bool flags);
+/* The mapping that holds address, or the next one above it: 0, -ENOENT (there is none), or -errno. */
+int uffd_maps_find(struct uffd_maps *maps, uint64_t address, struct uffd_mapping *mapping);
+void uffd_maps_close(struct uffd_maps *maps);
+/* The mapping that holds address, with VmFlags. 0, -ENOENT (nothing mapped), or -errno of /proc. Slow. */
 int uffd_find_mapping(uint64_t address, struct uffd_mapping *mapping);
-int uffd_find_mapping_from(uint64_t address, struct uffd_mapping *mapping);  /* or the next one above address */
 bool uffd_mapping_has(const struct uffd_mapping *mapping, const char *flag); /* the two letters in VmFlags */
+bool uffd_mapping_is_anonymous(const struct uffd_mapping *mapping);          /* and private */
 
 #endif

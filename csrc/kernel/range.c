@@ -54,10 +54,6 @@ static bool is_ordinary_file(const struct uffd_mapping *mapping) {
   return statfs(mapping->name, &system) < 0 || system.f_type != TMPFS_MAGIC_NUMBER;
 }
 
-static bool is_anonymous(const struct uffd_mapping *mapping) {
-  return mapping->protection[3] == 'p' && (mapping->name[0] != '/' || strncmp(mapping->name, "/dev/zero", 9) == 0);
-}
-
 /* Why this mapping cannot have these modes, or NULL when nothing is known against it. */
 static const char *find_obstacle(const struct uffd_object *object, const struct uffd_mapping *mapping, uint64_t modes) {
   uint64_t has = object->available;
@@ -76,7 +72,7 @@ static const char *find_obstacle(const struct uffd_object *object, const struct 
            "anonymous "
            "memory or a memfd";
   if ((modes & UFFD_MODE_MINOR) != 0) {
-    if (is_anonymous(mapping) && !huge)
+    if (uffd_mapping_is_anonymous(mapping) && !huge)
       return "MINOR faults need a page cache, and anonymous memory has none: use a memfd";
     if (huge ? (has & UFFD_FEAT_MINOR_HUGETLBFS) == 0 : (has & UFFD_FEAT_MINOR_SHMEM) == 0)
       return "MINOR on this memory needs a newer kernel (5.13 for huge pages, 5.14 for shared memory)";
@@ -89,25 +85,35 @@ static const char *find_obstacle(const struct uffd_object *object, const struct 
   return NULL;
 }
 
+/* Why this part of a range cannot be registered: a sentence is set and true returned, when it is known. */
+static bool explain_part(const struct uffd_object *object, const struct uffd_mapping *mapping, uint64_t start,
+                         uint64_t length, uint64_t modes) {
+  const char *obstacle = find_obstacle(object, mapping, modes);
+  uint64_t from = max_u64(start, mapping->start), to = min_u64(start + length, mapping->end);
+  if (obstacle != NULL) {
+    fail(EINVAL, "The mapping %#" PRIx64 "-%#" PRIx64 " (%s, %.60s) cannot be registered so: %s.", mapping->start,
+         mapping->end, mapping->protection, mapping->name[0] != '\0' ? mapping->name : "anonymous", obstacle);
+    return true;
+  }
+  if (from % mapping->page_size == 0 && to % mapping->page_size == 0) return false;
+  fail(EINVAL,
+       "The range %#" PRIx64 "+%#" PRIx64 " is not aligned to the huge pages of %" PRIu64 " bytes mapped there.", start,
+       length, mapping->page_size);
+  return true;
+}
+
 static int explain_mapping(const struct uffd_object *object, uint64_t start, uint64_t length, uint64_t modes) {
   uint64_t end = start + length, at = start;
   struct uffd_mapping mapping;
-  bool any = false;
-  for (; at < end && uffd_find_mapping_from(at, &mapping) == 0 && mapping.start < end; at = mapping.end) {
-    any = true;
-    const char *obstacle = find_obstacle(object, &mapping, modes);
-    if (obstacle != NULL)
-      return fail(EINVAL, "The mapping %#" PRIx64 "-%#" PRIx64 " (%s, %.60s) cannot be registered so: %s.",
-                  mapping.start, mapping.end, mapping.protection, mapping.name[0] != '\0' ? mapping.name : "anonymous",
-                  obstacle);
-    uint64_t from = max_u64(start, mapping.start), to = min_u64(end, mapping.end);
-    if (from % mapping.page_size != 0 || to % mapping.page_size != 0)
-      return fail(EINVAL,
-                  "The range %#" PRIx64 "+%#" PRIx64 " is not aligned to the huge pages of %" PRIu64
-                  " bytes mapped there.",
-                  start, length, mapping.page_size);
+  struct uffd_maps maps;
+  bool explained = false;
+  if (uffd_maps_open(&maps, true) == 0) {
+    for (; at < end && uffd_maps_find(&maps, at, &mapping) == 0 && mapping.start < end && !explained; at = mapping.end)
+      explained = explain_part(object, &mapping, start, length, modes);
+    uffd_maps_close(&maps);
   }
-  if (!any) return fail(EINVAL, "Nothing is mapped at %#" PRIx64 "+%#" PRIx64 ".", start, length);
+  if (explained) return -EINVAL;
+  if (at == start) return fail(EINVAL, "Nothing is mapped at %#" PRIx64 "+%#" PRIx64 ".", start, length);
   return fail(EINVAL,
               "The kernel refuses the range %#" PRIx64 "+%#" PRIx64 " for modes %#" PRIx64
               ": an unknown mode, an address that it keeps, or memory of another userfaultfd.",

@@ -172,39 +172,46 @@ int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory
   return 0;
 }
 
-/* Private mappings of a file are not anonymous, but for those of /dev/zero. */
-static bool is_anonymous(const struct uffd_mapping *mapping) {
-  return mapping->protection[3] == 'p' && (mapping->name[0] != '/' || strncmp(mapping->name, "/dev/zero", 9) == 0);
-}
-
 /* What the mappings of a range have in common. */
 struct survey {
   uint64_t page_size;
   bool anonymous; /* private, all of it */
 };
 
-/* Walks the mappings of the range: wholly mapped, one page size. */
-static int survey_range(uint64_t start, uint64_t length, struct survey *survey) {
-  uint64_t end = start + length;
-  *survey = (struct survey){BASE_PAGE, .anonymous = true};
-  for (uint64_t at = start; at < end;) {
-    struct uffd_mapping mapping;
-    int result = uffd_find_mapping(at, &mapping);
-    if (result == -ENOENT) {
-      return fail(EINVAL, "Nothing is mapped at 0x%" PRIx64 ": map all of the range before adopting it.", at);
-    }
-    if (result < 0) return fail(-result, "Cannot read /proc/self/smaps: %s.", strerror(-result));
-    if (mapping.page_size == 0) mapping.page_size = BASE_PAGE; /* not told */
-    if (at == start) survey->page_size = mapping.page_size;
-    if (mapping.page_size != survey->page_size) {
-      return fail(EINVAL,
-                  "0x%" PRIx64 " has pages of %" PRIu64 " bytes, 0x%" PRIx64 " of %" PRIu64 ": adopt them apart.",
-                  start, survey->page_size, at, mapping.page_size);
-    }
-    if (!is_anonymous(&mapping)) survey->anonymous = false;
-    at = mapping.end;
+static int explain_read(int error) {
+  return fail(error, "Cannot read /proc/self/maps: %s.", strerror(error));
+}
+
+/* One more mapping of the range, at or above *at. */
+static int survey_mapping(struct uffd_maps *maps, uint64_t start, uint64_t *at, struct survey *survey) {
+  struct uffd_mapping mapping;
+  int result = uffd_maps_find(maps, *at, &mapping);
+  if (result == -ENOENT || (result == 0 && mapping.start > *at)) {
+    return fail(EINVAL, "Nothing is mapped at 0x%" PRIx64 ": map all of the range before adopting it.", *at);
   }
+  if (result < 0) return explain_read(-result);
+  if (mapping.page_size == 0) mapping.page_size = BASE_PAGE; /* not told */
+  if (*at == start) survey->page_size = mapping.page_size;
+  if (mapping.page_size != survey->page_size) {
+    return fail(EINVAL, "0x%" PRIx64 " has pages of %" PRIu64 " bytes, 0x%" PRIx64 " of %" PRIu64 ": adopt them apart.",
+                start, survey->page_size, *at, mapping.page_size);
+  }
+  if (!uffd_mapping_is_anonymous(&mapping)) survey->anonymous = false;
+  *at = mapping.end;
   return 0;
+}
+
+/* Walks the mappings of the range once: wholly mapped, one page size. */
+static int survey_range(uint64_t start, uint64_t length, struct survey *survey) {
+  struct uffd_maps maps;
+  *survey = (struct survey){BASE_PAGE, .anonymous = true};
+  int result = uffd_maps_open(&maps, false);
+  if (result < 0) return explain_read(-result);
+  for (uint64_t at = start; at < start + length && result == 0;) {
+    result = survey_mapping(&maps, start, &at, survey);
+  }
+  uffd_maps_close(&maps);
+  return result;
 }
 
 int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory) {

@@ -165,8 +165,54 @@ static void what_is_anonymous_is_seen(void) {
   refuse_move(pages, 2 * page);
 }
 
+/* read(2) calls of this process so far. */
+static uint64_t count_reads(void) {
+  unsigned long long reads = 0;
+  char line[128];
+  FILE *file = fopen("/proc/self/io", "re");
+  if (file == NULL) SKIP("no /proc/self/io (CONFIG_TASK_IO_ACCOUNTING)");
+  while (fgets(line, sizeof(line), file) != NULL && sscanf(line, "syscr: %llu", &reads) != 1) {
+  }
+  fclose(file);
+  return reads;
+}
+
+#define MAPPINGS 4000
+
+/* Neighbours have different protections. */
+static unsigned char *map_many(void) {
+  unsigned char *pages = map_pages(MAPPINGS);
+  for (uint64_t i = 0; i < MAPPINGS; i += 2) {
+    CHECK(mprotect(pages + i * page, page, PROT_READ) == 0);
+  }
+  return pages;
+}
+
+/* The file of mappings is read once at most: 4000 times would be 4000 times as long, which is seconds. */
+static void many_mappings_are_looked_at_once(void) {
+  unsigned char *pages = map_many();
+  uffd_memory *memory = NULL;
+  uint64_t before = count_reads();
+  CHECK_OK(uffd_memory_adopt(pages, MAPPINGS * page, &memory));
+  CHECK(count_reads() - before < 2 * MAPPINGS);
+  uffd_memory_close(memory);
+}
+
+static void many_mappings_are_explained_at_once(void) {
+  uffd_object *object = check_open(0);
+  unsigned char *pages = map_many();
+  int program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+  CHECK(mmap(pages + (MAPPINGS - 1) * page, page, PROT_READ, MAP_PRIVATE | MAP_FIXED, program, 0) != MAP_FAILED);
+  uint64_t before = count_reads();
+  CHECK_ERR(uffd_register(object, CHECK_ADDRESS(pages), MAPPINGS * page, UFFD_MODE_MISSING, NULL), -EINVAL);
+  CHECK_SAYS("ordinary file");
+  CHECK(count_reads() - before < 2 * MAPPINGS);
+  uffd_close(object);
+}
+
 static const struct check_test tests[] = {
     TEST(all_or_part_of_a_mapping),         TEST(several_mappings),
+    TEST(many_mappings_are_looked_at_once), TEST(many_mappings_are_explained_at_once),
     TEST(every_place_of_a_hole_is_refused), TEST(ranges_that_cannot_be),
     TEST(huge_pages_are_adopted_whole),     TEST(several_mappings_are_served_as_one),
     TEST(what_is_anonymous_is_seen),

@@ -285,9 +285,12 @@ static void droppable_memory(void) {
 
 static void the_kernel_s_own_mappings(void) {
   object = check_open(0);
+  struct uffd_maps maps;
   struct uffd_mapping mapping;
-  for (uint64_t at = 0; uffd_find_mapping_from(at, &mapping) == 0; at = mapping.end)
+  CHECK_EQ(uffd_maps_open(&maps, false), 0);
+  for (uint64_t at = 0; uffd_maps_find(&maps, at, &mapping) == 0; at = mapping.end)
     if (strcmp(mapping.name, "[vdso]") == 0) break;
+  uffd_maps_close(&maps);
   if (strcmp(mapping.name, "[vdso]") != 0) SKIP("no vdso");
   CHECK_ERR(uffd_register(object, mapping.start, mapping.end - mapping.start, UFFD_MODE_MISSING, NULL), -EINVAL);
   CHECK_SAYS("[vdso]");
