@@ -229,7 +229,10 @@ UFFD_EXPORT int uffd_adopt(int fd, uffd_object **object);
 
 /*
  * Closes the object. Every range is unregistered: sleeping threads go on, and pages still missing read as zeros from
- * then on (Linux has no other way), so populate first what must not be lost. Threads inside calls on this object come
+ * then on (Linux has no other way), so populate first what must not be lost. Of an adopted object (uffd_adopt()) only
+ * the descriptor is closed, and no range is unregistered, not even one that was registered through this handle: while a
+ * duplicate is open elsewhere, its holder serves them all, and their threads sleep on; with the last descriptor the
+ * kernel unregisters them. Threads inside calls on this object come
  * out with -EBADF, and only then is the descriptor closed, so its number cannot be mistaken for a newer file's. NULL
  * is allowed. In a forked child it only frees the handle.
  */
@@ -296,9 +299,10 @@ UFFD_EXPORT int uffd_move(uffd_object *object, uint64_t dst, uint64_t src, uint6
                           uint64_t *done);
 
 /*
- * 5.7: write-protects (UFFD_WRITEPROTECT_WP) or unprotects the range, which must be registered with UFFD_MODE_WP: all
- * of it is checked by the kernel as it goes, so -ENOENT may come after a part was changed. Unprotecting wakes, unless
- * DONTWAKE. Errors as above.
+ * 5.7: write-protects (UFFD_WRITEPROTECT_WP) or unprotects what is mapped of the range, which must be registered with
+ * UFFD_MODE_WP. The kernel checks each mapping as it comes to it, so -ENOENT (the sentence names the first page that is
+ * not registered so) may come after the part before it was changed. Holes between mappings are passed over, unless
+ * nothing at all is mapped. Unprotecting wakes, unless DONTWAKE. Errors as above.
  */
 UFFD_EXPORT int uffd_writeprotect(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode);
 
@@ -489,7 +493,8 @@ UFFD_EXPORT int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **reso
 
 /*
  * Moves the pages of another, unserved, anonymous memory in: no copy; each page moves once, and reads as zeros at a
- * second fault. A page that cannot be moved (shared by fork, pinned, or a kernel before 6.8) is copied. Errors as
+ * second fault. A forked child would read zeros for every page that its parent has taken since: with EVENT_FORK adding
+ * it is -EINVAL. A page that cannot be moved (shared by fork, pinned, or a kernel before 6.8) is copied. Errors as
  * uffd_resolver_memory(); -EINVAL source not private anonymous memory; for a target that is not: when it is added.
  */
 UFFD_EXPORT int uffd_resolver_move(uffd_memory *source, uint64_t offset, uffd_resolver **resolver);
@@ -529,7 +534,8 @@ enum {
   UFFD_ANSWER_ZERO = 0,
   UFFD_ANSWER_BYTES = 1,    /* data: length bytes; the rest of the last page is zeros */
   UFFD_ANSWER_CONTINUE = 2, /* the page cache has it */
-  UFFD_ANSWER_MOVE = 3,     /* data: pages of private anonymous memory to move in */
+  UFFD_ANSWER_MOVE = 3,     /* data: pages of private anonymous memory to move in. A page moves once: with EVENT_FORK a
+                               child that asks for it later finds a hole, which reads as zeros */
   UFFD_ANSWER_POISON = 4,
   UFFD_ANSWER_LATER = 5,   /* ask again soon */
   UFFD_ANSWER_RESOLVER = 6 /* take it from there: resolver, at resolver_offset for this page */

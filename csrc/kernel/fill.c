@@ -268,6 +268,35 @@ int uffd_move(uffd_object *object, uint64_t dst, uint64_t src, uint64_t length, 
   return rc < 0 ? rc : run(object, UFFD_FILL_MOVE, dst, src, length, mode, UFFD_FEAT_MOVE, done);
 }
 
+/*
+ * WRITEPROTECT does not tell where it stopped: ENOENT is looked up in the mappings. The first address of the range that
+ * is not mapped for write protection, or 0: nobody knows.
+ */
+static uint64_t find_unregistered(const struct uffd_object *object, uint64_t start, uint64_t end) {
+  struct uffd_maps maps;
+  struct uffd_mapping mapping;
+  uint64_t at = start;
+  if (object->route == UFFD_ROUTE_ADOPTED || uffd_maps_open(&maps, true) < 0) return 0;
+  while (at < end && uffd_maps_find(&maps, at, &mapping) == 0 && uffd_mapping_has(&mapping, "uw")) {
+    if (mapping.start > at) break;
+    at = mapping.end;
+  }
+  uffd_maps_close(&maps);
+  return at < end ? at : 0;
+}
+
+static int explain_writeprotect(const struct uffd_object *object, int error, uint64_t start, uint64_t length,
+                                uint64_t mode) {
+  struct request request = {"writeprotect", start, 0, mode, UFFD_FEAT_PAGEFAULT_FLAG_WP};
+  if (error != ENOENT || uffd_is_closing(object)) return explain(object, error, &request);
+  request.at = find_unregistered(object, start, start + length);
+  if (request.at != 0) return explain(object, error, &request);
+  return fail(ENOENT,
+              "writeprotect of %#" PRIx64 "+%#" PRIx64
+              ": a page of the range is not registered for UFFD_MODE_WP, or nothing of it is mapped.",
+              start, length);
+}
+
 int uffd_writeprotect(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode) {
   int rc = uffd_enter(object);
   if (rc < 0) return rc;
@@ -277,8 +306,7 @@ int uffd_writeprotect(uffd_object *object, uint64_t start, uint64_t length, uint
     do {
       rc = uffd_raw_writeprotect(object->fd, start, length, mode);
     } while (is_race(object, rc, &retries));
-    struct request request = {"writeprotect", start, 0, mode, UFFD_FEAT_PAGEFAULT_FLAG_WP};
-    if (rc < 0) rc = explain(object, -rc, &request);
+    if (rc < 0) rc = explain_writeprotect(object, -rc, start, length, mode);
   }
   uffd_leave(object);
   return rc;

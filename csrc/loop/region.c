@@ -109,11 +109,13 @@ static int check_opts(const uffd_loop *loop, const uffd_memory *memory, const uf
   if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
     return fail(EINVAL, "A region needs the mode missing or minor: nothing else brings faults to a resolver.");
   }
+  uint64_t features = opts->object != NULL ? opts->object->features : loop->features;
   struct uffd_target target = {
       .page_size = memory->page_size,
       .features = uffd_kernel_features(),
       .page_cache = memory->fd >= 0 || (foreign && (opts->modes & UFFD_MODE_MINOR) != 0),
       .private_mapping = memory->private_mapping && memory->fd < 0,
+      .forks = !foreign && (features & UFFD_FEAT_EVENT_FORK) != 0,
   };
   result = uffd_resolver_check(resolver, &target, opts->resolver_offset, opts->length);
   if (result < 0) return result;

@@ -116,11 +116,17 @@ static int copy_tail(const struct file *file, int fd, uint64_t in_mapping, uint6
   return 0;
 }
 
-/* The descriptor may be the caller's: its position is put back. */
+/*
+ * Looking for holes moves a file's position, and the caller's threads may be reading from fd: it is done through a
+ * description of our own. Where none is to be had (no /proc), all of the file is data.
+ */
 static int map_holes(struct file *file, int fd, uint64_t offset, uint64_t length) {
-  off_t position = lseek(fd, 0, SEEK_CUR);
-  int result = find_data(file, fd, offset, length);
-  lseek(fd, position, SEEK_SET);
+  char path[32];
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  int own = open(path, O_RDONLY | O_CLOEXEC);
+  if (own < 0) return add_extent(file, 0, length);
+  int result = find_data(file, own, offset, length);
+  close(own);
   return result;
 }
 

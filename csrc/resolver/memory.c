@@ -58,6 +58,11 @@ static int check_move(const uffd_resolver *resolver, const struct uffd_target *t
                 "-byte pages: use a memory resolver, which copies.",
                 BASE_PAGE);
   }
+  if (target->forks) {
+    return fail(EINVAL,
+                "Pages move once: with event_fork a child would read zeros for what its parent has taken. Use a "
+                "memory resolver, which copies.");
+  }
   if (offset % BASE_PAGE != 0) return fail(EINVAL, "Whole pages move: offset %" PRIu64 " is not a page's.", offset);
   return 0;
 }

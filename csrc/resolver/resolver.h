@@ -30,6 +30,7 @@ struct uffd_target {
   uint64_t features;    /* of the kernel; 0: unknown, then the install finds out */
   bool page_cache;      /* memfd or hugetlb: CONTINUE works */
   bool private_mapping; /* private anonymous: MOVE works */
+  bool forks;           /* EVENT_FORK of this process: a child asks again for what its parent has */
 };
 
 struct uffd_resolver_class {

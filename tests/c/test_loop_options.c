@@ -205,6 +205,35 @@ static void options_of_a_region(void) {
   uffd_memory_close(memory);
 }
 
+/* A page moves once: a child that misses it after its parent took it would read zeros. */
+static void moving_and_forking(void) {
+  page = check_page();
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  opts.engine = UFFD_ENGINE_THREADS;
+  uffd_object *forking = check_open(UFFD_FEAT_EVENT_FORK);
+  uffd_memory *source = memory_make(MEMORY_ANON, PAGES);
+  uffd_resolver *moving, *layered;
+  CHECK_OK(uffd_resolver_move(source, 0, &moving));
+  const struct uffd_layer inner[] = {{0, page, moving, 0}};
+  CHECK_OK(uffd_resolver_layers(inner, 1, &layered));
+  memory = memory_make(MEMORY_ANON, PAGES);
+  struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
+  region_opts.object = forking;
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  refuse(moving, &region_opts, -EINVAL, "event_fork");
+  refuse(layered, &region_opts, -EINVAL, "event_fork");
+  CHECK_OK(uffd_loop_close(loop));
+  opts.features = UFFD_FEAT_EVENT_FORK;
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  refuse(moving, NULL, -EINVAL, "event_fork");
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_close(forking);
+  uffd_resolver_close(layered);
+  uffd_resolver_close(moving);
+  uffd_memory_close(memory);
+  uffd_memory_close(source);
+}
+
 /* What a resolver cannot give to a memory. */
 static void resolvers_that_a_memory_cannot_have(void) {
   page = check_page();
@@ -317,6 +346,7 @@ static const struct check_test tests[] = {
     TEST(no_thread_or_descriptor_is_left),
     TEST(options_of_a_region),
     TEST(resolvers_that_a_memory_cannot_have),
+    TEST(moving_and_forking),
     TEST(calls_of_a_pump_on_other_engines),
     TEST(handles_are_dead_in_a_forked_child),
 };

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "resolving.h"
 
@@ -260,6 +261,29 @@ static void the_descriptor_stays_the_callers(void) {
     uffd_resolver_close(resolver);
     munmap(expected, 4 * PAGE);
   }
+}
+
+static int watched = -1;
+static unsigned moves;
+
+/* In the place of libc's, for the library too: who moves the position of the watched descriptor? */
+off_t lseek(int fd, off_t offset, int whence) {
+  if (fd == watched) moves++;
+  return (off_t)syscall(SYS_lseek, fd, offset, whence);
+}
+
+/* Another thread may be reading from it: not even for a moment. */
+static void the_position_is_never_moved(void) {
+  int fd = make_image_file(places[0], 4 * PAGE);
+  CHECK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)PAGE, (off_t)PAGE) == 0);
+  unsigned char *expected = expect_file(fd, 0, 4 * PAGE, 4 * PAGE);
+  watched = fd;
+  uffd_resolver *resolver = resolve_file(fd, 0, 0);
+  CHECK_EQ(moves, 0);
+  watched = -1;
+  view_expect(resolver, &(struct view_opts){.length = 4 * PAGE}, expected);
+  uffd_resolver_close(resolver);
+  close(fd);
 }
 
 static void a_path_opens_no_descriptor_for_long(void) {
@@ -522,6 +546,7 @@ static const struct check_test tests[] = {
     TEST(preallocated_blocks),
     TEST(offsets_beyond_4_gib),
     TEST(the_descriptor_stays_the_callers),
+    TEST(the_position_is_never_moved),
     TEST(a_path_opens_no_descriptor_for_long),
     TEST(a_file_that_shrinks_is_an_error_for_its_pages),
     TEST(a_file_that_never_stands_still),

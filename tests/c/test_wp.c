@@ -1,6 +1,7 @@
 /* Write protection: armed, taken off, kept and lost; synchronous and asynchronous. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <inttypes.h>
 #include <sys/mman.h>
 
 #include "check.h"
@@ -162,6 +163,39 @@ static void arguments(void) {
   CHECK(is_protected(area.at));
   CHECK(!is_protected(area.at + 5 * page));
   uffd_close(object);
+}
+
+/* The kernel does not tell the place of ENOENT: the sentence has it from the mappings. */
+static void refused_at(const unsigned char *start, uint64_t length, const unsigned char *place) {
+  char words[64];
+  snprintf(words, sizeof(words), "the page at %#" PRIx64, CHECK_ADDRESS(place));
+  CHECK_ERR(uffd_writeprotect(object, CHECK_ADDRESS(start), length, UFFD_WRITEPROTECT_WP), -ENOENT);
+  CHECK_SAYS(words);
+}
+
+static void the_sentence_names_the_page(int kind) {
+  struct check_area area = registered(0, kind, 16, UFFD_MODE_WP);
+  uint64_t page = area.page;
+  memset(area.at, 1, area.length);
+  CHECK(madvise(area.at + 3 * page, page, MADV_DONTDUMP) == 0); /* a border, and nothing else */
+  CHECK_OK(protect(area.at, area.length));
+  CHECK(is_protected(area.at) && is_protected(area.at + 15 * page));
+  CHECK_OK(uffd_unregister(object, CHECK_ADDRESS(area.at) + 9 * page, 2 * page));
+  refused_at(area.at, area.length, area.at + 9 * page);
+  refused_at(area.at + 10 * page, 6 * page, area.at + 10 * page);
+  CHECK_OK(uffd_unregister(object, CHECK_ADDRESS(area.at) + 15 * page, page));
+  refused_at(area.at + 11 * page, 5 * page, area.at + 15 * page);
+  CHECK(munmap(area.at + 13 * page, page) == 0);
+  CHECK_OK(protect(area.at + 11 * page, 4 * page)); /* a hole is passed over */
+  CHECK(is_protected(area.at + 14 * page));
+  uffd_close(object);
+  object = NULL;
+}
+static void the_sentence_names_the_page_anon(void) {
+  the_sentence_names_the_page(CHECK_ANON);
+}
+static void the_sentence_names_the_page_shmem(void) {
+  the_sentence_names_the_page(CHECK_SHMEM);
 }
 
 static void arguments_hugetlb(void) {
@@ -430,6 +464,8 @@ static const struct check_test tests[] = {
     TEST(an_armed_hole),
     TEST(arguments),
     TEST(arguments_hugetlb),
+    TEST(the_sentence_names_the_page_anon),
+    TEST(the_sentence_names_the_page_shmem),
     TEST(unregistering_takes_it_off),
     TEST(the_kernel_s_writes_are_told),
     TEST(wp_unpopulated),
