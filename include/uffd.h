@@ -646,14 +646,10 @@ enum {
  * longer than anything else in it.
  */
 enum {
-  UFFD_PLACEMENT_AUTO = 0,      /* NONE or COMPANION, whichever is measured to be the faster one, again and again */
-  UFFD_PLACEMENT_NONE = 1,      /* one thread a handler, where the scheduler puts it */
-  UFFD_PLACEMENT_COMPANION = 2, /* a second thread, in SCHED_IDLE, on the processor of the thread that faults (its
-                                   process may be another one), which it follows; the first one stands by, and takes
-                                   over while the processors are so busy that faults would wait for it */
-  UFFD_PLACEMENT_PERCPU = 3,    /* a thread pinned to each processor: whoever is woken first answers */
-  UFFD_PLACEMENT_SPIN = 4       /* a second thread, in SCHED_IDLE, asks for faults without a pause: it uses up a
-                                   processor as long as nobody else wants it. Guarded as a companion is */
+  UFFD_PLACEMENT_COMPANION = 0, /* two threads a handler: the companion, in SCHED_IDLE, which follows the thread that
+                                   faults (its process may be another one) to its processor; and an ordinary one, which
+                                   takes over while the processors are so busy that faults would wait for the first */
+  UFFD_PLACEMENT_NONE = 1       /* one thread a handler, where the scheduler puts it */
 };
 
 struct uffd_loop_opts {
@@ -664,7 +660,7 @@ struct uffd_loop_opts {
   uint32_t on_error;    /* UFFD_ON_ERROR_* */
   uint32_t open_flags;  /* UFFD_OPEN_USER_MODE_ONLY, UFFD_OPEN_NO_USER_MODE_ONLY for the loop's own objects */
   uint32_t route;       /* UFFD_ROUTE_* for them */
-  uint32_t placement;   /* UFFD_PLACEMENT_*; AUTO or NONE unless the engine is threads (AUTO then chooses threads) */
+  uint32_t placement;   /* UFFD_PLACEMENT_*, of the threads engine; the others have no threads of their own */
   uint64_t features;    /* UFFD_FEAT_* to enable in them, such as UFFD_FEAT_EVENT_REMOVE; THREAD_ID is added */
   uint64_t flags;       /* UFFD_LOOP_* */
   void *ledger;         /* what a successor needs if this process dies, see uffd_ledger_size(); or NULL */
@@ -719,9 +715,9 @@ UFFD_EXPORT int uffd_loop_start(uffd_loop *loop);
 UFFD_EXPORT int uffd_loop_engine(const uffd_loop *loop, const char **why);
 
 /*
- * The placement in force now, and in *why (may be NULL) a sentence that says why: where auto, or a processor that is
- * busy, has made it NONE, that is what is returned. With several handlers it is the first one's. Engines other than
- * threads have NONE. Never fails; any thread.
+ * The placement in force now, UFFD_PLACEMENT_*, and in *why (may be NULL) a sentence that says why. It is NONE while
+ * the processors are too busy for a companion, where a thread may not enter SCHED_IDLE, and for other engines than
+ * threads. With several handlers it is the first one's. Never fails; any thread.
  */
 UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 

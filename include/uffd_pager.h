@@ -82,9 +82,7 @@ struct uffd_pager_opts {
   uint32_t on_crash;     /* UFFD_PAGER_KILL, _FREEZE */
   uint32_t on_drain;     /* UFFD_PAGER_COMPLETE, _REFUSE */
   uint32_t flags;        /* UFFD_PAGER_ONCE, ... */
-  uint32_t placement;    /* UFFD_PLACEMENT_* of the loops */
   uint32_t watchdog_ms;  /* a fault that waits longer is reported, once; 0: 1000 */
-  uint32_t reserved;     /* 0 */
   uint64_t around;       /* as in uffd_region_opts; 0: UFFD_AROUND_AUTO. With record it is a page */
   uint64_t rate;         /* of prefetching, bytes a second and client; 0: no limit */
   const char *image;     /* path of the contents; NULL: the resolver makes them all */
@@ -113,8 +111,8 @@ struct uffd_pager_opts {
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
-    sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL,  \
-        NULL, NULL, NULL, NULL                                                                                         \
+    sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL,  \
+        NULL, NULL, NULL                                                                                               \
   }
 
 /*

@@ -124,12 +124,7 @@ static int check_opts(const struct uffd_loop_opts *opts) {
   if (opts->ledger != NULL && (opts->engine == UFFD_ENGINE_INLINE || opts->handlers > 1)) {
     return fail(EINVAL, "A loop with a ledger has one handler, and the engine threads or pump.");
   }
-  if (opts->placement > UFFD_PLACEMENT_SPIN) return fail(EINVAL, "Unknown placement %u.", opts->placement);
-  bool placed = opts->placement != UFFD_PLACEMENT_AUTO && opts->placement != UFFD_PLACEMENT_NONE;
-  if (placed && (opts->engine == UFFD_ENGINE_PUMP || opts->engine == UFFD_ENGINE_INLINE)) {
-    return fail(EINVAL, "The %s engine has no threads of its own to place: placement is for the threads engine.",
-                opts->engine == UFFD_ENGINE_PUMP ? "pump" : "inline");
-  }
+  if (opts->placement > UFFD_PLACEMENT_NONE) return fail(EINVAL, "Unknown placement %u.", opts->placement);
   return 0;
 }
 
@@ -204,11 +199,6 @@ static void choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts) {
   loop->engine = opts->engine;
   loop->why = "It was asked for.";
   if (opts->engine != UFFD_ENGINE_AUTO) return;
-  if (opts->placement > UFFD_PLACEMENT_NONE) {
-    loop->engine = UFFD_ENGINE_THREADS;
-    loop->why = "A placement was asked for, and only the threads engine has one.";
-    return;
-  }
   bool limited = (opts->open_flags & UFFD_OPEN_USER_MODE_ONLY) != 0;
   if (!limited && uffd_probe(&probe) == 0) limited = probe.user_mode_only != 0;
   bool possible = (uffd_kernel_features() & UFFD_FEAT_SIGBUS) != 0 && opts->handlers <= 1 && opts->flags == 0 &&

@@ -404,7 +404,7 @@ void uffd_drive(uffd_loop *loop);
 bool uffd_is_driver(const uffd_loop *loop);
 
 /* placement.c: threads of a handler that is placed; without a placement these do nothing. */
-int uffd_placement_create(struct uffd_handler_state *handler, uint32_t asked); /* 0, or -errno with a sentence */
+int uffd_placement_create(struct uffd_handler_state *handler); /* 0, or -errno with a sentence */
 /* The process whose faults a source tells of; 0: this one, or a forked child, whose threads it can see by their ids. */
 uint32_t uffd_placement_pid(const struct uffd_source *source);
 void uffd_placement_destroy(struct uffd_placement *placement);

@@ -33,7 +33,7 @@ struct region {
 };
 
 static const char *const engines[] = {"auto", "threads", "pump", "inline", NULL};
-static const char *const placements[] = {"auto", "none", "companion", "percpu", "spin", NULL};
+static const char *const placements[] = {"companion", "none", NULL};
 static const char *const verdicts[] = {"default", "zero", "poison", "stop", "retry", NULL};
 
 static struct loop *check(lua_State *L, int arg) {
@@ -60,7 +60,7 @@ static int create(lua_State *L) {
   opts.route = uffd_lua_choice(L, 5, UFFD_ROUTE_AUTO, uffd_lua_routes, "route");
   opts.features = uffd_lua_mask(L, 6, &uffd_lua_features);
   opts.flags = lua_toboolean(L, 7) ? UFFD_LOOP_PAUSED : 0;
-  opts.placement = uffd_lua_choice(L, 8, UFFD_PLACEMENT_AUTO, placements, "placement");
+  opts.placement = uffd_lua_choice(L, 8, UFFD_PLACEMENT_COMPANION, placements, "placement");
   struct loop *loop = lua_newuserdatauv(L, sizeof(*loop), 1);
   memset(loop, 0, sizeof(*loop));
   loop->process = uffd_lua_process();

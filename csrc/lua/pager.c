@@ -303,7 +303,6 @@ static int64_t user(lua_State *L, int table) {
 static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) {
   static const char *const crashes[] = {"kill", "freeze", NULL};
   static const char *const drains[] = {"complete", "refuse", NULL};
-  static const char *const placements[] = {"auto", "none", "companion", "percpu", "spin", NULL};
   luaL_checktype(L, table, LUA_TTABLE);
   opts->socket = text(L, table, "socket");
   opts->control = text(L, table, "control");
@@ -317,7 +316,6 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->on_crash = choice(L, table, "on_crash", crashes);
   opts->on_drain = choice(L, table, "on_drain", drains);
   opts->flags = flag(L, table, "once", UFFD_PAGER_ONCE) | flag(L, table, "prefetch", UFFD_PAGER_PREFETCH);
-  opts->placement = choice(L, table, "placement", placements);
   opts->watchdog_ms = (uint32_t)number(L, table, "watchdog", UINT32_MAX);
   opts->around = around(L, table);
   opts->rate = number(L, table, "rate", LUA_MAXINTEGER);

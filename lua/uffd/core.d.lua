@@ -331,9 +331,9 @@ function loop:add(entry) end
 ---@return string why
 function loop:engine() end
 
----The placement in force now, and why: "none" where auto has measured it to be no slower, and while the processors are
----too busy for a companion. With several handlers it is the first one's; other engines than threads have "none".
----@return "none"|"companion"|"percpu"|"spin" placement
+---The placement in force now, and why: "none" also while the processors are too busy for a companion, and where a thread
+---may not enter SCHED_IDLE. With several handlers it is the first one's; other engines than threads have "none".
+---@return "companion"|"none" placement
 ---@return string why
 function loop:placement() end
 

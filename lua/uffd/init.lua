@@ -530,11 +530,10 @@ end
 ---threads
 ---@field engine? "auto"|"threads"|"pump"|"inline"
 ---@field handlers? integer threads, 1 to 64 (default 1); inline: how many threads resolve at the same time
----where handler threads run: where the scheduler puts them (none); on the processor of the thread that faults, in
----SCHED_IDLE, with an ordinary thread standing by for when the processors are busy (companion); one pinned to each
----processor (percpu); asking without a pause, on what processor time nobody else wants (spin). auto, the default, is
----none or companion, whichever is measured to be faster, again and again
----@field placement? "auto"|"none"|"companion"|"percpu"|"spin"
+---where handler threads run: on the processor of the thread that faults, in SCHED_IDLE, with an ordinary thread that
+---takes over while the processors are busy (companion, the default); or where the scheduler puts them (none). Other
+---engines than threads have no threads to place
+---@field placement? "companion"|"none"
 ---what becomes of a page whose resolver failed: zeros, SIGBUS (default, needs kernel 6.6), SIGBUS from all pages from
 ---then on; retry asks again, with pauses of up to 10 ms, while the thread waits (not inline)
 ---@field on_error? "zero"|"poison"|"stop"|"retry"
@@ -661,7 +660,7 @@ end
 local pager_options = {
   socket = true, control = true, mode = true, uid = true, image = true, resolver = true, workers = true,
   max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
-  once = true, prefetch = true, record = true, replay = true, rate = true, around = true, placement = true,
+  once = true, prefetch = true, record = true, replay = true, rate = true, around = true,
   watchdog = true, report = true, worker = true,
 }
 
@@ -728,7 +727,6 @@ end
 ---@field rate? integer|string of prefetching, bytes a second and client (default: no limit)
 ---as for a region (default "auto"; where a working set is recorded, a page)
 ---@field around? integer|string|"auto"
----@field placement? "auto"|"none"|"companion"|"percpu"|"spin" of handlers
 ---milliseconds after which a fault that waits is reported (default 1000)
 ---@field watchdog? integer
 ---Told what happens, in this program, by `step` and `run`. What it raises, they raise

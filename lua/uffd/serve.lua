@@ -20,7 +20,6 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --record FILE         write the working set of the first client that is gone to FILE, those of others to FILE.ID
   --replay FILE         prefetch this working set
   --rate SIZE           of prefetching, a second and client, such as 64M (no limit)
-  --placement NAME      of handlers: auto, none, companion, percpu, spin (auto)
   --once                serve one client, and end when it is gone
   --max-clients N       (256)
   --mode OCTAL          of the sockets (600)
@@ -53,7 +52,6 @@ local known = {
   record = arguments.text, replay = arguments.text,
   workers = arguments.integer, uid = arguments.integer, watchdog = arguments.integer,
   mode = octal, rate = arguments.bytes, around = size_or_auto,
-  placement = arguments.choice("auto", "none", "companion", "percpu", "spin"),
   ["max-clients"] = arguments.integer,
   ["on-crash"] = arguments.choice("kill", "freeze"),
   ["on-drain"] = arguments.choice("complete", "refuse"),

@@ -44,21 +44,16 @@ static void report_serving(struct row *row, const struct contender *uffd, const 
 
 void case_serve_random(const char *name) {
   const struct plan plan = serving(RANDOM), textbook_part = textbook_plan(RANDOM);
-  struct plan unplaced = plan, companion = plan;
-  unplaced.placement = UFFD_PLACEMENT_NONE;
-  companion.placement = UFFD_PLACEMENT_COMPANION;
-  struct contender list[] = {
-      {.run = serve_pager, .plan = &plan},     {.run = textbook_server, .plan = &textbook_part},
-      {.run = bulk_server, .plan = &plan},     {.run = textbook_server_pinned, .plan = &textbook_part},
-      {.run = serve_pager, .plan = &unplaced}, {.run = serve_pager, .plan = &companion}};
+  struct contender list[] = {{.run = serve_pager, .plan = &plan},
+                             {.run = textbook_server, .plan = &textbook_part},
+                             {.run = bulk_server, .plan = &plan},
+                             {.run = textbook_server_pinned, .plan = &textbook_part}};
   struct row row = {.name = name, .engine = "pager", .at_least = 4};
   row.runs = RUNS_OF(list);
   report_serving(&row, &list[0], &list[1], &list[2]);
   row.at_least = 0;
   row.limit_name = NULL;
   row.note[0] = '\0';
-  explain(&row, "the row's placement is auto; none %.0f ns, companion %.0f ns", list[4].figures[MAIN].median,
-          list[5].figures[MAIN].median);
   row.base = list[3].figures[MAIN];
   row.base_name = TEXTBOOK_PINNED;
   report(&row);

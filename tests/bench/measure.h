@@ -41,10 +41,10 @@ struct spread spread_of(double *values, size_t count);
 double percentile(uint32_t *samples, size_t count, double share);
 
 /*
- * What one run says: the main figure, for timed plans a percentile and the longest, what else a page took, and the
- * placement that was in force at the end.
+ * What one run says: the main figure, for timed plans a percentile and the longest, what else a page took, and whether
+ * the companion had the charge at the end.
  */
-enum figure { MAIN, TAIL, LONGEST, CPU, SWITCHES, ANONYMOUS, FAULTS, SETTLED, FIGURES };
+enum figure { MAIN, TAIL, LONGEST, CPU, SWITCHES, ANONYMOUS, FAULTS, PLACED, FIGURES };
 
 struct plan;
 /* One way of doing a plan's work. check: compare the contents afterwards, outside the timing. */

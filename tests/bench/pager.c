@@ -41,7 +41,6 @@ static void run_pager(const struct plan *plan, const struct server *server) {
   opts.record = paging == NULL ? NULL : paging->record;
   opts.replay = paging == NULL ? NULL : paging->replay;
   opts.flags = UFFD_PAGER_ONCE;
-  opts.placement = plan->placement;
   opts.report = on_report;
   opts.report_ctx = (void *)(uintptr_t)server;
   must(uffd_pager_create(&opts, &pager));

@@ -11,11 +11,6 @@ const char *engine_name(uint32_t engine) {
   return engine == UFFD_ENGINE_INLINE ? "inline" : "threads";
 }
 
-const char *placement_name(uint32_t placement) {
-  static const char *const names[] = {"auto", "none", "companion", "percpu", "spin"};
-  return placement < sizeof(names) / sizeof(*names) ? names[placement] : "?";
-}
-
 uffd_loop *serve_loop(const struct plan *plan) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   uffd_loop *loop;
@@ -77,7 +72,7 @@ void serve(const struct plan *plan, bool check, double figures[FIGURES]) {
   struct uffd_stats stats = UFFD_STATS_INIT;
   must(uffd_loop_stats(loop, &stats));
   figures[FAULTS] = (double)stats.faults / (double)plan_pages(plan);
-  figures[SETTLED] = uffd_loop_placement(loop, NULL);
+  figures[PLACED] = uffd_loop_placement(loop, NULL) == UFFD_PLACEMENT_COMPANION;
   if (check) plan_check(plan, uffd_memory_address(memory));
   must(uffd_loop_close(loop));
   uffd_memory_close(memory);

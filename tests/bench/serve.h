@@ -22,6 +22,5 @@ uffd_memory *serve_memory(const struct plan *plan);
 uffd_resolver *serve_callback(void); /* in C: one constant page */
 
 const char *engine_name(uint32_t engine);
-const char *placement_name(uint32_t placement);
 
 #endif

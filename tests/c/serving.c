@@ -12,15 +12,11 @@
 
 static const uint32_t engine_handlers[ENGINES] = {1, 2, 5, 0};
 
-/* Of handler threads, where a test asks for none: UFFD_TEST_PLACEMENT. */
-static uint32_t placement(void) {
-  static const char *const names[] = {"auto", "none", "companion", "percpu", "spin"};
+/* UFFD_TEST_PLACEMENT=none: handler threads without companions, also where a test does not ask for it. */
+static bool unplaced(void) {
   const char *wanted = getenv("UFFD_TEST_PLACEMENT");
-  for (uint32_t i = 0; wanted != NULL && i < sizeof(names) / sizeof(*names); i++) {
-    if (strcmp(wanted, names[i]) == 0) return i;
-  }
-  CHECK(wanted == NULL);
-  return UFFD_PLACEMENT_AUTO;
+  CHECK(wanted == NULL || strcmp(wanted, "none") == 0);
+  return wanted != NULL;
 }
 
 bool serving_inline(void) {
@@ -44,7 +40,7 @@ void serving_open(struct serving *serving, int engine, const struct uffd_loop_op
   taken.engine = engine == ENGINE_PUMP ? UFFD_ENGINE_PUMP : UFFD_ENGINE_THREADS;
   taken.handlers = engine_handlers[engine];
   if (serving_inline() && engine != ENGINE_PUMP) taken.engine = UFFD_ENGINE_INLINE;
-  if (taken.engine == UFFD_ENGINE_THREADS && taken.placement == UFFD_PLACEMENT_AUTO) taken.placement = placement();
+  if (unplaced()) taken.placement = UFFD_PLACEMENT_NONE;
   check_needs(taken.features);
   memset(serving, 0, sizeof(*serving));
   serving->engine = engine;

@@ -323,8 +323,8 @@ static void options_of_loops(void) {
   opts.features = UFFD_FEAT_WP_ASYNC;
   refuse_loop(&opts, "no faults come");
   opts = defaults;
-  opts.placement = 5;
-  refuse_loop(&opts, "placement 5");
+  opts.placement = 2;
+  refuse_loop(&opts, "placement 2");
   opts = defaults;
   opts.size = 0;
   refuse_loop(&opts, "uffd_loop_opts");

@@ -47,7 +47,7 @@ static struct uffd_placement *placement_of(void) {
 
 static int companion_tid(void) {
   int tid;
-  while ((tid = atomic_load(&placement_of()->seats[1].tid)) == 0) {
+  while ((tid = atomic_load(&placement_of()->seats[UFFD_SEAT_COMPANION].tid)) == 0) {
     check_pause();
   }
   return tid;
@@ -75,19 +75,13 @@ static int nth_cpu(const cpu_set_t *set, unsigned n) {
 }
 
 static void each_serves_and_says_what_it_is(void) {
-  for (uint32_t placement = UFFD_PLACEMENT_NONE; placement <= UFFD_PLACEMENT_SPIN; placement++) {
-    serve(placement, NULL);
-    CHECK(is_in_force(placement, "asked for") || is_in_force(UFFD_PLACEMENT_NONE, "busy"));
-    touch_all();
-    end();
-  }
-  serve(UFFD_PLACEMENT_AUTO, NULL);
-  CHECK(is_in_force(UFFD_PLACEMENT_NONE, "Too few faults"));
-  for (unsigned i = 0; i < 8; i++) {
-    touch_all();
-  }
-  CHECK(uffd_loop_placement(serving.loop, NULL) == UFFD_PLACEMENT_NONE ||
-        uffd_loop_placement(serving.loop, NULL) == UFFD_PLACEMENT_COMPANION);
+  serve(UFFD_PLACEMENT_NONE, NULL);
+  CHECK(is_in_force(UFFD_PLACEMENT_NONE, "asked for"));
+  touch_all();
+  end();
+  serve(UFFD_PLACEMENT_COMPANION, NULL);
+  CHECK(is_in_force(UFFD_PLACEMENT_COMPANION, "the default") || is_in_force(UFFD_PLACEMENT_NONE, "busy"));
+  touch_all();
   end();
 }
 
@@ -101,14 +95,6 @@ static void other_engines_have_none(void) {
     CHECK(is_in_force(UFFD_PLACEMENT_NONE, "Only the threads engine"));
     CHECK_OK(uffd_loop_close(serving.loop));
   }
-  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
-  opts.open_flags = UFFD_OPEN_USER_MODE_ONLY; /* auto would be inline */
-  opts.placement = UFFD_PLACEMENT_COMPANION;
-  CHECK_OK(uffd_loop_create(&opts, &serving.loop));
-  const char *why;
-  CHECK_EQ(uffd_loop_engine(serving.loop, &why), UFFD_ENGINE_THREADS);
-  CHECK(strstr(why, "placement was asked for") != NULL);
-  CHECK_OK(uffd_loop_close(serving.loop));
 }
 
 /* Given back where there is idle time: on a machine that has none all the while, that is right, and not to be seen. */
@@ -142,7 +128,7 @@ static void the_companion_follows(void) {
     if (uffd_now() > limit) check_skip("no processor has idle time");
     touch_all();
   }
-  CHECK_EQ(sched_getscheduler(atomic_load(&placement_of()->seats[0].tid)), SCHED_OTHER);
+  CHECK_EQ(sched_getscheduler(atomic_load(&placement_of()->seats[UFFD_SEAT_GUARD].tid)), SCHED_OTHER);
   end();
 }
 
@@ -159,21 +145,6 @@ static void the_companion_stays_at_home(void) {
   for (unsigned i = 0; i < 4; i++) {
     touch_all();
     CHECK(is_pinned(tid, own));
-  }
-  end();
-}
-
-static void readers_are_pinned(void) {
-  cpu_set_t home;
-  CHECK_EQ(sched_getaffinity(0, sizeof(home), &home), 0);
-  serve(UFFD_PLACEMENT_PERCPU, NULL);
-  touch_all();
-  CHECK_EQ(placement_of()->count, CPU_COUNT(&home));
-  for (unsigned i = 0; i < placement_of()->count; i++) {
-    int tid;
-    while ((tid = atomic_load(&placement_of()->seats[i].tid)) == 0 || !is_pinned(tid, nth_cpu(&home, i))) {
-      check_pause();
-    }
   }
   end();
 }
@@ -267,7 +238,7 @@ static void nobody_starves(void) {
   check_needs(0);
   check_drop_privileges();
   unsigned count = (unsigned)CPU_COUNT(&home) < HOGS_MAX ? (unsigned)CPU_COUNT(&home) : HOGS_MAX;
-  for (uint32_t placement = UFFD_PLACEMENT_AUTO; placement <= UFFD_PLACEMENT_SPIN; placement++) {
+  for (uint32_t placement = UFFD_PLACEMENT_COMPANION; placement <= UFFD_PLACEMENT_NONE; placement++) {
     serve(placement, NULL);
     CHECK(image_there(memory_at(memory, 0), 0, 16 * check_page()));
     atomic_store(&hogging, true);
@@ -390,7 +361,6 @@ static const struct check_test tests[] = {
     TEST(other_engines_have_none),
     TEST(the_companion_follows),
     TEST(the_companion_stays_at_home),
-    TEST(readers_are_pinned),
 #ifdef UFFD_BARRIERS
     TEST(the_guard_takes_over_and_gives_back),
     TEST(jobs_do_not_wait_for_the_companion),

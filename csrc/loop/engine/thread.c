@@ -1,5 +1,5 @@
 /*
- * The threads engine: each handler is a thread that reads its object, or several that take turns, see placement.h.
+ * The threads engine: each handler is a thread that reads its object, or two that do so by turns, see placement.h.
  */
 #include <stdio.h>
 #include <unistd.h>
@@ -18,7 +18,7 @@ static void *run(void *argument) {
 static int start(struct uffd_handler_state *handler, uint32_t *threads) {
   *threads = 0;
   if (handler->loop->placement != UFFD_PLACEMENT_NONE) {
-    int result = uffd_placement_create(handler, handler->loop->placement);
+    int result = uffd_placement_create(handler);
     return result == 0 ? uffd_placement_start(handler->placement, threads) : result;
   }
   char name[16];
@@ -45,7 +45,7 @@ static void join(struct uffd_handler_state *handler, uint32_t threads) {
 }
 
 static uint32_t threads_of(const struct uffd_handler_state *handler) {
-  return handler->placement != NULL ? handler->placement->count : 1;
+  return handler->placement != NULL ? UFFD_SEATS : 1;
 }
 
 int uffd_threads_start(uffd_loop *loop) {

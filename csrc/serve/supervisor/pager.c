@@ -221,14 +221,12 @@ static int check_opts(const struct uffd_pager_opts *opts) {
   }
   if (opts->on_crash > UFFD_PAGER_FREEZE) return fail(EINVAL, "on_crash: unknown value %u.", opts->on_crash);
   if (opts->on_drain > UFFD_PAGER_REFUSE) return fail(EINVAL, "on_drain: unknown value %u.", opts->on_drain);
-  if (opts->placement > UFFD_PLACEMENT_SPIN) return fail(EINVAL, "placement: unknown value %u.", opts->placement);
   if ((opts->flags & ~(uint32_t)(UFFD_PAGER_ONCE | UFFD_PAGER_PREFETCH)) != 0) {
     return fail(EINVAL, "flags: unknown bits in 0x%x.", opts->flags);
   }
   if (opts->socket_mode > 0777) return fail(EINVAL, "socket_mode: 0%o is no mode of a socket.", opts->socket_mode);
   if (opts->workers > 64) return fail(EINVAL, "workers: %u are too many, 64 are the most.", opts->workers);
   if (opts->worker != NULL && opts->worker[0] == NULL) return fail(EINVAL, "worker: the command line is empty.");
-  if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
   return 0;
 }
 

@@ -112,7 +112,6 @@ static int make_loop(struct uffd_serving *serving) {
   opts.engine = UFFD_ENGINE_THREADS;
   opts.handlers = 1;
   opts.on_error = choose_on_error();
-  opts.placement = serving->work->opts.placement;
   opts.flags = UFFD_LOOP_PAUSED;
   opts.ledger = uffd_book_ledger(&serving->book);
   opts.ledger_size = serving->book.head->ledger_length;

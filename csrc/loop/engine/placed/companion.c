@@ -1,23 +1,18 @@
 /*
- * The companion: a seat in SCHED_IDLE on the processor of the faulting thread. A processor that runs nothing else
- * counts as idle when the kernel places the woken thread, so that thread stays there and goes on at once; on any other
- * class it would be sent to another processor, which has to be woken first. The seat that spins is of that class too,
- * because it is to have only what nobody else wants.
+ * The companion: a thread in SCHED_IDLE on the processor of the faulting thread. A processor that runs nothing else
+ * counts as idle when the kernel places the woken thread, so that the faulting thread stays there and goes on at once.
+ * A companion of any other class would make the kernel send it to another processor, which has to be woken first.
  */
 #include "loop/engine/placed/placement.h"
 
 #define LOOK_EVERY 64u /* faults: a look costs about as much as a quarter of one */
 #define LOOK_AGAIN 8u  /* when the thread was seen elsewhere: two threads that fault by turns are not chased */
 
-static bool is_companion(const struct uffd_seat *seat) {
-  return seat->placement->kind == UFFD_PLACEMENT_COMPANION;
-}
-
 static void pin(struct uffd_seat *seat, int cpu) {
   seat->cpu = uffd_placement_pin(seat->placement, 0, cpu) == 0 ? cpu : -1;
 }
 
-/* With the state. */
+/* The caller owns the handler's state. */
 static void follow(struct uffd_seat *seat, unsigned answered) {
   if (seat->until > answered) {
     seat->until -= answered;
@@ -36,9 +31,8 @@ static void follow(struct uffd_seat *seat, unsigned answered) {
 }
 
 /* The guard may have lifted this thread to the ordinary class, to hurry it. */
-static bool sink(const struct uffd_seat *seat) {
+static bool sink(void) {
   const struct sched_param none = {0};
-  (void)seat;
   return sched_setscheduler(0, SCHED_IDLE, &none) == 0;
 }
 
@@ -57,43 +51,29 @@ static void wait_for_charge(struct uffd_seat *seat) {
   uint32_t bell = atomic_load_explicit(&placement->bell, memory_order_acquire);
   answer_question(placement);
   if (uffd_placement_ends(placement)) return;
-  if (atomic_load_explicit(&placement->charge, memory_order_acquire) == UFFD_CHARGE_PLACED) return;
+  if (uffd_seat_has_charge(seat)) return;
   uffd_placement_sleep(placement, bell, UINT64_MAX);
 }
 
-static void refuse(struct uffd_placement *placement) {
-  atomic_store_explicit(&placement->reason, UFFD_REASON_REFUSED, memory_order_relaxed);
-  atomic_store_explicit(&placement->charge, UFFD_CHARGE_ORDINARY, memory_order_release);
+static void give_up(struct uffd_placement *placement) {
+  atomic_store_explicit(&placement->refused, true, memory_order_relaxed);
+  atomic_store_explicit(&placement->charge, UFFD_SEAT_GUARD, memory_order_release);
   uffd_placement_ring(placement);
-}
-
-/* With the state: auto has found the ordinary seat to be the faster one, or tries it. */
-static bool give_up_charge(struct uffd_placement *placement, unsigned answered) {
-  if (!placement->measuring || answered == 0) return false;
-  if (uffd_trial_note(&placement->trial, answered, placement->handler->read_ns) == UFFD_CHARGE_PLACED) return false;
-  atomic_store_explicit(&placement->reason, UFFD_REASON_MEASURED, memory_order_relaxed);
-  atomic_store_explicit(&placement->charge, UFFD_CHARGE_ORDINARY, memory_order_release);
-  return true;
 }
 
 void uffd_companion_run(struct uffd_seat *seat) {
   struct uffd_placement *placement = seat->placement;
   bool sunk = false;
   while (!uffd_placement_ends(placement)) {
-    if (atomic_load_explicit(&placement->charge, memory_order_acquire) != UFFD_CHARGE_PLACED) {
-      sunk = sink(seat);
-      wait_for_charge(seat);
-      continue;
-    }
-    if (!sunk && !(sunk = sink(seat))) {
-      refuse(placement);
-      continue;
-    }
     unsigned answered;
-    if (!uffd_seat_turn(seat, UFFD_CHARGE_PLACED, &answered)) continue;
-    bool leaves = give_up_charge(placement, answered);
-    if (!leaves && answered != 0 && is_companion(seat)) follow(seat, answered);
-    uffd_seat_give(seat);
-    if (leaves) uffd_placement_ring(placement);
+    if (!uffd_seat_has_charge(seat)) {
+      sunk = sink();
+      wait_for_charge(seat);
+    } else if (!sunk && !(sunk = sink())) {
+      give_up(placement);
+    } else if (uffd_seat_pass(seat, &answered)) {
+      if (answered != 0) follow(seat, answered);
+      uffd_seat_give(seat);
+    }
   }
 }

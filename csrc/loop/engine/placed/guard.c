@@ -1,8 +1,8 @@
 /*
- * The guard: seat 0, of the ordinary class. While others have the charge it stands by: a thread in SCHED_IDLE starves
- * where the processors are busy. It takes over when a fault has waited too long, and gives back when there is idle time
- * again. It looks now and then while faults come, so that most faults wake one thread only; while none come it waits
- * for the next one like everybody else.
+ * The guard: a thread of the ordinary class. While the companion has the charge the guard stands by, because a thread
+ * in SCHED_IDLE starves where the processors are busy. It takes the charge when a fault has waited too long, and gives
+ * it back when there is idle time again. While faults come it only looks from time to time, so that a fault wakes one
+ * thread; while none come it waits for the next one, as the companion does.
  */
 #include <time.h>
 
@@ -10,7 +10,7 @@
 
 #define PERIOD_MIN  UINT64_C(1000000)    /* between two looks: a fault waits about so long before it is seen */
 #define PERIOD_MAX  UINT64_C(4000000)    /* the more looks find nothing wrong, the fewer there are */
-#define FEW_TURNS   4u                   /* between two looks: so few do not prove that faults are answered at once */
+#define FEW_PASSES  4u                   /* between two looks: so few do not prove that faults are answered at once */
 #define STILL_MAX   4u                   /* looks that find nothing to do, before it waits for the next fault */
 #define BACKOFF_MIN UINT64_C(8000000)    /* between taking over and asking whether there is idle time; doubles */
 #define BACKOFF_MAX UINT64_C(1000000000) /*   up to */
@@ -18,16 +18,10 @@
 #define PROMPT_NS   UINT64_C(500000)     /* who gets a processor in less has found it idle */
 #define NAP_NS      200000
 
-static bool has_charge(const struct uffd_placement *placement) {
-  return atomic_load_explicit(&placement->charge, memory_order_acquire) == UFFD_CHARGE_ORDINARY;
-}
-
 static void nap(void) {
   struct timespec time = {0, NAP_NS};
   nanosleep(&time, NULL);
 }
-
-/* ---- taking over */
 
 static uint64_t processor_time(const struct uffd_seat *seat) {
   struct timespec time = {0, 0};
@@ -37,10 +31,10 @@ static uint64_t processor_time(const struct uffd_seat *seat) {
 
 /* In the middle of a pass, and given no processor: not when it runs, nor when it sleeps in a file or a callback. */
 static bool is_starving(const struct uffd_seat *seat) {
-  uint64_t turns = atomic_load_explicit(&seat->placement->turns, memory_order_relaxed), used = processor_time(seat);
+  const _Atomic uint64_t *passes = &seat->placement->passes;
+  uint64_t before = atomic_load_explicit(passes, memory_order_relaxed), used = processor_time(seat);
   nap();
-  return processor_time(seat) - used < NAP_NS / 4 &&
-         atomic_load_explicit(&seat->placement->turns, memory_order_relaxed) == turns &&
+  return processor_time(seat) - used < NAP_NS / 4 && atomic_load_explicit(passes, memory_order_relaxed) == before &&
          uffd_task_is_runnable((uint32_t)atomic_load_explicit(&seat->tid, memory_order_relaxed));
 }
 
@@ -70,11 +64,8 @@ static void take_charge(struct uffd_placement *placement) {
   placement->period_ns = PERIOD_MIN;
   placement->doubts = 0;
   atomic_store_explicit(&placement->question, UFFD_QUESTION_NONE, memory_order_relaxed);
-  atomic_store_explicit(&placement->reason, UFFD_REASON_BUSY, memory_order_relaxed);
-  atomic_store_explicit(&placement->charge, UFFD_CHARGE_ORDINARY, memory_order_release);
+  atomic_store_explicit(&placement->charge, UFFD_SEAT_GUARD, memory_order_release);
 }
-
-/* ---- standing by */
 
 /*
  * Nothing has moved and something waits: a fault is in trouble. Where little has moved it is seen twice: a companion
@@ -83,24 +74,24 @@ static void take_charge(struct uffd_placement *placement) {
  */
 static bool is_in_trouble(struct uffd_seat *guard, uint64_t moved) {
   struct uffd_placement *placement = guard->placement;
-  bool waits = moved <= FEW_TURNS && uffd_seat_sees_work(guard, PERIOD_MIN);
+  bool waits = moved <= FEW_PASSES && uffd_seat_sees_work(guard, PERIOD_MIN);
   placement->doubts = waits ? placement->doubts + 1 : 0;
   placement->still = waits || moved != 0 ? 0 : placement->still + 1;
   return waits && (moved == 0 || placement->doubts > 1);
 }
 
-static void look(struct uffd_seat *guard, uint64_t turns) {
+static void look(struct uffd_seat *guard, uint64_t passes) {
   struct uffd_placement *placement = guard->placement;
-  struct uffd_seat *other = &placement->seats[1];
-  uint64_t moved = atomic_load_explicit(&placement->turns, memory_order_relaxed) - turns;
+  struct uffd_seat *companion = &placement->seats[UFFD_SEAT_COMPANION];
+  uint64_t moved = atomic_load_explicit(&placement->passes, memory_order_relaxed) - passes;
   bool trouble = is_in_trouble(guard, moved);
   bool in_pass = atomic_load_explicit(&placement->owner, memory_order_relaxed) != 0;
   if (!trouble) placement->period_ns = min_u64(placement->period_ns + placement->period_ns / 16, PERIOD_MAX);
   if (in_pass && (trouble || moved == 0)) {
     placement->still = 0;
-    if (!is_starving(other)) return;
+    if (!is_starving(companion)) return;
     if (trouble) take_charge(placement);
-    uffd_guard_relieve(other);
+    uffd_guard_relieve(companion);
   } else if (trouble) {
     take_charge(placement);
   }
@@ -109,36 +100,33 @@ static void look(struct uffd_seat *guard, uint64_t turns) {
 static void stand_by(struct uffd_seat *guard) {
   struct uffd_placement *placement = guard->placement;
   uint32_t bell = atomic_load_explicit(&placement->bell, memory_order_acquire);
-  if (has_charge(placement) || uffd_placement_ends(placement)) return;
+  if (uffd_seat_has_charge(guard) || uffd_placement_ends(placement)) return;
   uint64_t due = atomic_load_explicit(&placement->due_ns, memory_order_relaxed);
   if (placement->still >= STILL_MAX && due == UINT64_MAX) {
-    uffd_seat_watch(guard, UINT64_MAX);
+    uffd_seat_wait(guard);
     placement->still = 0;
   }
-  uint64_t turns = atomic_load_explicit(&placement->turns, memory_order_relaxed);
+  uint64_t passes = atomic_load_explicit(&placement->passes, memory_order_relaxed);
   uffd_placement_sleep(placement, bell, placement->period_ns);
-  if (!has_charge(placement)) look(guard, turns);
+  if (!uffd_seat_has_charge(guard)) look(guard, passes);
 }
-
-/* ---- serving, and giving back */
 
 static void give_charge(struct uffd_placement *placement) {
   placement->charged_ns = uffd_now();
   placement->still = 0;
   placement->period_ns = PERIOD_MIN;
-  atomic_store_explicit(&placement->charge, UFFD_CHARGE_PLACED, memory_order_release);
+  atomic_store_explicit(&placement->charge, UFFD_SEAT_COMPANION, memory_order_release);
 }
 
-/* With the state: on the processor where it would serve. */
+/* On the processor where the companion would serve. The caller owns the handler's state. */
 static void ask(struct uffd_placement *placement) {
-  int tid = atomic_load_explicit(&placement->seats[1].tid, memory_order_relaxed);
-  int cpu = placement->kind == UFFD_PLACEMENT_COMPANION ? uffd_placement_faulter_cpu(placement) : -1;
-  if (tid != 0) uffd_placement_pin(placement, tid, cpu);
+  int tid = atomic_load_explicit(&placement->seats[UFFD_SEAT_COMPANION].tid, memory_order_relaxed);
+  if (tid != 0) uffd_placement_pin(placement, tid, uffd_placement_faulter_cpu(placement));
   atomic_store_explicit(&placement->question_ns, uffd_now(), memory_order_relaxed);
   atomic_store_explicit(&placement->question, UFFD_QUESTION_ASKED, memory_order_release);
 }
 
-/* With the state. True when the bell is to be rung. */
+/* The caller owns the handler's state. True: the companion is to be woken, for the question or with the charge. */
 static bool ask_for_idle_time(struct uffd_placement *placement) {
   switch (atomic_load_explicit(&placement->question, memory_order_acquire)) {
   case UFFD_QUESTION_NONE:
@@ -159,44 +147,24 @@ static bool ask_for_idle_time(struct uffd_placement *placement) {
   }
 }
 
-/* With the state. True when the bell is to be rung. */
-static bool reconsider(struct uffd_placement *placement, unsigned answered) {
-  if (answered == 0) return false;
-  switch (atomic_load_explicit(&placement->reason, memory_order_relaxed)) {
-  case UFFD_REASON_REFUSED:
-    return false;
-  case UFFD_REASON_BUSY:
-    if (placement->measuring && placement->trial.phase == UFFD_TRIAL_CHALLENGER) {
-      uffd_trial_fail(&placement->trial);
-      atomic_store_explicit(&placement->reason, UFFD_REASON_MEASURED, memory_order_relaxed);
-      return false;
-    }
-    return ask_for_idle_time(placement);
-  default:
-    if (uffd_trial_note(&placement->trial, answered, placement->handler->read_ns) == UFFD_CHARGE_ORDINARY) {
-      return false;
-    }
-    give_charge(placement);
-    return true;
-  }
-}
-
 static void serve(struct uffd_seat *guard) {
   struct uffd_placement *placement = guard->placement;
+  struct uffd_seat *companion = &placement->seats[UFFD_SEAT_COMPANION];
   unsigned answered;
-  if (uffd_seat_turn(guard, UFFD_CHARGE_ORDINARY, &answered)) {
-    bool rings = reconsider(placement, answered);
+  if (uffd_seat_pass(guard, &answered)) {
+    bool asks = answered != 0 && !atomic_load_explicit(&placement->refused, memory_order_relaxed);
+    bool rings = asks && ask_for_idle_time(placement);
     uffd_seat_give(guard);
     if (rings) uffd_placement_ring(placement);
-  } else if (has_charge(placement) && !uffd_placement_ends(placement)) {
-    if (is_starving(&placement->seats[1])) uffd_guard_relieve(&placement->seats[1]); /* it lost the charge in a pass */
+  } else if (uffd_seat_has_charge(guard) && !uffd_placement_ends(placement)) {
+    if (is_starving(companion)) uffd_guard_relieve(companion); /* it lost the charge in the middle of a pass */
   }
 }
 
 void uffd_guard_run(struct uffd_seat *seat) {
   struct uffd_placement *placement = seat->placement;
   while (!uffd_placement_ends(placement)) {
-    if (has_charge(placement)) {
+    if (uffd_seat_has_charge(seat)) {
       serve(seat);
     } else {
       stand_by(seat);

@@ -14,8 +14,6 @@
 
 #define PERIOD_FIRST_NS UINT64_C(1000000) /* of the guard's looks */
 
-/* ---- for all seats */
-
 void uffd_placement_ring(struct uffd_placement *placement) {
   atomic_fetch_add_explicit(&placement->bell, 1, memory_order_release);
   syscall(SYS_futex, &placement->bell, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
@@ -51,14 +49,12 @@ int uffd_placement_faulter_cpu(struct uffd_placement *placement) {
   return uffd_faulter_cpu(&placement->faulter, handler->faulter_pid, handler->faulter_tid);
 }
 
-/* ---- descriptors */
-
 /*
- * A seat that is placed hears of each arrival once: it reads all there is. The guard is told as long as something is
- * there, which is how it sees what others leave lying.
+ * The companion is told of each arrival once, because it reads all there is. The guard is told as long as something is
+ * there: so it sees what the companion leaves unread.
  */
 static int watch(const struct uffd_seat *seat, int operation, int fd, bool heard) {
-  bool once = seat->index != 0 || seat->placement->kind == UFFD_PLACEMENT_PERCPU;
+  bool once = seat->index == UFFD_SEAT_COMPANION;
   struct epoll_event event = {.events = (heard ? EPOLLIN : 0u) | (once ? (uint32_t)EPOLLET : 0u), .data.fd = fd};
   return epoll_ctl(seat->epoll_fd, operation, fd, &event) == 0 ? 0 : -errno;
 }
@@ -66,7 +62,7 @@ static int watch(const struct uffd_seat *seat, int operation, int fd, bool heard
 int uffd_placement_watch(struct uffd_handler_state *handler, int fd) {
   bool heard = fd == handler->wake_fd || !atomic_load(&handler->loop->paused);
   struct uffd_placement *placement = handler->placement;
-  for (uint32_t i = 0; placement != NULL && i < placement->count; i++) {
+  for (uint32_t i = 0; placement != NULL && i < UFFD_SEATS; i++) {
     int result = watch(&placement->seats[i], EPOLL_CTL_ADD, fd, heard);
     if (result < 0) return result;
   }
@@ -75,7 +71,7 @@ int uffd_placement_watch(struct uffd_handler_state *handler, int fd) {
 
 void uffd_placement_hear(struct uffd_handler_state *handler, int fd, bool heard) {
   struct uffd_placement *placement = handler->placement;
-  for (uint32_t i = 0; placement != NULL && i < placement->count; i++) {
+  for (uint32_t i = 0; placement != NULL && i < UFFD_SEATS; i++) {
     watch(&placement->seats[i], EPOLL_CTL_MOD, fd, heard);
   }
 }
@@ -83,48 +79,21 @@ void uffd_placement_hear(struct uffd_handler_state *handler, int fd, bool heard)
 /* A descriptor that is closed leaves the sets by itself, but not while a forked child has a copy. */
 void uffd_placement_unwatch(struct uffd_handler_state *handler, int fd) {
   struct uffd_placement *placement = handler->placement;
-  for (uint32_t i = 0; placement != NULL && i < placement->count; i++) {
+  for (uint32_t i = 0; placement != NULL && i < UFFD_SEATS; i++) {
     epoll_ctl(placement->seats[i].epoll_fd, EPOLL_CTL_DEL, fd, NULL);
   }
 }
 
-/* ---- making */
-
-static int nth_cpu(const cpu_set_t *set, uint32_t n) {
-  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-    if (CPU_ISSET((size_t)cpu, set) && n-- == 0) return cpu;
-  }
-  return -1;
-}
-
-static uint32_t count_seats(uint32_t kind, const cpu_set_t *home) {
-  if (kind != UFFD_PLACEMENT_PERCPU) return 2;
-  return (uint32_t)min_u64(max_u64((uint64_t)CPU_COUNT(home), 1), UFFD_HANDLERS_MAX);
-}
-
-static size_t size_of(uint32_t seats) {
-  return sizeof(struct uffd_placement) + seats * sizeof(struct uffd_seat);
-}
-
-int uffd_placement_create(struct uffd_handler_state *handler, uint32_t asked) {
-  uint32_t kind = asked == UFFD_PLACEMENT_AUTO ? UFFD_PLACEMENT_COMPANION : asked;
-  cpu_set_t home;
-  bool bounded = sched_getaffinity(0, sizeof(home), &home) == 0; /* not with more than 1024 processors */
-  if (!bounded) CPU_ZERO(&home);
-  uint32_t count = count_seats(kind, &home);
-  struct uffd_placement *placement = uffd_alloc(size_of(count));
+int uffd_placement_create(struct uffd_handler_state *handler) {
+  struct uffd_placement *placement = NEW(struct uffd_placement);
   if (placement == NULL) return fail(ENOMEM, "No memory for a handler's threads.");
   placement->handler = handler;
-  placement->kind = kind;
-  placement->measuring = asked == UFFD_PLACEMENT_AUTO;
-  placement->bounded = bounded;
-  placement->home = home;
-  placement->count = count;
-  placement->charge = placement->measuring ? UFFD_CHARGE_ORDINARY : UFFD_CHARGE_PLACED;
+  placement->bounded = sched_getaffinity(0, sizeof(placement->home), &placement->home) == 0;
+  placement->charge = UFFD_SEAT_COMPANION;
   placement->due_ns = UINT64_MAX;
   placement->period_ns = PERIOD_FIRST_NS;
   uffd_faulter_init(&placement->faulter);
-  for (uint32_t i = 0; i < count; i++) {
+  for (uint32_t i = 0; i < UFFD_SEATS; i++) {
     placement->seats[i] = (struct uffd_seat){
         .placement = placement,
         .index = i,
@@ -134,49 +103,37 @@ int uffd_placement_create(struct uffd_handler_state *handler, uint32_t asked) {
     };
   }
   handler->placement = placement;
-  if (placement->seats[count - 1].epoll_fd >= 0 && uffd_placement_watch(handler, handler->wake_fd) == 0) return 0;
+  if (placement->seats[UFFD_SEATS - 1].epoll_fd >= 0 && uffd_placement_watch(handler, handler->wake_fd) == 0) return 0;
   return fail(errno, "Cannot make the descriptors of a handler's threads: %s.", strerror(errno));
 }
 
 void uffd_placement_destroy(struct uffd_placement *placement) {
   if (placement == NULL) return;
-  for (uint32_t i = 0; i < placement->count; i++) {
+  for (uint32_t i = 0; i < UFFD_SEATS; i++) {
     if (placement->seats[i].epoll_fd >= 0) close(placement->seats[i].epoll_fd);
   }
   uffd_faulter_close(&placement->faulter);
-  uffd_release(placement, size_of(placement->count));
-}
-
-/* ---- running */
-
-/* One of those that are pinned, one to each processor: whoever comes first has the faults. */
-static void run_reader(struct uffd_seat *seat) {
-  uffd_placement_pin(seat->placement, 0, nth_cpu(&seat->placement->home, seat->index));
-  while (!uffd_placement_ends(seat->placement)) {
-    unsigned answered;
-    if (uffd_seat_turn(seat, UFFD_CHARGE_PLACED, &answered)) uffd_seat_give(seat);
-  }
+  DELETE(placement);
 }
 
 static void *run(void *argument) {
   struct uffd_seat *seat = argument;
-  const struct uffd_placement *placement = seat->placement;
+  const struct uffd_handler_state *handler = seat->placement->handler;
   atomic_store_explicit(&seat->tid, (int)syscall(SYS_gettid), memory_order_relaxed);
-  if (placement->kind == UFFD_PLACEMENT_PERCPU) {
-    run_reader(seat);
-  } else if (seat->index == 0) {
+  if (seat->index == UFFD_SEAT_GUARD) {
     uffd_guard_run(seat);
   } else {
     uffd_companion_run(seat);
   }
   uint64_t one = 1;
-  (void)!write(placement->handler->wake_fd, &one, sizeof(one)); /* for the others: one pass may have read it away */
+  (void)!write(handler->wake_fd, &one, sizeof(one)); /* for the other seat: a pass may have read the stop away */
   return NULL;
 }
 
+/* The companion first, because the guard watches it. */
 int uffd_placement_start(struct uffd_placement *placement, uint32_t *started) {
-  for (*started = 0; *started < placement->count; ++*started) {
-    struct uffd_seat *seat = &placement->seats[placement->count - 1 - *started]; /* the guard watches the others */
+  for (*started = 0; *started < UFFD_SEATS; ++*started) {
+    struct uffd_seat *seat = &placement->seats[UFFD_SEATS - 1 - *started];
     char name[16];
     snprintf(name, sizeof(name), "uffd/%u.%u", placement->handler->index, seat->index);
     int result = uffd_thread_start(&seat->thread, run, seat, name);
@@ -186,46 +143,32 @@ int uffd_placement_start(struct uffd_placement *placement, uint32_t *started) {
   return 0;
 }
 
-/* What waits for a processor in SCHED_IDLE may wait long. */
+/* A companion that waits for a processor in SCHED_IDLE may wait for long: it is relieved first. */
 void uffd_placement_join(struct uffd_placement *placement, uint32_t started) {
   uffd_placement_ring(placement);
-  for (uint32_t i = placement->count; i-- > placement->count - started;) {
+  for (uint32_t i = UFFD_SEATS; i-- > UFFD_SEATS - started;) {
     struct uffd_seat *seat = &placement->seats[i];
-    if (placement->kind != UFFD_PLACEMENT_PERCPU && i != 0) uffd_guard_relieve(seat);
+    if (i == UFFD_SEAT_COMPANION) uffd_guard_relieve(seat);
     pthread_join(seat->thread, NULL);
-  }
-}
-
-/* ---- telling */
-
-static const char *tell_ordinary(const struct uffd_placement *placement) {
-  switch (atomic_load_explicit(&placement->reason, memory_order_relaxed)) {
-  case UFFD_REASON_BUSY:
-    return "The processors are busy: faults would wait for a thread in SCHED_IDLE. It is asked now and then.";
-  case UFFD_REASON_REFUSED:
-    return "A thread may not enter SCHED_IDLE here.";
-  case UFFD_REASON_MEASURED:
-    return "Measured: no slower than a companion. It is measured again now and then.";
-  default:
-    return "Too few faults so far to measure whether a companion is faster.";
   }
 }
 
 int uffd_loop_placement(const uffd_loop *loop, const char **why) {
   const struct uffd_placement *placement = loop->handlers[0]->placement;
   const char *told;
-  uint32_t kind = UFFD_PLACEMENT_NONE;
+  bool companion = false;
   if (loop->engine != UFFD_ENGINE_THREADS) {
     told = "Only the threads engine has threads to place.";
   } else if (placement == NULL) {
     told = "It was asked for.";
-  } else if (atomic_load_explicit(&placement->charge, memory_order_acquire) == UFFD_CHARGE_ORDINARY) {
-    told = tell_ordinary(placement);
+  } else if (uffd_seat_has_charge(&placement->seats[UFFD_SEAT_COMPANION])) {
+    companion = true;
+    told = "A thread in SCHED_IDLE follows the thread that faults: it is the default.";
+  } else if (atomic_load_explicit(&placement->refused, memory_order_relaxed)) {
+    told = "A thread may not enter SCHED_IDLE here.";
   } else {
-    kind = placement->kind;
-    told = placement->measuring ? "Measured: faster than the scheduler's choice. It is measured again now and then."
-                                : "It was asked for.";
+    told = "The processors are busy: faults would wait for a thread in SCHED_IDLE. It is asked now and then.";
   }
   if (why != NULL) *why = told;
-  return (int)kind;
+  return companion ? UFFD_PLACEMENT_COMPANION : UFFD_PLACEMENT_NONE;
 }

@@ -1,7 +1,7 @@
 /*
- * Where the handler threads run. A handler that is placed has several threads, its seats: each waits for descriptors by
- * itself, and one at a time owns the handler's state and runs a pass. The charge says which of them serve: the ordinary
- * one, seat 0, or those that are placed; seat 0 then is their guard.
+ * Where the handler threads run. A placed handler has two threads, its seats: the companion, in SCHED_IDLE beside the
+ * faulting thread, and the guard, of the ordinary class. Each waits for descriptors by itself; one at a time owns the
+ * handler's state and runs a pass. The charge says which of them serves.
  */
 #ifndef UFFD_LOOP_PLACEMENT_H
 #define UFFD_LOOP_PLACEMENT_H
@@ -9,18 +9,9 @@
 #include <sched.h>
 
 #include "loop/engine/placed/faulter.h"
-#include "loop/engine/placed/trial.h"
 #include "loop/loop.h"
 
-enum uffd_charge { UFFD_CHARGE_ORDINARY, UFFD_CHARGE_PLACED };
-
-/* Why the ordinary seat serves although another kind was asked for. */
-enum uffd_reason {
-  UFFD_REASON_UNMEASURED, /* auto: too few faults so far */
-  UFFD_REASON_MEASURED,   /* auto: it is as fast */
-  UFFD_REASON_BUSY,       /* a fault has waited for the companion too long */
-  UFFD_REASON_REFUSED     /* no SCHED_IDLE here */
-};
+enum { UFFD_SEAT_GUARD, UFFD_SEAT_COMPANION, UFFD_SEATS };
 
 /* The guard asks a companion that does not serve how long it takes to get a processor. */
 enum uffd_question { UFFD_QUESTION_NONE, UFFD_QUESTION_ASKED, UFFD_QUESTION_ANSWERED };
@@ -28,8 +19,8 @@ enum uffd_question { UFFD_QUESTION_NONE, UFFD_QUESTION_ASKED, UFFD_QUESTION_ANSW
 struct uffd_seat {
   /* set once */
   struct uffd_placement *placement;
-  uint32_t index;
-  int epoll_fd; /* the handler's descriptors, once more: a seat that waits does not own the state */
+  uint32_t index; /* UFFD_SEAT_* */
+  int epoll_fd;   /* the handler's descriptors, once more: a seat that waits does not own the state */
   pthread_t thread;
   clockid_t clock; /* of the processor time of thread */
   /* any thread, atomic */
@@ -44,27 +35,25 @@ struct uffd_seat {
 struct uffd_placement {
   /* set once */
   struct uffd_handler_state *handler;
-  uint32_t kind;  /* UFFD_PLACEMENT_COMPANION, PERCPU or SPIN */
-  bool measuring; /* auto: the companion has to prove itself */
   bool bounded;   /* home is known */
   cpu_set_t home; /* where the program may run */
-  uint32_t count;
   /* any thread, atomic */
-  _Atomic uint32_t owner; /* of the handler's state: index + 1 of a seat; 0: nobody */
-  _Atomic uint32_t charge, reason, question;
+  _Atomic uint32_t owner;  /* of the handler's state: index + 1 of a seat; 0: nobody */
+  _Atomic uint32_t charge; /* the UFFD_SEAT_* that serves */
+  _Atomic bool refused;    /* a thread may not enter SCHED_IDLE here: the guard keeps the charge */
+  _Atomic uint32_t question;
   _Atomic uint64_t question_ns; /* when it was asked; then how long the answer took */
   _Atomic uint32_t bell;        /* futex, for those who sleep: the charge has changed, a question, the end */
-  _Atomic uint64_t turns;       /* ended, of all seats */
+  _Atomic uint64_t passes;      /* ended, of both seats */
   _Atomic uint64_t due_ns;      /* when a pass has something to do without a descriptor; UINT64_MAX: never */
   /* the owner of the state */
-  struct uffd_trial trial;
   struct uffd_faulter faulter;
   /* the guard */
-  uint64_t period_ns;          /* between two looks at the others */
-  uint64_t charged_ns;         /* when they were given the charge */
+  uint64_t period_ns;          /* between two looks at the companion */
+  uint64_t charged_ns;         /* when the companion was given the charge */
   uint64_t backoff_ns, ask_ns; /* the next question, and when */
   uint32_t still, doubts; /* looks in a row at which nothing had happened; at which little had, and a fault waited */
-  struct uffd_seat seats[];
+  struct uffd_seat seats[UFFD_SEATS];
 };
 
 /* placement.c */
@@ -82,17 +71,17 @@ int uffd_placement_pin(const struct uffd_placement *placement, int tid, int cpu)
 int uffd_placement_faulter_cpu(struct uffd_placement *placement);
 
 /* seat.c */
-bool uffd_seat_take(struct uffd_seat *seat); /* false: another seat owns the state */
-void uffd_seat_give(struct uffd_seat *seat);
+bool uffd_seat_has_charge(const struct uffd_seat *seat);
 /*
- * Waits for something to do, takes the state, runs a pass. False: not done, because the charge is another one, the
- * loop ends, or another seat owns the state; else the caller owns it, and gives it.
+ * Waits for something to do, takes the handler's state, runs a pass. True: the caller owns the state, and gives it
+ * back. False: no pass was run, because the other seat has the charge or owns the state, or because the loop ends.
  */
-bool uffd_seat_turn(struct uffd_seat *seat, uint32_t charge, unsigned *answered);
+bool uffd_seat_pass(struct uffd_seat *seat, unsigned *answered);
+void uffd_seat_give(struct uffd_seat *seat);
 /* Something has been waiting since longer ago than `late`: a descriptor is readable, or a time has passed. */
 bool uffd_seat_sees_work(const struct uffd_seat *seat, uint64_t late_ns);
-/* Waits for descriptors, up to timeout_ns, without taking anything. */
-void uffd_seat_watch(const struct uffd_seat *seat, uint64_t timeout_ns);
+/* Waits for a descriptor, without taking anything. */
+void uffd_seat_wait(const struct uffd_seat *seat);
 
 /* companion.c, guard.c: what a seat does until the loop ends. */
 void uffd_companion_run(struct uffd_seat *seat);
