@@ -893,6 +893,23 @@ struct uffd_stats {
 #define UFFD_STATS_INIT                                                                                                \
   { sizeof(struct uffd_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
+/* How values of a field of struct uffd_stats are put together. */
+enum {
+  UFFD_STATS_COUNT = 0,     /* a count that only grows: add */
+  UFFD_STATS_NOW = 1,       /* a present value: add those of several loops; of one loop the newest counts */
+  UFFD_STATS_LARGEST = 2,   /* the largest so far: take the larger value */
+  UFFD_STATS_PERCENTILE = 3 /* cannot be put together: take the newest of one loop, or the largest of several */
+};
+/* A field of struct uffd_stats but for size; each is a uint64_t. */
+struct uffd_stats_field {
+  const char *name; /* as in the struct, in Lua, and in JSON */
+  const char *help; /* what it counts, one line */
+  uint32_t offset;  /* in struct uffd_stats, bytes */
+  uint32_t kind;    /* UFFD_STATS_* */
+};
+/* All fields of struct uffd_stats that the library knows, in their order; *count of them. Any thread. */
+UFFD_EXPORT const struct uffd_stats_field *uffd_stats_fields(size_t *count);
+
 /* Fills *stats, as much of it as both sides know. Cheap; any thread. -EINVAL size, -EOWNERDEAD. */
 UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats);
 

@@ -30,21 +30,14 @@ void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value) {
 }
 
 void uffd_lua_push_stats(lua_State *L, const struct uffd_stats *stats) {
-  const struct {
-    const char *name;
+  size_t count;
+  const struct uffd_stats_field *fields = uffd_stats_fields(&count);
+  lua_createtable(L, 0, (int)count);
+  for (size_t i = 0; i < count; i++) {
     uint64_t value;
-  } fields[] = {
-#define FIELD(name) {#name, stats->name}
-      FIELD(faults),    FIELD(missing),       FIELD(wp),          FIELD(minor),        FIELD(writes),
-      FIELD(events),    FIELD(zero),          FIELD(copied),      FIELD(continued),    FIELD(moved),
-      FIELD(poisoned),  FIELD(unprotected),   FIELD(bytes),       FIELD(prefetched),   FIELD(present),
-      FIELD(deferred),  FIELD(gone),          FIELD(errors),      FIELD(policy_calls), FIELD(queue),
-      FIELD(queue_max), FIELD(latency_count), FIELD(latency_p50), FIELD(latency_p99),  FIELD(latency_max),
-#undef FIELD
-  };
-  lua_createtable(L, 0, sizeof(fields) / sizeof(fields[0]));
-  for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
-    uffd_lua_set_integer(L, fields[i].name, fields[i].value);
+    memcpy(&value, (const char *)stats + fields[i].offset, sizeof(value));
+    uffd_lua_set_integer(L, fields[i].name, value);
+  }
 }
 
 void uffd_lua_no_memory(lua_State *L) {

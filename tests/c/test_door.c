@@ -21,6 +21,7 @@
 #include "check.h"
 #include "damage.h"
 #include "serve/door/door.h"
+#include "serve/door/door_firecracker.h"
 #include "vmm.h"
 
 #define PAGE UINT64_C(4096)
@@ -46,9 +47,9 @@ static struct uffd_door_opts door_opts(void) {
   return (struct uffd_door_opts){.path = at("door"),
                                  .mode = 0600,
                                  .uid = -1,
-                                 .kind = &uffd_door_firecracker,
-                                 .limits = {.max_bytes = 65536, .max_regions = 64},
-                                 .handshake_ms = 60000};
+                                 .connection = {.kind = &uffd_door_firecracker,
+                                                .limits = {.max_bytes = 65536, .max_regions = 64},
+                                                .handshake_ms = 60000}};
 }
 
 static unsigned count_fds(void) {
@@ -156,7 +157,7 @@ static void check_taken(struct stage *stage, const struct vmm_message *message, 
   CHECK_EQ(count_fds(), stage->fds);
   CHECK_EQ(uffd_connection_read(stage->connection, &handshake), 0);
   CHECK_EQ(uffd_connection_count(stage->connection), 1);
-  CHECK_EQ(uffd_connection_deadline(stage->connection), INT64_MAX);
+  CHECK_EQ(uffd_connection_deadline(stage->connection), UFFD_NO_DEADLINE);
   tear_down(stage);
 }
 
@@ -293,7 +294,7 @@ static void fd_after_the_list(void) {
     one_page(&stage);
     CHECK_EQ(vmm_hand_over(&stage.vmm, &(struct vmm_message){.keys = VMM_PAGE_SIZE, .no_fd = true}), 0);
     CHECK_EQ(read_connection(&stage, &handshake), 0);
-    CHECK(uffd_connection_deadline(stage.connection) != INT64_MAX);
+    CHECK(uffd_connection_deadline(stage.connection) != UFFD_NO_DEADLINE);
     CHECK_EQ(vmm_send(stage.vmm.socket, bytes[i], 1, &stage.vmm.uffd, 1), 0);
     take_handshake(&stage, &handshake);
     check_handshake(&stage, &handshake, PAGE);
@@ -434,7 +435,7 @@ static void more_bytes_than_allowed(void) {
   struct uffd_door_opts opts = door_opts();
   const uint64_t pages[] = {1};
   char text[1024];
-  opts.limits.max_bytes = 512;
+  opts.connection.limits.max_bytes = 512;
   set_up_with(&stage, &opts, pages, 1);
   memset(text, ' ', sizeof(text));
   text[0] = '[';
@@ -448,7 +449,7 @@ static void exactly_the_bytes_allowed(void) {
   const uint64_t pages[] = {1};
   char text[4096];
   memset(text, ' ', sizeof(text));
-  opts.limits.max_bytes = sizeof(text);
+  opts.connection.limits.max_bytes = sizeof(text);
   set_up_with(&stage, &opts, pages, 1);
   size_t length = vmm_list(&stage.vmm, VMM_PAGE_SIZE, text, sizeof(text));
   text[length] = text[length - 1] = ' ';
@@ -465,7 +466,7 @@ static void more_regions_than_allowed(void) {
   struct stage stage;
   struct uffd_door_opts opts = door_opts();
   const uint64_t pages[] = {1, 1, 1};
-  opts.limits.max_regions = 2;
+  opts.connection.limits.max_regions = 2;
   set_up_with(&stage, &opts, pages, 3);
   CHECK_EQ(vmm_hand_over(&stage.vmm, NULL), 0);
   check_refused(&stage, -E2BIG, "max_regions");
@@ -538,7 +539,7 @@ static void check_image_length(uint64_t page_size, uint64_t image_length, bool t
   struct stage stage;
   struct uffd_door_opts opts = door_opts();
   const uint64_t pages[] = {1};
-  opts.limits.image_length = image_length;
+  opts.connection.limits.image_length = image_length;
   set_up_with(&stage, &opts, pages, 1);
   stage.vmm.page_size = page_size;
   stage.vmm.count = 2;
@@ -574,7 +575,7 @@ static void sum_right_but_with_a_hole(void) {
   struct stage stage;
   struct uffd_door_opts opts = door_opts();
   const uint64_t pages[] = {1};
-  opts.limits.image_length = 2 * PAGE;
+  opts.connection.limits.image_length = 2 * PAGE;
   set_up_with(&stage, &opts, pages, 1);
   CHECK_EQ(
       vmm_hand_over(&stage.vmm,
@@ -618,7 +619,7 @@ static void no_fd_in_time(void) {
   struct stage stage;
   struct uffd_door_opts opts = door_opts();
   const uint64_t pages[] = {1};
-  opts.handshake_ms = 1;
+  opts.connection.handshake_ms = 1;
   set_up_with(&stage, &opts, pages, 1);
   CHECK_EQ(vmm_hand_over(&stage.vmm, &(struct vmm_message){.no_fd = true}), 0);
   check_times_out(&stage, "its userfaultfd is lacking");
@@ -628,7 +629,7 @@ static void silence(void) {
   struct stage stage;
   struct uffd_door_opts opts = door_opts();
   const uint64_t pages[] = {1};
-  opts.handshake_ms = 1;
+  opts.connection.handshake_ms = 1;
   set_up_with(&stage, &opts, pages, 1);
   check_times_out(&stage, "not whole");
 }
@@ -640,7 +641,7 @@ static void an_endless_prelude(void) {
   struct uffd_handshake handshake;
   const uint64_t pages[] = {1};
   char blanks[4096] = "";
-  opts.handshake_ms = 20;
+  opts.connection.handshake_ms = 20;
   set_up_with(&stage, &opts, pages, 1);
   int result;
   do {
@@ -785,7 +786,7 @@ static void deaf_after_a_refusal(void) {
   CHECK_EQ(read_connection(&stage, &handshake), 0);
   CHECK_EQ(handshake.object_fd, -1);
   CHECK_EQ(count_fds(), stage.fds);
-  CHECK_EQ(uffd_connection_deadline(stage.connection), INT64_MAX);
+  CHECK_EQ(uffd_connection_deadline(stage.connection), UFFD_NO_DEADLINE);
   shutdown(stage.vmm.socket, SHUT_RDWR);
   check_refused(&stage, -ECONNRESET, "has hung up");
 }
@@ -795,14 +796,15 @@ static void the_second_handshake_has_its_own_time(void) {
   struct stage stage;
   struct uffd_handshake handshake;
   one_page(&stage);
-  int64_t first = uffd_connection_deadline(stage.connection);
+  uint64_t first = uffd_connection_deadline(stage.connection);
   CHECK_EQ(vmm_hand_over(&stage.vmm, NULL), 0);
   take_handshake(&stage, &handshake);
   uffd_handshake_release(&handshake);
-  CHECK_EQ(uffd_connection_deadline(stage.connection), INT64_MAX);
+  CHECK_EQ(uffd_connection_deadline(stage.connection), UFFD_NO_DEADLINE);
   CHECK_EQ(vmm_send(stage.vmm.socket, "[", 1, NULL, 0), 0);
   CHECK_EQ(read_connection(&stage, &handshake), 0);
-  CHECK(uffd_connection_deadline(stage.connection) > first && uffd_connection_deadline(stage.connection) != INT64_MAX);
+  CHECK(uffd_connection_deadline(stage.connection) > first &&
+        uffd_connection_deadline(stage.connection) != UFFD_NO_DEADLINE);
   tear_down(&stage);
 }
 

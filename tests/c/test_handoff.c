@@ -11,7 +11,9 @@
 #include <sys/un.h>
 
 #include "check.h"
+#include "base/base.h"
 #include "serve/door/door.h"
+#include "serve/door/door_firecracker.h"
 #include "serving.h"
 #include "uffd_pager.h"
 
@@ -60,12 +62,13 @@ static void open_pager(struct pager *pager, uint64_t image_length) {
   memset(pager, 0, sizeof(*pager));
   needs_userfaultfd();
   make_directory();
-  struct uffd_door_opts opts = {.path = path,
-                                .mode = 0600,
-                                .uid = -1,
-                                .kind = &uffd_door_firecracker,
-                                .limits = {.max_bytes = 65536, .max_regions = 64, .image_length = image_length},
-                                .handshake_ms = 60000};
+  struct uffd_door_opts opts = {
+      .path = path,
+      .mode = 0600,
+      .uid = -1,
+      .connection = {.kind = &uffd_door_firecracker,
+                     .limits = {.max_bytes = 65536, .max_regions = 64, .image_length = image_length},
+                     .handshake_ms = 60000}};
   CHECK_OK(uffd_door_open(&opts, &pager->door));
   pager->image = image_make(image_length);
   pager->image_length = image_length;

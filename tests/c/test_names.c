@@ -1,4 +1,6 @@
-/* Names of features, modes and ioctls, both ways. */
+/* Names of features, modes and ioctls, both ways; of the fields of the statistics. */
+#include <stddef.h>
+
 #include "check.h"
 
 static void every_feature_by_every_spelling(void) {
@@ -45,9 +47,25 @@ static void unknown_ones(void) {
   CHECK_EQ(uffd_ioctl_bit("cop"), 0);
 }
 
+/* Every field once, in the order of the struct: other lists are made from this one. */
+static void fields_of_the_statistics(void) {
+  size_t count;
+  const struct uffd_stats_field *fields = uffd_stats_fields(&count);
+  CHECK_EQ(sizeof(struct uffd_stats), sizeof(size_t) + count * sizeof(uint64_t));
+  for (size_t i = 0; i < count; i++) {
+    CHECK_EQ(fields[i].offset, sizeof(size_t) + i * sizeof(uint64_t));
+    CHECK(fields[i].name[0] != '\0' && fields[i].help[0] != '\0');
+    CHECK(fields[i].kind <= UFFD_STATS_PERCENTILE);
+  }
+  CHECK(strcmp(fields[0].name, "faults") == 0);
+  CHECK(strcmp(fields[count - 1].name, "latency_max") == 0);
+  CHECK_EQ(fields[count - 1].offset, offsetof(struct uffd_stats, latency_max));
+}
+
 static const struct check_test tests[] = {
     TEST(every_feature_by_every_spelling),
     TEST(modes_and_ioctls),
     TEST(unknown_ones),
+    TEST(fields_of_the_statistics),
 };
 CHECK_MAIN(tests)

@@ -113,6 +113,38 @@ static void nothing_stays_of_clients(void) {
   paging_tear_down(&paging);
 }
 
+/* Its child holds the connection open, and lives on. */
+static void leave_a_child(struct paging_job *job) {
+  CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child != 0) return;
+  alarm(60); /* should the test fail */
+  while (atomic_load(&job->paging->seen->flags[0]) == 0) {
+    check_pause();
+  }
+  _exit(0);
+}
+
+static void inherited_connection_is_closed_with_its_client(void) {
+  struct paging paging;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging};
+  paging_client_ok(paging_client(&job)); /* whatever is opened once, is open now */
+  paging_await_clients(&paging, 0, 0);
+  paging_turn(&paging);
+  unsigned fds = atomic_load(&paging.seen->fds);
+  job.run = leave_a_child;
+  paging_client_ok(paging_client(&job));
+  paging_await(&paging, UFFD_REPORT_GONE, 2);
+  paging_turn(&paging);
+  CHECK_EQ(atomic_load(&paging.seen->fds), fds);
+  raise_flag(&paging, 0);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
 /* ---- their end */
 
 static void touch_and_die(struct paging_job *job) {
@@ -485,6 +517,7 @@ static void drain_refuses_new_clients_only(void) {
 static const struct check_test tests[] = {
     TEST(many_clients_at_once),
     TEST(nothing_stays_of_clients),
+    TEST(inherited_connection_is_closed_with_its_client),
     TEST(client_is_killed_at_any_moment),
     TEST(client_that_hangs_up_is_served),
     TEST(pager_serves_one_client_and_ends),

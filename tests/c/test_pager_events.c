@@ -393,6 +393,66 @@ static void threads_forbid_forked_workers(void) {
   paging_tear_down(&paging);
 }
 
+/* Which allocation is refused; what lives. Of the supervisor and, in their own copies, of its workers. */
+static struct allocations { size_t count, refused, living, bytes; } allocations;
+
+static void *limited_alloc(void *ctx, size_t length) {
+  struct allocations *seen = ctx;
+  if (++seen->count == seen->refused) return NULL;
+  void *pointer = malloc(length);
+  CHECK(pointer != NULL);
+  memset(pointer, 0x5a, length); /* the library must not rely on zeros */
+  seen->living++;
+  seen->bytes += length;
+  return pointer;
+}
+
+static void limited_free(void *ctx, void *pointer, size_t length) {
+  struct allocations *seen = ctx;
+  if (pointer == NULL) return;
+  seen->living--;
+  seen->bytes -= length;
+  free(pointer);
+}
+
+/* Each allocation fails once: -ENOMEM, and nothing is left behind. */
+static void pager_uses_the_users_allocator(void) {
+  struct paging paging;
+  struct uffd_allocator allocator = {sizeof(allocator), limited_alloc, limited_free, &allocations};
+  static const char *const command[] = {"/bin/true", "first", NULL};
+  uffd_pager *pager;
+  uffd_workingset *set;
+  int result;
+  paging_set_up(&paging, MIB);
+  CHECK_OK(uffd_workingset_create(PAGE, MIB, 0, &set));
+  CHECK_EQ(CHECK_OK(uffd_workingset_add(set, 5 * PAGE, 0)), 1);
+  char path[128], control[128];
+  snprintf(path, sizeof(path), "%s/ws", paging.directory);
+  snprintf(control, sizeof(control), "%s/control", paging.directory);
+  CHECK_OK(uffd_workingset_save(set, path));
+  uffd_workingset_close(set);
+  struct uffd_pager_opts opts = image_opts();
+  opts.image = paging.image;
+  opts.socket = paging.socket;
+  opts.control = control;
+  opts.replay = path;
+  opts.worker = command;
+  CHECK_OK(uffd_set_allocator(&allocator));
+  do {
+    allocations.count = 0;
+    allocations.refused++;
+    result = uffd_pager_create(&opts, &pager);
+    if (result == 0) uffd_pager_close(pager);
+    CHECK(result == 0 || result == -ENOMEM);
+    CHECK_EQ(allocations.living, 0);
+    CHECK_EQ(allocations.bytes, 0);
+  } while (result != 0);
+  CHECK(allocations.refused > 12); /* the pager, its slots, seven strings, the working set, the door, the control */
+  CHECK_OK(uffd_set_allocator(NULL));
+  CHECK_EQ(unlink(path), 0);
+  paging_tear_down(&paging);
+}
+
 static const struct check_test tests[] = {
     TEST(forked_children_are_clients),
     TEST(forked_children_inherit_what_was_removed),
@@ -405,6 +465,7 @@ static const struct check_test tests[] = {
     TEST(late_faults_are_named_once),
     TEST(worker_is_another_program),
     TEST(threads_forbid_forked_workers),
+    TEST(pager_uses_the_users_allocator),
 };
 
 int main(int argc, char **argv) {

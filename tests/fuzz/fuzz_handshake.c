@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "serve/door/door.h"
+#include "base/base.h"
+#include "serve/door/door_firecracker.h"
+#include "serve/door/regions.h"
 
 #define HANDSHAKES_MAX 8
 #define PAGE           UINT64_C(4096)

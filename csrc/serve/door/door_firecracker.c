@@ -1,19 +1,21 @@
 /*
- * Firecracker's handshake, as its releases since 1.1 send it: a JSON list of regions, without a length before it or an
- * end behind it, and one userfaultfd.
+ * Firecracker's handshake, as its releases since 1.1 send it: a JSON list of regions, with no length before it and no
+ * end mark after it, and one userfaultfd.
  *
  *   [{"base_host_virt_addr": 1, "size": 2, "offset": 3, "page_size": 4096, "page_size_kib": 4096}, ...]
  *
- * All numbers are bytes, those of page_size_kib too. It was alone from 1.7 to 1.11, is to go in 2.0, and before 1.7
- * there was neither; unknown keys are somebody's extension. Where a list ends is told by its brackets, byte by byte,
- * so that many small pieces cost no more than one; what it says is told by the JSON library, once.
+ * All numbers are bytes, that of page_size_kib too. Releases from 1.7 to 1.11 send page_size_kib alone, 2.0 is to drop
+ * it, and releases before 1.7 send neither. Unknown keys are ignored, they are extensions. The brackets are counted
+ * byte by byte to find the end of the list, so that many small pieces cost no more than one; the JSON library reads
+ * the list once, when it is whole.
  */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "serve/door/door.h"
+#include "base/base.h"
+#include "serve/door/door_firecracker.h"
 
 #define DEPTH_MAX 64 /* of brackets; the list of regions has 2 */
 #define ROOM      1024
@@ -26,9 +28,7 @@ struct firecracker {
   bool quoted, escaped;
 };
 
-/* ---- where the list ends */
-
-/* Between two lists: what JSON ignores, and the byte that some send because a descriptor needs one. */
+/* Between two lists: JSON's white space, and the zero byte that some clients send with a descriptor. */
 static bool is_blank(char c) {
   return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\0';
 }
@@ -58,7 +58,7 @@ static int close_bracket(struct firecracker *state, char c) {
   return --state->depth == 0;
 }
 
-/* The next byte of the list: 1 when it is the last, 0, or -errno. */
+/* Looks at the next byte of the list: 1 it is the last one, 0 it is not, or -errno. */
 static int scan(struct firecracker *state, char c) {
   if (state->quoted) {
     if (state->escaped) {
@@ -94,9 +94,7 @@ static int make_room(struct firecracker *state, const struct uffd_door_limits *l
   return 0;
 }
 
-/* ---- what it says */
-
-/* What the other side wrote ends up on a terminal. */
+/* The library quotes what the client sent, and the sentence may be printed on a terminal: no control characters. */
 static int refuse_json(const json_error_t *error) {
   char text[sizeof(error->text)];
   size_t length = 0;
@@ -171,7 +169,7 @@ static int take_list(const json_t *list, const struct uffd_door_limits *limits, 
 static int parse(const struct firecracker *state, const struct uffd_door_limits *limits,
                  struct uffd_handshake *handshake) {
   json_error_t error;
-  /* A key that comes twice would mean what the parser likes; zero bytes in strings are nobody's business here. */
+  /* A key that comes twice has no certain meaning. Zero bytes in strings do no harm. */
   json_t *list = json_loadb(state->text, state->length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
   if (list == NULL) return refuse_json(&error);
   int result = take_list(list, limits, handshake);

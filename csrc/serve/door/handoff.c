@@ -1,6 +1,6 @@
 /*
- * The other side of the front door: memory of this process for a pager to serve. It speaks Firecracker's handshake, so
- * that any pager that serves Firecracker serves this too. The pager answers nothing, and nothing is waited for.
+ * The client's side of the front door: hands memory of this process to a pager. It speaks Firecracker's handshake, so
+ * any pager that serves Firecracker serves this too. The pager sends no answer, and none is waited for.
  */
 #include <inttypes.h>
 #include <jansson.h>
@@ -9,16 +9,18 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "serve/door/door.h"
+#include "base/base.h"
+#include "serve/door/regions.h"
 
 #define TIMEOUT_MS 5000
 
 struct uffd_handoff {
   uint64_t process;
-  uffd_object *object; /* our own copy: while we hold it, a pager that refuses or dies leaves no zeros behind */
-  int socket;          /* -1: the pager knows that we are done */
+  uffd_object
+      *object; /* our own copy: while it is open, missing pages do not become zeros when the pager refuses or dies */
+  int socket;  /* -1: the pager has been told that we are done */
   uint32_t count;
-  uffd_memory **memories;             /* as they were given */
+  uffd_memory **memories;             /* in the caller's order */
   struct uffd_client_region *regions; /* by offset */
 };
 
@@ -35,8 +37,6 @@ static void free_handoff(uffd_handoff *handoff) {
   uffd_release(handoff->regions, handoff->count * sizeof(*handoff->regions));
   DELETE(handoff);
 }
-
-/* ---- what is handed over */
 
 static int take_parts(uffd_handoff *handoff, const struct uffd_handoff_part *parts) {
   static const struct uffd_door_limits any = {.max_regions = UINT32_MAX};
@@ -64,8 +64,6 @@ static int make_object(uffd_handoff *handoff, const struct uffd_handoff_opts *op
   return result;
 }
 
-/* ---- how */
-
 static json_t *describe(const struct uffd_client_region *region) {
   json_int_t page_size = (json_int_t)region->page_size;
   return json_pack("{s:I, s:I, s:I, s:I, s:I}", "base_host_virt_addr", (json_int_t)region->address, "size",
@@ -73,8 +71,8 @@ static json_t *describe(const struct uffd_client_region *region) {
                    "page_size_kib", page_size); /* in bytes as well, for those that know it alone */
 }
 
-/* The table as text, to be freed with free(), or NULL. */
-static char *write_list(const uffd_handoff *handoff) {
+/* The list of regions as text of *length bytes, or NULL. */
+static char *write_list(const uffd_handoff *handoff, size_t *length) {
   json_t *list = json_array();
   for (uint32_t i = 0; i < handoff->count; i++) {
     if (json_array_append_new(list, describe(&handoff->regions[i])) != 0) {
@@ -82,7 +80,9 @@ static char *write_list(const uffd_handoff *handoff) {
       return NULL;
     }
   }
-  char *text = json_dumps(list, JSON_COMPACT);
+  *length = json_dumpb(list, NULL, 0, JSON_COMPACT);
+  char *text = *length != 0 ? uffd_alloc(*length) : NULL;
+  if (text != NULL) (void)json_dumpb(list, text, *length, JSON_COMPACT);
   json_decref(list);
   return text;
 }
@@ -127,7 +127,7 @@ static int explain_send(int error) {
   return fail(error, "Cannot send the handshake: %s.", strerror(error));
 }
 
-/* The descriptor goes with the first byte, and ours stays ours. */
+/* The descriptor is sent with the first byte; our own copy stays open. */
 static int send_all(int socket, const char *text, size_t length, int fd) {
   union {
     struct cmsghdr header; /* for its alignment */
@@ -149,11 +149,12 @@ static int send_all(int socket, const char *text, size_t length, int fd) {
 }
 
 static int hand_over(uffd_handoff *handoff, const char *path, const struct uffd_handoff_opts *opts) {
-  char *text = write_list(handoff);
+  size_t length;
+  char *text = write_list(handoff, &length);
   if (text == NULL) return fail(ENOMEM, "No memory for a handshake of %" PRIu32 " regions.", handoff->count);
   int result = connect_to(handoff, path, opts->timeout_ms != 0 ? opts->timeout_ms : TIMEOUT_MS);
-  if (result == 0) result = send_all(handoff->socket, text, strlen(text), uffd_fd(handoff->object));
-  free(text);
+  if (result == 0) result = send_all(handoff->socket, text, length, uffd_fd(handoff->object));
+  uffd_release(text, length);
   return result;
 }
 
@@ -192,8 +193,6 @@ int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts,
   return 0;
 }
 
-/* ---- afterwards */
-
 uffd_object *uffd_handoff_object(const uffd_handoff *handoff) {
   return handoff == NULL ? NULL : handoff->object;
 }
@@ -205,8 +204,8 @@ int uffd_handoff_connected(const uffd_handoff *handoff) {
 }
 
 /*
- * An empty list: the pager need not wait for this process to end. Its hanging up would not say so: others hang up after
- * their handshake and live on, and a forked child may hold the connection open.
+ * An empty list tells the pager that it need not wait for this process to end. Closing the connection does not tell it:
+ * some clients hang up right after their handshake, and a forked child may hold the connection open.
  */
 static void say_goodbye(uffd_handoff *handoff) {
   if (handoff->socket < 0) return;

@@ -1,5 +1,5 @@
 /*
- * Listening at a path, and taking in who connects. It waits for nobody.
+ * Listening at a path, accepting connections, and finding out who connected. Nothing here waits for a peer.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "serve/door/listen.h"
 
 #ifndef SO_PEERPIDFD
@@ -32,13 +33,13 @@ static int make_address(const char *path, struct sockaddr_un *address) {
   return 0;
 }
 
-/* Two pagers that start at the same time must not take each other's new socket for a stale one. */
+/* Without the lock, two pagers that start at the same time could take each other's new socket for a stale one. */
 static int lock_directory(const char *path) {
   char directory[PATH_MAX] = ".";
   const char *slash = strrchr(path, '/');
   if (slash != NULL) snprintf(directory, sizeof(directory), "%.*s", (int)(slash - path) + 1, path);
   int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd >= 0) (void)flock(fd, LOCK_EX); /* a file system without locks has this race */
+  if (fd >= 0) (void)flock(fd, LOCK_EX); /* on a file system without locks the race remains */
   return fd;
 }
 
@@ -47,7 +48,7 @@ static int open_socket(void) {
   return fd >= 0 ? fd : fail(errno, "Cannot make a socket: %s.", strerror(errno));
 }
 
-/* Only what is a socket, and refuses to connect, is stale. */
+/* A stale socket is a socket that refuses connections. Nothing else is removed. */
 static int remove_stale(const struct sockaddr_un *address) {
   struct stat status;
   if (lstat(address->sun_path, &status) != 0) {
@@ -73,8 +74,8 @@ static int remove_stale(const struct sockaddr_un *address) {
 }
 
 /*
- * The mode of the socket itself is what its file gets, so that there is no moment in which others may open it; and
- * before listen() nobody can connect. The umask may have taken bits away that were asked for.
+ * bind() gives the file the mode of the socket, so there is no moment in which others may open it, and before listen()
+ * nobody can connect. The umask may have removed bits that were asked for: chmod() adds them.
  */
 static int bind_with_mode(struct uffd_listener *listener, const struct sockaddr_un *address, mode_t mode) {
   struct stat status;
@@ -141,8 +142,6 @@ void uffd_listener_close(struct uffd_listener *listener) {
   *listener = (struct uffd_listener)UFFD_LISTENER_INIT;
 }
 
-/* ---- who connects */
-
 static int open_pidfd_by_pid(int fd, int32_t pid) {
   int pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
   if (pidfd < 0 || uffd_ready(fd, POLLRDHUP) == 0) return pidfd;
@@ -152,8 +151,8 @@ static int open_pidfd_by_pid(int fd, int32_t pid) {
 }
 
 /*
- * A pid may be another process's by the time that it is looked up. The socket knows the process itself (6.5); before
- * that, a connection that is still up says that the pid is still its maker's.
+ * A pid may belong to another process by the time it is looked up. SO_PEERPIDFD (Linux 6.5) has no such race. Before
+ * 6.5, a connection that is still up proves that the pid still belongs to the process that made it.
  */
 static int open_pidfd(int fd, const struct uffd_peer *peer) {
   int pidfd = -1;
@@ -190,7 +189,10 @@ static int identify(int fd, int64_t uid, struct uffd_peer *peer) {
   return 0;
 }
 
-/* Without a descriptor for it the connection stays in the queue, and the listener readable for ever: make one room. */
+/*
+ * With no descriptor left, the connection would stay in the queue and the listener would stay readable: give up the
+ * spare descriptor, accept the connection with it, and close it.
+ */
 static int refuse_for_want(struct uffd_listener *listener, int error) {
   if (listener->spare < 0) listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (listener->spare < 0) return fail(error, "No descriptor left for clients: close some.");
@@ -198,7 +200,7 @@ static int refuse_for_want(struct uffd_listener *listener, int error) {
   int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
   if (fd >= 0) close(fd);
   listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return -EAGAIN; /* nobody was there: the kernel looks for a number first */
+  if (fd < 0) return -EAGAIN; /* nobody was there: the kernel fails for want of a descriptor before it looks */
   return fail(error, "No descriptor left for another client: raise %s.", error == EMFILE ? "ulimit -n" : "fs.file-max");
 }
 

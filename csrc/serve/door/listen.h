@@ -1,18 +1,18 @@
 /*
- * A socket that others connect to by its path, and who they are. Used by the front door and the control socket.
+ * A socket that others connect to by its path, and who they are. The front door and the control socket are such.
  */
 #ifndef UFFD_SERVE_LISTEN_H
 #define UFFD_SERVE_LISTEN_H
 
 #include <sys/types.h>
 
-#include "base/base.h"
+#include <stdint.h>
 
 struct uffd_listener {
   int fd;    /* non-blocking */
   int spare; /* given up for a moment to refuse a connection when descriptors have run out */
   uint64_t process;
-  dev_t device; /* of the socket's file, which may have been replaced meanwhile */
+  dev_t device; /* of the socket's file: another one may lie there by the time it is removed */
   ino_t inode;
   char *path;
 };
@@ -21,7 +21,7 @@ struct uffd_listener {
 
 /*
  * Listens at path, mode as for chmod(2). A socket file that nobody listens at is replaced. Errors: -ENAMETOOLONG;
- * -EADDRINUSE somebody listens there; -EEXIST something else is there; those of socket(2) and bind(2).
+ * -EADDRINUSE somebody listens there; -EEXIST there is a file that is not a socket; those of socket(2) and bind(2).
  */
 int uffd_listener_open(struct uffd_listener *listener, const char *path, mode_t mode);
 /* Removes the file too, if it is still ours; in a forked child it only closes. */
@@ -34,9 +34,9 @@ struct uffd_peer {
   uint32_t gid;
 };
 /*
- * The next who has connected: a non-blocking descriptor, and who it is. Allowed are root, the own user, and uid unless
- * that is -1. Errors: -EAGAIN nobody, without a sentence; -EACCES not allowed; -ESRCH gone already; -EMFILE, -ENFILE.
- * All but -EAGAIN mean that one connection was refused.
+ * Accepts the next connection: a non-blocking descriptor, and who it is. Root, our own user and uid (unless it is -1)
+ * may connect. Errors: -EAGAIN nobody is there, without a sentence; -EACCES not allowed; -ESRCH exited already;
+ * -EMFILE, -ENFILE. All but -EAGAIN mean that one connection was refused.
  */
 int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer);
 

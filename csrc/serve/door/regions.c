@@ -1,10 +1,11 @@
 /*
- * The table of a client's memory: what must hold before anybody relies on it.
+ * Checks of a client's regions, before the supervisor or a worker relies on them.
  */
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "serve/door/door.h"
+#include "base/base.h"
+#include "serve/door/regions.h"
 
 #define HUGE_PAGE     (UINT64_C(2) << 20)
 #define ADDRESS_LIMIT (UINT64_C(1) << 57) /* user space of x86-64 with five levels */
@@ -68,7 +69,7 @@ static int check_addresses(const struct uffd_client_region *regions, uint32_t co
   return result;
 }
 
-/* A snapshot's memory file and the machine's memory are the same, or it is another machine's file. */
+/* A snapshot's memory file is as long as the machine's memory; otherwise it is another machine's file. */
 static int check_image(const struct uffd_client_region *regions, uint32_t count, uint64_t image_length) {
   uint64_t sum = 0, page_size = regions[0].page_size, whole = round_up(image_length, page_size);
   for (uint32_t i = 0; i < count; i++) {

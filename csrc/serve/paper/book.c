@@ -1,5 +1,6 @@
 /*
- * The book of a client: its layout, and each of its parts written so that a death in the middle leaves it whole.
+ * The book of a client: its layout. Each part is written in such an order that a worker may die between any two stores
+ * and the book is still right.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -7,9 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "serve/paper/book.h"
 
-#define FLAGS_MASK UINT64_C(0xfff) /* a touch: the offset, whole pages, and the flags of the fault below it */
+#define FLAGS_MASK UINT64_C(0xfff) /* of a touch: offsets are whole pages, the low bits hold the fault's flags */
 
 static char *at(const struct uffd_book *book, uint64_t offset) {
   return (char *)book->head + offset;
@@ -22,8 +24,6 @@ const struct uffd_client_region *uffd_book_regions(const struct uffd_book *book)
 void *uffd_book_ledger(const struct uffd_book *book) {
   return at(book, book->head->ledger_at);
 }
-
-/* ---- making */
 
 static void lay_out(const struct uffd_client *client, bool record, struct uffd_book_head *head) {
   uint64_t pages = 0;
@@ -69,7 +69,7 @@ static int make(const struct uffd_book_head *head, struct uffd_book *book) {
   if (ftruncate(book->fd, (off_t)head->length) != 0) {
     result = fail(errno, "No room for the book of a client: %s.", strerror(errno));
   } else {
-    (void)fcntl(book->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW); /* who maps it never meets an end */
+    (void)fcntl(book->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW); /* a mapping of it never ends in SIGBUS */
     result = map(book, head->length);
   }
   if (result < 0) {
@@ -125,8 +125,6 @@ void uffd_book_close(struct uffd_book *book) {
   *book = (struct uffd_book)UFFD_BOOK_INIT;
 }
 
-/* ---- figures */
-
 void uffd_book_publish(const struct uffd_book *book, const struct uffd_figures *figures) {
   struct uffd_book_head *head = book->head;
   uint32_t next = atomic_load_explicit(&head->published, memory_order_relaxed) + 1;
@@ -135,7 +133,7 @@ void uffd_book_publish(const struct uffd_book *book, const struct uffd_figures *
   atomic_store_explicit(&head->published, next, memory_order_release);
 }
 
-/* Torn only when it took as long as two publishings, then read again. */
+/* The copy is torn only when two new figures were published meanwhile: then it is read again. */
 bool uffd_book_figures(const struct uffd_book *book, struct uffd_figures *figures) {
   struct uffd_book_head *head = book->head;
   uint32_t published = atomic_load_explicit(&head->published, memory_order_acquire), before;
@@ -149,12 +147,10 @@ bool uffd_book_figures(const struct uffd_book *book, struct uffd_figures *figure
   return true;
 }
 
-void uffd_book_turn(const struct uffd_book *book) {
+void uffd_book_reset(const struct uffd_book *book) {
   atomic_store_explicit(&book->head->published, 0, memory_order_release);
   atomic_store_explicit(&book->head->phase, UFFD_BOOK_NOBODY, memory_order_release);
 }
-
-/* ---- touches */
 
 void uffd_book_touch(const struct uffd_book *book, uint64_t page, uint64_t offset, uint64_t flags) {
   struct uffd_book_head *head = book->head;
@@ -163,10 +159,10 @@ void uffd_book_touch(const struct uffd_book *book, uint64_t page, uint64_t offse
   unsigned char bit = (unsigned char)(1u << (page % 8));
   if ((*touched & bit) != 0) return;
   uint64_t index = atomic_load_explicit(&head->recorded, memory_order_relaxed);
-  if (index >= head->pages) return; /* a death between the two below leaves one twice: the set does not mind */
+  if (index >= head->pages) return; /* full */
   ((uint64_t *)(void *)at(book, head->record_at))[index] = (offset & ~FLAGS_MASK) | (flags & FLAGS_MASK);
   atomic_store_explicit(&head->recorded, index + 1, memory_order_release);
-  *touched |= bit;
+  *touched |= bit; /* a worker that dies before this records the page twice, which the working set ignores */
 }
 
 struct uffd_touch uffd_book_touched(const struct uffd_book *book, uint64_t index) {

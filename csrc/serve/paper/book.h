@@ -1,21 +1,25 @@
 /*
- * The book of a client: memory that the supervisor and the client's workers share, a memfd. It holds what a new worker
- * needs to go on where another has died: the client's table, the ledger of its loop, the pages touched so far, and the
- * last figures. A worker that dies loses none of it, whenever that is.
+ * The book of a client: a memfd that the supervisor and the client's workers share. It holds what a new worker needs to
+ * go on where another one has died: the client's regions, the ledger of its loop, the pages touched so far, and the
+ * last figures. Nothing of it is lost when a worker dies, at whatever moment.
  */
 #ifndef UFFD_SERVE_BOOK_H
 #define UFFD_SERVE_BOOK_H
 
-#include "serve/serve.h"
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
 
-#define UFFD_BOOK_VERSION 1u /* supervisor and worker may be of different builds: a reload starts what is there */
+#include "uffd_pager.h"
 
-/* How far the client's worker is with it: tells what a dead one was about. */
+#define UFFD_BOOK_VERSION 1u /* a reload may start a worker of another build than the supervisor */
+
+/* What the client's worker is doing with it. The supervisor reads it when the worker has died. */
 enum {
   UFFD_BOOK_NOBODY = 0,
   UFFD_BOOK_MAKING = 1, /* its resolver and loop are being made */
   UFFD_BOOK_SERVING = 2,
-  UFFD_BOOK_YIELDED = 3 /* let go of, for another worker */
+  UFFD_BOOK_YIELDED = 3 /* not read any more, another worker takes over */
 };
 
 struct uffd_figures {
@@ -23,26 +27,26 @@ struct uffd_figures {
   struct uffd_stats stats;
 };
 
-/* The first pages. Counted in 64 bits, so that both ends may be of different compilers. */
+/* The first pages of the book. The layout does not depend on the compiler: supervisor and worker may be two builds. */
 struct uffd_book_head {
   /* set once */
   uint32_t version;
   uint32_t regions_count;
   uint64_t length; /* of the whole */
   uint64_t regions_at, ledger_at, ledger_length;
-  uint64_t touched_at, record_at; /* 0: nothing is recorded */
+  uint64_t touched_at, record_at; /* 0: touches are not recorded */
   uint64_t pages;                 /* of all regions */
   uint64_t id, of;
   int32_t pid;
   uint32_t uid, gid;
-  /* the worker */
-  _Atomic uint32_t phase;     /* UFFD_BOOK_*; the supervisor's while there is no worker */
-  _Atomic uint32_t preparing; /* the next worker is making it */
-  _Atomic uint32_t published; /* figures[published % 2] are whole: the other is being written. 0: none yet */
+  /* written by the worker */
+  _Atomic uint32_t phase;     /* UFFD_BOOK_*; written by the supervisor while there is no worker */
+  _Atomic uint32_t preparing; /* 1: the worker that is to take over is making the client */
+  _Atomic uint32_t published; /* figures[published % 2] are valid, the other element is being written. 0: none yet */
   struct uffd_figures figures[2];
-  /* the handler of the client's loop */
+  /* written by the handler of the client's loop */
   _Atomic uint64_t answered; /* faults */
-  _Atomic uint64_t recorded; /* touches in the record */
+  _Atomic uint64_t recorded; /* touches at record_at */
 };
 
 struct uffd_book {
@@ -55,25 +59,25 @@ struct uffd_book {
 
 /* A new book. Errors: -EMFILE, -ENOMEM, ... */
 int uffd_book_create(const struct uffd_client *client, bool record, struct uffd_book *book);
-/* One that came along; owns fd when it succeeds. -EINVAL it is none, or of another version. */
+/* Maps a book that was received; owns fd when it succeeds. -EINVAL: not a book, or of another version. */
 int uffd_book_open(int fd, struct uffd_book *book);
-/* That of a forked child, whose loop goes on from this ledger. */
+/* A book for a forked child, with this ledger. */
 int uffd_book_fork(const struct uffd_book *parent, const void *ledger, uint64_t length, struct uffd_book *child);
 void uffd_book_close(struct uffd_book *book);
 
 const struct uffd_client_region *uffd_book_regions(const struct uffd_book *book);
 void *uffd_book_ledger(const struct uffd_book *book);
 
-/* The worker's watch writes, the supervisor reads, any time. */
+/* The worker's watchdog writes figures, the supervisor reads them at any time. */
 void uffd_book_publish(const struct uffd_book *book, const struct uffd_figures *figures);
-/* False: none since the worker began. */
+/* False: the present worker has published none yet. */
 bool uffd_book_figures(const struct uffd_book *book, struct uffd_figures *figures);
-/* The supervisor, while there is no worker: the figures are those of the next one from now on. */
-void uffd_book_turn(const struct uffd_book *book);
+/* By the supervisor while there is no worker: forgets the figures, the next worker publishes its own. */
+void uffd_book_reset(const struct uffd_book *book);
 
 /*
- * The handler: page (counted through all regions) was touched at offset in the image. Only the first time counts.
- * Nothing where nothing is recorded.
+ * By the handler: a page was touched. page: its number, counted through all regions; offset: in the image, bytes. Only
+ * the first touch of a page is kept. Does nothing when the book has no record.
  */
 void uffd_book_touch(const struct uffd_book *book, uint64_t page, uint64_t offset, uint64_t flags);
 /* The index-th touch, index < recorded. */

@@ -1,23 +1,17 @@
 /*
- * The channel between supervisor and worker.
+ * The channel between supervisor and worker: one message is one packet.
  */
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "serve/paper/channel.h"
 
 int uffd_channel_open(int ends[2]) {
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) return 0;
   return fail(errno, "No channel to a worker: %s.", strerror(errno));
-}
-
-void uffd_close_fds(int *fds, uint32_t count) {
-  for (uint32_t i = 0; i < count; i++) {
-    if (fds[i] >= 0) close(fds[i]);
-    fds[i] = -1;
-  }
 }
 
 int uffd_channel_send(int fd, const struct uffd_message *message, const int *fds, uint32_t count, bool wait) {

@@ -1,38 +1,42 @@
 /*
- * What supervisor and worker say to each other: messages of one size over a SOCK_SEQPACKET pair, with descriptors.
+ * The channel between the supervisor and a worker: messages of one size over a SOCK_SEQPACKET pair, with descriptors.
  */
 #ifndef UFFD_SERVE_CHANNEL_H
 #define UFFD_SERVE_CHANNEL_H
 
-#include "serve/serve.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "serve/paper/descriptors.h"
 
 #define UFFD_CHANNEL_VERSION 1u
 #define UFFD_MESSAGE_FDS     (3 + UFFD_HANDSHAKE_FDS)
+#define UFFD_MESSAGE_TEXT    472u /* bytes */
 
 enum {
   /* to the worker */
-  UFFD_SAY_SERVE = 1, /* client; fds: object, book, then as flags say */
-  UFFD_SAY_START,     /* client, that was held */
-  UFFD_SAY_YIELD,     /* client: let go of it, as it is, for another worker */
+  UFFD_SAY_SERVE = 1, /* client; fds: object, book, and what flags say */
+  UFFD_SAY_START,     /* client: it is held, serve it now */
+  UFFD_SAY_YIELD,     /* client: stop serving it and leave everything as it is, another worker takes over */
   UFFD_SAY_RELEASE,   /* client: it is gone, or needs no pager any more */
-  UFFD_SAY_COMPLETE,  /* client: fill its memory, unregister it */
-  UFFD_SAY_ADOPTED,   /* number: the forked child is a client now; error: it cannot be, serve it yourself */
-  UFFD_SAY_RETIRE,    /* there is nothing left to do */
+  UFFD_SAY_COMPLETE,  /* client: fill its memory and unregister it */
+  UFFD_SAY_ADOPTED,   /* number: the forked child is a client now; error: it cannot be one, serve it yourself */
+  UFFD_SAY_RETIRE,    /* no more clients will come: end */
   /* to the supervisor */
   UFFD_SAY_READY,
-  UFFD_SAY_SERVING,   /* client, number: ns that its making took; error, text: it cannot be served */
-  UFFD_SAY_HELD,      /* client: ready to start; error, text: it cannot be served */
-  UFFD_SAY_YIELDED,   /* client: nobody reads its object any more */
+  UFFD_SAY_SERVING,   /* client, number: ns that making it took; error, text: it cannot be served */
+  UFFD_SAY_HELD,      /* client: made, waits for START; error, text: it cannot be served */
+  UFFD_SAY_YIELDED,   /* client: this worker does not read its object any more */
   UFFD_SAY_RELEASED,  /* client */
-  UFFD_SAY_COMPLETED, /* client; error, text: not all of it could be filled, and it is served on */
+  UFFD_SAY_COMPLETED, /* client; error, text: some of it could not be filled, and it is still served */
   UFFD_SAY_FORKED,    /* client, number; fds: the child's object, its book */
   UFFD_SAY_LATE,      /* client, text */
   UFFD_SAY_ERROR      /* client or 0, error, text */
 };
 
 enum {
-  UFFD_SAY_HOLD = 1,  /* SERVE: make everything, but read nothing before START */
-  UFFD_SAY_PIDFD = 2, /* SERVE: a pidfd comes after the book; what follows are the client's own descriptors */
+  UFFD_SAY_HOLD = 1,  /* SERVE: make everything, but read no fault before START */
+  UFFD_SAY_PIDFD = 2, /* SERVE: the third descriptor is a pidfd; the client's own descriptors follow */
 };
 
 struct uffd_message {
@@ -42,20 +46,20 @@ struct uffd_message {
   int32_t error;
   uint64_t client;
   uint64_t number;
-  uint32_t fds_count; /* that were sent: fewer arrive when descriptors run out */
+  uint32_t fds_count; /* that were sent: fewer arrive when the receiver has no descriptors left */
   uint32_t reserved;
-  char text[472];
+  char text[UFFD_MESSAGE_TEXT];
 };
 
 /* Both ends, O_CLOEXEC. */
 int uffd_channel_open(int ends[2]);
-/* 0, or -EAGAIN (wait: false) without a sentence, -EPIPE when nobody is there, ... Any thread. */
+/* 0; -EAGAIN (only with wait false) without a sentence; -EPIPE the other end is closed; ... Any thread. */
 int uffd_channel_send(int fd, const struct uffd_message *message, const int *fds, uint32_t count, bool wait);
 /*
- * 1 a message; its descriptors, O_CLOEXEC, are in fds (UFFD_MESSAGE_FDS of them), the missing ones as -1. 0 the other
- * end is closed. -EAGAIN nothing there (it never waits); -EPROTO what came is no message of this version.
+ * 1: a message; its descriptors, O_CLOEXEC, are in fds (UFFD_MESSAGE_FDS of them, -1 for those that are missing).
+ * 0: the other end is closed. -EAGAIN: nothing has come; this function never waits. -EPROTO: what came is no message of
+ * this version.
  */
 int uffd_channel_receive(int fd, struct uffd_message *message, int *fds);
-void uffd_close_fds(int *fds, uint32_t count); /* those that are there; -1 afterwards */
 
 #endif

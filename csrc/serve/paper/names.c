@@ -1,5 +1,5 @@
 /*
- * What happens to clients and workers, by name: for people, JSON and Lua.
+ * The names of reports and of clients' states, as people, JSON and Lua see them.
  */
 #include "uffd_pager.h"
 

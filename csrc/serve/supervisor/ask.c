@@ -1,7 +1,6 @@
 /*
- * The other end of the control socket: one request, one reply. It waits, in the program of whoever asks.
+ * The client's end of the control socket: one request, one reply. It runs in the program that asks, and waits there.
  */
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -58,8 +57,10 @@ static int send_all(int fd, const char *path, const char *text, size_t length) {
 static bool make_room(struct reply *reply) {
   if (reply->length < reply->room) return true;
   size_t room = reply->room == 0 ? REPLY_FIRST : reply->room * 2;
-  char *text = room <= REPLY_MAX ? realloc(reply->text, room) : NULL;
+  char *text = room <= REPLY_MAX ? uffd_alloc(room) : NULL;
   if (text == NULL) return false;
+  if (reply->length != 0) memcpy(text, reply->text, reply->length);
+  uffd_release(reply->text, reply->room);
   reply->text = text;
   reply->room = room;
   return true;
@@ -90,10 +91,10 @@ int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms
   if (result == 0) result = connect_to(fd, control);
   if (result == 0) result = send_all(fd, control, request, strlen(request));
   if (result == 0) result = send_all(fd, control, "\n", 1);
-  /* Whom it does not want to hear out it tells why, and hangs up. */
+  /* A refused connection gets one line with the reason, then it is closed. */
   if (result == 0 || result == -EPIPE) result = read_line(fd, control, &line);
   close(fd);
   if (result == 0 && reply != NULL) reply(ctx, line.text, line.length);
-  free(line.text);
+  uffd_release(line.text, line.room);
   return result;
 }

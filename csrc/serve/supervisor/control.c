@@ -13,8 +13,8 @@
  * The names in stats are those of struct uffd_stats. What cannot be done is {"ok":false,"error":"A sentence."}; after a
  * line that is too long the connection is closed as well.
  *
- * Nothing here waits: a connection whose reply is not taken is not read from until it is, and when all seats are taken
- * whoever was silent for longest gives way.
+ * Nothing here waits: a connection whose reply is not taken is not read from until it is, and when no place is left,
+ * the visitor that was silent for longest is closed.
  */
 #include "serve/supervisor/control.h"
 
@@ -27,15 +27,16 @@
 
 #include "serve/door/listen.h"
 
-enum { SEATS = 16, REQUEST_MAX = 4096, STEP_EVENTS = 32 };
+enum { VISITORS = 16, REQUEST_MAX = 4096, STEP_EVENTS = 32 };
 
-struct seat {
+/* A connection to the control socket. */
+struct visitor {
   int fd;             /* -1: free */
   uint64_t active_ns; /* when it was last heard of */
   bool leaving;       /* to be closed when the reply is sent */
   char request[REQUEST_MAX];
   size_t request_length;
-  char *reply; /* jansson's; NULL: none waits */
+  char *reply; /* NULL: none is to be sent */
   size_t reply_length;
   size_t sent;
 };
@@ -45,43 +46,36 @@ struct uffd_control {
   int64_t uid;
   uffd_pager *pager;
   int epoll;
-  struct seat seats[SEATS];
+  struct visitor visitors[VISITORS];
 };
-
-/* ------------------------------------------------------------------------------------------------ replies */
 
 static void set_count(json_t *object, const char *name, uint64_t value) {
   json_object_set_new(object, name, json_integer((json_int_t)value));
 }
 
-static const struct {
-  const char *name;
-  size_t offset;
-  bool largest; /* all clients together: the largest, not the sum */
-} figures[] = {
-#define SUM(name)                                                                                                      \
-  { #name, offsetof(struct uffd_stats, name), false }
-#define MAX(name)                                                                                                      \
-  { #name, offsetof(struct uffd_stats, name), true }
-    SUM(faults),    SUM(missing),       SUM(wp),          SUM(minor),       SUM(writes),
-    SUM(events),    SUM(zero),          SUM(copied),      SUM(continued),   SUM(moved),
-    SUM(poisoned),  SUM(unprotected),   SUM(bytes),       SUM(prefetched),  SUM(present),
-    SUM(deferred),  SUM(gone),          SUM(errors),      SUM(queue),       SUM(policy_calls),
-    MAX(queue_max), SUM(latency_count), MAX(latency_p50), MAX(latency_p99), MAX(latency_max),
-#undef SUM
-#undef MAX
-};
-enum { FIGURES = sizeof(figures) / sizeof(figures[0]) };
-
-static uint64_t *figure_of(struct uffd_stats *stats, size_t i) {
-  return (uint64_t *)(void *)((char *)stats + figures[i].offset);
+static uint64_t *field_of(struct uffd_stats *stats, const struct uffd_stats_field *field) {
+  return (uint64_t *)(void *)((char *)stats + field->offset);
 }
 
 static json_t *stats_object(struct uffd_stats *stats) {
+  size_t count;
+  const struct uffd_stats_field *fields = uffd_stats_fields(&count);
   json_t *object = json_object();
-  for (size_t i = 0; i < FIGURES; i++)
-    set_count(object, figures[i].name, *figure_of(stats, i));
+  for (size_t i = 0; i < count; i++) {
+    set_count(object, fields[i].name, *field_of(stats, &fields[i]));
+  }
   return object;
+}
+
+/* Of two clients together: sums, and of what cannot be added the larger value. */
+static void add_client(struct uffd_stats *all, struct uffd_stats *client) {
+  size_t count;
+  const struct uffd_stats_field *fields = uffd_stats_fields(&count);
+  for (size_t i = 0; i < count; i++) {
+    uint64_t *into = field_of(all, &fields[i]), value = *field_of(client, &fields[i]);
+    bool adds = fields[i].kind == UFFD_STATS_COUNT || fields[i].kind == UFFD_STATS_NOW;
+    *into = adds ? *into + value : max_u64(*into, value);
+  }
 }
 
 static json_t *client_object(struct uffd_client_status *status, uint64_t now) {
@@ -150,10 +144,7 @@ static json_t *tell_stats(struct uffd_control *control) {
   struct uffd_client_status status = UFFD_CLIENT_STATUS_INIT;
   struct uffd_stats all = UFFD_STATS_INIT;
   for (uint32_t i = 0; uffd_pager_client(control->pager, i, &status) > 0; i++) {
-    for (size_t k = 0; k < FIGURES; k++) {
-      uint64_t *into = figure_of(&all, k), value = *figure_of(&status.stats, k);
-      *into = figures[k].largest ? max_u64(*into, value) : *into + value;
-    }
+    add_client(&all, &status.stats);
   }
   json_t *reply = success();
   json_object_set_new(reply, "stats", stats_object(&all));
@@ -193,109 +184,107 @@ static json_t *answer(struct uffd_control *control, const char *line, size_t len
   return reply != NULL ? reply : failure("There are the requests status, clients, stats, drain and reload.");
 }
 
-/* ------------------------------------------------------------------------------------------------ seats */
-
-static void leave(struct seat *seat) {
-  if (seat->fd >= 0) close(seat->fd); /* epoll forgets it */
-  free(seat->reply);
-  *seat = (struct seat){.fd = -1};
+static void leave(struct visitor *visitor) {
+  if (visitor->fd >= 0) close(visitor->fd); /* epoll forgets it */
+  uffd_release(visitor->reply, visitor->reply_length);
+  *visitor = (struct visitor){.fd = -1};
 }
 
-static bool has_request(const struct seat *seat) {
-  return seat->request_length == REQUEST_MAX || memchr(seat->request, '\n', seat->request_length) != NULL;
+static bool has_request(const struct visitor *visitor) {
+  return visitor->request_length == REQUEST_MAX || memchr(visitor->request, '\n', visitor->request_length) != NULL;
 }
 
 /* A reply that is not taken yet, and a request that was read already, wait for room to send; else it is its turn. */
-static void watch(struct uffd_control *control, struct seat *seat) {
-  bool busy = seat->reply != NULL || has_request(seat);
-  struct epoll_event event = {.events = busy ? EPOLLOUT : EPOLLIN, .data.ptr = seat};
-  if (epoll_ctl(control->epoll, EPOLL_CTL_MOD, seat->fd, &event) != 0) leave(seat);
+static void poll_visitor(struct uffd_control *control, struct visitor *visitor) {
+  bool busy = visitor->reply != NULL || has_request(visitor);
+  struct epoll_event event = {.events = busy ? EPOLLOUT : EPOLLIN, .data.ptr = visitor};
+  if (epoll_ctl(control->epoll, EPOLL_CTL_MOD, visitor->fd, &event) != 0) leave(visitor);
 }
 
 /* Sends what the socket takes. False: it has gone, or is to go. */
-static bool send_reply(struct seat *seat) {
-  while (seat->reply != NULL) {
-    ssize_t sent = send(seat->fd, seat->reply + seat->sent, seat->reply_length - seat->sent, MSG_NOSIGNAL);
+static bool send_reply(struct visitor *visitor) {
+  while (visitor->reply != NULL) {
+    ssize_t sent =
+        send(visitor->fd, visitor->reply + visitor->sent, visitor->reply_length - visitor->sent, MSG_NOSIGNAL);
     if (sent < 0) return errno == EAGAIN || errno == EINTR;
-    seat->sent += (size_t)sent;
-    if (seat->sent < seat->reply_length) continue;
-    free(seat->reply);
-    seat->reply = NULL;
+    visitor->sent += (size_t)sent;
+    if (visitor->sent < visitor->reply_length) continue;
+    uffd_release(visitor->reply, visitor->reply_length);
+    visitor->reply = NULL;
   }
-  return !seat->leaving;
+  return !visitor->leaving;
 }
 
 /* Takes over the reply. False: no memory. */
-static bool keep_reply(struct seat *seat, json_t *reply) {
+static bool keep_reply(struct visitor *visitor, json_t *reply) {
   size_t length = json_dumpb(reply, NULL, 0, JSON_COMPACT);
-  seat->reply = length > 0 ? malloc(length + 1) : NULL;
-  if (seat->reply != NULL) {
-    json_dumpb(reply, seat->reply, length, JSON_COMPACT);
-    seat->reply[length] = '\n';
-    seat->reply_length = length + 1;
-    seat->sent = 0;
+  visitor->reply = length > 0 ? uffd_alloc(length + 1) : NULL;
+  if (visitor->reply != NULL) {
+    json_dumpb(reply, visitor->reply, length, JSON_COMPACT);
+    visitor->reply[length] = '\n';
+    visitor->reply_length = length + 1;
+    visitor->sent = 0;
   }
   json_decref(reply);
-  return seat->reply != NULL;
+  return visitor->reply != NULL;
 }
 
-/* Answers the first line. False: the seat is to be left. */
-static bool answer_line(struct uffd_control *control, struct seat *seat) {
-  const char *end = memchr(seat->request, '\n', seat->request_length);
+/* Answers the first line. False: the visitor is to be left. */
+static bool answer_line(struct uffd_control *control, struct visitor *visitor) {
+  const char *end = memchr(visitor->request, '\n', visitor->request_length);
   if (end == NULL) {
-    seat->leaving = true;
-    return keep_reply(seat, failure("A request has 4095 bytes at most.")) && send_reply(seat);
+    visitor->leaving = true;
+    return keep_reply(visitor, failure("A request has 4095 bytes at most.")) && send_reply(visitor);
   }
-  size_t length = (size_t)(end - seat->request);
-  if (!keep_reply(seat, answer(control, seat->request, length))) return false;
-  seat->request_length -= length + 1;
-  memmove(seat->request, end + 1, seat->request_length);
-  return send_reply(seat);
+  size_t length = (size_t)(end - visitor->request);
+  if (!keep_reply(visitor, answer(control, visitor->request, length))) return false;
+  visitor->request_length -= length + 1;
+  memmove(visitor->request, end + 1, visitor->request_length);
+  return send_reply(visitor);
 }
 
 /* False: hung up. */
-static bool read_requests(struct seat *seat) {
-  ssize_t got = recv(seat->fd, seat->request + seat->request_length, REQUEST_MAX - seat->request_length, MSG_DONTWAIT);
-  if (got > 0) seat->request_length += (size_t)got;
+static bool read_requests(struct visitor *visitor) {
+  ssize_t got = recv(visitor->fd, visitor->request + visitor->request_length, REQUEST_MAX - visitor->request_length,
+                     MSG_DONTWAIT);
+  if (got > 0) visitor->request_length += (size_t)got;
   return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
-/* One request at a time, so that many do not hold up the supervisor. False: the seat is to be left. */
-static bool serve(struct uffd_control *control, struct seat *seat) {
-  seat->active_ns = uffd_now();
-  if (!send_reply(seat)) return false;
-  if (seat->reply != NULL) return true;
-  if (!has_request(seat) && !read_requests(seat)) return false;
-  return !has_request(seat) || answer_line(control, seat);
+/* One request at a time, so that many do not hold up the supervisor. False: the visitor is to be left. */
+static bool serve(struct uffd_control *control, struct visitor *visitor) {
+  visitor->active_ns = uffd_now();
+  if (!send_reply(visitor)) return false;
+  if (visitor->reply != NULL) return true;
+  if (!has_request(visitor) && !read_requests(visitor)) return false;
+  return !has_request(visitor) || answer_line(control, visitor);
 }
 
-static struct seat *free_seat(struct uffd_control *control) {
-  struct seat *oldest = &control->seats[0];
-  for (int i = 0; i < SEATS; i++) {
-    struct seat *seat = &control->seats[i];
-    if (seat->fd < 0) return seat;
-    if (seat->active_ns < oldest->active_ns) oldest = seat;
+static struct visitor *free_visitor(struct uffd_control *control) {
+  struct visitor *oldest = &control->visitors[0];
+  for (int i = 0; i < VISITORS; i++) {
+    struct visitor *visitor = &control->visitors[i];
+    if (visitor->fd < 0) return visitor;
+    if (visitor->active_ns < oldest->active_ns) oldest = visitor;
   }
   leave(oldest);
   return oldest;
 }
 
 static void accept_all(struct uffd_control *control) {
-  for (int i = 0; i < SEATS; i++) {
+  for (int i = 0; i < VISITORS; i++) {
     struct uffd_peer peer;
     int fd = uffd_listener_accept(&control->listener, control->uid, &peer);
     if (fd == -EAGAIN) return;
     if (fd < 0) continue;
     if (peer.pidfd >= 0) close(peer.pidfd);
-    struct seat *seat = free_seat(control);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = seat};
-    seat->fd = fd;
-    seat->active_ns = uffd_now();
-    if (epoll_ctl(control->epoll, EPOLL_CTL_ADD, fd, &event) != 0) leave(seat);
+    struct visitor *visitor = free_visitor(control);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = visitor};
+    visitor->fd = fd;
+    visitor->active_ns = uffd_now();
+    if (epoll_ctl(control->epoll, EPOLL_CTL_ADD, fd, &event) != 0) leave(visitor);
   }
 }
-
-/* ------------------------------------------------------------------------------------------------ the socket */
 
 static int open_control(struct uffd_control *control, const char *path, mode_t mode) {
   int result = uffd_listener_open(&control->listener, path, mode);
@@ -315,8 +304,8 @@ int uffd_control_open(const char *path, mode_t mode, int64_t uid, uffd_pager *pa
   opened->uid = uid;
   opened->pager = pager;
   opened->epoll = -1;
-  for (int i = 0; i < SEATS; i++)
-    opened->seats[i].fd = -1;
+  for (int i = 0; i < VISITORS; i++)
+    opened->visitors[i].fd = -1;
   int result = open_control(opened, path, mode);
   if (result < 0)
     uffd_control_close(opened);
@@ -334,23 +323,23 @@ void uffd_control_step(struct uffd_control *control) {
   int count = epoll_wait(control->epoll, events, STEP_EVENTS, 0);
   bool connections = false;
   for (int i = 0; i < count; i++) {
-    struct seat *seat = events[i].data.ptr;
-    if (seat == NULL)
+    struct visitor *visitor = events[i].data.ptr;
+    if (visitor == NULL)
       connections = true;
-    else if (seat->fd < 0)
+    else if (visitor->fd < 0)
       continue; /* a forked child has not closed its copy yet */
-    else if (!serve(control, seat))
-      leave(seat);
+    else if (!serve(control, visitor))
+      leave(visitor);
     else
-      watch(control, seat);
+      poll_visitor(control, visitor);
   }
-  if (connections) accept_all(control); /* last: it may take the seat of one whose event is in the list */
+  if (connections) accept_all(control); /* last: it may take the visitor of one whose event is in the list */
 }
 
 void uffd_control_close(struct uffd_control *control) {
   if (control == NULL) return;
-  for (int i = 0; i < SEATS; i++)
-    leave(&control->seats[i]);
+  for (int i = 0; i < VISITORS; i++)
+    leave(&control->visitors[i]);
   if (control->epoll >= 0) close(control->epoll);
   uffd_listener_close(&control->listener);
   DELETE(control);

@@ -1,5 +1,5 @@
 /*
- * The processes of forked children, found in /proc.
+ * Finds the process of a forked child in /proc.
  */
 #include <dirent.h>
 #include <inttypes.h>
@@ -10,9 +10,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "serve/supervisor/family.h"
+#include "serve/supervisor/pager.h"
 
-#define SLACK_TICKS 100 /* a second: on a busy machine the fork is told late */
+#define SLACK_TICKS 100 /* one second: on a busy machine we hear of the fork late */
 
 uint64_t uffd_family_clock(void) {
   struct timespec now;
@@ -27,7 +29,7 @@ static FILE *open_of(int32_t pid, const char *what) {
   return fopen(path, "re");
 }
 
-/* Field 22 of stat; the name, field 2, may hold anything but ends with the last parenthesis. */
+/* The start time, field 22 of stat. Field 2, the name, may hold any character; it ends with the last parenthesis. */
 static uint64_t start_of(int32_t pid) {
   char line[1024];
   FILE *file = open_of(pid, "stat");
@@ -56,16 +58,16 @@ static bool has_memory(int32_t pid, uint64_t address) {
 }
 
 static bool taken(const uffd_pager *pager, int32_t pid) {
-  const struct uffd_served *served = pager->clients;
-  while (served != NULL && served->client.pid != pid) {
-    served = served->next;
+  const struct uffd_supervised *client = pager->clients;
+  while (client != NULL && client->who.pid != pid) {
+    client = client->next;
   }
-  return served != NULL;
+  return client != NULL;
 }
 
 struct search {
   const uffd_pager *pager;
-  const struct uffd_served *child;
+  const struct uffd_supervised *child;
   int32_t found;
   uint32_t count;
 };
@@ -73,12 +75,12 @@ struct search {
 static void look(struct search *search, int32_t pid) {
   if (pid <= 0 || taken(search->pager, pid)) return;
   if (start_of(pid) + SLACK_TICKS < search->child->forked_ticks) return;
-  if (!has_memory(pid, search->child->client.regions[0].address)) return;
+  if (!has_memory(pid, search->child->who.regions[0].address)) return;
   search->found = pid;
   search->count++;
 }
 
-/* Children belong to the thread that forked them. */
+/* /proc lists children under the thread that forked them. */
 static void look_at_children(struct search *search, int32_t parent, const char *thread) {
   char what[300], word[32];
   snprintf(what, sizeof(what), "task/%s/children", thread);
@@ -90,21 +92,21 @@ static void look_at_children(struct search *search, int32_t parent, const char *
   (void)fclose(file);
 }
 
-int32_t uffd_family_child(const uffd_pager *pager, const struct uffd_served *parent, const struct uffd_served *child,
-                          int *pidfd) {
+int32_t uffd_family_child(const uffd_pager *pager, const struct uffd_supervised *parent,
+                          const struct uffd_supervised *child, int *pidfd) {
   struct search search = {.pager = pager, .child = child};
   char path[64];
-  snprintf(path, sizeof(path), "/proc/%d/task", parent->client.pid);
-  DIR *threads = parent->client.pid > 0 ? opendir(path) : NULL;
+  snprintf(path, sizeof(path), "/proc/%d/task", parent->who.pid);
+  DIR *threads = parent->who.pid > 0 ? opendir(path) : NULL;
   if (threads == NULL) return 0;
   for (struct dirent *thread = readdir(threads); thread != NULL; thread = readdir(threads)) {
-    if (thread->d_name[0] != '.') look_at_children(&search, parent->client.pid, thread->d_name);
+    if (thread->d_name[0] != '.') look_at_children(&search, parent->who.pid, thread->d_name);
   }
   (void)closedir(threads);
   if (search.count != 1) return 0;
   *pidfd = (int)syscall(SYS_pidfd_open, search.found, 0);
-  /* The number was still its own when the pidfd was there. */
-  bool same = *pidfd >= 0 && has_memory(search.found, child->client.regions[0].address);
+  /* Has the pid still belonged to the child when the pidfd was opened? */
+  bool same = *pidfd >= 0 && has_memory(search.found, child->who.regions[0].address);
   if (!same) uffd_close_fds(pidfd, 1);
   return same ? search.found : 0;
 }

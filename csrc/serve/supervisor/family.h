@@ -1,18 +1,19 @@
 /*
- * Which process is a forked child? The kernel tells its userfaultfd, not its number.
+ * Which process is a forked child? The kernel hands over the child's userfaultfd, not its pid.
  */
 #ifndef UFFD_SERVE_FAMILY_H
 #define UFFD_SERVE_FAMILY_H
 
-#include "serve/supervisor/pager.h"
+#include "serve/supervisor/client.h"
 
 /*
- * Looks for the process of a client that was forked from parent: the only child that is young enough, nobody's yet, and
- * has its memory. Its pid, and a pidfd of it; or 0 when that is not certain: who is taken for another may be killed for
- * it. The child can be seen only some time after its userfaultfd.
+ * Looks for the process of a client that was forked from parent: the only child of parent that is young enough, is no
+ * client's process yet, and has the client's memory mapped. Returns its pid and opens a pidfd; 0 when it is not
+ * certain, because a wrong process might be killed later. The child becomes visible some time after its userfaultfd.
  */
-int32_t uffd_family_child(const uffd_pager *pager, const struct uffd_served *parent, const struct uffd_served *child,
-                          int *pidfd);
-uint64_t uffd_family_clock(void); /* of process starts, in its ticks */
+int32_t uffd_family_child(const uffd_pager *pager, const struct uffd_supervised *parent,
+                          const struct uffd_supervised *child, int *pidfd);
+/* Time since boot in the ticks of process start times. Not uffd_now(): the kernel gives start times in this clock. */
+uint64_t uffd_family_clock(void);
 
 #endif

@@ -1,53 +1,49 @@
 /*
- * What happened, told to the pager's user; and what a client looks like from outside.
+ * Reports to the pager's user, and what a client looks like to it.
  */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/base.h"
 #include "serve/supervisor/pager.h"
+#include "serve/supervisor/report.h"
+#include "serve/supervisor/worker.h"
 
-/* Percentiles cannot be added: they are the newest that there are. */
-void uffd_add_stats(struct uffd_stats *sum, const struct uffd_stats *more) {
-  sum->faults += more->faults;
-  sum->missing += more->missing;
-  sum->wp += more->wp;
-  sum->minor += more->minor;
-  sum->writes += more->writes;
-  sum->events += more->events;
-  sum->zero += more->zero;
-  sum->copied += more->copied;
-  sum->continued += more->continued;
-  sum->moved += more->moved;
-  sum->poisoned += more->poisoned;
-  sum->unprotected += more->unprotected;
-  sum->bytes += more->bytes;
-  sum->prefetched += more->prefetched;
-  sum->present += more->present;
-  sum->deferred += more->deferred;
-  sum->gone += more->gone;
-  sum->errors += more->errors;
-  sum->policy_calls += more->policy_calls;
-  sum->queue = more->queue;
-  sum->queue_max = max_u64(sum->queue_max, more->queue_max);
-  sum->latency_max = max_u64(sum->latency_max, more->latency_max);
-  if (more->latency_count == 0) return;
-  sum->latency_count += more->latency_count;
-  sum->latency_p50 = more->latency_p50;
-  sum->latency_p99 = more->latency_p99;
+void uffd_add_stats(struct uffd_stats *sum, const struct uffd_stats *newer) {
+  size_t count;
+  const struct uffd_stats_field *fields = uffd_stats_fields(&count);
+  for (size_t i = 0; i < count; i++) {
+    uint64_t *into = (uint64_t *)(void *)((char *)sum + fields[i].offset);
+    uint64_t value = *(const uint64_t *)(const void *)((const char *)newer + fields[i].offset);
+    switch (fields[i].kind) {
+    case UFFD_STATS_COUNT:
+      *into += value;
+      break;
+    case UFFD_STATS_LARGEST:
+      *into = max_u64(*into, value);
+      break;
+    case UFFD_STATS_NOW:
+      *into = value;
+      break;
+    default: /* a percentile: they cannot be added, the newest one stays */
+      if (newer->latency_count != 0) *into = value;
+      break;
+    }
+  }
 }
 
-void uffd_served_status(const struct uffd_served *served, struct uffd_client_status *status) {
+void uffd_client_describe(const struct uffd_supervised *client, struct uffd_client_status *status) {
   struct uffd_figures figures;
   struct uffd_client_status full = UFFD_CLIENT_STATUS_INIT;
-  full.client = served->client;
-  full.state = served->state;
-  full.worker = served->slot;
-  full.restarts = served->restarts;
-  full.since_ns = served->since_ns;
-  full.stats = served->base;
+  full.client = client->who;
+  full.state = uffd_stage_is_leaving(client->stage) ? client->left_as : uffd_stage_state(client->stage);
+  full.worker = client->slot;
+  full.restarts = client->begun > 1 ? client->begun - 1 : 0;
+  full.since_ns = client->since_ns;
+  full.stats = client->former;
   full.stats.size = sizeof(full.stats);
-  if (uffd_book_figures(&served->book, &figures)) {
+  if (uffd_book_figures(&client->book, &figures)) {
     uffd_add_stats(&full.stats, &figures.stats);
     full.oldest_ns = figures.oldest_ns;
   }
@@ -55,7 +51,7 @@ void uffd_served_status(const struct uffd_served *served, struct uffd_client_sta
   memcpy(status, &full, min_u64(status->size, sizeof(full)));
 }
 
-void uffd_report(uffd_pager *pager, uint32_t kind, int error, const struct uffd_served *served,
+void uffd_report(uffd_pager *pager, uint32_t kind, int error, const struct uffd_supervised *client,
                  const struct uffd_worker *worker, const char *format, ...) {
   if (pager->opts.report == NULL) return;
   char text[1024];
@@ -64,16 +60,16 @@ void uffd_report(uffd_pager *pager, uint32_t kind, int error, const struct uffd_
   vsnprintf(text, sizeof(text), format, arguments);
   va_end(arguments);
   struct uffd_client_status status = UFFD_CLIENT_STATUS_INIT;
-  if (served != NULL) uffd_served_status(served, &status);
+  if (client != NULL) uffd_client_describe(client, &status);
   struct uffd_pager_report report = {
       .kind = kind,
       .error = error,
       .worker = worker != NULL   ? worker->index
-                : served != NULL ? served->slot
+                : client != NULL ? client->slot
                                  : 0,
       .pid = worker != NULL ? worker->pid : 0,
       .time_ns = uffd_now(),
-      .client = served != NULL ? &status : NULL,
+      .client = client != NULL ? &status : NULL,
       .text = text,
   };
   pager->opts.report(pager->opts.report_ctx, &report);

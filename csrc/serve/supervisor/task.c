@@ -1,140 +1,135 @@
 /*
- * Who serves whom. Each client says what it wants of which worker; workers are told as fast as they listen, a few
- * clients at a time, and what they answer changes what is wanted next.
- *
- *   WAITING -> MAKING -> SERVING -> RELEASING -> NONE         the client is gone, or complete
- *                           `-----> YIELDING --> the heir's   another worker has it HELD, and is told to start
+ * Who serves whom. Each client's stage says what it wants of its worker and its heir. Workers are told as fast as they
+ * listen, a few clients at a time; what they answer moves the client to its next stage.
  */
-#include <inttypes.h>
+#include "serve/supervisor/task.h"
+
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
+#include "base/base.h"
+#include "serve/supervisor/blame.h"
 #include "serve/supervisor/pager.h"
+#include "serve/supervisor/report.h"
 
-#define HEIR_STRIKES 2u /* heirs that died of a client: it stays where it is */
+#define MAKING_MAX   16u /* clients that a worker makes at a time: the channel holds so many messages */
+#define HEIR_STRIKES 2u  /* heirs that died while they made the client: it stays where it is */
 
-/* ---- telling */
-
-static bool tell(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_served *served, uint32_t kind) {
-  struct uffd_message message = {.kind = kind, .client = served->client.id};
+static bool tell(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_supervised *client, uint32_t kind) {
+  struct uffd_message message = {.kind = kind, .client = client->who.id};
   return uffd_worker_say(pager, worker, &message, NULL, 0);
 }
 
-static bool hand_over(uffd_pager *pager, struct uffd_worker *worker, struct uffd_served *served, bool hold) {
-  struct uffd_message message = {
-      .kind = UFFD_SAY_SERVE, .client = served->client.id, .flags = hold ? UFFD_SAY_HOLD : 0};
-  int fds[UFFD_MESSAGE_FDS] = {served->object_fd, served->book.fd};
+static bool hand_over(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_supervised *client, bool hold) {
+  struct uffd_message message = {.kind = UFFD_SAY_SERVE, .client = client->who.id, .flags = hold ? UFFD_SAY_HOLD : 0};
+  int fds[UFFD_MESSAGE_FDS] = {client->object_fd, client->book.fd};
   uint32_t count = 2;
-  if (served->pidfd >= 0) {
+  if (client->pidfd >= 0) {
     message.flags |= UFFD_SAY_PIDFD;
-    fds[count++] = served->pidfd;
+    fds[count++] = client->pidfd;
   }
-  for (uint32_t i = 0; i < served->client.fds_count; i++) {
-    fds[count++] = served->fds[i];
+  for (uint32_t i = 0; i < client->who.fds_count; i++) {
+    fds[count++] = client->fds[i];
   }
   if (!uffd_worker_say(pager, worker, &message, fds, count)) return false;
   worker->making++;
   return true;
 }
 
-/*
- * Who is begun first: those that no worker died of, and of them those that are made quickly. Among the others the order
- * changes by turns, so that nobody is always behind the guilty one.
- */
-static bool is_before(const uffd_pager *pager, const struct uffd_served *a, const struct uffd_served *b) {
-  if (a->strikes != b->strikes) return a->strikes < b->strikes;
-  if (a->strikes == 0 && a->make_ns != b->make_ns) return a->make_ns < b->make_ns;
-  return pager->restarts % 2 == 0 ? a->client.id < b->client.id : a->client.id > b->client.id;
+/* Its worker begins now: the death of the worker is judged by what it has achieved since. */
+static void begins(struct uffd_supervised *client) {
+  client->answered = atomic_load(&client->book.head->answered);
+  if (client->late_ns != UINT64_MAX) client->late_ns = uffd_now() + UFFD_BEGIN_NS;
 }
 
-static struct uffd_served *choose(const uffd_pager *pager, const struct uffd_worker *worker) {
-  struct uffd_served *best = NULL;
-  for (struct uffd_served *served = pager->clients; served != NULL; served = served->next) {
-    if (served->now.worker != worker || served->now.task != UFFD_TASK_WAITING || served->leaving) continue;
-    if (best == NULL || is_before(pager, served, best)) best = served;
+/*
+ * Clients that no worker died of are made first, and of them those that are made quickly. The order of the others
+ * changes with each restart, so that none of them is always behind the guilty one.
+ */
+static bool is_before(const uffd_pager *pager, const struct uffd_supervised *a, const struct uffd_supervised *b) {
+  if (a->strikes != b->strikes) return a->strikes < b->strikes;
+  if (a->strikes == 0 && a->make_ns != b->make_ns) return a->make_ns < b->make_ns;
+  return pager->restarts % 2 == 0 ? a->who.id < b->who.id : a->who.id > b->who.id;
+}
+
+static struct uffd_supervised *choose(const uffd_pager *pager, const struct uffd_worker *worker) {
+  struct uffd_supervised *best = NULL;
+  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (client->worker != worker || client->stage != UFFD_STAGE_QUEUED) continue;
+    if (best == NULL || is_before(pager, client, best)) best = client;
   }
   return best;
 }
 
 /* Nobody serves a client between its YIELD and its START, and a worker does one thing at a time. */
 static bool takes_over(const uffd_pager *pager, const struct uffd_worker *worker) {
-  for (const struct uffd_served *served = pager->clients; served != NULL; served = served->next) {
-    if (served->heir.worker == worker && served->heir.task == UFFD_TASK_HELD) return true;
-    if (served->now.worker == worker && served->now.task == UFFD_TASK_HELD) return true;
+  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    bool yields = client->stage == UFFD_STAGE_HEIR_HELD || client->stage == UFFD_STAGE_YIELDING;
+    if (yields && client->heir == worker) return true;
+    if (client->stage == UFFD_STAGE_HELD && client->worker == worker) return true;
   }
   return false;
 }
 
 static void begin_some(uffd_pager *pager, struct uffd_worker *worker) {
-  while (worker->making < UFFD_MAKING_MAX) {
-    struct uffd_served *served = choose(pager, worker);
-    if (served == NULL) return;
-    uffd_book_turn(&served->book);
-    served->answered = atomic_load(&served->book.head->answered);
-    served->task_ns = uffd_now();
-    if (!hand_over(pager, worker, served, false)) return;
-    served->now.task = UFFD_TASK_MAKING;
-    served->complete_sent = false;
+  while (worker->making < MAKING_MAX) {
+    struct uffd_supervised *client = choose(pager, worker);
+    if (client == NULL) return;
+    uffd_book_reset(&client->book);
+    begins(client);
+    if (!hand_over(pager, worker, client, false)) return;
+    uffd_stage_enter(&client->stage, UFFD_STAGE_MAKING);
   }
 }
 
-/* What the worker that serves it is to do: false when it did not fit. */
-static bool push_now(uffd_pager *pager, struct uffd_served *served) {
-  struct uffd_share *now = &served->now;
-  bool busy = now->task == UFFD_TASK_MAKING || now->task == UFFD_TASK_SERVING || now->task == UFFD_TASK_HELD;
-  if (served->leaving) {
-    if (now->task == UFFD_TASK_WAITING) *now = (struct uffd_share){0};
-    if (!busy) return true;
-    if (!tell(pager, now->worker, served, UFFD_SAY_RELEASE)) return false;
-    now->task = UFFD_TASK_RELEASING;
-  } else if (now->task == UFFD_TASK_HELD) {
-    if (!tell(pager, now->worker, served, UFFD_SAY_START)) return false;
-    now->worker->making++;
-    now->task = UFFD_TASK_MAKING;
-    served->answered = atomic_load(&served->book.head->answered);
-    served->task_ns = uffd_now();
-    served->complete_sent = false;
-  } else if (now->task == UFFD_TASK_SERVING && served->heir.task == UFFD_TASK_HELD &&
-             served->heir.worker->making == 0) {
-    if (!tell(pager, now->worker, served, UFFD_SAY_YIELD)) return false;
-    now->task = UFFD_TASK_YIELDING;
-  } else if (now->task == UFFD_TASK_SERVING && served->completing && !served->complete_sent) {
-    if (!tell(pager, now->worker, served, UFFD_SAY_COMPLETE)) return false;
-    served->complete_sent = true;
-  }
-  return true;
+static void push_start(uffd_pager *pager, struct uffd_supervised *client) {
+  if (!tell(pager, client->worker, client, UFFD_SAY_START)) return;
+  client->worker->making++;
+  begins(client);
+  uffd_stage_enter(&client->stage, UFFD_STAGE_MAKING);
 }
 
-static bool push_heir(uffd_pager *pager, struct uffd_served *served) {
-  struct uffd_share *heir = &served->heir;
-  bool busy = heir->task == UFFD_TASK_MAKING || heir->task == UFFD_TASK_HELD;
-  if (served->leaving) {
-    if (heir->task == UFFD_TASK_WAITING) *heir = (struct uffd_share){0};
-    if (!busy) return true;
-    if (!tell(pager, heir->worker, served, UFFD_SAY_RELEASE)) return false;
-    heir->task = UFFD_TASK_RELEASING;
-  } else if (heir->task == UFFD_TASK_WAITING && served->now.task == UFFD_TASK_SERVING &&
-             heir->worker->making < UFFD_MAKING_MAX) {
-    if (!hand_over(pager, heir->worker, served, true)) return false;
-    heir->task = UFFD_TASK_MAKING;
+static void push_heir(uffd_pager *pager, struct uffd_supervised *client) {
+  if (client->stage == UFFD_STAGE_HEIR_HELD && client->heir->making == 0) {
+    if (tell(pager, client->worker, client, UFFD_SAY_YIELD)) uffd_stage_enter(&client->stage, UFFD_STAGE_YIELDING);
+  } else if (client->stage == UFFD_STAGE_HEIR_QUEUED && client->heir->making < MAKING_MAX) {
+    if (hand_over(pager, client->heir, client, true)) uffd_stage_enter(&client->stage, UFFD_STAGE_HEIR_MAKING);
   }
-  return true;
 }
 
-/* A client without a worker gets the newest of its slot, once that is ready. */
-static void assign(const uffd_pager *pager, struct uffd_served *served) {
-  if (served->now.task != UFFD_TASK_WAITING || served->now.worker != NULL) return;
-  struct uffd_worker *worker = uffd_worker_of(pager, served->slot);
-  if (worker != NULL && worker->state == UFFD_WORKER_READY) served->now.worker = worker;
+static void push_complete(uffd_pager *pager, struct uffd_supervised *client) {
+  if (!pager->draining || pager->opts.on_drain != UFFD_PAGER_COMPLETE) return;
+  if (client->completer == client->worker->number) return;
+  if (tell(pager, client->worker, client, UFFD_SAY_COMPLETE)) client->completer = client->worker->number;
+}
+
+static void push_release(uffd_pager *pager, struct uffd_supervised *client) {
+  if (client->stage == UFFD_STAGE_LEAVING) {
+    if (client->worker != NULL && !tell(pager, client->worker, client, UFFD_SAY_RELEASE)) return;
+    uffd_stage_enter(&client->stage, UFFD_STAGE_LEAVING_HEIR);
+  }
+  if (client->stage == UFFD_STAGE_LEAVING_HEIR) {
+    if (client->heir != NULL && !tell(pager, client->heir, client, UFFD_SAY_RELEASE)) return;
+    uffd_stage_enter(&client->stage, UFFD_STAGE_LEFT);
+  }
+}
+
+/* A client without a worker gets the newest one of its slot, once that is ready. */
+static void assign(const uffd_pager *pager, struct uffd_supervised *client) {
+  struct uffd_worker *worker = client->worker == NULL ? uffd_worker_of(pager, client->slot) : NULL;
+  if (worker != NULL && worker->state == UFFD_WORKER_READY) client->worker = worker;
+}
+
+static void push(uffd_pager *pager, struct uffd_supervised *client) {
+  if (client->stage == UFFD_STAGE_QUEUED) assign(pager, client);
+  if (client->stage == UFFD_STAGE_HELD) push_start(pager, client);
+  if (uffd_stage_is_served(client->stage)) push_heir(pager, client);
+  if (uffd_stage_is_served(client->stage)) push_complete(pager, client);
+  if (uffd_stage_is_leaving(client->stage)) push_release(pager, client);
 }
 
 void uffd_tasks_push(uffd_pager *pager) {
-  for (struct uffd_served *served = pager->clients; served != NULL; served = served->next) {
-    assign(pager, served);
-    push_now(pager, served);
-    push_heir(pager, served);
+  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    push(pager, client);
   }
   for (struct uffd_worker *worker = pager->workers; worker != NULL; worker = worker->next) {
     if (worker->state == UFFD_WORKER_READY && !takes_over(pager, worker)) begin_some(pager, worker);
@@ -142,196 +137,168 @@ void uffd_tasks_push(uffd_pager *pager) {
 }
 
 bool uffd_tasks_none(const uffd_pager *pager, const struct uffd_worker *worker) {
-  for (const struct uffd_served *served = pager->clients; served != NULL; served = served->next) {
-    if (served->now.worker == worker || served->heir.worker == worker) return false;
+  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (client->worker == worker || client->heir == worker) return false;
   }
   return true;
 }
 
-/* The slot with the fewest clients. */
-uint32_t uffd_tasks_slot(const uffd_pager *pager) {
-  uint32_t best = 0, fewest = UINT32_MAX;
-  for (uint32_t slot = 0; slot < pager->opts.workers; slot++) {
-    uint32_t count = 0;
-    for (const struct uffd_served *served = pager->clients; served != NULL; served = served->next) {
-      if (served->slot == slot) count++;
-    }
-    if (count >= fewest) continue;
-    best = slot;
-    fewest = count;
-  }
-  return best;
-}
-
-/* ---- a worker goes */
-
-void uffd_tasks_fold(struct uffd_served *served) {
+/* Its worker does not serve it any more: keeps that worker's figures. */
+static void fold(struct uffd_supervised *client) {
   struct uffd_figures figures;
-  if (uffd_book_figures(&served->book, &figures)) uffd_add_stats(&served->base, &figures.stats);
-  served->base.queue = 0;
-  uffd_book_turn(&served->book);
+  if (uffd_book_figures(&client->book, &figures)) uffd_add_stats(&client->former, &figures.stats);
+  client->former.queue = 0;
+  uffd_book_reset(&client->book);
 }
 
-static void inherit(struct uffd_served *served) {
-  served->now = served->heir;
-  served->heir = (struct uffd_share){0};
-  if (served->now.task == UFFD_TASK_NONE && !served->leaving) served->now.task = UFFD_TASK_WAITING;
-}
-
-/* Faults that were told and not answered, or not told yet: of fdinfo. */
-static bool has_faults(const struct uffd_served *served) {
-  char path[64], line[256];
-  bool waiting = false;
-  snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", served->object_fd);
-  FILE *file = fopen(path, "re");
-  if (file == NULL) return true;
-  while (fgets(line, sizeof(line), file) != NULL) {
-    if (strncmp(line, "total:", 6) == 0) waiting = strtoul(line + 6, NULL, 10) != 0;
-  }
-  (void)fclose(file);
-  return waiting;
-}
-
-/*
- * Did the worker die of this client? It was making it, or it left its faults unanswered and answered none since it
- * began. Others may have been caught as well, so one death proves nothing: those that are struck are served after the
- * others next time.
- */
-static void blame(struct uffd_served *served, uint64_t now, bool killed) {
-  struct uffd_book_head *head = served->book.head;
-  uint32_t phase = atomic_load(&head->phase);
-  bool progress = phase == UFFD_BOOK_SERVING && atomic_load(&head->answered) != served->answered;
-  bool suspect = phase == UFFD_BOOK_MAKING || (phase == UFFD_BOOK_SERVING && has_faults(served));
-  if (progress) {
-    served->strikes = served->kills = 0;
-  } else if (suspect && killed) {
-    if (served->kills++ == 0) served->first_kill_ns = now;
-  } else if (suspect) {
-    if (now - served->first_strike_ns > UFFD_STRIKES_NS) served->strikes = 0;
-    if (served->strikes++ == 0) served->first_strike_ns = now;
+/* What the client is for its heir, which becomes its worker. */
+static enum uffd_stage stage_for_heir(enum uffd_stage stage) {
+  switch (stage) {
+  case UFFD_STAGE_HEIR_MAKING:
+    return UFFD_STAGE_PREPARING;
+  case UFFD_STAGE_HEIR_HELD:
+  case UFFD_STAGE_YIELDING:
+    return UFFD_STAGE_HELD;
+  default:
+    return UFFD_STAGE_QUEUED; /* the heir, if there is one, has not been told */
   }
 }
 
-static bool is_guilty(const struct uffd_served *served, uint64_t now) {
-  return served->strikes >= UFFD_STRIKES ||
-         (served->kills >= UFFD_KILLS && now - served->first_kill_ns > UFFD_STRIKES_NS);
+/* Its worker does not have it any more: the heir has it now, or nobody. */
+static void inherit(struct uffd_supervised *client) {
+  client->worker = client->heir;
+  client->heir = NULL;
+  if (client->stage == UFFD_STAGE_QUEUED) return;
+  uffd_stage_enter(&client->stage, stage_for_heir(client->stage));
 }
 
-static void lose(uffd_pager *pager, struct uffd_served *served, uint64_t now, bool killed) {
-  blame(served, now, killed);
-  uffd_tasks_fold(served);
-  inherit(served);
-  served->complete_sent = false;
-  if (served->state == UFFD_CLIENT_SERVED) served->state = UFFD_CLIENT_STARTING;
-  if (is_guilty(served, now) && served->now.worker == NULL) { /* an heir, of a new program perhaps, may try */
-    uffd_served_give_up(pager, served, ECHILD, "Its workers died again and again while they served it.");
+static void lose(uffd_pager *pager, struct uffd_supervised *client, uint64_t now, bool killed) {
+  uffd_blame(client, now, killed);
+  fold(client);
+  if (uffd_stage_is_leaving(client->stage)) {
+    client->worker = NULL;
+    return;
+  }
+  inherit(client);
+  if (uffd_is_guilty(client, now) && client->worker == NULL) { /* an heir, perhaps of a new program, may try */
+    uffd_client_give_up(pager, client, ECHILD, "Its workers died again and again while they served it.");
   }
 }
 
-static void lose_heir(uffd_pager *pager, struct uffd_served *served, const struct uffd_worker *worker) {
-  served->heir = (struct uffd_share){0};
-  if (atomic_exchange(&served->book.head->preparing, 0) == 0) return;
-  if (++served->heir_strikes < HEIR_STRIKES) return;
-  uffd_report(pager, UFFD_REPORT_ERROR, ECHILD, served, worker,
+static void lose_heir(uffd_pager *pager, struct uffd_supervised *client, const struct uffd_worker *worker) {
+  client->heir = NULL;
+  if (client->stage == UFFD_STAGE_YIELDING) {
+    uffd_stage_enter(&client->stage, UFFD_STAGE_YIELDING_BACK);
+  } else if (uffd_stage_is_served(client->stage)) {
+    uffd_stage_enter(&client->stage, UFFD_STAGE_SERVED);
+  }
+  if (atomic_exchange(&client->book.head->preparing, 0) == 0) return;
+  if (++client->heir_strikes < HEIR_STRIKES) return;
+  uffd_report(pager, UFFD_REPORT_ERROR, ECHILD, client, worker,
               "New workers die while they prepare to serve it: it stays with the old one.");
 }
 
 void uffd_tasks_died(uffd_pager *pager, const struct uffd_worker *worker, bool killed) {
   uint64_t now = uffd_now();
-  for (struct uffd_served *served = pager->clients; served != NULL; served = served->next) {
-    if (served->heir.worker == worker) lose_heir(pager, served, worker);
-    if (served->now.worker == worker) lose(pager, served, now, killed);
+  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (client->heir == worker) lose_heir(pager, client, worker);
+    if (client->worker == worker) lose(pager, client, now, killed);
   }
 }
 
-/* ---- a worker comes */
-
-static void take_over(uffd_pager *pager, struct uffd_served *served, struct uffd_worker *worker) {
-  struct uffd_worker *old = served->now.worker;
-  if (served->slot != worker->index || served->leaving || old == worker) return;
-  if (served->state == UFFD_CLIENT_FROZEN) {
+static void take_over(const uffd_pager *pager, struct uffd_supervised *client, struct uffd_worker *worker) {
+  if (client->slot != worker->index || uffd_stage_is_leaving(client->stage) || client->worker == worker) return;
+  if (client->stage == UFFD_STAGE_FROZEN) {
     if (pager->opts.on_crash != UFFD_PAGER_FREEZE) return;
-    served->state = UFFD_CLIENT_STARTING;
-    served->strikes = 0;
-    served->now = (struct uffd_share){worker, UFFD_TASK_WAITING};
-  } else if (served->now.task == UFFD_TASK_WAITING) {
-    served->now.worker = worker;
-  } else if (old != NULL && served->heir.worker == NULL && served->heir_strikes < HEIR_STRIKES) {
-    served->heir = (struct uffd_share){worker, UFFD_TASK_WAITING};
+    client->strikes = 0;
+    client->worker = worker;
+    uffd_stage_enter(&client->stage, UFFD_STAGE_QUEUED);
+  } else if (client->stage == UFFD_STAGE_QUEUED) {
+    client->worker = worker;
+  } else if (client->heir == NULL && client->heir_strikes < HEIR_STRIKES) {
+    client->heir = worker; /* it is told when the client is served */
+    if (client->stage == UFFD_STAGE_SERVED) uffd_stage_enter(&client->stage, UFFD_STAGE_HEIR_QUEUED);
   }
 }
 
 void uffd_tasks_ready(uffd_pager *pager, struct uffd_worker *worker) {
-  for (struct uffd_served *served = pager->clients; served != NULL; served = served->next) {
-    if (worker->reloaded) served->heir_strikes = 0;
-    take_over(pager, served, worker);
+  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (worker->reloaded) client->heir_strikes = 0;
+    take_over(pager, client, worker);
   }
 }
 
-/* ---- what they say */
+/* Its worker cannot serve it. */
+static void fail_making(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why) {
+  fold(client);
+  inherit(client);
+  if (client->worker == NULL) uffd_client_give_up(pager, client, error, why);
+}
 
-static void serving(uffd_pager *pager, struct uffd_served *served, struct uffd_worker *worker,
+static void serving(uffd_pager *pager, struct uffd_supervised *client, const struct uffd_worker *worker,
                     const struct uffd_message *message) {
-  if (served->now.worker != worker || served->now.task != UFFD_TASK_MAKING) return;
+  if (client->worker != worker || client->stage != UFFD_STAGE_MAKING) return; /* it may have left meanwhile */
   if (message->error != 0) {
-    char why[sizeof(message->text) + 64];
+    char why[UFFD_MESSAGE_TEXT + 64];
     snprintf(why, sizeof(why), "A worker cannot serve it: %s", message->text);
-    uffd_tasks_fold(served);
-    inherit(served);
-    if (served->now.worker == NULL) uffd_served_give_up(pager, served, message->error, why);
+    fail_making(pager, client, message->error, why);
     return;
   }
-  served->now.task = UFFD_TASK_SERVING;
-  if (message->number != 0) served->make_ns = message->number;
-  if (served->begun) served->restarts++;
-  served->begun = true;
-  if (!served->leaving) served->state = UFFD_CLIENT_SERVED; /* it may have ended while it was being made */
+  if (message->number != 0) client->make_ns = message->number;
+  client->begun++;
+  uffd_stage_enter(&client->stage, client->heir != NULL ? UFFD_STAGE_HEIR_QUEUED : UFFD_STAGE_SERVED);
 }
 
-static void held(uffd_pager *pager, struct uffd_served *served, struct uffd_worker *worker,
+static void held(uffd_pager *pager, struct uffd_supervised *client, const struct uffd_worker *worker,
                  const struct uffd_message *message) {
-  struct uffd_share *share = served->now.worker == worker ? &served->now : &served->heir;
-  if (share->worker != worker || share->task != UFFD_TASK_MAKING) return;
+  bool by_worker = client->stage == UFFD_STAGE_PREPARING && client->worker == worker;
+  bool by_heir = client->stage == UFFD_STAGE_HEIR_MAKING && client->heir == worker;
+  if (!by_worker && !by_heir) return;
   if (message->error == 0) {
-    share->task = UFFD_TASK_HELD;
-  } else if (share == &served->now) { /* the old one has died meanwhile */
-    uffd_served_give_up(pager, served, message->error, message->text);
+    uffd_stage_enter(&client->stage, by_worker ? UFFD_STAGE_HELD : UFFD_STAGE_HEIR_HELD);
+  } else if (by_worker) { /* the old worker has died meanwhile */
+    fail_making(pager, client, message->error, message->text);
   } else {
-    served->heir = (struct uffd_share){0};
-    uffd_report(pager, UFFD_REPORT_ERROR, message->error, served, worker,
+    client->heir = NULL;
+    uffd_stage_enter(&client->stage, UFFD_STAGE_SERVED);
+    uffd_report(pager, UFFD_REPORT_ERROR, message->error, client, worker,
                 "The new worker cannot serve it, the old one goes on: %s", message->text);
   }
 }
 
-static void yielded(struct uffd_served *served, const struct uffd_worker *worker) {
-  if (served->now.worker != worker || served->now.task != UFFD_TASK_YIELDING) return;
-  uffd_tasks_fold(served);
-  inherit(served);
+static void yielded(struct uffd_supervised *client, const struct uffd_worker *worker) {
+  bool yields = client->stage == UFFD_STAGE_YIELDING || client->stage == UFFD_STAGE_YIELDING_BACK;
+  bool leaving = uffd_stage_is_leaving(client->stage);
+  if (client->worker != worker || (!yields && !leaving)) return;
+  fold(client);
+  if (yields) inherit(client);
+  if (leaving) client->worker = NULL;
 }
 
-static void released(struct uffd_served *served, const struct uffd_worker *worker) {
-  struct uffd_share *share = served->now.worker == worker ? &served->now : &served->heir;
-  if (share->worker == worker && share->task == UFFD_TASK_RELEASING) *share = (struct uffd_share){0};
+static void released(struct uffd_supervised *client, const struct uffd_worker *worker) {
+  if (!uffd_stage_is_leaving(client->stage)) return;
+  if (client->worker == worker) client->worker = NULL;
+  if (client->heir == worker) client->heir = NULL;
 }
 
-static void completed(uffd_pager *pager, struct uffd_served *served, const struct uffd_message *message) {
+static void completed(uffd_pager *pager, struct uffd_supervised *client, const struct uffd_message *message) {
   if (message->error == 0) {
-    uffd_served_leave(pager, served, UFFD_CLIENT_COMPLETE, "All its memory is there.");
-  } else if (!served->leaving) {
-    uffd_report(pager, UFFD_REPORT_ERROR, message->error, served, NULL,
+    uffd_client_leave(client, UFFD_CLIENT_COMPLETE, "All its memory is there.");
+  } else if (!uffd_stage_is_leaving(client->stage)) {
+    uffd_report(pager, UFFD_REPORT_ERROR, message->error, client, NULL,
                 "Its memory cannot be completed, it is served until it is gone: %s", message->text);
   }
 }
 
-/* Until it is told otherwise the worker keeps the descriptors, too. */
-static void forked(uffd_pager *pager, const struct uffd_served *parent, struct uffd_worker *worker,
+/* The worker keeps its copies of the descriptors until it has our answer. */
+static void forked(uffd_pager *pager, const struct uffd_supervised *parent, struct uffd_worker *worker,
                    const struct uffd_message *message, int *fds) {
   struct uffd_message answer = {.kind = UFFD_SAY_ADOPTED, .number = message->number};
   int result = 0;
   if (parent == NULL || fds[0] < 0 || fds[1] < 0) {
     result = fail(EMFILE, "A forked child cannot be taken in: no descriptors are left, raise the limit (ulimit -n).");
   }
-  if (result == 0) result = uffd_served_fork(pager, parent, fds[0], fds[1]);
+  if (result == 0) result = uffd_client_fork(pager, parent, fds[0], fds[1]);
   answer.error = -result;
   if (result == 0) {
     fds[0] = fds[1] = -1;
@@ -343,32 +310,32 @@ static void forked(uffd_pager *pager, const struct uffd_served *parent, struct u
 }
 
 void uffd_tasks_said(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_message *message, int *fds) {
-  struct uffd_served *served = uffd_served_find(pager, message->client);
+  struct uffd_supervised *client = uffd_client_find(pager, message->client);
   if ((message->kind == UFFD_SAY_SERVING || message->kind == UFFD_SAY_HELD) && worker->making != 0) worker->making--;
   if (message->kind == UFFD_SAY_FORKED) {
-    forked(pager, served, worker, message, fds);
+    forked(pager, client, worker, message, fds);
   } else if (message->kind == UFFD_SAY_ERROR) {
-    uffd_report(pager, UFFD_REPORT_ERROR, message->error, served, worker, "%s", message->text);
+    uffd_report(pager, UFFD_REPORT_ERROR, message->error, client, worker, "%s", message->text);
   }
-  if (served == NULL) return;
+  if (client == NULL) return;
   switch (message->kind) {
   case UFFD_SAY_SERVING:
-    serving(pager, served, worker, message);
+    serving(pager, client, worker, message);
     break;
   case UFFD_SAY_HELD:
-    held(pager, served, worker, message);
+    held(pager, client, worker, message);
     break;
   case UFFD_SAY_YIELDED:
-    yielded(served, worker);
+    yielded(client, worker);
     break;
   case UFFD_SAY_RELEASED:
-    released(served, worker);
+    released(client, worker);
     break;
   case UFFD_SAY_COMPLETED:
-    completed(pager, served, message);
+    completed(pager, client, message);
     break;
   case UFFD_SAY_LATE:
-    uffd_report(pager, UFFD_REPORT_LATE, 0, served, worker, "%s", message->text);
+    uffd_report(pager, UFFD_REPORT_LATE, 0, client, worker, "%s", message->text);
     break;
   default:
     break;

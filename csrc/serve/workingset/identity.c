@@ -1,6 +1,6 @@
 /*
- * What tells images of one length apart: a hash of samples, which are where they are for every image of that length, so
- * that a copy has the same identity whatever became of its holes.
+ * The identity of an image: a hash of its length and of samples. The samples' places depend on the length alone, so a
+ * copy has the same identity, whatever its holes.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -50,8 +50,10 @@ static int add_sample(int fd, uint64_t offset, uint64_t length, uint64_t *hash) 
   return 0;
 }
 
-/* What lies at the beginning of a sparse image tells most: a quarter of the samples each for all of it, the first 16th,
- * the first 256th, the first 4096th. */
+/*
+ * A sparse image has most of its data at the beginning: a quarter of the samples each is taken from all of it, from the
+ * first 16th, from the first 256th, and from the first 4096th.
+ */
 static int add_samples(int fd, uint64_t length, uint64_t *hash) {
   uint64_t blocks = pages_of(length, SAMPLE);
   if (blocks <= SCALES * EACH) {

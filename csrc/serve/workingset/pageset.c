@@ -1,9 +1,7 @@
 /*
- * A set of page numbers, as a tree of blocks of one size: bits at the bottom, blocks above.
+ * A set of page numbers: a tree of blocks of one size. The lowest ones hold a bit for each page, the others pointers.
  */
 #include "serve/workingset/pageset.h"
-
-#include <stdlib.h>
 
 #include "base/base.h"
 
@@ -16,7 +14,7 @@ union uffd_pageset_block {
   union uffd_pageset_block *children[CHILDREN];
 };
 
-/* Pages below a block at that height, as a power of two. */
+/* log2 of the pages below a block at that height. */
 static unsigned shift_of(unsigned height) {
   return BITS_SHIFT + CHILD_SHIFT * height;
 }
@@ -31,7 +29,7 @@ static void free_block(union uffd_pageset_block *block, unsigned height) {
   if (block == NULL) return;
   for (unsigned i = 0; height > 0 && i < CHILDREN; i++)
     free_block(block->children[i], height - 1);
-  free(block);
+  DELETE(block);
 }
 
 void uffd_pageset_free(struct uffd_pageset *set) {
@@ -40,19 +38,19 @@ void uffd_pageset_free(struct uffd_pageset *set) {
 }
 
 int uffd_pageset_add(struct uffd_pageset *set, uint64_t page) {
-  union uffd_pageset_block **slot = &set->root;
+  union uffd_pageset_block **block_at = &set->root;
   for (unsigned height = set->height;; height--) {
-    if (*slot == NULL && (*slot = calloc(1, sizeof(**slot))) == NULL) return -1;
+    if (*block_at == NULL && (*block_at = uffd_alloc(sizeof(**block_at))) == NULL) return -1;
     if (height == 0) break;
-    slot = &(*slot)->children[page >> shift_of(height - 1) & (CHILDREN - 1)];
+    block_at = &(*block_at)->children[page >> shift_of(height - 1) & (CHILDREN - 1)];
   }
-  uint64_t *word = &(*slot)->bits[page % (1u << BITS_SHIFT) / 64], bit = UINT64_C(1) << page % 64;
+  uint64_t *word = &(*block_at)->bits[page % (1u << BITS_SHIFT) / 64], bit = UINT64_C(1) << page % 64;
   if ((*word & bit) != 0) return 0;
   *word |= bit;
   return 1;
 }
 
-/* The block of bits that holds the page, or NULL: then none of the *span pages around it is there. */
+/* The block that has the page's bit. NULL: none of the *span pages around it is in the set. */
 static const union uffd_pageset_block *find_bits(const struct uffd_pageset *set, uint64_t page, uint64_t *span) {
   const union uffd_pageset_block *block = set->root;
   unsigned height = set->height;
@@ -62,7 +60,7 @@ static const union uffd_pageset_block *find_bits(const struct uffd_pageset *set,
   return block;
 }
 
-/* The first page from `page` on that is in the set, or that is not; the limit if there is none. */
+/* The first page from `page` on that is in the set (wanted), or that is not; the limit when there is none. */
 static uint64_t scan(const struct uffd_pageset *set, uint64_t page, bool wanted) {
   while (page < set->limit) {
     uint64_t span;

@@ -1,6 +1,6 @@
 /*
- * A set of page numbers: a bitmap whose parts are made as they are needed, so that a set of a large image costs what
- * was put into it, 4 KiB for each 32768 neighbouring pages at most.
+ * A set of page numbers: a bitmap whose parts are allocated when a page is put into them. So its memory depends on what
+ * was put in, at most 4 KiB for each 32768 neighbouring pages, and not on the size of the image.
  */
 #ifndef UFFD_SERVE_PAGESET_H
 #define UFFD_SERVE_PAGESET_H
@@ -12,8 +12,8 @@ union uffd_pageset_block;
 
 struct uffd_pageset {
   union uffd_pageset_block *root;
-  unsigned height; /* of blocks of blocks above the bits */
-  uint64_t limit;  /* pages are below it */
+  unsigned height; /* levels of pointer blocks above the bits */
+  uint64_t limit;  /* every page is smaller */
 };
 
 struct uffd_run {
@@ -22,9 +22,9 @@ struct uffd_run {
 
 void uffd_pageset_init(struct uffd_pageset *set, uint64_t limit);
 void uffd_pageset_free(struct uffd_pageset *set);
-/* 1, or 0 when it was there already; -1: no memory. */
+/* 1; 0 when it is in the set already; -1: no memory. */
 int uffd_pageset_add(struct uffd_pageset *set, uint64_t page);
-/* The first run of neighbouring pages from `from` on. False: there are none. */
+/* The first run of neighbouring pages at `from` or after it. False: there is none. */
 bool uffd_pageset_run(const struct uffd_pageset *set, uint64_t from, struct uffd_run *run);
 
 #endif

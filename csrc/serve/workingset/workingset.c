@@ -1,11 +1,10 @@
 /*
- * The pages that a client touched: records in the order of touching, and a set of pages that keeps each from being
- * there twice and gives them back sorted. Files are workingset_file.c's.
+ * The pages that a client touched: records in the order of touching, and a set of the same pages, which finds
+ * duplicates and gives the pages in order. workingset_file.c reads and writes files.
  */
 #include "serve/workingset/workingset.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define LEAST_PAGE UINT64_C(4096)
@@ -21,7 +20,7 @@ int uffd_workingset_create(uint64_t page_size, uint64_t image_length, uint64_t i
     return fail(EINVAL, "A page of %" PRIu64 " bytes: it must be a power of two from %" PRIu64 " on.", page_size,
                 LEAST_PAGE);
   if (image_length == 0) return fail(EINVAL, "An image of 0 bytes has no pages.");
-  uffd_workingset *made = calloc(1, sizeof(*made));
+  uffd_workingset *made = NEW(uffd_workingset);
   if (made == NULL) return fail(ENOMEM, "No memory for a working set.");
   made->page_size = page_size;
   made->image_length = image_length;
@@ -34,18 +33,17 @@ int uffd_workingset_create(uint64_t page_size, uint64_t image_length, uint64_t i
 void uffd_workingset_close(uffd_workingset *set) {
   if (set == NULL) return;
   uffd_pageset_free(&set->pages);
-  free(set->records);
-  free(set);
+  uffd_release(set->records, set->capacity * sizeof(*set->records));
+  DELETE(set);
 }
-
-/* ------------------------------------------------------------------------------------------------ adding */
 
 static int reserve(uffd_workingset *set, uint64_t count) {
   if (count <= set->capacity) return 0;
   uint64_t capacity = max_u64(max_u64(count, 256), set->capacity * 2);
-  uint64_t *records =
-      capacity > SIZE_MAX / sizeof(*records) ? NULL : realloc(set->records, (size_t)capacity * sizeof(*records));
+  uint64_t *records = capacity > SIZE_MAX / sizeof(*records) ? NULL : uffd_alloc(capacity * sizeof(*records));
   if (records == NULL) return fail(ENOMEM, "No memory for a working set of %" PRIu64 " pages.", count);
+  if (set->count != 0) memcpy(records, set->records, set->count * sizeof(*records));
+  uffd_release(set->records, set->capacity * sizeof(*records));
   set->records = records;
   set->capacity = capacity;
   return 0;
@@ -88,8 +86,6 @@ int uffd_workingset_merge(uffd_workingset *set, const uffd_workingset *other) {
   if (set->image_identity == 0) set->image_identity = other->image_identity;
   return 0;
 }
-
-/* ------------------------------------------------------------------------------------------------ telling */
 
 int uffd_workingset_check(const uffd_workingset *set, uint64_t image_length, uint64_t image_identity) {
   int result = check(set);

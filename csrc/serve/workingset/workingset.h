@@ -1,4 +1,4 @@
-/* A working set as its files see it: records in the order of touching, and which pages they name. */
+/* A working set, as the files of this room share it. */
 #ifndef UFFD_SERVE_WORKINGSET_H
 #define UFFD_SERVE_WORKINGSET_H
 
@@ -6,7 +6,7 @@
 #include "serve/workingset/pageset.h"
 #include "uffd_pager.h"
 
-/* A record, in memory as in the file: the page's index below, the kind of access above. */
+/* A record, in memory and in the file: the page's index in the low bits, the kind of access in the high ones. */
 #define RECORD_KIND_SHIFT   56u
 #define RECORD_KINDS        UINT64_C(0xff)
 #define RECORD_PAGE(record) ((record) & ((UINT64_C(1) << RECORD_KIND_SHIFT) - 1))
@@ -16,18 +16,18 @@ struct uffd_workingset {
   uint64_t page_size, image_length, image_identity;
   uint64_t *records;
   uint64_t count, capacity;
-  struct uffd_pageset pages; /* those of the records */
+  struct uffd_pageset pages; /* of the records */
 };
 
-/* Pages of an image, the last one perhaps in part. */
+/* The number of pages of an image; the last page may be partial. */
 static inline uint64_t pages_of(uint64_t length, uint64_t page_size) {
   return (length - 1) / page_size + 1;
 }
 
-/* Adds a record whose page is inside the image: 1, or 0 when the page is there already; -ENOMEM. */
+/* Adds a record whose page is inside the image: 1; 0 when the page is in the set already; -ENOMEM. */
 int uffd_workingset_add_record(uffd_workingset *set, uint64_t record);
 
-/* FNV-1a, 64 bits: begin with the basis, go on with what came out. */
+/* FNV-1a, 64 bits. hash: FNV_BASIS at first, then the last result. */
 #define FNV_BASIS UINT64_C(0xcbf29ce484222325)
 uint64_t uffd_fnv(uint64_t hash, const void *bytes, size_t length);
 

@@ -1,6 +1,6 @@
 /*
- * Working sets in files: the format that uffd_pager.h describes, read with distrust, written beside the old file and
- * put in its place when it is whole.
+ * Working sets in files, in the format that uffd_pager.h describes. Every field that is read is checked. A new file is
+ * written beside the old one, and renamed over it when it is complete.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -22,7 +22,7 @@
 
 static const unsigned char magic[8] = {0x89, 'u', 'f', 'f', 'd', 'w', 's', '\n'};
 
-/* Where the header's fields are. */
+/* The offsets of the header's fields. */
 enum {
   AT_VERSION = 8,
   AT_HEADER = 12,
@@ -55,8 +55,6 @@ static void put_u32(unsigned char *at, uint32_t value) {
     at[i] = (unsigned char)(value >> 8 * i);
 }
 
-/* ------------------------------------------------------------------------------------------------ reading */
-
 /* A file being read: its path for sentences, and the sum of what was read so far. */
 struct reader {
   const char *path;
@@ -80,7 +78,7 @@ static int read_bytes(struct reader *reader, unsigned char *bytes, uint64_t leng
 static int open_reader(const char *path, struct reader *reader) {
   struct stat status;
   *reader = (struct reader){.path = path, .sum = FNV_BASIS};
-  reader->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not to wait for a pipe's other end */
+  reader->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe must not wait for its other end */
   if (reader->fd < 0) return fail(errno, "Cannot open %s: %s.", path, strerror(errno));
   int error = fstat(reader->fd, &status) < 0 ? errno : 0;
   if (error == 0 && S_ISREG(status.st_mode)) {
@@ -92,7 +90,7 @@ static int open_reader(const char *path, struct reader *reader) {
   return fail(EINVAL, "%s is not a regular file, so it is no working set.", path);
 }
 
-/* Is it ours at all, and of an age that we know? */
+/* Is it a working-set file, of a version that we know? */
 static int check_kind(const struct reader *reader, const unsigned char *header) {
   if (memcmp(header, magic, sizeof(magic)) != 0)
     return fail(EINVAL, "%s is not a working-set file: it does not begin as one.", reader->path);
@@ -190,9 +188,7 @@ int uffd_workingset_load(const char *path, uffd_workingset **set) {
   return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ writing */
-
-/* The new file, beside the one that it will replace. */
+/* The new file, and the one that it will replace. */
 struct writer {
   char target[PATH_MAX], path[PATH_MAX];
   int fd;
@@ -210,8 +206,7 @@ static int write_bytes(struct writer *writer, const unsigned char *bytes, size_t
   return 0;
 }
 
-/* The file that the path leads to, links followed, and its mode; what is not there yet is made with that of the umask.
- */
+/* The file at the end of the path, links followed, and its mode; *mode is 0 when there is no file yet. */
 static int find_target(const char *path, struct writer *writer, mode_t *mode) {
   struct stat status;
   *mode = 0;
@@ -239,7 +234,7 @@ static int open_writer(const char *path, struct writer *writer) {
       return fail(ENAMETOOLONG, "Cannot write %s: %s.", path, strerror(ENAMETOOLONG));
     writer->fd = open(writer->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (writer->fd >= 0) {
-      if (mode != 0) fchmod(writer->fd, mode); /* else it is as readable as a new file is */
+      if (mode != 0) fchmod(writer->fd, mode); /* without an old file the umask decides */
       return 0;
     }
     if (errno != EEXIST) break;
@@ -273,7 +268,7 @@ static int write_records(struct writer *writer, const uffd_workingset *set) {
   return write_bytes(writer, chunk, TRAILER);
 }
 
-/* So that the new name outlives a crash. Some file systems cannot: then it is as good as theirs gets. */
+/* The new name is on the disk after this. File systems that cannot sync a directory are left as they are. */
 static void sync_directory(const char *path) {
   char directory[PATH_MAX];
   const char *slash = strrchr(path, '/');

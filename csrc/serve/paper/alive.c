@@ -1,14 +1,15 @@
 /*
- * Is a client's memory still there? Its process may have handed the userfaultfd on for another, share its memory with
- * one, or be unknown to us: the userfaultfd itself tells.
+ * The userfaultfd is asked whether its memory still exists, and not the process: the process that connected may have
+ * handed over another one's memory, may share its memory with another process, or may be invisible from here.
  */
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include "serve/supervisor/pager.h"
+#include "base/base.h"
+#include "serve/paper/alive.h"
 
-/* A page that nobody can read, made once. */
+/* The address of a page that nobody can read; mapped once, 0 when there is no memory. */
 static uint64_t unreadable(void) {
   static _Atomic(void *) page;
   void *present = atomic_load(&page);
@@ -20,7 +21,7 @@ static uint64_t unreadable(void) {
   return (uint64_t)(uintptr_t)present;
 }
 
-/* A copy out of an unreadable page: it changes nothing, and says ESRCH when the address space is no more. */
+/* A copy from an unreadable page changes nothing, and fails with ESRCH when the address space is gone. */
 bool uffd_memory_gone(int object_fd, uint64_t address) {
   struct uffdio_copy copy = {.dst = address, .src = unreadable(), .len = BASE_PAGE, .mode = UFFDIO_COPY_MODE_DONTWAKE};
   return copy.src != 0 && ioctl(object_fd, UFFDIO_COPY, &copy) != 0 && errno == ESRCH;

@@ -1,0 +1,34 @@
+/*
+ * A wire protocol by which clients come: what the bytes of a connection mean. Which descriptors belong to a handshake
+ * is the connection's business: in all protocols the userfaultfd comes first.
+ */
+#ifndef UFFD_SERVE_PROTOCOL_H
+#define UFFD_SERVE_PROTOCOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "serve/door/handshake.h"
+#include "serve/door/regions.h"
+
+enum uffd_feed {
+  UFFD_FEED_NOTHING = 0, /* all bytes are used, no handshake has begun */
+  UFFD_FEED_MORE = 1,    /* all bytes are used, a handshake has begun */
+  UFFD_FEED_WHOLE = 2,   /* a handshake ended with the last used byte */
+  UFFD_FEED_BYE = 3      /* the client says that it needs no pager any more */
+};
+
+struct uffd_door_kind {
+  const char *name;
+  size_t state_size; /* of a connection's state, which is zero at first */
+  /*
+   * Takes the next bytes of the stream and counts in *used those that belong to the handshake. WHOLE: regions and
+   * regions_count of the handshake are set, in the order of the message, unchecked. -errno with a sentence: refused.
+   */
+  int (*feed)(void *state, const struct uffd_door_limits *limits, const char *bytes, size_t length, size_t *used,
+              struct uffd_handshake *handshake);
+  bool (*is_blank)(char c); /* may the byte stand between two handshakes? */
+  void (*release)(void *state);
+};
+
+#endif

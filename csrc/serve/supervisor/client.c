@@ -1,0 +1,310 @@
+/*
+ * Clients, as the supervisor keeps them: how they come, how their end is noticed, what becomes of them then.
+ */
+#include "serve/supervisor/client.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "serve/paper/alive.h"
+#include "serve/supervisor/family.h"
+#include "serve/supervisor/pager.h"
+#include "serve/supervisor/record.h"
+#include "serve/supervisor/report.h"
+
+#define KIN_TRIES    5                    /* to find the process of a forked child */
+#define PROBE_MIN_NS UINT64_C(10000000)   /* the first pause before a client's memory is asked for, */
+#define PROBE_MAX_NS UINT64_C(1000000000) /* and the longest */
+
+static void exited(uffd_pager *pager, void *owner) {
+  struct uffd_supervised *client = owner;
+  uffd_poll_drop(pager, client->pidfd);
+  uffd_close_fds(&client->pidfd, 1);
+  client->exited = true;
+  client->probe_ns = uffd_now();
+  client->probe_step = PROBE_MIN_NS;
+}
+
+/* Without a pidfd its end is noticed by asking for its memory. */
+static int poll_exit(uffd_pager *pager, struct uffd_supervised *client) {
+  client->exit = (struct uffd_poll){exited, client};
+  if (client->pidfd >= 0) return uffd_poll_add(pager, client->pidfd, &client->exit);
+  client->probe_step = PROBE_MIN_NS;
+  client->probe_ns = uffd_now() + client->probe_step;
+  return 0;
+}
+
+/* The slot with the fewest clients. */
+static uint32_t choose_slot(const uffd_pager *pager) {
+  uint32_t best = 0, fewest = UINT32_MAX;
+  for (uint32_t slot = 0; slot < pager->opts.workers; slot++) {
+    uint32_t count = 0;
+    for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+      if (client->slot == slot) count++;
+    }
+    if (count >= fewest) continue;
+    best = slot;
+    fewest = count;
+  }
+  return best;
+}
+
+static struct uffd_supervised *make(uffd_pager *pager) {
+  struct uffd_supervised *client = NEW(struct uffd_supervised);
+  if (client == NULL) return NULL;
+  client->object_fd = client->pidfd = -1;
+  client->book = (struct uffd_book)UFFD_BOOK_INIT;
+  memset(client->fds, -1, sizeof(client->fds));
+  client->who.id = pager->last_id + 1;
+  client->since_ns = uffd_now();
+  client->late_ns = client->since_ns + UFFD_BEGIN_NS;
+  client->slot = choose_slot(pager);
+  client->stage = UFFD_STAGE_QUEUED;
+  return client;
+}
+
+static void link_in(uffd_pager *pager, struct uffd_supervised *client) {
+  client->who.regions = uffd_book_regions(&client->book);
+  client->who.fds = client->fds;
+  client->next = pager->clients;
+  pager->clients = client;
+  pager->clients_count++;
+  pager->clients_come++;
+  pager->last_id = client->who.id;
+  if (client->who.of == 0) {
+    uffd_report(pager, UFFD_REPORT_CLIENT, 0, client, NULL, "It has handed over its memory.");
+  } else {
+    uffd_report(pager, UFFD_REPORT_CLIENT, 0, client, NULL, "It was forked from client %" PRIu64 ".", client->who.of);
+  }
+}
+
+static void free_client(uffd_pager *pager, struct uffd_supervised *client) {
+  if (client->pidfd >= 0) uffd_poll_drop(pager, client->pidfd);
+  uffd_close_fds(&client->object_fd, 1);
+  uffd_close_fds(&client->pidfd, 1);
+  uffd_close_fds(client->fds, UFFD_HANDSHAKE_FDS);
+  uffd_book_close(&client->book);
+  DELETE(client);
+}
+
+static int check_room(const uffd_pager *pager) {
+  if (pager->draining) return fail(ESHUTDOWN, "The pager takes no new clients: it is being drained.");
+  if ((pager->opts.flags & UFFD_PAGER_ONCE) != 0 && pager->clients_come != 0) {
+    return fail(ESHUTDOWN, "The pager takes no new clients: it was to serve one only.");
+  }
+  if (pager->clients_count < pager->opts.max_clients) return 0;
+  return fail(EBUSY, "There are %u clients already: more must be allowed by max_clients.", pager->clients_count);
+}
+
+int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake) {
+  int result = check_room(pager);
+  if (result < 0) return result;
+  struct uffd_supervised *client = make(pager);
+  if (client == NULL) return fail(ENOMEM, "No memory for a client.");
+  client->who = (struct uffd_client){
+      .id = client->who.id,
+      .pid = handshake->pid,
+      .uid = handshake->uid,
+      .gid = handshake->gid,
+      .regions_count = handshake->regions_count,
+      .regions = handshake->regions,
+      .fds_count = handshake->fds_count,
+  };
+  client->pidfd = handshake->pidfd;
+  handshake->pidfd = -1;
+  result = uffd_book_create(&client->who, pager->opts.record != NULL, &client->book);
+  if (result == 0) result = poll_exit(pager, client);
+  if (result < 0) {
+    free_client(pager, client);
+    return result;
+  }
+  client->connection = handshake->connection;
+  client->object_fd = handshake->object_fd;
+  handshake->object_fd = -1;
+  for (uint32_t i = 0; i < handshake->fds_count; i++) {
+    client->fds[i] = handshake->fds[i];
+    handshake->fds[i] = -1;
+  }
+  link_in(pager, client);
+  return 0;
+}
+
+int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd) {
+  struct uffd_supervised *client = make(pager);
+  if (client == NULL) return fail(ENOMEM, "No memory for a forked client.");
+  int result = uffd_book_open(book_fd, &client->book);
+  if (result < 0) {
+    free_client(pager, client);
+    return result;
+  }
+  struct uffd_book_head *head = client->book.head;
+  client->who.of = parent->who.id;
+  client->who.uid = parent->who.uid;
+  client->who.gid = parent->who.gid;
+  client->who.regions_count = head->regions_count;
+  head->id = client->who.id;
+  head->of = client->who.of;
+  client->forked_ticks = uffd_family_clock();
+  client->kin_tries = KIN_TRIES;
+  client->object_fd = object_fd;
+  (void)poll_exit(pager, client); /* without a pidfd this cannot fail */
+  link_in(pager, client);
+  return 0;
+}
+
+struct uffd_supervised *uffd_client_find(const uffd_pager *pager, uint64_t id) {
+  struct uffd_supervised *client = pager->clients;
+  while (client != NULL && client->who.id != id) {
+    client = client->next;
+  }
+  return client;
+}
+
+void uffd_client_leave(struct uffd_supervised *client, uint32_t state, const char *why) {
+  if (uffd_stage_is_leaving(client->stage)) return;
+  client->left_as = state;
+  client->why = why;
+  switch (client->stage) {
+  case UFFD_STAGE_QUEUED: /* nobody has been told of it */
+  case UFFD_STAGE_FROZEN:
+    client->worker = client->heir = NULL;
+    uffd_stage_enter(&client->stage, UFFD_STAGE_LEFT);
+    break;
+  case UFFD_STAGE_YIELDING: /* its worker lets go of it already */
+    uffd_stage_enter(&client->stage, UFFD_STAGE_LEAVING_HEIR);
+    break;
+  case UFFD_STAGE_YIELDING_BACK:
+    client->heir = NULL;
+    uffd_stage_enter(&client->stage, UFFD_STAGE_LEFT);
+    break;
+  case UFFD_STAGE_HEIR_MAKING:
+  case UFFD_STAGE_HEIR_HELD:
+    uffd_stage_enter(&client->stage, UFFD_STAGE_LEAVING);
+    break;
+  default:
+    client->heir = NULL; /* it has not been told */
+    uffd_stage_enter(&client->stage, UFFD_STAGE_LEAVING);
+    break;
+  }
+}
+
+/*
+ * The end of a connection does not mean that the client needs no pager: Firecracker before 1.12 hangs up right after
+ * its handshake. The client leaves when it says so, or when it is dead.
+ */
+void uffd_clients_hang_up(uffd_pager *pager, uint64_t connection, bool bye) {
+  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (client->connection != connection) continue;
+    client->connection = 0;
+    client->probe_ns = uffd_now();
+    client->probe_step = PROBE_MIN_NS;
+    if (bye) uffd_client_leave(client, UFFD_CLIENT_GONE, "It has said that it needs no pager any more.");
+  }
+}
+
+static void find_process(uffd_pager *pager, struct uffd_supervised *client) {
+  const struct uffd_supervised *parent = uffd_client_find(pager, client->who.of);
+  client->kin_tries--;
+  if (parent == NULL) return;
+  client->who.pid = uffd_family_child(pager, parent, client, &client->pidfd);
+  if (client->who.pid == 0) return;
+  client->kin_tries = 0;
+  client->book.head->pid = client->who.pid;
+  if (poll_exit(pager, client) < 0) uffd_close_fds(&client->pidfd, 1);
+}
+
+static void probe(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
+  const struct uffd_client_region *regions = client->who.regions;
+  if (uffd_memory_gone(client->object_fd, regions[0].address)) {
+    const char *how = client->stage == UFFD_STAGE_FROZEN ? "Its process is dead: no worker could serve it."
+                      : client->exited                   ? "Its process is dead."
+                                                         : "Its memory is no more.";
+    uffd_client_leave(client, UFFD_CLIENT_GONE, how);
+    client->probe_ns = 0;
+    return;
+  }
+  if (client->kin_tries != 0) find_process(pager, client);
+  client->probe_ns = now + client->probe_step;
+  client->probe_step = min_u64(2 * client->probe_step, PROBE_MAX_NS);
+}
+
+bool uffd_client_kill(const struct uffd_supervised *client) {
+  return client->pidfd >= 0 && syscall(SYS_pidfd_send_signal, client->pidfd, SIGKILL, NULL, 0) == 0;
+}
+
+void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why) {
+  if (client->stage == UFFD_STAGE_FROZEN || uffd_stage_is_leaving(client->stage)) return;
+  client->worker = client->heir = NULL;
+  uffd_stage_enter(&client->stage, UFFD_STAGE_FROZEN);
+  bool killed = pager->opts.on_crash == UFFD_PAGER_KILL && uffd_client_kill(client);
+  uffd_report(pager, UFFD_REPORT_FROZEN, error, client, NULL, "%s It is %s.", why,
+              killed                                    ? "killed"
+              : pager->opts.on_crash == UFFD_PAGER_KILL ? "frozen: there is no pidfd to kill it with"
+                                                        : "frozen");
+}
+
+bool uffd_clients_of(const uffd_pager *pager, uint64_t connection) {
+  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (client->connection == connection) return true;
+  }
+  return false;
+}
+
+static void finish(uffd_pager *pager, struct uffd_supervised *client) {
+  pager->clients_count--;
+  pager->clients_ended++;
+  uffd_record_write(pager, client);
+  uffd_report(pager, client->left_as == UFFD_CLIENT_COMPLETE ? UFFD_REPORT_COMPLETE : UFFD_REPORT_GONE, 0, client, NULL,
+              "%s", client->why);
+  free_client(pager, client);
+}
+
+/* When to report that no worker has begun to serve it. */
+static uint64_t begin_due(const struct uffd_supervised *client) {
+  bool begins = client->stage <= UFFD_STAGE_PREPARING;
+  return begins ? client->late_ns : UINT64_MAX;
+}
+
+static void check(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
+  bool leaving = uffd_stage_is_leaving(client->stage);
+  if (client->probe_ns != 0 && client->probe_ns <= now && !leaving) probe(pager, client, now);
+  if (begin_due(client) >= now) return;
+  client->late_ns = UINT64_MAX; /* once */
+  uffd_report(pager, UFFD_REPORT_LATE, 0, client, NULL, "No worker has begun to serve it for %u s.",
+              (unsigned)(UFFD_BEGIN_NS / 1000000000));
+}
+
+void uffd_clients_check(uffd_pager *pager, uint64_t now) {
+  struct uffd_supervised **at = &pager->clients;
+  while (*at != NULL) {
+    struct uffd_supervised *client = *at;
+    check(pager, client, now);
+    if (client->stage == UFFD_STAGE_LEFT && client->worker == NULL && client->heir == NULL) {
+      *at = client->next;
+      finish(pager, client);
+    } else {
+      at = &client->next;
+    }
+  }
+}
+
+uint64_t uffd_clients_due(const uffd_pager *pager) {
+  uint64_t due = UINT64_MAX;
+  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (client->probe_ns != 0 && !uffd_stage_is_leaving(client->stage)) due = min_u64(due, client->probe_ns);
+    due = min_u64(due, begin_due(client));
+  }
+  return due;
+}
+
+void uffd_clients_forget(uffd_pager *pager) {
+  while (pager->clients != NULL) {
+    struct uffd_supervised *client = pager->clients;
+    pager->clients = client->next;
+    free_client(pager, client);
+  }
+}

@@ -1,0 +1,70 @@
+/*
+ * A client, as the supervisor keeps it: how it comes, how its end is noticed, what becomes of it then.
+ */
+#ifndef UFFD_SERVE_SUPERVISOR_CLIENT_H
+#define UFFD_SERVE_SUPERVISOR_CLIENT_H
+
+#include "serve/door/handshake.h"
+#include "serve/paper/book.h"
+#include "serve/supervisor/poll.h"
+#include "serve/supervisor/stage.h"
+
+#define UFFD_BEGIN_NS UINT64_C(10000000000) /* a client that no worker has begun to serve after so long is reported */
+
+struct uffd_worker;
+
+struct uffd_supervised {
+  struct uffd_supervised *next;
+  struct uffd_client who; /* its regions lie in the book, its fds below */
+  int fds[UFFD_HANDSHAKE_FDS];
+  int object_fd;
+  int pidfd; /* of its process; -1: unknown, or exited */
+  struct uffd_poll exit;
+  struct uffd_book book;
+  uint32_t slot;
+  uint64_t since_ns;
+  uint64_t connection;   /* number of its connection; 0: none, or it has ended */
+  uint64_t forked_ticks; /* of a forked child: when, as uffd_family_clock() */
+  uint32_t kin_tries;    /* of a forked child: tries left to find its process */
+  /* who serves it */
+  enum uffd_stage stage;
+  struct uffd_worker *worker; /* that has it, or is to get it; NULL: none */
+  struct uffd_worker *heir;   /* that is to take over from it; NULL: none */
+  uint64_t completer;         /* number of the worker that was told to complete it */
+  uint64_t late_ns;           /* when it is reported that no worker has begun; UINT64_MAX: never, or no more */
+  uint64_t make_ns;           /* that the last worker needed to make it */
+  uint32_t begun;             /* times that a worker began to serve it */
+  struct uffd_stats former;   /* of its former workers together */
+  /* deaths of its workers: see blame.h */
+  uint64_t answered; /* faults, when its present worker began */
+  uint32_t strikes, kills;
+  uint64_t first_strike_ns, first_kill_ns;
+  uint32_t heir_strikes; /* deaths of heirs that were making it */
+  /* its end */
+  bool exited;         /* its process has exited; another process may have its memory */
+  uint64_t probe_ns;   /* when to ask next whether its memory still exists; 0: never */
+  uint64_t probe_step; /* ns until the next probe, doubles with each */
+  uint32_t left_as;    /* UFFD_CLIENT_GONE, _COMPLETE */
+  const char *why;     /* it left */
+};
+
+int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake); /* -errno with a sentence: refused */
+/* A child that parent has forked. Takes both descriptors when it succeeds. */
+int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd);
+struct uffd_supervised *uffd_client_find(const uffd_pager *pager, uint64_t id); /* NULL: none */
+/* The connection has ended. bye: the client has said that it needs no pager any more. */
+void uffd_clients_hang_up(uffd_pager *pager, uint64_t connection, bool bye);
+bool uffd_clients_of(const uffd_pager *pager, uint64_t connection); /* has the connection clients? */
+
+/* It needs no worker any more. state: UFFD_CLIENT_GONE or _COMPLETE. It ends when its workers have let go of it. */
+void uffd_client_leave(struct uffd_supervised *client, uint32_t state, const char *why);
+/* No worker can serve it: does what on_crash says. */
+void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why);
+bool uffd_client_kill(const struct uffd_supervised *client); /* false: there is no pidfd to kill it with */
+
+/* Looks for clients whose memory is gone, reports those that no worker begins, ends those that have left. */
+void uffd_clients_check(uffd_pager *pager, uint64_t now);
+uint64_t uffd_clients_due(const uffd_pager *pager); /* when to check again; UINT64_MAX: never */
+void uffd_clients_forget(uffd_pager *pager);        /* closes and frees all */
+
+#endif

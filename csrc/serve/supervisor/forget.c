@@ -1,0 +1,22 @@
+/*
+ * Closing everything, in the supervisor at its end and in a forked child of it.
+ */
+#include "serve/supervisor/forget.h"
+
+#include "serve/paper/descriptors.h"
+#include "serve/supervisor/client.h"
+#include "serve/supervisor/control.h"
+#include "serve/supervisor/link.h"
+#include "serve/supervisor/pager.h"
+#include "serve/supervisor/worker.h"
+
+void uffd_pager_forget(uffd_pager *pager) {
+  uffd_close_fds(&pager->epoll_fd, 1); /* first: a child must not change what its parent polls */
+  uffd_close_fds(&pager->timer_fd, 1);
+  uffd_close_fds(&pager->order_fd, 1);
+  uffd_links_close(pager);
+  uffd_control_close(pager->control);
+  pager->control = NULL;
+  uffd_workers_forget(pager);
+  uffd_clients_forget(pager);
+}

@@ -1,0 +1,132 @@
+/*
+ * The pager's options: checked, completed by the defaults, and copied.
+ */
+#include "serve/supervisor/options.h"
+
+#include <dirent.h>
+#include <string.h>
+
+#include "base/base.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define OWN_THREADS 2u /* ThreadSanitizer has one, too */
+#else
+#define OWN_THREADS 1u
+#endif
+
+/* fork() copies the calling thread only, and the locks that other threads hold stay locked in the child. */
+static int check_threads(const struct uffd_pager_opts *opts) {
+  if (opts->worker != NULL) return 0;
+  uint32_t count = 0;
+  DIR *threads = opendir("/proc/self/task");
+  for (struct dirent *entry; threads != NULL && (entry = readdir(threads)) != NULL;) {
+    if (entry->d_name[0] != '.') count++;
+  }
+  if (threads != NULL) (void)closedir(threads);
+  if (count <= OWN_THREADS) return 0;
+  return fail(EBUSY,
+              "This process has %u threads, and workers are forked children of it: give a command line for them "
+              "(worker), or create the pager before any thread.",
+              count);
+}
+
+int uffd_options_check(const struct uffd_pager_opts *opts) {
+  if (opts->socket == NULL) return fail(EINVAL, "socket: a pager needs the path of its front door.");
+  if (opts->image == NULL && opts->resolver == NULL) {
+    return fail(EINVAL, "image: a pager needs an image, or a resolver that makes all contents.");
+  }
+  if (opts->image == NULL && opts->replay != NULL) {
+    return fail(EINVAL, "replay: a working set belongs to an image, and there is none.");
+  }
+  if (opts->on_crash > UFFD_PAGER_FREEZE) return fail(EINVAL, "on_crash: unknown value %u.", opts->on_crash);
+  if (opts->on_drain > UFFD_PAGER_REFUSE) return fail(EINVAL, "on_drain: unknown value %u.", opts->on_drain);
+  if ((opts->flags & ~(uint32_t)(UFFD_PAGER_ONCE | UFFD_PAGER_PREFETCH)) != 0) {
+    return fail(EINVAL, "flags: unknown bits in 0x%x.", opts->flags);
+  }
+  if (opts->socket_mode > 0777) return fail(EINVAL, "socket_mode: 0%o is no mode of a socket.", opts->socket_mode);
+  if (opts->workers > 64) return fail(EINVAL, "workers: %u are too many, 64 are the most.", opts->workers);
+  if (opts->worker != NULL && opts->worker[0] == NULL) return fail(EINVAL, "worker: the command line is empty.");
+  return check_threads(opts);
+}
+
+static uint32_t or_else(uint32_t value, uint32_t instead) {
+  return value != 0 ? value : instead;
+}
+
+static int keep_string(const char **string) {
+  if (*string == NULL) return 0;
+  size_t length = strlen(*string) + 1;
+  char *copy = uffd_alloc(length);
+  if (copy != NULL) memcpy(copy, *string, length);
+  *string = copy;
+  return copy != NULL ? 0 : fail(ENOMEM, "No memory for a pager.");
+}
+
+static void release_string(const char *string) {
+  if (string != NULL) uffd_release((void *)(uintptr_t)string, strlen(string) + 1);
+}
+
+static size_t count_words(const char *const *command) {
+  size_t count = 0;
+  while (command[count] != NULL) {
+    count++;
+  }
+  return count;
+}
+
+static void release_command(const char *const *command, size_t count) {
+  for (size_t i = 0; command != NULL && i < count; i++) {
+    release_string(command[i]);
+  }
+  uffd_release((void *)(uintptr_t)command, (count + 1) * sizeof(char *));
+}
+
+static int keep_command(const char *const **command) {
+  if (*command == NULL) return 0;
+  size_t count = count_words(*command);
+  const char **copy = uffd_alloc((count + 1) * sizeof(char *));
+  int result = copy != NULL ? 0 : fail(ENOMEM, "No memory for a pager.");
+  for (size_t i = 0; i < count && result == 0; i++) {
+    copy[i] = (*command)[i];
+    result = keep_string(&copy[i]);
+  }
+  if (result < 0) {
+    release_command(copy, count);
+    copy = NULL;
+  }
+  *command = copy;
+  return result;
+}
+
+int uffd_options_keep(struct uffd_pager_opts *opts) {
+  opts->socket_mode = or_else(opts->socket_mode, 0600);
+  opts->max_clients = or_else(opts->max_clients, 256);
+  opts->max_regions = or_else(opts->max_regions, 64);
+  opts->max_bytes = or_else(opts->max_bytes, 64 << 10);
+  opts->handshake_ms = or_else(opts->handshake_ms, 5000);
+  opts->workers = or_else(opts->workers, 1);
+  opts->watchdog_ms = or_else(opts->watchdog_ms, 1000);
+  const char **strings[] = {&opts->socket, &opts->control, &opts->image, &opts->record, &opts->replay};
+  int result = 0;
+  for (size_t i = 0; i < sizeof(strings) / sizeof(*strings); i++) {
+    if (result == 0) {
+      result = keep_string(strings[i]);
+    } else {
+      *strings[i] = NULL; /* it is not ours to free */
+    }
+  }
+  if (result == 0) {
+    result = keep_command(&opts->worker);
+  } else {
+    opts->worker = NULL;
+  }
+  return result;
+}
+
+void uffd_options_release(struct uffd_pager_opts *opts) {
+  const char *strings[] = {opts->socket, opts->control, opts->image, opts->record, opts->replay};
+  for (size_t i = 0; i < sizeof(strings) / sizeof(*strings); i++) {
+    release_string(strings[i]);
+  }
+  if (opts->worker != NULL) release_command(opts->worker, count_words(opts->worker));
+}

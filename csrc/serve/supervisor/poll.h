@@ -1,0 +1,21 @@
+/*
+ * Descriptors that the supervisor polls.
+ */
+#ifndef UFFD_SERVE_POLL_H
+#define UFFD_SERVE_POLL_H
+
+#include <stdbool.h>
+
+#include "uffd_pager.h"
+
+/* What is called when the descriptor is ready. It lives as long as the descriptor is polled. */
+struct uffd_poll {
+  void (*ready)(uffd_pager *pager, void *owner);
+  void *owner;
+};
+
+int uffd_poll_add(uffd_pager *pager, int fd, struct uffd_poll *poll);                /* -errno with a sentence */
+void uffd_poll_write(uffd_pager *pager, int fd, struct uffd_poll *poll, bool write); /* poll for room to write too? */
+void uffd_poll_drop(uffd_pager *pager, int fd); /* does nothing when the descriptor is not polled */
+
+#endif

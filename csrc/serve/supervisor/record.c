@@ -1,0 +1,54 @@
+/*
+ * The record of a client: the pages that it touched, written to a working-set file when the client has ended.
+ */
+#include "serve/supervisor/record.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/base.h"
+#include "serve/supervisor/pager.h"
+#include "serve/supervisor/report.h"
+
+static uint64_t image_length(const uffd_pager *pager, const struct uffd_client *who) {
+  uint64_t length = pager->image_length;
+  for (uint32_t i = 0; length == 0 && i < who->regions_count; i++) {
+    if (i + 1 == who->regions_count) length = who->regions[i].offset + who->regions[i].length;
+  }
+  return length;
+}
+
+static int fill_set(const struct uffd_supervised *client, uffd_workingset *set) {
+  const struct uffd_book_head *head = client->book.head;
+  uint64_t count = atomic_load_explicit(&client->book.head->recorded, memory_order_acquire);
+  for (uint64_t i = 0; i < min_u64(count, head->pages); i++) {
+    struct uffd_touch touch = uffd_book_touched(&client->book, i);
+    int result = uffd_workingset_add(set, touch.offset, touch.flags);
+    if (result < 0) return result;
+  }
+  return 0;
+}
+
+static int save(const uffd_pager *pager, const struct uffd_supervised *client, const char *path) {
+  uffd_workingset *set;
+  int result = uffd_workingset_create(client->who.regions[0].page_size, image_length(pager, &client->who),
+                                      pager->image_identity, &set);
+  if (result < 0) return result;
+  result = fill_set(client, set);
+  if (result >= 0) result = uffd_workingset_save(set, path);
+  uffd_workingset_close(set);
+  return result;
+}
+
+void uffd_record_write(uffd_pager *pager, const struct uffd_supervised *client) {
+  if (pager->opts.record == NULL || client->book.head->record_at == 0) return;
+  char path[4096 + 32];
+  if (client->who.id == 1) {
+    snprintf(path, sizeof(path), "%s", pager->opts.record);
+  } else {
+    snprintf(path, sizeof(path), "%s.%" PRIu64, pager->opts.record, client->who.id);
+  }
+  int result = save(pager, client, path);
+  if (result >= 0) return;
+  uffd_report(pager, UFFD_REPORT_ERROR, -result, client, NULL, "Its working set is not written: %s", uffd_errmsg());
+}

@@ -1,0 +1,41 @@
+/*
+ * What the pager's user can see of the pager and its clients.
+ */
+#include <string.h>
+
+#include "base/base.h"
+#include "serve/supervisor/pager.h"
+#include "serve/supervisor/report.h"
+#include "serve/supervisor/worker.h"
+
+int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_status *status) {
+  struct uffd_pager_status full = UFFD_PAGER_STATUS_INIT;
+  if (status == NULL || status->size < 2 * sizeof(size_t)) {
+    return fail(EINVAL, "uffd_pager_status: set size, UFFD_PAGER_STATUS_INIT does.");
+  }
+  full.clients = pager->clients_count;
+  for (const struct uffd_worker *worker = pager->workers; worker != NULL; worker = worker->next) {
+    full.workers++;
+  }
+  full.served = pager->clients_come;
+  full.refused = pager->refused;
+  full.restarts = pager->restarts;
+  full.draining = pager->draining;
+  full.size = status->size;
+  memcpy(status, &full, min_u64(status->size, sizeof(full)));
+  return 0;
+}
+
+/* In the order of coming: the list has the newest first. */
+int uffd_pager_client(const uffd_pager *pager, uint32_t index, struct uffd_client_status *status) {
+  if (status == NULL || status->size < 2 * sizeof(size_t)) {
+    return fail(EINVAL, "uffd_client_status: set size, UFFD_CLIENT_STATUS_INIT does.");
+  }
+  if (index >= pager->clients_count) return 0;
+  const struct uffd_supervised *client = pager->clients;
+  for (uint32_t i = pager->clients_count - 1; i > index; i--) {
+    client = client->next;
+  }
+  uffd_client_describe(client, status);
+  return 1;
+}
