@@ -48,8 +48,6 @@ static struct region *check_region(lua_State *L, int arg) {
   return region;
 }
 
-/* ------------------------------------------------------------------------------------------------ making, closing */
-
 /* core.loop_create(engine, handlers, on_error, open_flags, route, features, paused, placement) */
 static int create(lua_State *L) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
@@ -105,8 +103,6 @@ static int loop_gc(lua_State *L) {
   close_loop(luaL_checkudata(L, 1, LOOP_TYPE));
   return 0;
 }
-
-/* ------------------------------------------------------------------------------------------------ regions */
 
 /* The list of region handles, in the loop's user value. */
 static void push_regions(lua_State *L, int loop) {
@@ -281,8 +277,6 @@ static int region_tostring(lua_State *L) {
   return 1;
 }
 
-/* ------------------------------------------------------------------------------------------------ the pump */
-
 static int loop_step(lua_State *L) {
   struct loop *loop = check(L, 1);
   int count = uffd_loop_step(loop->loop, uffd_lua_timeout(L, 2, 0));
@@ -323,8 +317,6 @@ static int loop_dirty(lua_State *L) {
   lua_pushboolean(L, 0);
   return 1;
 }
-
-/* ------------------------------------------------------------------------------------------------ what it tells */
 
 static int loop_stats(lua_State *L) {
   struct uffd_stats stats = UFFD_STATS_INIT;
@@ -397,8 +389,6 @@ static int loop_messages(lua_State *L) {
   return 2;
 }
 
-/* ------------------------------------------------------------------------------------------------ traces */
-
 static void record(void *ctx, const struct uffd_trace *trace) {
   uffd_lua_ring_push(ctx, trace);
 }
@@ -415,14 +405,6 @@ static int loop_trace(lua_State *L) {
   return uffd_lua_done(L, uffd_loop_trace(loop->loop, on ? record : NULL, loop->traces));
 }
 
-static void set_name(lua_State *L, const char *name, const char *const names[], uint32_t count, uint32_t index) {
-  if (index < count)
-    lua_pushstring(L, names[index]);
-  else
-    lua_pushinteger(L, index);
-  lua_setfield(L, -2, name);
-}
-
 static void push_trace(lua_State *L, const struct uffd_trace *trace) {
   static const char *const outcomes[] = {"installed", "present", "deferred", "gone", "failed"};
   lua_createtable(L, 0, 12);
@@ -434,8 +416,10 @@ static void push_trace(lua_State *L, const struct uffd_trace *trace) {
   uffd_lua_set_integer(L, "flags", trace->flags);
   uffd_lua_set_integer(L, "tid", trace->tid);
   uffd_lua_set_integer(L, "handler", trace->handler);
-  set_name(L, "answer", uffd_lua_answers, UFFD_ANSWER_RESOLVER + 1, trace->answer);
-  set_name(L, "outcome", outcomes, sizeof(outcomes) / sizeof(outcomes[0]), trace->outcome);
+  lua_pushstring(L, uffd_lua_answers[trace->answer]);
+  lua_setfield(L, -2, "answer");
+  lua_pushstring(L, outcomes[trace->outcome]);
+  lua_setfield(L, -2, "outcome");
   if (trace->error != 0) uffd_lua_set_integer(L, "error", (uint64_t)trace->error);
 }
 

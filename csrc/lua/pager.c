@@ -5,24 +5,14 @@
  */
 #include <errno.h>
 #include <limits.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "policy.h"
+#include "signals.h"
 #include "util.h"
 
-#include "uffd_pager.h"
-
-enum {
-  MESSAGES = 256,
-  LOG_NS = 20000000,
-  SLICE_MS = 250 /* a second signal is seen after so long at most */
-};
+enum { SLICE_MS = 250 }; /* a second signal is seen after so long at most */
 
 /* Where the callbacks find what they need: in the frame of the call of ours that the core calls them from. */
 struct host {
@@ -42,8 +32,6 @@ static struct pager *check(lua_State *L, int arg) {
   uffd_lua_check_handle(L, PAGER_TYPE, pager->pager != NULL, pager->process);
   return pager;
 }
-
-/* ------------------------------------------------------------------------------------------------ clients */
 
 static void push_regions(lua_State *L, const struct uffd_client *client) {
   lua_createtable(L, (int)client->regions_count, 0);
@@ -90,8 +78,6 @@ static void push_status(lua_State *L, const struct uffd_client_status *status) {
   uffd_lua_push_stats(L, &status->stats);
   lua_setfield(L, -2, "stats");
 }
-
-/* ------------------------------------------------------------------------------------------------ callbacks */
 
 /* Calls function(ctx, options): nothing may be raised through the core. False: the message is on the stack. */
 static bool call_back(const struct host *host, lua_CFunction function, void *ctx) {
@@ -173,46 +159,11 @@ static int ask_resolver(lua_State *L) {
   return 0;
 }
 
-/* ---- what policies in a worker print */
-
-/* To stderr, line by line: handlers do not wait for it. For as long as the process lives. */
-static void *write_messages(void *ring) {
-  struct uffd_lua_message message;
-  const struct timespec pause = {.tv_nsec = LOG_NS};
-  for (;;) {
-    while (uffd_lua_ring_pop(ring, &message))
-      dprintf(STDERR_FILENO, "policy: %.*s\n", (int)message.length, message.text);
-    uint64_t dropped = uffd_lua_ring_dropped(ring);
-    if (dropped > 0) dprintf(STDERR_FILENO, "policy: (%llu lines were lost)\n", (unsigned long long)dropped);
-    nanosleep(&pause, NULL);
-  }
-  return NULL;
-}
-
-/* Before the first client of a worker. Without it, what policies print is lost, and nothing else. */
-static void show_messages(void) {
-  static uint64_t shown; /* the process that does */
-  static struct uffd_lua_ring *ring;
-  if (shown == uffd_lua_process()) return;
-  shown = uffd_lua_process();
-  pthread_t thread;
-  sigset_t all, before;
-  ring = uffd_lua_ring_new(sizeof(struct uffd_lua_message), MESSAGES);
-  if (ring == NULL) return;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  if (pthread_create(&thread, NULL, write_messages, ring) == 0) {
-    pthread_detach(thread);
-    uffd_lua_policy_messages(ring);
-  }
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
 static int on_resolver(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver) {
   const struct host *host = ctx;
   struct question question = {client, image, resolver, EIO};
   if (host->L == NULL) return uffd_set_errmsg(EINVAL, "resolver: its Lua state is not in a call of the pager.");
-  show_messages();
+  uffd_lua_policy_print();
   if (call_back(host, ask_resolver, &question)) return 0;
   const char *message = lua_type(host->L, -1) == LUA_TSTRING ? lua_tostring(host->L, -1) : "(not a message)";
   size_t length = strlen(message);
@@ -221,8 +172,6 @@ static int on_resolver(void *ctx, const struct uffd_client *client, uffd_resolve
   lua_pop(host->L, 1);
   return result;
 }
-
-/* ------------------------------------------------------------------------------------------------ options */
 
 static uint64_t number(lua_State *L, int table, const char *name, uint64_t most) {
   int exact = 1;
@@ -327,8 +276,6 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   if (has_function(L, table, "report")) opts->report = on_report;
 }
 
-/* ------------------------------------------------------------------------------------------------ making, closing */
-
 /* core.pager_create(options) */
 static int create(lua_State *L) {
   struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
@@ -359,14 +306,12 @@ static int work(lua_State *L) {
   return uffd_lua_done(L, uffd_pager_work((int)fd, &opts));
 }
 
-static void forget_signals(uffd_pager *pager);
-
 static int pager_close(lua_State *L) {
   struct pager *pager = luaL_checkudata(L, 1, PAGER_TYPE);
   if (pager->pager != NULL) {
     if (pager->host.L != NULL) luaL_error(L, "a %s cannot be closed from its own report", PAGER_TYPE);
     uffd_pager *closing = pager->pager;
-    forget_signals(closing);
+    uffd_lua_signals_return(closing);
     pager->pager = NULL;
     /* It tells how its clients ended. */
     lua_settop(L, 1);
@@ -379,45 +324,13 @@ static int pager_close(lua_State *L) {
   return 1;
 }
 
-/* ------------------------------------------------------------------------------------------------ signals */
-
-static _Atomic(uffd_pager *) signalled; /* who gets them; NULL: nobody */
-static atomic_bool impatient;           /* a second one that ends has come */
-static struct sigaction earlier[4];
-static const int heeded[] = {SIGHUP, SIGTERM, SIGINT, SIGPIPE};
-enum { HEEDED = sizeof(heeded) / sizeof(heeded[0]) };
-
-static void on_signal(int signal) {
-  int error = errno;
-  uffd_pager *pager = atomic_load(&signalled);
-  if (pager != NULL && signal == SIGHUP) uffd_pager_reload(pager);
-  if (pager != NULL && signal != SIGHUP && uffd_pager_drain(pager) == -EALREADY) atomic_store(&impatient, true);
-  errno = error;
-}
-
-static void forget_signals(uffd_pager *pager) {
-  if (!atomic_compare_exchange_strong(&signalled, &pager, NULL)) return;
-  for (int i = 0; i < HEEDED; i++)
-    sigaction(heeded[i], &earlier[i], NULL);
-}
-
-/* SIGPIPE would end the supervisor because nobody reads what it prints. */
+/* SIGHUP reloads, SIGTERM and SIGINT drain. */
 static int pager_on_signals(lua_State *L) {
   struct pager *pager = check(L, 1);
-  uffd_pager *nobody = NULL;
-  if (atomic_load(&signalled) == pager->pager) return 0;
-  if (!atomic_compare_exchange_strong(&signalled, &nobody, pager->pager))
+  if (!uffd_lua_signals_take(pager->pager))
     return luaL_error(L, "another %s has the signals of this process", PAGER_TYPE);
-  atomic_store(&impatient, false);
-  for (int i = 0; i < HEEDED; i++) {
-    struct sigaction action = {.sa_handler = heeded[i] == SIGPIPE ? SIG_IGN : on_signal};
-    sigemptyset(&action.sa_mask);
-    sigaction(heeded[i], &action, &earlier[i]);
-  }
   return 0;
 }
-
-/* ------------------------------------------------------------------------------------------------ stepping */
 
 /* One step of the core, its callbacks at home in this frame. */
 static int step_once(lua_State *L, struct pager *pager, int timeout_ms) {
@@ -436,8 +349,8 @@ static int step_once(lua_State *L, struct pager *pager, int timeout_ms) {
 /* Where a second signal must be seen, a long wait is made of short ones. */
 static int step_for(lua_State *L, struct pager *pager, int timeout_ms) {
   if (pager->host.L != NULL) luaL_error(L, "a %s cannot be stepped from its own report", PAGER_TYPE);
-  bool signals = atomic_load(&signalled) == pager->pager;
-  if (signals && atomic_load(&impatient)) return uffd_set_errmsg(EINTR, "A second signal ended it.");
+  bool signals = uffd_lua_signals_taken(pager->pager);
+  if (signals && uffd_lua_signals_second()) return uffd_set_errmsg(EINTR, "A second signal ended it.");
   bool slice = signals && (timeout_ms < 0 || timeout_ms > SLICE_MS);
   return step_once(L, pager, slice ? SLICE_MS : timeout_ms);
 }
@@ -506,8 +419,6 @@ static int pager_drain(lua_State *L) {
   return uffd_lua_done(L, result);
 }
 
-/* ------------------------------------------------------------------------------------------------ what it tells */
-
 static int pager_status(lua_State *L) {
   struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
   int result = uffd_pager_status(check(L, 1)->pager, &status);
@@ -542,8 +453,6 @@ static int pager_tostring(lua_State *L) {
   lua_pushfstring(L, "%s (%d clients)", PAGER_TYPE, (int)status.clients);
   return 1;
 }
-
-/* ------------------------------------------------------------------------------------------------ asking one */
 
 static void keep_reply(void *ctx, const char *reply, size_t length) {
   char **kept = ctx;

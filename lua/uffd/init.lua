@@ -154,16 +154,6 @@ function uffd.map(options)
   return call("uffd.map", core.map, size, options.kind, flags, options.name)
 end
 
----Adopts memory of this process by its address: `uffd.map { address = address, size = size }`.
----@param address integer
----@param size integer|string bytes
----@return uffd.Memory? memory
----@return string? message
----@return integer? errno
-function uffd.memory_adopt(address, size)
-  return call("uffd.memory_adopt", core.memory_adopt, address, bytes("uffd.memory_adopt: size", size))
-end
-
 local foreign_options = { address = true, size = true, page_size = true, pid = true }
 
 ---@class uffd.ForeignOptions

@@ -1,0 +1,17 @@
+/* The signals of a process that a pager answers to. One pager of a process has them at a time. */
+#ifndef UFFD_LUA_SIGNALS_H
+#define UFFD_LUA_SIGNALS_H
+
+#include <stdbool.h>
+
+#include "uffd_pager.h"
+
+/* SIGHUP reloads, SIGTERM and SIGINT drain, SIGPIPE is ignored. False: another pager has the signals. */
+bool uffd_lua_signals_take(uffd_pager *pager);
+bool uffd_lua_signals_taken(const uffd_pager *pager);
+/* True when SIGTERM or SIGINT has come again while the pager drained. */
+bool uffd_lua_signals_second(void);
+/* Restores the dispositions that uffd_lua_signals_take() replaced; nothing if the pager does not have them. */
+void uffd_lua_signals_return(uffd_pager *pager);
+
+#endif
