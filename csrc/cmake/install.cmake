@@ -48,3 +48,15 @@ foreach(document README.md CHANGELOG.md LICENSE)
     install(FILES ${document} DESTINATION ${CMAKE_INSTALL_DOCDIR})
   endif()
 endforeach()
+install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DOCDIR} PATTERN run EXCLUDE) # run builds a checkout first
+
+if(TARGET uffd_pages)
+  install(DIRECTORY "${UFFD_PAGES}/man/" DESTINATION ${CMAKE_INSTALL_MANDIR})
+  install(DIRECTORY "${UFFD_PAGES}/bash-completion" "${UFFD_PAGES}/zsh" DESTINATION ${CMAKE_INSTALL_DATADIR})
+endif()
+
+if(PROJECT_IS_TOP_LEVEL)
+  add_custom_target(uninstall COMMENT "Removing what was installed last"
+    COMMAND ${CMAKE_COMMAND} -D "MANIFEST=${PROJECT_BINARY_DIR}/install_manifest.txt"
+            -P "${PROJECT_SOURCE_DIR}/csrc/cmake/uninstall.cmake")
+endif()

@@ -8,12 +8,14 @@ local usage = "ctl --socket PATH status|clients|stats|drain|reload [--json]"
 local help = [[
 usage: uffd-lua ]] .. usage .. "\n" .. [[
 Asks the pager that was started with --control PATH.
-  status     clients and workers now, clients served and refused so far, workers replaced
-  clients    a line for each client that is there
-  stats      the counts of all clients together; of the latencies, the largest
-  drain      no new clients; what comes of the others says --on-drain of serve
-  reload     new workers take over, with the program and the policy that are there now
-  --json     what it says as JSON, a line for each client
+  status          clients and workers now, clients served and refused so far, workers replaced
+  clients         a line for each client that is there
+  stats           the counts of all clients together; of the latencies, the largest
+  drain           no new clients; --on-drain of serve says what becomes of the others
+  reload          new workers take over, with the program and the policy that are there now
+  --socket PATH   the control socket of the pager
+  --json          what it says as JSON, a line for each client
+  --help          show this and stop
 exit codes: 0 done, 1 failed, 2 wrong usage]]
 
 local known = { help = true, h = "help", json = true, socket = arguments.text }

@@ -23,6 +23,7 @@ Looks into files of working sets: the pages of an image that a client touched, i
     --width N   of the picture in pixels, at most (default 960), of the text in columns (default: the terminal's, or 80)
     --color W   of the text: always, never, or auto (default: on a terminal of UTF-8, unless NO_COLOR is set)
   --json   one JSON object a line
+  --help   show this and stop
 exit codes: 0 done, 1 a file cannot be read, is no working set, or is of another image than the first; 2 wrong usage;
 of diff: 0 the same pages, 1 others, 2 anything else
 ]]

@@ -28,6 +28,14 @@ for file in include/uffd.h lib/libuffd.a lib/libuffd.so lib/pkgconfig/uffd.pc li
   lib/lua/5.4/uffd/core.so share/lua/5.4/uffd/init.lua share/lua/5.4/uffd/core.d.lua bin/uffd-lua share/doc/uffd/LICENSE; do
   [ -e "$prefix/$file" ] || fail "$file is not installed"
 done
+for page in man1/uffd-lua.1 man1/uffd-lua-serve.1 man1/uffd-lua-ctl.1 man1/uffd-lua-ws.1 man3/uffd.3 man3/uffd-pager.3 \
+  man3/uffd_open.3; do
+  [ -e "$prefix/share/man/$page" ] || fail "the man page $page is not installed"
+done
+for file in share/bash-completion/completions/uffd-lua share/zsh/site-functions/_uffd-lua share/doc/uffd/examples/first.c \
+  share/doc/uffd/examples/microvm.md; do
+  [ -e "$prefix/$file" ] || fail "$file is not installed"
+done
 [ "$(find "$prefix/include" -type f | wc -l)" = 2 ] || fail "more than uffd.h and uffd_pager.h in include"
 
 export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"
@@ -69,4 +77,11 @@ if command -v lua5.4 > /dev/null; then
   LUA_PATH="$prefix/share/lua/5.4/?.lua;$prefix/share/lua/5.4/?/init.lua" LUA_CPATH="$prefix/lib/lua/5.4/?.so" \
     lua5.4 -e 'assert(require("uffd").probe().kernel)'
 fi
+# From an installation of its own, beside a file that is somebody else's.
+DESTDIR="$scratch/root" cmake --install "$build" --prefix /usr > /dev/null
+echo mine > "$scratch/root/usr/share/doc/uffd/mine"
+DESTDIR="$scratch/root" cmake -D "MANIFEST=$build/install_manifest.txt" -P "$here/../../csrc/cmake/uninstall.cmake" > /dev/null 2>&1
+[ "$(cd "$scratch/root" && find . ! -type d)" = ./usr/share/doc/uffd/mine ] ||
+  { find "$scratch/root" ! -type d; fail "uninstall leaves files behind, or takes what is not uffd's"; }
+if [ -d "$scratch/root/usr/share/lua/5.4/uffd" ]; then fail "uninstall leaves an empty directory of uffd's"; fi
 echo "header, libraries, pkg-config, CMake package, module and runner work from $prefix"
