@@ -10,8 +10,8 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 
-#include "check.h"
 #include "base/base.h"
+#include "check.h"
 #include "serve/door/door.h"
 #include "serve/door/door_firecracker.h"
 #include "serving.h"
