@@ -18,6 +18,7 @@
 #include <time.h>
 
 #include "base/base.h"
+#include "watchdog.h"
 
 #define SKIPPED       77
 #define HUGEPAGES     "/proc/sys/vm/nr_hugepages"
@@ -99,40 +100,36 @@ static int wait_for(pid_t child) {
 
 static void return_hugepages(void);
 
-static int64_t now_ms(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static struct shared {
-  _Atomic int64_t deadline; /* of the test that runs, in ms */
-  _Atomic long lent;        /* huge pages added to the sysctl */
+  _Atomic int64_t idle_ms; /* that the running test has had since it made progress last */
+  _Atomic bool queues;     /* it waits for another test program */
+  _Atomic long lent;       /* huge pages added to the sysctl */
   int lock; /* a file that programs lock against each other: opened by the runner, so the lock outlives a test */
 } * shared;
 
 /* The watchdog is the runner: no signal handler, which a sanitizer may hold back for ever. */
 static int watch(pid_t child) {
+  const struct timespec second = {1, 0};
   sigset_t ended;
   sigemptyset(&ended);
   sigaddset(&ended, SIGCHLD);
-  for (;;) {
+  watchdog_begin(child);
+  while (atomic_load(&shared->idle_ms) < 1000 * CHECK_SECONDS) {
     int status;
     if (waitpid(child, &status, WNOHANG) == child) return verdict(status);
-    int64_t left = atomic_load(&shared->deadline) - now_ms();
-    if (left <= 0) {
-      fprintf(stderr, "%s: hangs\n", current_test);
-      kill(-child, SIGKILL);
-      waitpid(child, NULL, 0);
-      return 1;
-    }
-    struct timespec wait = {left / 1000, left % 1000 * 1000000};
-    sigtimedwait(&ended, NULL, &wait);
+    if (sigtimedwait(&ended, NULL, &second) >= 0) continue;
+    int64_t passed = watchdog_look();
+    if (!atomic_load(&shared->queues)) atomic_fetch_add(&shared->idle_ms, passed);
   }
+  fprintf(stderr, "%s: hangs\n", current_test);
+  watchdog_tell(stderr);
+  kill(-child, SIGKILL);
+  waitpid(child, NULL, 0);
+  return 1;
 }
 
-void check_allow(int64_t seconds) {
-  atomic_store(&shared->deadline, now_ms() + 1000 * seconds);
+void check_progress(void) {
+  atomic_store(&shared->idle_ms, 0);
 }
 
 static int run_test(const struct check_test *test) {
@@ -141,7 +138,7 @@ static int run_test(const struct check_test *test) {
   sigaddset(&ended, SIGCHLD);
   sigprocmask(SIG_BLOCK, &ended, &before);
   current_test = test->name;
-  atomic_store(&shared->deadline, now_ms() + 1000 * CHECK_SECONDS);
+  check_progress();
   fflush(NULL);
   pid_t child = fork();
   if (child == 0) {
@@ -337,10 +334,10 @@ static uint64_t free_hugepages(void) {
 }
 
 void check_hugepages(uint64_t count) {
-  /* Others may have the pages for a while: the time starts anew. */
-  atomic_store(&shared->deadline, now_ms() + 50000 * CHECK_SECONDS);
+  /* Others may have the pages for a while. */
+  atomic_store(&shared->queues, true);
   if (shared->lock >= 0) (void)flock(shared->lock, LOCK_EX);
-  atomic_store(&shared->deadline, now_ms() + 1000 * CHECK_SECONDS);
+  atomic_store(&shared->queues, false);
   uint64_t present = free_hugepages();
   if (present >= count) return;
   uint64_t before = check_number(HUGEPAGES);

@@ -41,16 +41,19 @@ void check_error(int result, int error, const char *file, int line, const char *
 void check_says(const char *words, const char *file, int line);
 _Noreturn void check_skip(const char *format, ...) UFFD_PRINTF(1, 2);
 
-/* ---- programs: each test runs in a process of its own, and a hang ends it after CHECK_SECONDS with its name */
-
+/*
+ * Programs: each test runs in a process of its own. It hangs, and is ended with its name and the places of its threads,
+ * when it has had CHECK_SECONDS without progress; the time for which it waits for a processor does not count
+ * (watchdog.h).
+ */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CHECK_SECONDS INT64_C(60) /* a thousand threads under ThreadSanitizer, on a busy machine */
+#define CHECK_SECONDS INT64_C(60) /* a thousand threads under ThreadSanitizer */
 #else
 #define CHECK_SECONDS INT64_C(20)
 #endif
 
-/* The running test has so many seconds from now on: for one that is long by nature. */
-void check_allow(int64_t seconds);
+/* The running test has done one of many rounds: the watchdog counts anew. Never in a loop that waits. */
+void check_progress(void);
 
 struct check_test {
   const char *name;

@@ -92,6 +92,7 @@ static void nothing_stays_of_clients(void) {
     paging_await_clients(&paging, 0, 0);
     snprintf(path, sizeof(path), "/proc/%d/fd", atomic_load(&paging.seen->workers[0]));
     unsigned now = paging_entries(path);
+    check_progress();
     if (round == 10) {
       supervisor_pages = residents(paging.supervisor);
       worker_pages = residents(atomic_load(&paging.seen->workers[0]));
@@ -170,6 +171,7 @@ static void client_is_killed_at_any_moment(void) {
     while (paging_reports(&paging, UFFD_REPORT_GONE) + paging_reports(&paging, UFFD_REPORT_REFUSED) <= i) {
       check_pause(); /* refused: it was dead before the supervisor could look at it */
     }
+    check_progress();
   }
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_DIED), 0);
   CHECK_EQ(paging_end(&paging), 1);

@@ -65,7 +65,10 @@ static void restore_while(bool (*disturb)(struct paging *paging), unsigned times
     bool running = true;
     while (running && done < times) {
       paging_sleep_us((unsigned)(next_random() % (2 * (uint64_t)pause_us)));
-      if (disturb(&paging)) done++;
+      if (disturb(&paging)) {
+        done++;
+        check_progress();
+      }
       running = runs(client);
     }
     if (running) paging_client_ok(client);
