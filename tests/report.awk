@@ -1,7 +1,7 @@
 # Sums up the JUnit files that ctest wrote: each failed and each skipped test with its reason, then one line of counts.
 # A program of many tests ends with "N tests, N skipped, N failed" and tells "skipped NAME: reason" and "FAILED NAME" of
 # each, or is luaunit with -v; any other test counts once, and the last line that it printed is the reason of its skip.
-# Variable: failures, the builds that failed (";" between), each counted as a failed test.
+# Variables: passed, how many passed beside them; failures, what failed beside them (";" between).
 function unescape(text) {
   gsub(/&lt;/, "<", text)
   gsub(/&gt;/, ">", text)
