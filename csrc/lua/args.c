@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEEPEST = 100 };
+#include "sentinel.h"
 
-/* ------------------------------------------------------------------------------------------------ out */
+enum { DEEPEST = 100 };
 
 struct copier {
   lua_State *L;
@@ -129,6 +129,7 @@ static void put_string(struct copier *copier, int index) {
 
 static void put_value(struct copier *copier, int index) {
   lua_State *L = copier->L;
+  uint32_t answer = 0;
   switch (lua_type(L, index)) {
   case LUA_TNIL:
     put_tag(copier, 'n');
@@ -150,10 +151,13 @@ static void put_value(struct copier *copier, int index) {
       put_resolver(copier, index);
     else if (luaL_testudata(L, index, MEMORY_TYPE) != NULL)
       put_memory(copier, index);
-    else
+    else if (uffd_lua_is_sentinel(L, index, &answer)) {
+      put_tag(copier, 'A');
+      put(copier, &answer, sizeof(answer));
+    } else
       luaL_error(L,
-                 "%s is a %s: nil, boolean, number, string, table, resolver and memory can be passed to a policy, "
-                 "nothing else",
+                 "%s is a %s: nil, boolean, number, string, table, resolver, memory and uffd.ZERO, POISON and LATER "
+                 "can be passed to a policy, nothing else",
                  where(copier), luaL_typename(L, index));
   }
 }
@@ -173,8 +177,6 @@ void uffd_lua_args_free(struct uffd_lua_args *args) {
   free(args->data);
   *args = (struct uffd_lua_args){NULL, 0, 0, NULL, 0, NULL, 0};
 }
-
-/* ------------------------------------------------------------------------------------------------ in */
 
 /* A resolver as a handler's state knows it: something to compare, with what it was when it was passed. */
 struct resolver_handle {
@@ -274,6 +276,7 @@ static bool push_value(lua_State *L, const struct uffd_lua_args *args, const cha
   lua_Integer integer = 0;
   lua_Number number = 0;
   size_t length = 0;
+  uint32_t answer = 0;
   luaL_checkstack(L, 6, "args");
   char tag = *(*at)++;
   switch (tag) {
@@ -293,6 +296,10 @@ static bool push_value(lua_State *L, const struct uffd_lua_args *args, const cha
     take(at, &length, sizeof(length));
     lua_pushlstring(L, *at, length);
     *at += length;
+    break;
+  case 'A':
+    take(at, &answer, sizeof(answer));
+    uffd_lua_push_sentinel(L, answer);
     break;
   case 'R':
     take(at, &length, sizeof(length));

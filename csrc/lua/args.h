@@ -16,8 +16,8 @@ struct uffd_lua_args {
 
 /*
  * Copies the value at index: nil, boolean, number, string, table of these without a metatable or a cycle, resolver,
- * memory. Anything else raises, naming where it is. handles is the stack index of a table that receives the resolver
- * handles, in the order of args->resolvers. What was copied before an error is in args: free it.
+ * memory, sentinel. Anything else raises, naming where it is. handles is the stack index of a table that receives the
+ * resolver handles, in the order of args->resolvers. What was copied before an error is in args: free it.
  */
 void uffd_lua_args_copy(lua_State *L, int index, int handles, struct uffd_lua_args *args);
 /* Pushes the value in a handler's state. Raises errors of memory only. */

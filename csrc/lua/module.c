@@ -2,6 +2,7 @@
  * uffd.core: the C part of the module uffd, thin over <uffd.h>. lua/uffd/init.lua is the public face: options and sugar
  * are there, system calls here.
  */
+#include "sentinel.h"
 #include "util.h"
 
 #include <errno.h>
@@ -9,8 +10,6 @@
 #include <time.h>
 
 UFFD_EXPORT int luaopen_uffd_core(lua_State *L);
-
-/* ------------------------------------------------------------------------------------------------ probing */
 
 static void set_boolean(lua_State *L, const char *name, bool value) {
   lua_pushboolean(L, value);
@@ -59,8 +58,6 @@ static int probe(lua_State *L) {
   set_advice(L, &found);
   return 1;
 }
-
-/* ------------------------------------------------------------------------------------------------ constants */
 
 /* Those that the library and the kernel's interface use: name to number and number to name. */
 static const struct {
@@ -126,6 +123,7 @@ int luaopen_uffd_core(lua_State *L) {
   lua_setfield(L, 1, "methods");
   lua_pushstring(L, uffd_version());
   lua_setfield(L, 1, "version");
+  uffd_lua_open_sentinels(L);
   set_errno(L);
   set_flags(L);
   uffd_lua_open_object(L);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "args.h"
+#include "sentinel.h"
 #include "state.h"
 
 enum { FACTORY_TIME = 10 }; /* times the limit of a fault: it runs once, and loads things */
@@ -42,8 +43,6 @@ struct uffd_lua_ring *uffd_lua_policy_messages(struct uffd_lua_ring *ring) {
   return before;
 }
 
-/* ------------------------------------------------------------------------------------------------ set-up */
-
 /* The state's globals, behind a table of the policy's own. */
 static void push_environment(lua_State *L) {
   lua_newtable(L);
@@ -53,18 +52,29 @@ static void push_environment(lua_State *L) {
   lua_setmetatable(L, -2);
 }
 
+/* The factory on top of the stack: its globals, and this state's uffd where it uses a local that is the module. */
+static void set_upvalues(lua_State *L) {
+  const char *name;
+  for (int i = 1; (name = lua_getupvalue(L, -1, i)) != NULL; i++) {
+    lua_pop(L, 1);
+    if (strcmp(name, "_ENV") == 0)
+      push_environment(L);
+    else
+      lua_getglobal(L, "uffd");
+    lua_setupvalue(L, -2, i);
+  }
+}
+
 static int load_policy(lua_State *L) {
   struct seat *seat = lua_touserdata(L, 1);
   const struct uffd_lua_policy *policy = seat->policy;
   if (luaL_loadbufferx(L, policy->code, policy->code_length, "=policy", "b") != LUA_OK) return lua_error(L);
-  push_environment(L);
-  if (lua_setupvalue(L, -2, 1) == NULL) /* a factory without globals has no _ENV */
-    lua_pop(L, 1);
+  set_upvalues(L);
   uffd_lua_args_push(L, &policy->args);
   lua_call(L, 1, 1);
   if (!lua_isfunction(L, -1))
-    return luaL_error(L, "the factory returned %s; it must return the function that answers faults",
-                      luaL_typename(L, -1));
+    return luaL_error(L, "the factory returned %s%s; it must return the function that answers faults",
+                      lua_isnil(L, -1) ? "" : "a ", lua_isnil(L, -1) ? "nothing" : luaL_typename(L, -1));
   seat->function = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_createtable(L, 0, 16);
   seat->fault = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -114,8 +124,6 @@ static void teardown(void *ctx, void *state) {
   free(seat);
 }
 
-/* ------------------------------------------------------------------------------------------------ faults */
-
 struct request {
   const struct seat *seat;
   const struct uffd_fault *fault;
@@ -160,7 +168,7 @@ static uint64_t check_number(lua_State *L, int index, const char *what) {
   return (uint64_t)number;
 }
 
-/* A string alone is this page, or a verdict; with an offset it is contents from there on, over this page. */
+/* A string alone is this page, or names an answer; with an offset it is contents from there on, over this page. */
 static void answer_string(lua_State *L, const struct request *request) {
   struct uffd_answer *answer = request->answer;
   const struct uffd_fault *fault = request->fault;
@@ -168,11 +176,11 @@ static void answer_string(lua_State *L, const struct request *request) {
   const char *data = lua_tolstring(L, 1, &length);
   uint64_t offset = fault->offset;
   if (lua_isnil(L, 2)) {
-    if (strcmp(data, "zero") == 0 && length == 4) return;
-    if (strcmp(data, "poison") == 0 && length == 6) {
-      answer->kind = UFFD_ANSWER_POISON;
-      return;
-    }
+    if (uffd_lua_word_answer(data, length, &answer->kind)) return;
+    const char *meant = uffd_lua_meant_sentinel(data, length);
+    if (meant != NULL)
+      luaL_error(L, "the policy returned \"%s\": return uffd.%s, or the offset too when these bytes are contents", data,
+                 meant);
     if (length > fault->page_size)
       luaL_error(L, "the policy returned %I bytes for a page of %I: return the offset of the first one too",
                  (lua_Integer)length, (lua_Integer)fault->page_size);
@@ -227,10 +235,12 @@ static int ask(lua_State *L) {
     answer_string(L, request);
     break;
   case LUA_TUSERDATA:
-    answer_resolver(L, request);
+    if (!uffd_lua_is_sentinel(L, 1, &request->answer->kind)) answer_resolver(L, request);
     break;
   default:
-    luaL_error(L, "the policy returned a %s; an answer is a string, nothing, or a resolver of its args",
+    luaL_error(L,
+               "the policy returned a %s; an answer is a string, nothing, uffd.ZERO, uffd.POISON, uffd.LATER, or a "
+               "resolver of its args",
                luaL_typename(L, 1));
   }
   lua_settop(L, 1);
@@ -274,8 +284,6 @@ static void destroy(void *ctx) {
 
 static const struct uffd_callback_ops ops = {sizeof(ops), setup, resolve, idle, teardown, destroy};
 
-/* ------------------------------------------------------------------------------------------------ making one */
-
 /* A policy that is not yet a resolver's: freed with its box when an error is raised. */
 static struct uffd_lua_policy **new_policy(lua_State *L) {
   struct uffd_lua_policy **box = lua_newuserdatauv(L, sizeof(*box), 0);
@@ -308,13 +316,23 @@ static int write_code(lua_State *L, const void *data, size_t length, void *ctx) 
   return 0;
 }
 
+/* True when the value on top is the module uffd, which every handler's state has too. */
+static bool is_module(lua_State *L) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_getfield(L, -1, "uffd");
+  bool same = !lua_isnil(L, -1) && lua_rawequal(L, -1, -3);
+  lua_pop(L, 2);
+  return same;
+}
+
 /* Another state cannot see this one's locals. */
 static void check_upvalues(lua_State *L, int arg) {
   for (int i = 1;; i++) {
     const char *name = lua_getupvalue(L, arg, i);
     if (name == NULL) return;
+    bool known = strcmp(name, "_ENV") == 0 || is_module(L);
     lua_pop(L, 1);
-    if (strcmp(name, "_ENV") != 0)
+    if (!known)
       luaL_argerror(
           L, arg,
           lua_pushfstring(L,
@@ -409,8 +427,6 @@ static int policy(lua_State *L) {
   lua_setiuservalue(L, -2, 1);
   return 1;
 }
-
-/* ------------------------------------------------------------------------------------------------ asking one */
 
 #define SEAT_TYPE "uffd.seat"
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "args.h"
+#include "sentinel.h"
 
 enum {
   HOOK_INSTRUCTIONS = 10000, /* between two looks at the clock */
@@ -22,8 +23,6 @@ struct uffd_lua_state *uffd_lua_state_of(lua_State *L) {
   memcpy(&state, lua_getextraspace(L), sizeof(state));
   return state;
 }
-
-/* ------------------------------------------------------------------------------------------------ time */
 
 /* The processor time of this thread: a machine that is busy elsewhere does not make a policy late. */
 static uint64_t now_ns(void) {
@@ -55,8 +54,6 @@ static void watch(lua_State *L, lua_Debug *event) {
   lua_error(L);
 }
 
-/* ------------------------------------------------------------------------------------------------ log */
-
 static void log_line(struct uffd_lua_state *state, const char *text, size_t length) {
   if (state->messages == NULL) return;
   struct uffd_lua_message message = {state->handler, 0, ""};
@@ -87,8 +84,6 @@ static void warn(void *ctx, const char *text, int more) {
   (void)more;
   log_line(ctx, text, strlen(text));
 }
-
-/* ------------------------------------------------------------------------------------------------ libraries */
 
 static int yield(lua_State *L) {
   if (!lua_isyieldable(L)) return luaL_error(L, "a policy may not yield: the fault waits for its answer");
@@ -176,7 +171,8 @@ static void open_package(lua_State *L, const struct uffd_lua_state_options *opti
   set_path(L, "path", options->path);
   set_path(L, "cpath", options->cpath);
   lua_getfield(L, -1, "loaded");
-  lua_createtable(L, 0, 2);
+  lua_createtable(L, 0, 5);
+  uffd_lua_open_sentinels(L);
   lua_pushcfunction(L, print);
   lua_setfield(L, -2, "log");
   lua_pushstring(L, uffd_version());
@@ -208,7 +204,20 @@ static int open_libraries(lua_State *L) {
   return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ calls */
+/* The last line of a traceback is this file's function that called the policy: it is of no use, alone least of all. */
+static void trim_traceback(lua_State *L) {
+  static const char own[] = "\n\t[C]: in ?", alone[] = "\nstack traceback:\n\t[C]: in ?";
+  size_t length = 0;
+  const char *text = lua_tolstring(L, -1, &length);
+  const size_t marks[] = {sizeof(alone) - 1, sizeof(own) - 1};
+  for (size_t i = 0; i < 2; i++) {
+    const char *mark = i == 0 ? alone : own;
+    if (length < marks[i] || memcmp(text + length - marks[i], mark, marks[i]) != 0) continue;
+    lua_pushlstring(L, text, length - marks[i]);
+    lua_remove(L, -2);
+    return;
+  }
+}
 
 /* The message, as text; with a traceback the first few times. */
 static int explain(lua_State *L) {
@@ -218,6 +227,7 @@ static int explain(lua_State *L) {
   if (state->tracebacks > 0) {
     state->tracebacks--;
     luaL_traceback(L, L, lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?", 1);
+    trim_traceback(L);
   }
   return 1;
 }
@@ -284,8 +294,6 @@ int uffd_lua_state_answer(struct uffd_lua_state *state, lua_CFunction function, 
   state->answering = false;
   return result;
 }
-
-/* ------------------------------------------------------------------------------------------------ life */
 
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct uffd_lua_state *list;

@@ -285,6 +285,10 @@ local resolver = {}
 ---@return true
 function resolver:close() end
 
+---`uffd.ZERO`, `uffd.POISON` or `uffd.LATER`: an answer of a policy that no contents can be. Prints as its name; equal to
+---itself alone.
+---@class uffd.Sentinel
+
 ---One fault, as a policy sees it. The same table every time.
 ---@class uffd.Fault
 ---@field offset integer of the page, in the resolver's own coordinates, bytes
@@ -788,6 +792,9 @@ function handoff:close() end
 ---@class uffd.core
 ---@field version string
 ---@field errno table<string|integer, integer|string>
+---@field ZERO uffd.Sentinel
+---@field POISON uffd.Sentinel
+---@field LATER uffd.Sentinel
 ---@field flags table<string, integer> bits behind options that have names
 ---@field methods table<string, table<string, function>> the methods of each class of handles
 local core = {}

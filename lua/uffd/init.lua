@@ -22,7 +22,17 @@ uffd._VERSION = "uffd " .. core.version
 ---@type table<string|integer, integer|string>
 uffd.errno = core.errno
 
--- ------------------------------------------------------------------------------------------------ options
+---An answer of a policy: a page of zeros.
+---@type uffd.Sentinel
+uffd.ZERO = core.ZERO
+
+---An answer of a policy: every access to the page raises SIGBUS.
+---@type uffd.Sentinel
+uffd.POISON = core.POISON
+
+---An answer of a policy: not now. The fault waits, and the policy is asked again a moment later.
+---@type uffd.Sentinel
+uffd.LATER = core.LATER
 
 -- What the core raises, without the position in this file: it is the caller's mistake.
 local function settle(what, ok, ...)
@@ -352,25 +362,29 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 ---@field libs? uffd.Mask
 
 ---A resolver written in Lua. The factory runs once in each handler's own Lua state and returns the function that is
----asked for pages. It may use no locals from outside of it; what it needs goes into args: nil, booleans, numbers,
----strings, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are its
+---asked for pages. It may use no locals from outside of it, except one that is this module, of which a policy has `ZERO`,
+---`POISON`, `LATER`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings, the
+---sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are its
 ---own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine, the clocks of os,
----`print` and `uffd.log` (both give a line to `loop:messages()`), and, while the factory runs, `require`.
+---`uffd`, and, while the factory runs, `require`. `print` and `uffd.log` give a line to `loop:messages()`.
 ---
 ---The function gets a `uffd.Fault`, the same table each time, and returns one of
----* nothing, or `"zero"`: a page of zeros
----* `"poison"`: the page raises SIGBUS
+---* nothing, or `uffd.ZERO`: a page of zeros
+---* `uffd.POISON`: every access to the page raises SIGBUS
+---* `uffd.LATER`: the policy is asked again a moment later, while the thread waits
 ---* a string: the page; zeros follow when it is shorter
----* a string, and the offset of its first byte (a multiple of the page size): any number of pages, this one among them;
----  such a string is always contents, never `"zero"` or `"poison"`
+---* a string, and the offset of its first byte (a multiple of the page size): any number of pages, this one among them
 ---* a resolver of its args, and the offset there of this page (default: the same offset); and, as a third value, the
 ---  bytes from this page on for which that holds (default: one page)
+---
+---The strings `"zero"`, `"poison"` and `"later"` without an offset are these answers too; with an offset they are contents.
+---A string that looks like one of them (`"Poison"`, `"zeros"`) is a failure, unless it has an offset.
 ---
 ---Anything else, an error, a time-out (looked at between Lua instructions) or too little memory is a failure: the
 ---region's on_error says what the page becomes. A policy must not wait for the program, nor touch memory that is
 ---served.
 ---Errors: EBUSY a memory of args is served.
----@param factory fun(args: any): fun(fault: uffd.Fault): (string|uffd.Resolver|nil), integer?, integer?
+---@param factory fun(args: any): fun(fault: uffd.Fault): (string|uffd.Sentinel|uffd.Resolver|nil), integer?, integer?
 ---@param args? any
 ---@param options? uffd.PolicyOptions
 ---@return uffd.Resolver? resolver
@@ -392,7 +406,7 @@ end
 ---@field prefetch? boolean
 
 ---Asks a policy for one page, in a Lua state made for it and without serving anything: to try a policy out.
----Returns `"zero"`; `"poison"`; `"bytes"`, the string, the offset of its first byte; or `"resolver"`, the resolver, the
+---Returns `"zero"`; `"poison"`; `"later"`; `"bytes"`, the string, the offset of its first byte; or `"resolver"`, the resolver, the
 ---offset there. A policy that fails: nil, the message, EIO (an error, or an answer of no use), ETIMEDOUT, ENOMEM.
 ---@param policy uffd.Resolver
 ---@param offset? integer bytes; rounded down to a page (default 0)

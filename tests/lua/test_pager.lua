@@ -151,7 +151,7 @@ function tests.test_a_resolver_that_fails()
     { function() error("it broke", 0) end, "resolver: it broke" },
     { function() return 7 end, "it returned a number; it must return a uffd.resolver" },
     { function() return uffd.resolver.file { path = "/nowhere/at/all" } end, "/nowhere/at/all" },
-    { function() return uffd.resolver.policy(function() return 5 end) end, "the factory returned number" },
+    { function() return uffd.resolver.policy(function() return 5 end) end, "the factory returned a number" },
     { function() error {} end, "resolver: " },
   }
   for _, case in ipairs(cases) do

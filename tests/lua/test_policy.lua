@@ -70,10 +70,56 @@ end
 
 -- With its offset, a string is contents, whatever it says.
 function tests.test_contents_that_look_like_verdicts()
-  for _, word in ipairs { "zero", "poison" } do
+  for _, word in ipairs { "zero", "poison", "later" } do
     local data = reads(function(text) return function(fault) return text, fault.offset end end, word)
     lu.assertEquals(data, word .. zeros(page - #word))
   end
+end
+
+function tests.test_sentinels()
+  support.needs "poison"
+  lu.assertEquals(reads(function() return function() return uffd.ZERO end end), zeros(page)) 
+  local poison = policy(function() return function() return uffd.POISON end end)
+  lu.assertEquals(uffd.ask(poison), "poison")
+  lu.assertEquals({ tostring(uffd.ZERO), tostring(uffd.POISON), tostring(uffd.LATER) },
+    { "uffd.ZERO", "uffd.POISON", "uffd.LATER" })
+  local passed = policy(function(args) return function() return args.what end end, { what = uffd.LATER })
+  lu.assertEquals(uffd.ask(passed), "later")
+  lu.assertEquals(uffd.ask(policy(function() return function() return "later" end end)), "later")
+end
+
+-- The thread waits until the policy has made up its mind.
+function tests.test_later()
+  local data = reads(function()
+    local asked = 0
+    return function()
+      asked = asked + 1
+      if asked < 4 then return uffd.LATER end
+      return ("asked %d times"):format(asked)
+    end
+  end)
+  lu.assertEquals(data:sub(1, 13), "asked 4 times")
+end
+
+-- A word that is almost an answer does not become the page.
+function tests.test_words_like_answers()
+  for _, word in ipairs { "Zero", "ZERO", "zeros", "zero ", "zeroes", "zeroed", "uffd.ZERO" } do
+    breaks("EIO", "return uffd.ZERO", function(text) return function() return text end end, word)
+  end
+  for _, word in ipairs { "Poison", " poison\n", "poisoned", "uffd.POISON" } do
+    breaks("EIO", "return uffd.POISON", function(text) return function() return text end end, word)
+  end
+  breaks("EIO", "return uffd.LATER", function(text) return function() return text end end, "LATER")
+  for _, text in ipairs { "zero!", "poison pill", "zero\0", "laterally", "0", " " } do
+    lu.assertEquals(reads(function(args) return function() return args end end, text):sub(1, #text), text)
+  end
+  local data = reads(function() return function(fault) return "Poison", fault.offset end end)
+  lu.assertEquals(data:sub(1, 6), "Poison")
+end
+
+function tests.test_traceback_ends_in_the_policy()
+  local sentence = breaks("EIO", "stack traceback", function() return function() error "mine" end end)
+  lu.assertNil(sentence:find("[C]: in ?", 1, true))
 end
 
 function tests.test_another_resolver()
@@ -264,8 +310,8 @@ end
 function tests.test_factories_that_fail()
   fails("EIO", "no luck", serve_one(function() error "no luck" end))
   fails("EIO", "test_policy.lua", serve_one(function() error "no luck" end))
-  fails("EIO", "returned nil", serve_one(function() end))
-  fails("EIO", "returned table", serve_one(function() return {} end))
+  fails("EIO", "returned nothing", serve_one(function() end))
+  fails("EIO", "returned a table", serve_one(function() return {} end))
   fails("EIO", "error object", serve_one(function() error {} end))
   fails("EIO", "spoken", serve_one(function()
     error(setmetatable({}, { __tostring = function() return "spoken" end }))
