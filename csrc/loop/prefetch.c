@@ -1,20 +1,20 @@
 /*
- * Filling ranges that nobody waits for yet: in the handlers, in the background, a step between faults. The handle is
- * shared by its owner and by the parts that handlers have of it, and goes with the last of them.
+ * Filling ranges that nobody waits for yet: in the readers, in the background, a step between faults. The handle is
+ * shared by its owner and by the parts that readers have of it, and goes with the last of them.
  */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "loop/line/line.h"
 #include "loop/loop.h"
 #include "loop/rate.h"
 
+#define STEP_BYTES     HUGE_PAGE           /* prefetch gives way to faults after so much */
 #define STEPS_A_SECOND 64u                 /* with a rate: little and often */
 #define LOOK_NS        UINT64_C(100000000) /* a part that waits looks so often whether it is still wanted */
-#define NS_PER_S       UINT64_C(1000000000)
 
-/* What one handler has to do: its slice's share of the ranges. Offsets in the region. */
+/* What one reader has to do: its slice's share of the ranges. Offsets in the region. */
 struct part {
   struct uffd_job job;
   uffd_prefetch *prefetch;
@@ -26,8 +26,8 @@ struct uffd_prefetch {
   /* set once */
   uint64_t process;
   uffd_region *region; /* there as long as a part is left: the loop ends those first */
-  uffd_loop *loop;
-  bool driven;   /* by a pump, which waits by running it */
+  uffd_loop *loop;     /* may be gone when no part is left */
+  const struct uffd_engine_class *engine;
   size_t mapped; /* bytes, of all this */
   uint64_t wanted, step;
   /* any thread, atomic */
@@ -40,7 +40,7 @@ struct uffd_prefetch {
   int error;               /* the first */
   char text[256];          /* its sentence */
   sem_t ended;
-  /* each of them its handler's own */
+  /* each of them its reader's own */
   struct part parts[UFFD_HANDLERS_MAX];
   /* set once: sorted, apart from each other, whole pages */
   size_t count;
@@ -63,8 +63,6 @@ static void note_error(uffd_prefetch *prefetch, int error) {
 static bool is_over(const uffd_prefetch *prefetch) {
   return atomic_load(&prefetch->left) == 0;
 }
-
-/* ---- the handler's side */
 
 static uint64_t end_of(const struct uffd_range *range) {
   return range->offset + range->length;
@@ -92,13 +90,13 @@ static bool find_wanted(struct part *part, uint64_t *end) {
 }
 
 /* What is left of the region at part->at, or the next that is after it: parts may have been unmapped, or have moved. */
-static struct uffd_slice *find_slice(const struct uffd_handler_state *handler, const struct part *part,
+static struct uffd_slice *find_slice(const struct uffd_reader *reader, const struct part *part,
                                      struct uffd_source **found) {
   struct uffd_slice *first = NULL;
-  for (struct uffd_source *source = handler->sources; source != NULL; source = source->next) {
+  for (struct uffd_source *source = reader->sources; source != NULL; source = source->next) {
     for (uint32_t i = 0; !source->child && i < source->count; i++) {
       struct uffd_slice *slice = &source->slices[i];
-      if (slice->region != part->prefetch->region || slice_high(slice) <= part->at) continue;
+      if (slice->terms != &part->prefetch->region->terms || slice_high(slice) <= part->at) continue;
       if (first != NULL && first->offset <= slice->offset) continue;
       first = slice;
       *found = source;
@@ -109,27 +107,29 @@ static struct uffd_slice *find_slice(const struct uffd_handler_state *handler, c
 
 /* The end of the run of pages from at on that are, or are not, absent, within limit: offsets in the region. */
 static uint64_t run_end(const struct uffd_slice *slice, uint64_t at, uint64_t limit, bool absent) {
-  uint64_t page_size = slice->region->page_size;
+  uint64_t page_size = slice->terms->page_size;
   while (at < limit && (page_state(slice, (at - slice->offset) / page_size) == UFFD_PAGE_ABSENT) == absent) {
     at += page_size;
   }
   return at;
 }
 
-/* One run of absent pages, at most to limit. False when the kernel wants events read first. */
-static bool fill_run(struct uffd_handler_state *handler, struct uffd_source *source, struct uffd_slice *slice,
-                     struct part *part, uint64_t limit) {
-  uint64_t page_size = slice->region->page_size, high = run_end(slice, part->at, limit, true);
+/* One run of absent pages, at most to limit; *filled: bytes more. False when the kernel wants events read first. */
+static bool fill_run(struct uffd_lane *lane, struct uffd_source *source, const struct uffd_slice *slice,
+                     struct part *part, uint64_t limit, uint64_t *filled_bytes) {
+  uint64_t page_size = slice->terms->page_size, high = run_end(slice, part->at, limit, true);
   if (high == part->at) { /* there already, or dropped by its owner, who is to read zeros */
     pass(part, run_end(slice, part->at, limit, false));
     return true;
   }
   uint64_t origin = slice->start - slice->offset; /* modulo 2^64 */
-  switch (uffd_line_prefetch(handler, source, slice, origin + part->at, origin + high)) {
+  const struct uffd_filled filled = uffd_line_prefetch(lane, source, slice, origin + part->at, origin + high);
+  *filled_bytes += filled.bytes;
+  switch (filled.outcome) {
   case UFFD_OUTCOME_DEFERRED:
     return false;
   case UFFD_OUTCOME_FAILED:
-    note_error(part->prefetch, handler->error);
+    note_error(part->prefetch, filled.error);
     pass(part, part->at + page_size);
     return true;
   case UFFD_OUTCOME_GONE:
@@ -148,38 +148,38 @@ static uint64_t trim_step(const struct uffd_slice *slice, uint64_t at, uint64_t 
   return end > address && bytes >= HUGE_PAGE / 2 ? end - address : bytes;
 }
 
-/* So many bytes of what is wanted. False when the kernel wants events read first. */
-static bool fill_some(struct uffd_handler_state *handler, struct part *part, uint64_t bytes) {
+/* So many bytes of what is wanted; *filled: how many went in. False when the kernel wants events read first. */
+static bool fill_some(struct uffd_reader *reader, struct part *part, uint64_t bytes, uint64_t *filled) {
   struct uffd_source *source = NULL;
   struct uffd_slice *slice = NULL;
   uint64_t end;
   while (bytes != 0 && find_wanted(part, &end)) {
-    if (slice == NULL || slice_high(slice) <= part->at) slice = find_slice(handler, part, &source);
+    if (slice == NULL || slice_high(slice) <= part->at) slice = find_slice(reader, part, &source);
     uint64_t mapped = slice == NULL ? end : min_u64(max_u64(slice->offset, part->at), end);
     pass(part, mapped); /* what is not mapped any more */
     if (mapped == end) continue;
     uint64_t before = part->at;
     bytes = trim_step(slice, before, bytes);
     end = min_u64(min_u64(end, slice_high(slice)), before + bytes);
-    if (!fill_run(handler, source, slice, part, end)) return false;
+    if (!fill_run(&reader->lane, source, slice, part, end, filled)) return false;
     bytes -= part->at - before;
   }
   return true;
 }
 
 /* Why the rest is not to be done any more; NULL: it is. */
-static const char *find_obstacle(const struct uffd_handler_state *handler, const uffd_prefetch *prefetch) {
+static const char *find_obstacle(const struct uffd_lane *lane, const uffd_prefetch *prefetch) {
   if (atomic_load(&prefetch->cancelled)) return "The prefetch was cancelled.";
-  if (atomic_load(&handler->loop->stopped)) return "The loop has stopped before the range was filled.";
+  if (atomic_load(&lane->failure->stopped)) return "The loop has stopped before the range was filled.";
   if (prefetch->region->removed) return "The region was removed before the range was filled.";
   return NULL;
 }
 
-static enum uffd_job_result step(struct uffd_handler_state *handler, struct uffd_job *job) {
+static enum uffd_job_result step(struct uffd_lane *lane, struct uffd_job *job) {
   struct part *part = (struct part *)job;
   uffd_prefetch *prefetch = part->prefetch;
   BARRIER("prefetching", part);
-  const char *obstacle = find_obstacle(handler, prefetch);
+  const char *obstacle = find_obstacle(lane, prefetch);
   if (obstacle != NULL) {
     fail(ECANCELED, "%s", obstacle);
     note_error(prefetch, ECANCELED);
@@ -187,14 +187,12 @@ static enum uffd_job_result step(struct uffd_handler_state *handler, struct uffd
   }
   struct uffd_source *source;
   uint64_t now = uffd_now(), again = uffd_rate_take(&prefetch->rate, now, prefetch->step);
-  if (again != 0 && find_slice(handler, part, &source) != NULL) {
+  if (again != 0 && find_slice(uffd_reader_of(lane), part, &source) != NULL) {
     job->due_ns = min_u64(again, now + LOOK_NS);
     return UFFD_JOB_AGAIN;
   }
-  _Atomic uint64_t *bytes = &handler->counters.bytes; /* the only writer is this thread */
-  uint64_t before = atomic_load_explicit(bytes, memory_order_relaxed), end;
-  bool may_go_on = fill_some(handler, part, prefetch->step);
-  uint64_t filled = atomic_load_explicit(bytes, memory_order_relaxed) - before;
+  uint64_t filled = 0, end;
+  bool may_go_on = fill_some(uffd_reader_of(lane), part, prefetch->step, &filled);
   uffd_rate_give_back(&prefetch->rate, prefetch->step - min_u64(filled, prefetch->step));
   job->due_ns = may_go_on ? 0 : uffd_now() + UFFD_RETRY_MAX_NS / 10;
   return find_wanted(part, &end) ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
@@ -211,17 +209,15 @@ static void over(struct uffd_job *job) {
   drop(prefetch);
 }
 
-/* ---- making */
-
 static int compare_ranges(const void *a, const void *b) {
   const struct uffd_range *left = a, *right = b;
   return left->offset < right->offset ? -1 : left->offset > right->offset;
 }
 
 static int check_range(const uffd_region *region, const struct uffd_range *range) {
-  if (range->offset <= region->length && range->length <= region->length - range->offset) return 0;
+  if (range->offset <= region->terms.length && range->length <= region->terms.length - range->offset) return 0;
   return fail(ERANGE, "%" PRIu64 " bytes at offset %" PRIu64 " are outside a region of %" PRIu64 " bytes.",
-              range->length, range->offset, region->length);
+              range->length, range->offset, region->terms.length);
 }
 
 /* Sorted, whole pages, and what overlaps or meets is one. */
@@ -247,14 +243,14 @@ static void tidy(uffd_prefetch *prefetch, uint64_t page_size) {
 }
 
 static uint64_t step_bytes(const uffd_region *region, uint64_t rate) {
-  uint64_t step = rate == 0 ? UFFD_STEP_BYTES : min_u64(rate / STEPS_A_SECOND, UFFD_STEP_BYTES);
-  return max_u64(round_down(step, region->page_size), region->page_size);
+  uint64_t step = rate == 0 ? STEP_BYTES : min_u64(rate / STEPS_A_SECOND, STEP_BYTES);
+  return max_u64(round_down(step, region->terms.page_size), region->terms.page_size);
 }
 
 /* 0 and a prefetch without parts, or -errno with a sentence. */
 static int make(uffd_region *region, const struct uffd_range *ranges, size_t count, uint64_t rate,
                 uffd_prefetch **made) {
-  const struct uffd_range all = {0, region->length};
+  const struct uffd_range all = {0, region->terms.length};
   if (ranges == NULL || count == 0) {
     ranges = &all;
     count = 1;
@@ -269,7 +265,7 @@ static int make(uffd_region *region, const struct uffd_range *ranges, size_t cou
   prefetch->process = uffd_process();
   prefetch->region = region;
   prefetch->loop = region->loop;
-  prefetch->driven = region->loop->engine == UFFD_ENGINE_PUMP;
+  prefetch->engine = region->loop->engine.class;
   prefetch->mapped = mapped;
   prefetch->step = step_bytes(region, rate);
   prefetch->rate.bytes_a_second = rate;
@@ -277,7 +273,7 @@ static int make(uffd_region *region, const struct uffd_range *ranges, size_t cou
   sem_init(&prefetch->ended, 0, 0);
   prefetch->count = count;
   memcpy(prefetch->ranges, ranges, count * sizeof(*ranges));
-  tidy(prefetch, region->page_size);
+  tidy(prefetch, region->terms.page_size);
   *made = prefetch;
   return 0;
 }
@@ -289,8 +285,8 @@ static void post(uffd_prefetch *prefetch) {
   for (uint32_t i = 0; i < region->count; i++) {
     uint64_t start = i * region->slice_bytes, end;
     struct part *part = &prefetch->parts[count];
-    *part =
-        (struct part){.prefetch = prefetch, .at = start, .end = min_u64(start + region->slice_bytes, region->length)};
+    *part = (struct part){
+        .prefetch = prefetch, .at = start, .end = min_u64(start + region->slice_bytes, region->terms.length)};
     part->job = (struct uffd_job){.run = step, .background = true, .over = over};
     if (find_wanted(part, &end)) count++;
   }
@@ -298,7 +294,7 @@ static void post(uffd_prefetch *prefetch) {
   atomic_fetch_add(&prefetch->references, count);
   for (uint32_t i = 0; i < count; i++) {
     uint64_t slice = (prefetch->parts[i].end - 1) / region->slice_bytes;
-    uffd_job_post(region->loop->handlers[region->first + slice], &prefetch->parts[i].job);
+    uffd_job_post(uffd_region_reader(region, (uint32_t)slice), &prefetch->parts[i].job);
   }
 }
 
@@ -316,28 +312,9 @@ int uffd_region_prefetch_start(uffd_region *region, const struct uffd_range *ran
   return result;
 }
 
-/* ---- waiting */
-
 static int failure_of(const uffd_prefetch *prefetch) {
   if (atomic_load(&prefetch->error_state) != 2) return 0;
   return fail(prefetch->error, "%s", prefetch->text);
-}
-
-/* The calling thread is the handler. Calls on a pump belong to one thread, so its loop is there while a part is. */
-static void drive_until(uffd_prefetch *prefetch, uint64_t end) {
-  uffd_drive(prefetch->loop);
-  for (uint64_t now = uffd_now(); !is_over(prefetch) && now < end; now = uffd_now()) {
-    uffd_handler_pass(prefetch->loop->handlers[0], end - now);
-  }
-}
-
-static void sleep_until(uffd_prefetch *prefetch, uint64_t end) {
-  const struct timespec time = {(time_t)(end / NS_PER_S), (long)(end % NS_PER_S)};
-  int result;
-  do {
-    result = end == UINT64_MAX ? sem_wait(&prefetch->ended) : sem_clockwait(&prefetch->ended, CLOCK_MONOTONIC, &time);
-  } while (result != 0 && errno == EINTR);
-  if (result == 0) sem_post(&prefetch->ended); /* for whoever waits as well */
 }
 
 static int check_process(const uffd_prefetch *prefetch) {
@@ -354,11 +331,8 @@ int uffd_prefetch_wait(uffd_prefetch *prefetch, int timeout_ms) {
     if (uffd_is_callback_of(prefetch->loop)) { /* compares: the loop itself may be gone by now */
       return fail(EDEADLK, "A callback of this loop cannot wait for the loop: call from another thread.");
     }
-    if (prefetch->driven) {
-      drive_until(prefetch, end);
-    } else {
-      sleep_until(prefetch, end);
-    }
+    bool ended = prefetch->engine->wait(&prefetch->loop->engine, &prefetch->ended, end);
+    if (ended) sem_post(&prefetch->ended); /* for whoever waits as well */
   }
   if (!is_over(prefetch)) return 0;
   result = failure_of(prefetch);
@@ -392,8 +366,6 @@ void uffd_prefetch_close(uffd_prefetch *prefetch) {
   drop(prefetch);
 }
 
-/* ---- at once */
-
 int uffd_prefetch_now(uffd_region *region, uint64_t offset, uint64_t length) {
   uffd_prefetch *prefetch = NULL;
   const struct uffd_range range = {offset, length};
@@ -410,7 +382,7 @@ int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length) 
   if (result < 0) return result;
   const struct uffd_range range = {offset, length};
   result = check_range(region, &range);
-  if (length == 0 && result == 0) length = region->length - offset;
+  if (length == 0 && result == 0) length = region->terms.length - offset;
   pthread_mutex_lock(&region->lock);
   if (result == 0) result = uffd_region_check_served(region);
   if (result == 0 && length != 0) result = uffd_prefetch_now(region, offset, length);

@@ -1,5 +1,5 @@
 /*
- * Statistics: each handler counts for itself in plain stores, readers add up.
+ * Statistics: each lane counts for itself in plain stores; who asks adds up.
  */
 #include <sched.h>
 #include <string.h>
@@ -7,40 +7,6 @@
 #include "loop/loop.h"
 
 #define SETTLE_NS UINT64_C(200000000)
-#define SUB_BITS  4u /* 16 buckets to each power of two */
-
-static uint32_t bucket_of(uint64_t value) {
-  if (value < (1u << SUB_BITS)) return (uint32_t)value;
-  uint32_t exponent = 63u - (uint32_t)__builtin_clzll(value);
-  uint32_t sub = (uint32_t)(value >> (exponent - SUB_BITS)) & ((1u << SUB_BITS) - 1);
-  uint32_t bucket = ((exponent - SUB_BITS + 1) << SUB_BITS) + sub;
-  return bucket < UFFD_BUCKETS ? bucket : UFFD_BUCKETS - 1;
-}
-
-/* The largest value that falls into the bucket. */
-static uint64_t value_of(uint32_t bucket) {
-  if (bucket < (1u << SUB_BITS)) return bucket;
-  uint32_t exponent = (bucket >> SUB_BITS) + SUB_BITS - 1, sub = bucket & ((1u << SUB_BITS) - 1);
-  return (((UINT64_C(1) << SUB_BITS) + sub + 1) << (exponent - SUB_BITS)) - 1;
-}
-
-void uffd_histogram_add(struct uffd_histogram *histogram, uint64_t nanoseconds) {
-  uffd_count(&histogram->buckets[bucket_of(nanoseconds)], 1);
-  uffd_count(&histogram->count, 1);
-  if (nanoseconds > atomic_load_explicit(&histogram->max, memory_order_relaxed)) {
-    atomic_store_explicit(&histogram->max, nanoseconds, memory_order_relaxed);
-  }
-}
-
-void uffd_count_guessed(struct uffd_handler_state *handler, uint64_t flags) {
-  struct uffd_counters *counters = &handler->counters;
-  flags = uffd_settled_flags(handler, flags);
-  uffd_count((flags & UFFD_FAULT_WP) != 0      ? &counters->wp
-             : (flags & UFFD_FAULT_MINOR) != 0 ? &counters->minor
-                                               : &counters->missing,
-             1);
-  if ((flags & UFFD_FAULT_WRITE) != 0) uffd_count(&counters->writes, 1);
-}
 
 static uint64_t read_counter(const _Atomic uint64_t *counter) {
   return atomic_load_explicit(counter, memory_order_relaxed);
@@ -50,17 +16,17 @@ static uint64_t read_counter(const _Atomic uint64_t *counter) {
 static uint64_t percentile(const uffd_loop *loop, uint64_t count, double share) {
   uint64_t rank = (uint64_t)((double)count * share), seen = 0;
   for (uint32_t bucket = 0; bucket < UFFD_BUCKETS; bucket++) {
-    for (uint32_t i = 0; i < loop->handlers_count; i++) {
-      seen += read_counter(&loop->handlers[i]->latency.buckets[bucket]);
+    for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
+      seen += read_counter(&loop->engine.lanes[i]->latency.buckets[bucket]);
     }
-    if (seen > rank) return value_of(bucket);
+    if (seen > rank) return uffd_bucket_value(bucket);
   }
   return 0;
 }
 
 static void add_latency(const uffd_loop *loop, struct uffd_stats *all) {
-  for (uint32_t i = 0; i < loop->handlers_count; i++) {
-    const struct uffd_histogram *latency = &loop->handlers[i]->latency;
+  for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
+    const struct uffd_histogram *latency = &loop->engine.lanes[i]->latency;
     all->latency_count += read_counter(&latency->count);
     all->latency_max = max_u64(all->latency_max, read_counter(&latency->max));
   }
@@ -93,14 +59,14 @@ static void add_counters(const struct uffd_counters *counters, struct uffd_stats
 }
 
 /*
- * A thread goes on as soon as its page is there, and may ask for statistics before the handler has counted that page.
+ * A thread goes on as soon as its page is there, and may ask for statistics before the reader has counted that page.
  * So the pass that is under way may end first, but a slow callback is not waited for.
  */
-static void let_pass_end(const struct uffd_handler_state *handler) {
-  uint64_t pass = atomic_load_explicit(&handler->passes, memory_order_acquire);
-  if (pass % 2 == 0 || uffd_current_handler == handler) return;
+static void let_pass_end(const struct uffd_reader *reader) {
+  uint64_t pass = atomic_load_explicit(&reader->passes, memory_order_acquire);
+  if (pass % 2 == 0 || uffd_current_lane == &reader->lane) return;
   uint64_t end = uffd_now() + SETTLE_NS;
-  while (atomic_load_explicit(&handler->passes, memory_order_acquire) == pass && uffd_now() < end) {
+  while (atomic_load_explicit(&reader->passes, memory_order_acquire) == pass && uffd_now() < end) {
     sched_yield();
   }
 }
@@ -111,9 +77,9 @@ int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats) {
   if (result < 0) return result;
   if (stats == NULL || stats->size < 2 * sizeof(size_t))
     return fail(EINVAL, "uffd_stats: set size, UFFD_STATS_INIT does.");
-  for (uint32_t i = 0; i < loop->handlers_count; i++) {
-    let_pass_end(loop->handlers[i]);
-    add_counters(&loop->handlers[i]->counters, &all);
+  for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
+    if (i < loop->engine.readers_count) let_pass_end(loop->engine.readers[i]);
+    add_counters(&loop->engine.lanes[i]->counters, &all);
   }
   all.faults = all.missing + all.wp + all.minor;
   add_latency(loop, &all);

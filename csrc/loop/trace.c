@@ -1,5 +1,6 @@
 /*
- * Switching the trace: handlers find the hook with one load; what replaces it waits until they have let go of it.
+ * Switching the trace: a lane finds the hook with one load. Whoever replaces it waits until all lanes have let go of
+ * it.
  */
 #include "loop/loop.h"
 
@@ -11,17 +12,17 @@ void uffd_hooks_drop(struct uffd_hook *hook) {
   }
 }
 
-static enum uffd_job_result do_nothing(struct uffd_handler_state *handler, struct uffd_job *job) {
-  (void)handler, (void)job;
+static enum uffd_job_result do_nothing(struct uffd_lane *lane, struct uffd_job *job) {
+  (void)lane, (void)job;
   return UFFD_JOB_DONE;
 }
 
-/* When each handler has come by once, none is in a hook that was replaced before. */
-static void pass_handlers(uffd_loop *loop) {
-  for (uint32_t i = 0; i < loop->handlers_count; i++) {
+/* When each lane has come by once, none is in a hook that was replaced before. */
+static void pass_lanes(uffd_loop *loop) {
+  for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
     struct uffd_job job;
     uffd_job_init(&job, do_nothing);
-    uffd_job_run(loop->handlers[i], &job);
+    uffd_loop_run_job(loop, i, &job);
   }
 }
 
@@ -41,12 +42,12 @@ int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *fn, void *ctx) {
     if (hook == NULL) return fail(ENOMEM, "No memory for a trace hook.");
     *hook = (struct uffd_hook){.fn = fn, .ctx = ctx};
   }
-  keep_hook(loop, atomic_exchange(&loop->trace, hook));
+  keep_hook(loop, atomic_exchange(&loop->engine.trace, hook));
   if (uffd_is_callback_of(loop)) return 0; /* it cannot wait */
   result = uffd_loop_enter(loop);
   if (result < 0) return result;
   struct uffd_hook *past = atomic_exchange(&loop->past_hooks, NULL);
-  pass_handlers(loop);
+  pass_lanes(loop);
   uffd_hooks_drop(past);
   uffd_loop_leave(loop);
   return 0;

@@ -1,6 +1,6 @@
 /*
- * The callbacks that a loop's regions ask: set up once for each handler, in the thread that adds the region, and torn
- * down when the last region that asks them is gone.
+ * The callbacks that a loop's regions ask: set up once for each lane, in the thread that adds the region, and torn down
+ * when the last region that asks them is gone.
  */
 #include <string.h>
 
@@ -12,7 +12,7 @@ _Thread_local const uffd_loop *uffd_setting_up;
 static int call_setup(const uffd_loop *loop, uint32_t i, uint64_t page_size, struct uffd_use *use) {
   const uffd_loop *outer = uffd_setting_up;
   const struct uffd_handler told = {
-      .index = i, .count = loop->handlers_count, .key = loop->handlers[i], .page_size = page_size};
+      .index = i, .count = loop->engine.lanes_count, .key = loop->engine.lanes[i], .page_size = page_size};
   uffd_setting_up = loop;
   int result = uffd_callback_setup(use->callback, &told, &use->states[i]);
   uffd_setting_up = outer;
@@ -27,7 +27,7 @@ static void call_teardown(const uffd_loop *loop, uint32_t i, const struct uffd_u
 }
 
 static size_t use_size(const uffd_loop *loop) {
-  return sizeof(struct uffd_use) + loop->handlers_count * sizeof(void *);
+  return sizeof(struct uffd_use) + loop->engine.lanes_count * sizeof(void *);
 }
 
 static struct uffd_use *find_use(const uffd_loop *loop, const uffd_resolver *callback) {
@@ -38,7 +38,7 @@ static struct uffd_use *find_use(const uffd_loop *loop, const uffd_resolver *cal
   return use;
 }
 
-/* A handler's table is swapped by the handler itself: it gets a longer one if need be, and the new entry. */
+/* A lane's table is swapped by whoever has the lane: it gets a longer one if need be, and the new entry. */
 struct table_job {
   struct uffd_job job;
   uint32_t slot;
@@ -47,9 +47,9 @@ struct table_job {
   uint32_t count;                    /* of table, in and out */
 };
 
-static enum uffd_job_result change_table(struct uffd_handler_state *handler, struct uffd_job *job) {
+static enum uffd_job_result change_table(struct uffd_lane *lane, struct uffd_job *job) {
   struct table_job *change = (struct table_job *)job;
-  struct uffd_asker *asker = &handler->asker;
+  struct uffd_asker *asker = &lane->asker;
   if (change->table != NULL) {
     struct uffd_callback_state *old = asker->states;
     uint32_t old_count = asker->count;
@@ -64,22 +64,23 @@ static enum uffd_job_result change_table(struct uffd_handler_state *handler, str
 }
 
 /* callback NULL takes the entry out, for which there is always room. */
-static int set_entry(struct uffd_handler_state *handler, uint32_t slot, const uffd_resolver *callback, void *state) {
+static int set_entry(uffd_loop *loop, uint32_t lane, uint32_t slot, const uffd_resolver *callback, void *state) {
   struct table_job change = {.slot = slot, .entry = {callback, state}};
   uffd_job_init(&change.job, change_table);
-  if (slot >= handler->asker.count) { /* grows only under loop->lock, which we hold: reading it here is safe */
+  if (slot >=
+      loop->engine.lanes[lane]->asker.count) { /* grows only under loop->lock, which we hold: reading it here is safe */
     change.count = (slot + 16) / 16 * 16;
     change.table = uffd_alloc(change.count * sizeof(*change.table));
     if (change.table == NULL) return fail(ENOMEM, "No memory for the state of a callback.");
   }
-  int result = uffd_job_run(handler, &change.job);
+  int result = uffd_loop_run_job(loop, lane, &change.job);
   uffd_release(change.table, change.count * sizeof(*change.table));
   return result;
 }
 
 static void tear_down(uffd_loop *loop, struct uffd_use *use, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
-    set_entry(loop->handlers[i], uffd_callback_slot(use->callback), NULL, NULL);
+    set_entry(loop, i, uffd_callback_slot(use->callback), NULL, NULL);
     call_teardown(loop, i, use);
   }
   uffd_resolver_drop(use->callback);
@@ -87,10 +88,10 @@ static void tear_down(uffd_loop *loop, struct uffd_use *use, uint32_t count) {
 }
 
 static int set_up(uffd_loop *loop, struct uffd_use *use, uint64_t page_size) {
-  for (uint32_t i = 0; i < loop->handlers_count; i++) {
+  for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
     int result = call_setup(loop, i, page_size, use);
     if (result == 0) {
-      result = set_entry(loop->handlers[i], uffd_callback_slot(use->callback), use->callback, use->states[i]);
+      result = set_entry(loop, i, uffd_callback_slot(use->callback), use->callback, use->states[i]);
       if (result < 0) call_teardown(loop, i, use);
     }
     if (result < 0) {
@@ -138,7 +139,7 @@ static int drop_use(uffd_resolver *callback, void *ctx) {
     if (use->callback != callback) continue;
     if (--use->regions == 0) {
       *link = use->next;
-      tear_down(loop, use, loop->handlers_count);
+      tear_down(loop, use, loop->engine.lanes_count);
     }
     break;
   }
@@ -158,26 +159,17 @@ int uffd_uses_add(uffd_loop *loop, uffd_resolver *resolver, uint64_t page_size) 
 
 void uffd_uses_drop(uffd_loop *loop, uffd_resolver *resolver) {
   struct adding all = {loop, 0, SIZE_MAX};
-  if (!atomic_load(&loop->forked)) uffd_resolver_each_callback(resolver, drop_use, &all);
+  if (!atomic_load(&loop->engine.has_children)) uffd_resolver_each_callback(resolver, drop_use, &all);
 }
 
 void uffd_uses_end(uffd_loop *loop) {
   while (loop->uses != NULL) {
     struct uffd_use *use = loop->uses;
     loop->uses = use->next;
-    for (uint32_t i = 0; i < loop->handlers_count; i++) {
+    for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
       call_teardown(loop, i, use);
     }
     uffd_resolver_drop(use->callback);
     uffd_release(use, use_size(loop));
   }
-}
-
-bool uffd_uses_idle(struct uffd_handler_state *handler) {
-  bool more = false;
-  for (uint32_t i = 0; i < handler->asker.count; i++) {
-    const struct uffd_callback_state *entry = &handler->asker.states[i];
-    if (entry->callback != NULL && uffd_callback_idle(entry->callback, entry->state) > 0) more = true;
-  }
-  return more;
 }

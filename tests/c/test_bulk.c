@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "loop/line/bulk.h"
+#include "loop/line/zero.h"
 #include "serving.h"
 
 #define HUGE (UINT64_C(2) << 20)

@@ -10,7 +10,7 @@
 
 static void add_series(uffd_loop *loop, const uint64_t *values, unsigned count) {
   for (unsigned i = 0; i < count; i++) {
-    uffd_histogram_add(&loop->handlers[i % loop->handlers_count]->latency, values[i]);
+    uffd_histogram_add(&loop->engine.lanes[i % loop->engine.lanes_count]->latency, values[i]);
   }
 }
 
@@ -428,7 +428,7 @@ static void switched_from_the_hook_itself(void) {
       }
       CHECK_OK(uffd_loop_trace(serving.loop, NULL, NULL)); /* every handler has let go of it */
       unsigned count = atomic_load(&logs->count);
-      CHECK(count <= 10 + serving.loop->handlers_count);
+      CHECK(count <= 10 + serving.loop->engine.lanes_count);
       memset(logs, 0, 2 * sizeof(struct log));
       logs->loop = serving.loop;
       CHECK_OK(uffd_loop_trace(serving.loop, hand_to_next, logs));
@@ -436,7 +436,7 @@ static void switched_from_the_hook_itself(void) {
         check_pause();
       }
       CHECK(atomic_load(&logs->count) >= 1);
-      CHECK(atomic_load(&logs->count) <= serving.loop->handlers_count);
+      CHECK(atomic_load(&logs->count) <= serving.loop->engine.lanes_count);
       CHECK_OK(uffd_loop_trace(serving.loop, NULL, NULL));
     }
     atomic_store(&touring.stop, true);

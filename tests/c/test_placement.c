@@ -8,6 +8,7 @@
 
 #include "loop/engine/placed/faulter.h"
 #include "loop/engine/placed/placement.h"
+#include "loop/loop.h"
 #include "serving.h"
 
 #define PAGES 256
@@ -42,7 +43,7 @@ static bool is_in_force(uint32_t placement, const char *words) {
 }
 
 static struct uffd_placement *placement_of(void) {
-  return serving.loop->handlers[0]->placement;
+  return serving.loop->engine.readers[0]->placement;
 }
 
 static int companion_tid(void) {

@@ -161,9 +161,9 @@ struct caller {
 
 /* Calls that closing must outlast. */
 static uint32_t count_inside(void) {
-  pthread_mutex_lock(&serving.loop->gate);
-  uint32_t count = serving.loop->inside;
-  pthread_mutex_unlock(&serving.loop->gate);
+  pthread_mutex_lock(&serving.loop->gate.lock);
+  uint32_t count = serving.loop->gate.inside;
+  pthread_mutex_unlock(&serving.loop->gate.lock);
   return count;
 }
 
@@ -346,7 +346,7 @@ static void R19_one_fault_is_told_twice(void) {
   check_barrier_release("asking");
   check_barrier_await("drained"); /* the message at page 3 is read, not answered */
   pthread_kill(touch.thread, SIGUSR1);
-  uffd_object *object = serving.loop->handlers[0]->object;
+  uffd_object *object = serving.loop->engine.readers[0]->object;
   uint64_t pending = 0;
   while (pending == 0) {
     check_pause();

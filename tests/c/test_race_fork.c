@@ -405,7 +405,7 @@ static void await_burial(void) {
   CHECK_EQ(serving_stats(serving.loop).copied, 0);
   CHECK_EQ(serving_stats(serving.loop).errors, 0);
   CHECK_EQ(uffd_loop_error(serving.loop, NULL, 0), 0);
-  CHECK_EQ(serving.loop->handlers[0]->children, 0);
+  CHECK_EQ(serving.loop->engine.readers[0]->children, 0);
   CHECK(image_there(at(0), 0, PAGES * page)); /* the parent is served on */
   check_child(start_child(read_all));         /* and so are other children */
 }

@@ -1,5 +1,5 @@
 /*
- * Faults that wait together: see batch.h. Knows addresses, no answers; the queue itself stays as it was read.
+ * Knows addresses, no answers.
  */
 #include "loop/engine/batch.h"
 
@@ -26,82 +26,77 @@ static void sort(const struct uffd_pending *queue, uint16_t *order, uint32_t cou
   }
 }
 
-void uffd_batch_begin(struct uffd_handler_state *handler, uint32_t first) {
-  struct uffd_batch *batch = &handler->batch;
-  batch->count = handler->queued - first;
+static void forget(struct uffd_batch *batch) {
+  batch->source = NULL;
+  batch->low = batch->high = batch->unprotected = 0;
+}
+
+void uffd_batch_begin(struct uffd_batch *batch, struct uffd_pending *queue, uint32_t first, uint32_t queued) {
+  batch->queue = queue;
+  batch->count = queued - first;
   batch->next = 0;
-  uffd_batch_forget(handler);
+  forget(batch);
   for (uint32_t i = 0; i < batch->count; i++) {
     batch->order[i] = (uint16_t)(first + i);
   }
-  sort(handler->queue, batch->order, batch->count);
+  sort(queue, batch->order, batch->count);
 }
 
-struct uffd_pending *uffd_batch_next(struct uffd_handler_state *handler) {
-  struct uffd_batch *batch = &handler->batch;
-  return batch->next < batch->count ? &handler->queue[batch->order[batch->next++]] : NULL;
+struct uffd_pending *uffd_batch_next(struct uffd_batch *batch) {
+  return batch->next < batch->count ? &batch->queue[batch->order[batch->next++]] : NULL;
 }
 
-void uffd_batch_end(struct uffd_handler_state *handler) {
-  handler->batch.count = handler->batch.next = 0;
-  uffd_batch_forget(handler);
+void uffd_batch_end(struct uffd_batch *batch) {
+  batch->count = batch->next = 0;
+  forget(batch);
 }
 
 /* Ranges come by address: the last one, with what it touches, is enough. */
-static struct uffd_batch *turn_to(struct uffd_handler_state *handler, const struct uffd_source *source) {
-  struct uffd_batch *batch = &handler->batch;
-  if (batch->next == batch->count) return NULL; /* nobody is left to be told, or faults are not what is answered */
-  if (batch->source != source) uffd_batch_forget(handler);
-  batch->source = source;
-  return batch;
-}
-
-void uffd_batch_woke(struct uffd_handler_state *handler, const struct uffd_source *source, uint64_t start,
-                     uint64_t end) {
-  struct uffd_batch *batch = turn_to(handler, source);
-  if (batch == NULL) return;
+static void note_range(struct uffd_batch *batch, uint64_t start, uint64_t end) {
   bool before = end == batch->low, behind = start == batch->high;
   if (!behind) batch->low = start;
   if (!before) batch->high = end;
 }
 
-void uffd_batch_woke_writers(struct uffd_handler_state *handler, const struct uffd_source *source, uint64_t page) {
-  struct uffd_batch *batch = turn_to(handler, source);
-  if (batch != NULL) batch->unprotected = page;
+/* A page that did not get what it waits for has twins that are to be answered by themselves. */
+void uffd_batch_note(struct uffd_batch *batch, const struct uffd_source *source, const struct uffd_filled *filled) {
+  bool answered = filled->outcome == UFFD_OUTCOME_INSTALLED || filled->outcome == UFFD_OUTCOME_PRESENT;
+  if (!answered || batch->source != source) forget(batch);
+  if (!answered) return;
+  batch->source = source;
+  if (filled->woke_high != 0) note_range(batch, filled->woke_low, filled->woke_high);
+  if (filled->unprotected != 0) batch->unprotected = filled->unprotected;
 }
 
-void uffd_batch_forget(struct uffd_handler_state *handler) {
-  struct uffd_batch *batch = &handler->batch;
-  batch->source = NULL;
-  batch->low = batch->high = batch->unprotected = 0;
-}
-
-bool uffd_batch_has_woken(const struct uffd_handler_state *handler, const struct uffd_source *source, uint64_t page,
-                          uint64_t flags) {
-  const struct uffd_batch *batch = &handler->batch;
-  if (batch->source != source) return false;
-  if ((flags & UFFD_FAULT_WP) != 0) return batch->unprotected == page;
+static bool has_woken(const struct uffd_batch *batch, const struct uffd_pending *fault, uint64_t page) {
+  if (batch->source != fault->source) return false;
+  if ((fault->flags & UFFD_FAULT_WP) != 0) return batch->unprotected == page;
   return batch->low <= page && page < batch->high;
 }
 
 /* Where writes are watched, a page that is written comes alone, unprotected; in a run it would fault once more. */
 static bool is_alone(const struct uffd_slice *slice, uint64_t flags) {
-  return (flags & UFFD_FAULT_WRITE) != 0 && (slice->region->modes & UFFD_MODE_WP) != 0;
+  return (flags & UFFD_FAULT_WRITE) != 0 && (slice->terms->modes & UFFD_MODE_WP) != 0;
 }
 
-uint64_t uffd_batch_reach(const struct uffd_handler_state *handler, const struct uffd_slice *slice, uint64_t page,
-                          uint64_t flags) {
+/* The end of the run of pages that wait for the same as fault, from its page on. */
+static uint64_t find_reach(const struct uffd_batch *batch, const struct uffd_pending *fault,
+                           const struct uffd_slice *slice, uint64_t page) {
   const uint64_t kind = UFFD_FAULT_WP | UFFD_FAULT_MINOR;
-  const struct uffd_batch *batch = &handler->batch;
-  uint64_t page_size = slice->region->page_size, high = page + page_size;
+  uint64_t page_size = slice->terms->page_size, high = page + page_size;
   uint64_t limit = min_u64(slice->end, page + max_u64(RUN_BYTES, page_size));
-  if (batch->next == 0 || is_alone(slice, flags)) return high;
-  const struct uffd_source *source = handler->queue[batch->order[batch->next - 1]].source;
+  if (is_alone(slice, fault->flags)) return high;
   for (uint32_t i = batch->next; i < batch->count && high < limit; i++) {
-    const struct uffd_pending *other = &handler->queue[batch->order[i]];
-    if (other->source != source || other->address >= high + page_size) break;
-    if (((other->flags ^ flags) & kind) != 0 || is_alone(slice, other->flags)) break;
+    const struct uffd_pending *other = &batch->queue[batch->order[i]];
+    if (other->source != fault->source || other->address >= high + page_size) break;
+    if (((other->flags ^ fault->flags) & kind) != 0 || is_alone(slice, other->flags)) break;
     if (other->address >= high) high += page_size;
   }
   return high;
+}
+
+void uffd_batch_prepare(const struct uffd_batch *batch, struct uffd_pending *fault, const struct uffd_slice *slice) {
+  uint64_t page = page_of(slice, fault->address);
+  fault->woken = has_woken(batch, fault, page);
+  fault->reach = fault->woken ? 0 : find_reach(batch, fault, slice, page);
 }

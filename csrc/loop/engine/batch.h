@@ -2,29 +2,32 @@
  * Faults that wait together: answered by address, neighbours in one, and none twice. All of them were asleep before the
  * first is answered, and an ioctl wakes whoever sleeps in its range: what it has covered needs no answer of its own.
  */
-#ifndef UFFD_LOOP_BATCH_H
-#define UFFD_LOOP_BATCH_H
+#ifndef UFFD_LOOP_ENGINE_BATCH_H
+#define UFFD_LOOP_ENGINE_BATCH_H
 
-#include "loop/loop.h"
+#include "loop/line/line.h"
 
-/* The queue from place first on. */
-void uffd_batch_begin(struct uffd_handler_state *handler, uint32_t first);
+#define UFFD_QUEUE_MAX 1024u /* faults that a reader keeps; more are told again when there is room */
+
+/* One pass over the queue: its order, and who was woken meanwhile. Empty unless faults are being answered. */
+struct uffd_batch {
+  struct uffd_pending *queue;
+  uint32_t count, next;             /* of order[] */
+  uint16_t order[UFFD_QUEUE_MAX];   /* places in the queue, by source and address */
+  const struct uffd_source *source; /* of the two below; NULL: none was woken yet */
+  uint64_t low, high;               /* addresses: filled, or found there */
+  uint64_t unprotected;             /* page; 0: none */
+};
+
+/* The faults at the places from first to queued. The queue stays as it was read. */
+void uffd_batch_begin(struct uffd_batch *batch, struct uffd_pending *queue, uint32_t first, uint32_t queued);
 /* The next fault, or NULL after the last. */
-struct uffd_pending *uffd_batch_next(struct uffd_handler_state *handler);
-void uffd_batch_end(struct uffd_handler_state *handler);
-
-/* The sleepers of [start, end), or the writers of the page at start, were woken. */
-void uffd_batch_woke(struct uffd_handler_state *handler, const struct uffd_source *source, uint64_t start,
-                     uint64_t end);
-void uffd_batch_woke_writers(struct uffd_handler_state *handler, const struct uffd_source *source, uint64_t page);
-/* What was woken last did not get what it waits for: its twins are answered by themselves. */
-void uffd_batch_forget(struct uffd_handler_state *handler);
-/* Whoever has that fault was woken in this walk. */
-bool uffd_batch_has_woken(const struct uffd_handler_state *handler, const struct uffd_source *source, uint64_t page,
-                          uint64_t flags);
-
-/* The end of the run of pages that wait for the same as the fault being answered, at page of that slice. */
-uint64_t uffd_batch_reach(const struct uffd_handler_state *handler, const struct uffd_slice *slice, uint64_t page,
-                          uint64_t flags);
+struct uffd_pending *uffd_batch_next(struct uffd_batch *batch);
+/* Tells the next fault, which is in this slice, what the batch knows of it: was it woken, how far does its run reach.
+ */
+void uffd_batch_prepare(const struct uffd_batch *batch, struct uffd_pending *fault, const struct uffd_slice *slice);
+/* Keeps whom the answer to a fault of this source has woken. */
+void uffd_batch_note(struct uffd_batch *batch, const struct uffd_source *source, const struct uffd_filled *filled);
+void uffd_batch_end(struct uffd_batch *batch);
 
 #endif

@@ -4,17 +4,20 @@
  */
 #include "loop/line/bulk.h"
 
+#include "loop/line/huge.h"
+#include "loop/line/zero.h"
+
 #define LOOK_BYTES (UINT64_C(256) << 10) /* that are looked at before they go in: they stay in a processor's cache */
 
 struct bulk {
-  struct uffd_handler_state *handler;
+  struct uffd_lane *lane;
   const struct uffd_install *install;
   uint64_t end;     /* of the answer's whole pages */
   bool huge, zeros; /* what is looked for */
   bool zeros_found;
   bool stopped;  /* a piece did not go in */
   bool answered; /* the faulting page has its outcome */
-  uint32_t outcome;
+  struct uffd_filled filled;
 };
 
 static bool holds_page(const struct bulk *bulk, uint64_t start, uint64_t end) {
@@ -25,8 +28,8 @@ static const char *source(const struct bulk *bulk, uint64_t at) {
   return (const char *)bulk->install->data + (at - bulk->install->dst);
 }
 
-/* A part of the answer by itself, from data. */
-static void put(struct bulk *bulk, uint32_t kind, uint64_t start, uint64_t length, const char *data) {
+/* A part of the answer by itself, from data. Returns how much of it went in in that way. */
+static uint64_t put(struct bulk *bulk, uint32_t kind, uint64_t start, uint64_t length, const char *data) {
   struct uffd_install part = *bulk->install;
   bool holds = holds_page(bulk, start, start + length);
   part.kind = kind;
@@ -34,10 +37,16 @@ static void put(struct bulk *bulk, uint32_t kind, uint64_t start, uint64_t lengt
   part.length = length;
   part.data = data;
   if (!holds) part.page = start;
-  uint32_t outcome = uffd_install(bulk->handler, &part);
-  if (holds) bulk->outcome = outcome;
-  bulk->answered = bulk->answered || holds;
-  if (outcome != UFFD_OUTCOME_INSTALLED && outcome != UFFD_OUTCOME_PRESENT) bulk->stopped = true;
+  const struct uffd_filled filled = uffd_install(bulk->lane, &part);
+  if (holds) {
+    bulk->filled.outcome = filled.outcome;
+    bulk->filled.error = filled.error;
+    bulk->filled.page_kind = filled.page_kind;
+    bulk->answered = true;
+  }
+  uffd_filled_add(&bulk->filled, &filled);
+  if (filled.outcome != UFFD_OUTCOME_INSTALLED && filled.outcome != UFFD_OUTCOME_PRESENT) bulk->stopped = true;
+  return filled.as_asked;
 }
 
 /* Runs of zero pages and of others take turns; the bytes are in the staging area. */
@@ -53,7 +62,7 @@ static void put_runs(struct bulk *bulk, uint64_t start, uint64_t end, const char
 }
 
 static void put_piece(struct bulk *bulk, uint64_t start, uint64_t end) {
-  char *staging = bulk->handler->staging;
+  char *staging = bulk->lane->staging;
   for (uint64_t at = start, next; at < end && !bulk->stopped; at = next) {
     next = bulk->zeros ? min_u64(end, at + LOOK_BYTES) : end;
     bool look = bulk->zeros && next <= bulk->end && uffd_peek(staging, source(bulk, at), next - at) == 0;
@@ -76,17 +85,16 @@ static bool all_zero(const char *bytes, uint64_t length) {
 
 /* False: it has to go in as small pages do. Where moving does not take, as in locked memory, it is not tried again. */
 static bool put_huge(struct bulk *bulk, uint64_t start) {
-  char *staging = uffd_huge_fits(bulk->install, start) ? uffd_huge_staging(bulk->handler) : NULL;
+  char *staging = uffd_huge_fits(bulk->install, start) ? uffd_huge_staging(bulk->lane) : NULL;
   if (staging == NULL || uffd_peek(staging, source(bulk, start), HUGE_PAGE) < 0) return false;
   if (all_zero(staging, HUGE_PAGE)) {
     put(bulk, UFFD_ANSWER_ZERO, start, HUGE_PAGE, NULL);
     return true;
   }
-  const _Atomic uint64_t *moved = &bulk->handler->counters.pages[UFFD_ANSWER_MOVE];
-  uint64_t before = atomic_load_explicit(moved, memory_order_relaxed);
-  put(bulk, UFFD_ANSWER_MOVE, start, HUGE_PAGE, staging);
-  bool all = atomic_load_explicit(moved, memory_order_relaxed) - before == HUGE_PAGE / BASE_PAGE;
-  if (!all && !bulk->stopped) atomic_store_explicit(&bulk->install->slice->region->huge, false, memory_order_relaxed);
+  bool all = put(bulk, UFFD_ANSWER_MOVE, start, HUGE_PAGE, staging) == HUGE_PAGE;
+  if (!all && !bulk->stopped) {
+    atomic_store_explicit(&bulk->install->slice->terms->hints->huge, false, memory_order_relaxed);
+  }
   return true;
 }
 
@@ -117,10 +125,16 @@ static void take_apart(struct bulk *bulk) {
 }
 
 static bool may_have_zeros(const struct uffd_install *install) {
-  uffd_region *region = install->slice->region;
-  if (!region->finds_zeros) return false;
-  if (atomic_load_explicit(&region->zeros_found, memory_order_relaxed)) return true;
+  const struct uffd_terms *terms = install->slice->terms;
+  if (!terms->finds_zeros) return false;
+  if (atomic_load_explicit(&terms->hints->zeros_found, memory_order_relaxed)) return true;
   return uffd_may_have_zero_pages(install->data, round_down(install->length, BASE_PAGE));
+}
+
+static bool may_move_huge(const struct uffd_install *install) {
+  bool own = !install->source->child && !install->source->foreign;
+  return own && install->length >= HUGE_PAGE &&
+         atomic_load_explicit(&install->slice->terms->hints->huge, memory_order_relaxed);
 }
 
 /* Of the faulting page, as much as the answer has. */
@@ -128,19 +142,21 @@ static uint64_t rest_of_page(const struct bulk *bulk) {
   return min_u64(BASE_PAGE, bulk->install->dst + bulk->install->length - bulk->install->page);
 }
 
-uint32_t uffd_bulk_install(struct uffd_handler_state *handler, const struct uffd_install *install) {
-  uffd_region *region = install->slice->region;
-  bool own = !install->source->child && !install->source->foreign;
+struct uffd_filled uffd_bulk_install(struct uffd_lane *lane, const struct uffd_install *install) {
+  bool large = install->kind == UFFD_ANSWER_BYTES && install->length >= UFFD_BULK_BYTES;
   struct bulk bulk = {
-      .handler = handler,
+      .lane = lane,
       .install = install,
       .end = install->dst + round_down(install->length, BASE_PAGE),
-      .huge = own && install->length >= HUGE_PAGE && atomic_load_explicit(&region->huge, memory_order_relaxed),
-      .zeros = may_have_zeros(install),
+      .huge = large && may_move_huge(install),
+      .zeros = large && may_have_zeros(install),
+      .filled = {.outcome = UFFD_OUTCOME_INSTALLED, .page_kind = UFFD_ANSWER_LATER},
   };
-  if (!bulk.huge && !bulk.zeros) return uffd_install(handler, install);
+  if (!bulk.huge && !bulk.zeros) return uffd_install(lane, install);
   take_apart(&bulk);
-  if (bulk.zeros) atomic_store_explicit(&region->zeros_found, bulk.zeros_found, memory_order_relaxed);
+  if (bulk.zeros) {
+    atomic_store_explicit(&install->slice->terms->hints->zeros_found, bulk.zeros_found, memory_order_relaxed);
+  }
   if (!bulk.answered) put(&bulk, UFFD_ANSWER_BYTES, install->page, rest_of_page(&bulk), source(&bulk, install->page));
-  return bulk.outcome;
+  return bulk.filled;
 }

@@ -1,13 +1,12 @@
 /*
- * Where huge pages are filled before they are moved in: a handler has room for one, which is mapped when it first needs
- * it, and a hole again after each move.
+ * A lane has room for one huge page: it is mapped when the lane first needs it, and is a hole again after each move.
  */
+#include "loop/line/huge.h"
+
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#include "loop/line/bulk.h"
 
 /* Without huge pages of its own the staging area would be moved page by page. */
 static bool has_thp(void) {
@@ -19,8 +18,8 @@ static bool has_thp(void) {
   return known && strstr(text, "[never]") == NULL;
 }
 
-bool uffd_huge_serves(const uffd_region *region) {
-  bool moves = region->memory->kind == UFFD_MEMORY_THP && (region->modes & UFFD_MODE_WP) == 0;
+bool uffd_huge_serves(const struct uffd_terms *terms) {
+  bool moves = terms->memory->kind == UFFD_MEMORY_THP && (terms->modes & UFFD_MODE_WP) == 0;
   return moves && (uffd_kernel_features() & UFFD_FEAT_MOVE) != 0 && has_thp();
 }
 
@@ -36,21 +35,21 @@ bool uffd_huge_fits(const struct uffd_install *install, uint64_t at) {
 }
 
 /* A forked child's copy would keep the pages from being moved. */
-char *uffd_huge_staging(struct uffd_handler_state *handler) {
-  if (handler->huge != NULL) return handler->huge;
-  handler->huge_mapping = uffd_pages_map(2 * HUGE_PAGE);
-  if (handler->huge_mapping == NULL) return NULL;
-  uintptr_t aligned = round_up((uintptr_t)handler->huge_mapping, HUGE_PAGE);
+char *uffd_huge_staging(struct uffd_lane *lane) {
+  if (lane->huge != NULL) return lane->huge;
+  lane->huge_mapping = uffd_pages_map(2 * HUGE_PAGE);
+  if (lane->huge_mapping == NULL) return NULL;
+  uintptr_t aligned = round_up((uintptr_t)lane->huge_mapping, HUGE_PAGE);
   char *huge = (char *)aligned; /* NOLINT(performance-no-int-to-ptr) */
   if (madvise(huge, HUGE_PAGE, MADV_HUGEPAGE) == 0 && madvise(huge, HUGE_PAGE, MADV_DONTFORK) == 0) {
-    handler->huge = huge;
+    lane->huge = huge;
   } else {
-    uffd_huge_unmap(handler);
+    uffd_huge_unmap(lane);
   }
-  return handler->huge;
+  return lane->huge;
 }
 
-void uffd_huge_unmap(struct uffd_handler_state *handler) {
-  uffd_pages_unmap(handler->huge_mapping, 2 * HUGE_PAGE);
-  handler->huge_mapping = handler->huge = NULL;
+void uffd_huge_unmap(struct uffd_lane *lane) {
+  uffd_pages_unmap(lane->huge_mapping, 2 * HUGE_PAGE);
+  lane->huge_mapping = lane->huge = NULL;
 }

@@ -1,19 +1,19 @@
 /*
  * Turns an answer into ioctls, and what they say into an outcome. Never asks what a page should hold.
  */
+#include "loop/line/install.h"
+
 #include <string.h>
 #include <sys/mman.h>
 
-#include "loop/engine/batch.h"
-
-/* Where the work stands: the range still to do, and what has become of the faulting page. */
+/* Where the work stands: the range still to do, and what was done so far. */
 struct work {
-  struct uffd_handler_state *handler;
+  struct uffd_lane *lane;
   const struct uffd_install *install;
   uint64_t at, end;
-  uint32_t kind; /* of the last step: UFFD_ANSWER_* */
-  uint32_t outcome;
-  bool narrowed; /* to the faulting page: the rest of the cover did not work out */
+  uint32_t asked, kind; /* UFFD_ANSWER_*: of the answer, and of the last step */
+  bool narrowed;        /* to the faulting page: the rest of the cover did not work out */
+  struct uffd_filled filled;
 };
 
 /*
@@ -22,7 +22,7 @@ struct work {
  */
 static void mark(const struct uffd_install *install, uint64_t start, uint64_t end, uint8_t state) {
   const struct uffd_slice *slice = install->slice;
-  uint64_t page_size = slice->region->page_size;
+  uint64_t page_size = slice->terms->page_size;
   for (uint64_t i = (start - slice->start) / page_size; i < (end - slice->start) / page_size; i++) {
     if (page_state(slice, i) != UFFD_PAGE_REMOVED) set_page_state(slice, i, state);
   }
@@ -30,13 +30,21 @@ static void mark(const struct uffd_install *install, uint64_t start, uint64_t en
 
 static void account(struct work *work, uint32_t kind, uint64_t start, uint64_t done) {
   if (done == 0) return;
-  struct uffd_counters *counters = &work->handler->counters;
-  if (work->install->page >= start && work->install->page - start < done) work->handler->filled_as = kind;
-  uffd_count(&counters->pages[kind], done / work->install->slice->region->page_size);
-  if (kind != UFFD_ANSWER_POISON) uffd_count(&counters->bytes, done);
-  if (kind == UFFD_ANSWER_POISON) work->handler->poisoned_ns = uffd_now();
-  if (kind != UFFD_ANSWER_POISON) uffd_batch_woke(work->handler, work->install->source, start, start + done);
-  mark(work->install, start, start + done, kind == UFFD_ANSWER_POISON ? UFFD_PAGE_POISONED : UFFD_PAGE_INSTALLED);
+  struct uffd_counters *counters = &work->lane->counters;
+  struct uffd_filled *filled = &work->filled;
+  bool poison = kind == UFFD_ANSWER_POISON, faulting = work->install->page - start < done;
+  if (faulting) filled->page_kind = kind;
+  if (faulting) filled->poisoned = poison;
+  uffd_count(&counters->pages[kind], done / work->install->slice->terms->page_size);
+  if (poison) {
+    work->lane->poisoned_ns = uffd_now();
+  } else {
+    uffd_count(&counters->bytes, done);
+    uffd_filled_woke(filled, start, start + done);
+    filled->bytes += done;
+    if (kind == work->asked) filled->as_asked += done;
+  }
+  mark(work->install, start, start + done, poison ? UFFD_PAGE_POISONED : UFFD_PAGE_INSTALLED);
 }
 
 /* Zeros where ZEROPAGE does not serve: huge pages have none, and it cannot protect (R23: one ioctl for both). */
@@ -45,7 +53,7 @@ static int fill_zeros(struct work *work, int fd, uint64_t dst, uint64_t length, 
   int result = 0;
   for (*done = 0; *done < length && result == 0;) {
     uint64_t part;
-    result = uffd_fill(fd, UFFD_FILL_COPY, dst + *done, (uintptr_t)work->handler->zeros,
+    result = uffd_fill(fd, UFFD_FILL_COPY, dst + *done, (uintptr_t)work->lane->zeros,
                        min_u64(length - *done, HUGE_PAGE), mode, &part);
     *done += part;
   }
@@ -54,17 +62,17 @@ static int fill_zeros(struct work *work, int fd, uint64_t dst, uint64_t length, 
 
 /* The bytes of the last page that the answer does not have are zeros. */
 static int fill_tail(struct work *work, int fd, uint64_t dst, const char *data, uint64_t length, uint64_t *done) {
-  uint64_t page_size = work->install->slice->region->page_size;
-  memcpy(work->handler->staging, data, length);
-  memset(work->handler->staging + length, 0, page_size - length);
-  return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)work->handler->staging, page_size,
+  uint64_t page_size = work->install->slice->terms->page_size;
+  memcpy(work->lane->staging, data, length);
+  memset(work->lane->staging + length, 0, page_size - length);
+  return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)work->lane->staging, page_size,
                    work->install->wp ? UFFD_COPY_WP : 0, done);
 }
 
 static int fill_bytes(struct work *work, int fd, uint64_t dst, uint64_t length, uint64_t *done) {
   const struct uffd_install *install = work->install;
   const char *data = (const char *)install->data + (dst - install->dst);
-  uint64_t has = install->length - (dst - install->dst), page_size = install->slice->region->page_size;
+  uint64_t has = install->length - (dst - install->dst), page_size = install->slice->terms->page_size;
   uint64_t whole = has >= length ? length : round_down(has, page_size);
   if (whole == 0) return fill_tail(work, fd, dst, data, has, done);
   return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)data, whole, install->wp ? UFFD_COPY_WP : 0, done);
@@ -86,38 +94,38 @@ static int fill(struct work *work, uint32_t kind, uint64_t length, uint64_t *don
   case UFFD_ANSWER_POISON:
     return uffd_fill(fd, UFFD_FILL_POISON, at, 0, length, 0, done);
   default:
-    if (install->wp || install->slice->region->page_size != BASE_PAGE) return fill_zeros(work, fd, at, length, done);
+    if (install->wp || install->slice->terms->page_size != BASE_PAGE) return fill_zeros(work, fd, at, length, done);
     return uffd_fill(fd, UFFD_FILL_ZEROPAGE, at, 0, length, 0, done);
   }
 }
 
 static uint64_t page_size_of(const struct work *work) {
-  return work->install->slice->region->page_size;
+  return work->install->slice->terms->page_size;
 }
 
 /* The page at work->at is done with, one way or another. */
 static void pass_page(struct work *work, uint32_t outcome) {
-  if (work->at == work->install->page) work->outcome = outcome;
+  if (work->at == work->install->page) work->filled.outcome = outcome;
   work->at += page_size_of(work);
 }
 
 /* R5: EEXIST wakes nobody. Only the faulting page has a sleeper that is known of; others bring their own message. */
 static void step_over_present(struct work *work) {
   const struct uffd_install *install = work->install;
-  uint64_t index = (work->at - install->slice->start) / page_size_of(work);
+  uint64_t index = page_index(install->slice, work->at);
   if (page_state(install->slice, index) == UFFD_PAGE_ABSENT) {
     set_page_state(install->slice, index, UFFD_PAGE_INSTALLED);
   }
   if (work->at == install->page) {
     uffd_raw_wake(install->source->fd, install->page, page_size_of(work));
-    uffd_batch_woke(work->handler, install->source, install->page, install->page + page_size_of(work));
-    uffd_count(&work->handler->counters.present, 1);
+    uffd_filled_woke(&work->filled, install->page, install->page + page_size_of(work));
+    uffd_count(&work->lane->counters.present, 1);
   }
   pass_page(work, UFFD_OUTCOME_PRESENT);
 }
 
 static void finish(struct work *work, uint32_t outcome) {
-  work->outcome = outcome;
+  work->filled.outcome = outcome;
   work->at = work->end;
 }
 
@@ -143,7 +151,7 @@ static void judge(struct work *work, int error) {
   } else if (error == -EFAULT && work->kind == UFFD_ANSWER_CONTINUE) {
     finish(work, UFFD_OUTCOME_ABSENT);
   } else {
-    work->handler->error = -error;
+    work->filled.error = -error;
     finish(work, UFFD_OUTCOME_FAILED);
   }
 }
@@ -167,9 +175,9 @@ static bool is_mapped(const struct work *work) {
   const struct uffd_source *source = work->install->source;
   unsigned char resident = 0;
   if (source->foreign)
-    return uffd_is_present(source->child ? 0 : slice->region->memory->pid, work->at, page_size_of(work));
+    return uffd_is_present(source->child ? 0 : slice->terms->memory->pid, work->at, page_size_of(work));
   if (source->child) {
-    return page_state(slice, (work->at - slice->start) / page_size_of(work)) == UFFD_PAGE_INSTALLED;
+    return page_state(slice, page_index(slice, work->at)) == UFFD_PAGE_INSTALLED;
   }
   mincore((void *)(uintptr_t)work->at, 1, &resident); /* NOLINT(performance-no-int-to-ptr) */
   return (resident & 1) != 0;
@@ -201,29 +209,51 @@ static int try_other_way(struct work *work, uint32_t kind, int error) {
   return error == -EEXIST && copies && doubtful ? map_cached(work, minor) : error;
 }
 
-uint32_t uffd_install(struct uffd_handler_state *handler, const struct uffd_install *install) {
-  struct work work = {.handler = handler, .install = install, .at = install->dst, .outcome = UFFD_OUTCOME_INSTALLED};
-  work.end = install->dst + round_up(install->length, page_size_of(&work));
+struct uffd_filled uffd_install(struct uffd_lane *lane, const struct uffd_install *install) {
   /* MOVE cannot protect, nor reach another process */
   bool copy = install->kind == UFFD_ANSWER_MOVE && (install->wp || install->source->foreign);
   uint32_t kind = copy ? UFFD_ANSWER_BYTES : install->kind;
+  struct work work = {
+      .lane = lane,
+      .install = install,
+      .at = install->dst,
+      .asked = kind,
+      .filled = {.outcome = UFFD_OUTCOME_INSTALLED, .page_kind = UFFD_ANSWER_LATER},
+  };
+  work.end = install->dst + round_up(install->length, page_size_of(&work));
   while (work.at < work.end) {
     int error = step(&work, kind, work.end - work.at);
     if (error != 0) error = try_other_way(&work, kind, error);
     if (error != 0) judge(&work, error);
   }
-  return work.outcome;
+  return work.filled;
 }
 
-uint32_t uffd_unprotect(struct uffd_handler_state *handler, struct uffd_source *source, uint64_t page,
-                        uint64_t page_size) {
+struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *source, uint64_t page,
+                                  uint64_t page_size) {
+  struct uffd_filled filled = {.outcome = UFFD_OUTCOME_INSTALLED, .page_kind = UFFD_ANSWER_LATER};
   int error = uffd_raw_writeprotect(source->fd, page, page_size, 0);
   if (error == 0) {
-    uffd_count(&handler->counters.unprotected, 1);
-    uffd_batch_woke_writers(handler, source, page);
-    return UFFD_OUTCOME_INSTALLED;
+    uffd_count(&lane->counters.unprotected, 1);
+    filled.unprotected = page;
+    return filled;
   }
   if (error == -ESRCH) source->gone = true;
   /* whatever else it is, the page cannot become something else instead: again */
-  return error == -ESRCH || error == -ENOENT ? UFFD_OUTCOME_GONE : UFFD_OUTCOME_DEFERRED;
+  filled.outcome = error == -ESRCH || error == -ENOENT ? UFFD_OUTCOME_GONE : UFFD_OUTCOME_DEFERRED;
+  return filled;
+}
+
+void uffd_filled_woke(struct uffd_filled *filled, uint64_t start, uint64_t end) {
+  bool before = end == filled->woke_low, behind = start == filled->woke_high;
+  if (!behind) filled->woke_low = start;
+  if (!before) filled->woke_high = end;
+}
+
+void uffd_filled_add(struct uffd_filled *sum, const struct uffd_filled *more) {
+  sum->bytes += more->bytes;
+  sum->as_asked += more->as_asked;
+  sum->poisoned = sum->poisoned || more->poisoned;
+  if (more->woke_high != 0) uffd_filled_woke(sum, more->woke_low, more->woke_high);
+  if (more->unprotected != 0) sum->unprotected = more->unprotected;
 }

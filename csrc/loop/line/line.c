@@ -2,20 +2,21 @@
  * The one straight line: fault -> region -> resolver -> answer -> install -> outcome. Every engine walks it, and
  * nothing else; no step reaches back.
  */
+#include "loop/line/line.h"
+
 #include <inttypes.h>
 #include <string.h>
 
-#include "loop/engine/batch.h"
 #include "loop/line/bulk.h"
 
 /* What one walk along the line knows. */
 struct walk {
-  struct uffd_handler_state *handler;
+  struct uffd_lane *lane;
   struct uffd_source *source;
   const struct uffd_slice *slice;
   uint64_t page;  /* address of the faulting page */
   uint64_t flags; /* UFFD_FAULT_* */
-  uint64_t read_ns;
+  uint64_t read_ns, reach;
   uint32_t tid;
   uint32_t answer;            /* UFFD_ANSWER_*, for the trace */
   uint64_t dst, cover;        /* of the answer: its first address, and bytes */
@@ -23,24 +24,26 @@ struct walk {
   struct uffd_stream *stream; /* around auto: the sequence that the fault belongs to, or NULL */
 };
 
-static uint64_t region_offset(const struct uffd_slice *slice, uint64_t address) {
-  return address - slice->start + slice->offset;
+static struct uffd_filled nothing_filled(uint32_t outcome) {
+  return (struct uffd_filled){.outcome = outcome, .page_kind = UFFD_ANSWER_LATER};
 }
 
-static uint64_t page_index(const struct uffd_slice *slice, uint64_t address) {
-  return (address - slice->start) / slice->region->page_size;
+static struct uffd_filled failed(int error) {
+  struct uffd_filled filled = nothing_filled(UFFD_OUTCOME_FAILED);
+  filled.error = error;
+  return filled;
 }
 
 /* What the region's `around` would bring in with this page, as far as the slice goes. */
 static void find_window(struct walk *walk) {
   const struct uffd_slice *slice = walk->slice;
-  uffd_region *region = slice->region;
+  const struct uffd_terms *terms = slice->terms;
   uint64_t offset = region_offset(slice, walk->page), first, last;
-  if (region->around == UFFD_AROUND_AUTO) {
-    walk->stream = uffd_pattern_follow(&region->pattern, offset, region->page_size, region->length, &first, &last);
+  if (terms->around == UFFD_AROUND_AUTO) {
+    walk->stream = uffd_pattern_follow(&terms->hints->pattern, offset, terms->page_size, terms->length, &first, &last);
   } else {
-    first = round_down(offset, region->around);
-    last = first + region->around;
+    first = round_down(offset, terms->around);
+    last = first + terms->around;
   }
   walk->low = walk->page - min_u64(offset - first, walk->page - slice->start);
   walk->high = min_u64(slice->end, walk->page + (last - offset));
@@ -52,11 +55,11 @@ static void find_window(struct walk *walk) {
  */
 static void find_cover(struct walk *walk, uint64_t *low, uint64_t *high) {
   const struct uffd_slice *slice = walk->slice;
-  uint64_t page_size = slice->region->page_size;
+  uint64_t page_size = slice->terms->page_size;
   *low = walk->low = walk->page;
   *high = walk->high = walk->page + page_size;
-  if (slice->region->around > page_size) find_window(walk);
-  uint64_t reach = max_u64(walk->high, uffd_batch_reach(walk->handler, slice, walk->page, walk->flags));
+  if (slice->terms->around > page_size) find_window(walk);
+  uint64_t reach = max_u64(walk->high, walk->reach);
   while (*low > walk->low && page_state(slice, page_index(slice, *low - page_size)) == UFFD_PAGE_ABSENT) {
     *low -= page_size;
   }
@@ -66,25 +69,25 @@ static void find_cover(struct walk *walk, uint64_t *low, uint64_t *high) {
 }
 
 static int ask(struct walk *walk, uint64_t low, uint64_t high, struct uffd_answer *answer) {
-  struct uffd_handler_state *handler = walk->handler;
-  const uffd_region *region = walk->slice->region;
+  struct uffd_lane *lane = walk->lane;
+  const struct uffd_terms *terms = walk->slice->terms;
   const struct uffd_fault fault = {
-      .offset = region_offset(walk->slice, walk->page) + region->resolver_offset,
+      .offset = region_offset(walk->slice, walk->page) + terms->resolver_offset,
       .region_offset = region_offset(walk->slice, walk->page),
       .address = walk->page,
-      .page_size = region->page_size,
-      .cover_offset = region_offset(walk->slice, low) + region->resolver_offset,
+      .page_size = terms->page_size,
+      .cover_offset = region_offset(walk->slice, low) + terms->resolver_offset,
       .cover_length = high - low,
       .flags = walk->flags,
       .tid = walk->tid,
-      .handler = handler->index,
-      .cookie = region->cookie,
+      .handler = lane->index,
+      .cookie = terms->cookie,
   };
-  uint64_t calls = handler->asker.policy_calls;
+  uint64_t calls = lane->asker.policy_calls;
   BARRIER("asking", &walk->page);
-  int result = uffd_resolver_ask(region->resolver, &handler->asker, &fault, answer);
-  if (handler->asker.policy_calls != calls) {
-    uffd_count(&handler->counters.policy_calls, handler->asker.policy_calls - calls);
+  int result = uffd_resolver_ask(terms->resolver, &lane->asker, &fault, answer);
+  if (lane->asker.policy_calls != calls) {
+    uffd_count(&lane->counters.policy_calls, lane->asker.policy_calls - calls);
   }
   return result;
 }
@@ -101,8 +104,8 @@ static bool may_cover(const struct uffd_slice *slice, uint64_t address) {
 /* Cuts an answer to the slice, and to the pages around the faulting one that it may cover. */
 static void cut(const struct walk *walk, struct uffd_answer *answer) {
   const struct uffd_slice *slice = walk->slice;
-  uint64_t page_size = slice->region->page_size, low = walk->page, high = walk->page + page_size;
-  uint64_t origin = slice->offset + slice->region->resolver_offset - slice->start; /* modulo 2^64 */
+  uint64_t page_size = slice->terms->page_size, low = walk->page, high = walk->page + page_size;
+  uint64_t origin = slice->offset + slice->terms->resolver_offset - slice->start; /* modulo 2^64 */
   uffd_clip(answer, slice->start + origin, slice->end + origin);
   while (low + origin > answer->offset && may_cover(slice, low - page_size)) {
     low -= page_size;
@@ -113,21 +116,18 @@ static void cut(const struct walk *walk, struct uffd_answer *answer) {
   uffd_clip(answer, low + origin, high + origin);
 }
 
-/* Inline, another thread may have poisoned the page while this one asked for it: the answer would heal it. */
-static bool is_poisoned_by_now(const struct walk *walk) {
-  return walk->handler->loop->engine == UFFD_ENGINE_INLINE &&
-         page_state(walk->slice, page_index(walk->slice, walk->page)) == UFFD_PAGE_POISONED &&
-         uffd_is_poisoned(walk->page);
+bool uffd_line_is_poison(const struct uffd_slice *slice, uint64_t address) {
+  return page_state(slice, page_index(slice, address)) == UFFD_PAGE_POISONED && uffd_is_poisoned(address);
 }
 
 /* An answer in the resolver's coordinates becomes an installation at addresses. */
-static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
+static struct uffd_filled install_answer(struct walk *walk, struct uffd_answer *answer) {
   const struct uffd_slice *slice = walk->slice;
-  const uffd_region *region = slice->region;
-  uint64_t low = slice->offset + region->resolver_offset;
+  const struct uffd_terms *terms = slice->terms;
+  uint64_t low = slice->offset + terms->resolver_offset;
   cut(walk, answer);
   /* a first write to one page needs no protection: it would only bring a second fault */
-  bool written = (walk->flags & UFFD_FAULT_WRITE) != 0 && answer->length <= region->page_size;
+  bool written = (walk->flags & UFFD_FAULT_WRITE) != 0 && answer->length <= terms->page_size;
   const struct uffd_install install = {
       .source = walk->source,
       .slice = slice,
@@ -136,98 +136,94 @@ static uint32_t install_answer(struct walk *walk, struct uffd_answer *answer) {
       .length = answer->length,
       .data = answer->data,
       .kind = answer->kind,
-      .wp = (region->modes & UFFD_MODE_WP) != 0 && !written && answer->kind != UFFD_ANSWER_POISON,
+      .wp = (terms->modes & UFFD_MODE_WP) != 0 && !written && answer->kind != UFFD_ANSWER_POISON,
       .minor = (walk->flags & UFFD_FAULT_MINOR) != 0,
   };
   walk->answer = answer->kind;
   walk->dst = install.dst;
   walk->cover = answer->length;
   BARRIER("installing", &walk->page);
-  if (is_poisoned_by_now(walk)) {
-    uffd_count(&walk->handler->counters.present, 1);
-    return UFFD_OUTCOME_PRESENT;
+  if (walk->lane->crowded && uffd_line_is_poison(slice, walk->page)) { /* since this lane has asked: do not heal it */
+    uffd_count(&walk->lane->counters.present, 1);
+    return nothing_filled(UFFD_OUTCOME_PRESENT);
   }
-  bool bulk = install.kind == UFFD_ANSWER_BYTES && install.length >= UFFD_BULK_BYTES;
-  uint32_t outcome = (bulk ? uffd_bulk_install : uffd_install)(walk->handler, &install);
+  const struct uffd_filled filled = uffd_bulk_install(walk->lane, &install);
   BARRIER("installed", &walk->page);
-  return outcome;
+  return filled;
 }
 
-static uint32_t install_page(struct walk *walk, uint32_t kind) {
-  const uffd_region *region = walk->slice->region;
+static struct uffd_filled install_page(struct walk *walk, uint32_t kind) {
+  const struct uffd_terms *terms = walk->slice->terms;
   struct uffd_answer answer = {
       .kind = kind,
-      .offset = region_offset(walk->slice, walk->page) + region->resolver_offset,
-      .length = region->page_size,
+      .offset = region_offset(walk->slice, walk->page) + terms->resolver_offset,
+      .length = terms->page_size,
   };
   return install_answer(walk, &answer);
 }
 
 static void explain(const struct walk *walk, int error) {
-  const uffd_region *region = walk->slice->region;
-  bool huge = error == ENOMEM && region->page_size != BASE_PAGE;
+  const struct uffd_terms *terms = walk->slice->terms;
+  bool huge = error == ENOMEM && terms->page_size != BASE_PAGE;
   fail(error, "Installing the page at offset %" PRIu64 " from the %s resolver: %s.",
-       region_offset(walk->slice, walk->page), region->resolver->kind,
+       region_offset(walk->slice, walk->page), terms->resolver->kind,
        huge ? "no huge page is free (sysctl vm.nr_hugepages)" : strerror(error));
 }
 
 /* Resolver, answer, install for a page that is to be filled, with [low, high) as the cover that is wanted. */
-static uint32_t fill(struct walk *walk, uint64_t low, uint64_t high) {
+static struct uffd_filled fill(struct walk *walk, uint64_t low, uint64_t high) {
   struct uffd_answer answer;
   int result = ask(walk, low, high, &answer);
-  if (result < 0) {
-    walk->handler->error = -result;
-    return UFFD_OUTCOME_FAILED;
-  }
+  if (result < 0) return failed(-result);
   walk->answer = answer.kind;
-  if (answer.kind == UFFD_ANSWER_LATER) return UFFD_OUTCOME_DEFERRED;
-  uint32_t outcome = install_answer(walk, &answer);
-  if (outcome == UFFD_OUTCOME_FAILED) explain(walk, walk->handler->error);
-  return outcome;
+  if (answer.kind == UFFD_ANSWER_LATER) return nothing_filled(UFFD_OUTCOME_DEFERRED);
+  const struct uffd_filled filled = install_answer(walk, &answer);
+  if (filled.outcome == UFFD_OUTCOME_FAILED) explain(walk, filled.error);
+  return filled;
 }
 
 /* The page cache may have lost a page between the message and CONTINUE: then it is missing, and asked for as such. */
-static uint32_t fill_or_refill(struct walk *walk, uint64_t low, uint64_t high) {
-  uint32_t outcome = fill(walk, low, high);
-  if (outcome != UFFD_OUTCOME_ABSENT) return outcome;
+static struct uffd_filled fill_or_refill(struct walk *walk, uint64_t low, uint64_t high) {
+  struct uffd_filled filled = fill(walk, low, high);
+  if (filled.outcome != UFFD_OUTCOME_ABSENT) return filled;
   walk->flags &= ~UFFD_FAULT_MINOR;
-  outcome = fill(walk, walk->page, walk->page + walk->slice->region->page_size);
-  if (outcome != UFFD_OUTCOME_ABSENT) return outcome;
-  walk->handler->error = EFAULT;
+  filled = fill(walk, walk->page, walk->page + walk->slice->terms->page_size);
+  if (filled.outcome != UFFD_OUTCOME_ABSENT) return filled;
   fail(EFAULT, "The page cache has no page at offset %" PRIu64 ".", region_offset(walk->slice, walk->page));
-  return UFFD_OUTCOME_FAILED;
+  return failed(EFAULT);
 }
 
 /* The end of the run of absent pages that begins at address. */
 static uint64_t absent_end(const struct uffd_slice *slice, uint64_t address, uint64_t limit) {
   while (address < limit && page_state(slice, page_index(slice, address)) == UFFD_PAGE_ABSENT) {
-    address += slice->region->page_size;
+    address += slice->terms->page_size;
   }
   return address;
 }
 
 /*
- * What is left of the window when the answer ended before it, at a hole of a file or another layer, or when pages were
- * there already. Nobody waits for it: what fails is left to those who will.
+ * Fills the rest of the window where the answer ended before it (at a hole of a file, at another layer) or where pages
+ * were there already. Nobody waits for these pages: one that cannot be filled stays missing.
  */
-static void fill_rest(const struct walk *walk) {
+static void fill_rest(const struct walk *walk, struct uffd_filled *sum) {
   const struct uffd_slice *slice = walk->slice;
-  uint64_t page_size = slice->region->page_size;
+  uint64_t page_size = slice->terms->page_size;
   for (uint64_t at = walk->low; at < walk->high; at += page_size) { /* the page states say how far answers went */
     uint64_t end = absent_end(slice, at, walk->high);
     if (end == at) continue;
     struct walk rest = *walk;
     rest.page = at;
     rest.flags = UFFD_FAULT_PREFETCH;
-    uint32_t outcome = fill(&rest, at, end);
-    if (outcome != UFFD_OUTCOME_INSTALLED && outcome != UFFD_OUTCOME_PRESENT) return;
+    const struct uffd_filled filled = fill(&rest, at, end);
+    uffd_filled_add(sum, &filled);
+    if (filled.outcome != UFFD_OUTCOME_INSTALLED && filled.outcome != UFFD_OUTCOME_PRESENT) return;
   }
 }
 
 /* Over the pages that are there, in the direction of the sequence: its next fault is beyond them. */
 static void pass_present(const struct walk *walk, uint64_t *low, uint64_t *high) {
   const struct uffd_slice *slice = walk->slice;
-  uint64_t page_size = slice->region->page_size;
+  uint64_t page_size = slice->terms->page_size;
   if (walk->low == walk->page) {
     uint64_t limit = min_u64(slice->end, *high + HUGE_PAGE);
     while (*high < limit && page_state(slice, page_index(slice, *high)) != UFFD_PAGE_ABSENT) {
@@ -246,12 +242,12 @@ static void pass_present(const struct walk *walk, uint64_t *low, uint64_t *high)
  * for: it may have good reason to answer for less. Where there are minor faults, the neighbours may be in the page
  * cache.
  */
-static void go_along(const struct walk *walk) {
+static void go_along(const struct walk *walk, struct uffd_filled *filled) {
   const struct uffd_slice *slice = walk->slice;
   uint64_t low = walk->low, high = walk->high, bytes = 0;
-  bool alone = slice->region->resolver->calls_back || (slice->region->modes & UFFD_MODE_MINOR) != 0;
+  bool alone = slice->terms->resolver->calls_back || (slice->terms->modes & UFFD_MODE_MINOR) != 0;
   if (walk->cover < high - low && !alone) {
-    fill_rest(walk);
+    fill_rest(walk, filled);
   } else if (walk->cover != high - low) {
     low = walk->dst;
     high = walk->dst + walk->cover;
@@ -263,51 +259,62 @@ static void go_along(const struct walk *walk) {
   uffd_pattern_correct(walk->stream, bytes, low, region_offset(slice, high));
 }
 
-/* on_error says what the page becomes. A page that cannot even be poisoned now is tried again, never dropped. */
-static uint32_t give_up(struct walk *walk) {
-  struct uffd_handler_state *handler = walk->handler;
-  uint32_t on_error = walk->slice->region->on_error;
-  int error = handler->error;
-  uffd_count(&handler->counters.errors, 1);
-  bool first = uffd_loop_fail(handler->loop, error);
+/* on_error says what the page becomes. A page that cannot even become that is tried again, never dropped. */
+static struct uffd_filled give_up(struct walk *walk, int error) {
+  struct uffd_lane *lane = walk->lane;
+  uint32_t on_error = walk->slice->terms->on_error;
+  uffd_count(&lane->counters.errors, 1);
+  bool first = uffd_failure_note(lane->failure, error);
   if (first || on_error != UFFD_ON_ERROR_RETRY) uffd_log(UFFD_LOG_ERROR, "%s", uffd_errmsg());
-  if (on_error == UFFD_ON_ERROR_RETRY) return UFFD_OUTCOME_DEFERRED;
-  if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&handler->loop->stopped, true);
-  uint32_t outcome = install_page(walk, on_error == UFFD_ON_ERROR_ZERO ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
-  if (outcome == UFFD_OUTCOME_FAILED) return UFFD_OUTCOME_DEFERRED; /* handler->error says why not even that */
-  handler->error = outcome == UFFD_OUTCOME_DEFERRED ? 0 : error;    /* an event holds it up: that is no failure */
-  return outcome == UFFD_OUTCOME_INSTALLED ? UFFD_OUTCOME_FAILED : outcome;
+  if (on_error == UFFD_ON_ERROR_RETRY) return nothing_filled(UFFD_OUTCOME_DEFERRED);
+  if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&lane->failure->stopped, true);
+  struct uffd_filled filled =
+      install_page(walk, on_error == UFFD_ON_ERROR_ZERO ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
+  if (filled.outcome == UFFD_OUTCOME_FAILED) { /* filled.error says why not even that */
+    filled.outcome = UFFD_OUTCOME_DEFERRED;
+  } else if (filled.outcome == UFFD_OUTCOME_INSTALLED) {
+    filled.outcome = UFFD_OUTCOME_FAILED;
+    filled.error = error;
+  }
+  return filled;
 }
 
-static uint32_t resolve(struct walk *walk) {
-  struct uffd_handler_state *handler = walk->handler;
-  if (uffd_batch_has_woken(handler, walk->source, walk->page, walk->flags)) {
-    uffd_count(&handler->counters.present, 1);
-    return UFFD_OUTCOME_PRESENT;
+/* Another thread's fault at the same page, read before this lane poisoned it: an answer now would heal the page. */
+static bool was_poisoned_since(const struct walk *walk) {
+  return page_state(walk->slice, page_index(walk->slice, walk->page)) == UFFD_PAGE_POISONED &&
+         walk->read_ns <= walk->lane->poisoned_ns;
+}
+
+static struct uffd_filled resolve(struct walk *walk, bool woken) {
+  struct uffd_lane *lane = walk->lane;
+  uint64_t page_size = walk->slice->terms->page_size;
+  struct uffd_filled filled = nothing_filled(UFFD_OUTCOME_PRESENT);
+  if (woken) {
+    uffd_count(&lane->counters.present, 1);
+    return filled;
   }
-  if ((walk->flags & UFFD_FAULT_WP) != 0) {
-    return uffd_unprotect(handler, walk->source, walk->page, walk->slice->region->page_size);
+  if ((walk->flags & UFFD_FAULT_WP) != 0) return uffd_unprotect(lane, walk->source, walk->page, page_size);
+  if (was_poisoned_since(walk)) {
+    uffd_raw_wake(walk->source->fd, walk->page, page_size);
+    uffd_count(&lane->counters.present, 1);
+    filled.poisoned = true;
+    return filled;
   }
-  uint8_t state = page_state(walk->slice, page_index(walk->slice, walk->page));
-  if (state == UFFD_PAGE_POISONED && walk->read_ns <= handler->poisoned_ns) {
-    /* Another thread's fault at the same page, read before it was poisoned: an answer now would heal it. */
-    uffd_raw_wake(walk->source->fd, walk->page, walk->slice->region->page_size);
-    uffd_count(&handler->counters.present, 1);
-    return UFFD_OUTCOME_PRESENT;
+  if (page_state(walk->slice, page_index(walk->slice, walk->page)) == UFFD_PAGE_REMOVED) {
+    return install_page(walk, UFFD_ANSWER_ZERO);
   }
-  if (state == UFFD_PAGE_REMOVED) return install_page(walk, UFFD_ANSWER_ZERO);
-  if (atomic_load_explicit(&handler->loop->stopped, memory_order_relaxed)) {
+  if (atomic_load_explicit(&lane->failure->stopped, memory_order_relaxed)) {
     return install_page(walk, UFFD_ANSWER_POISON);
   }
   uint64_t low, high;
   find_cover(walk, &low, &high);
-  uint32_t outcome = fill_or_refill(walk, low, high);
-  if (walk->stream != NULL && outcome == UFFD_OUTCOME_INSTALLED) go_along(walk);
-  return outcome;
+  filled = fill_or_refill(walk, low, high);
+  if (walk->stream != NULL && filled.outcome == UFFD_OUTCOME_INSTALLED) go_along(walk, &filled);
+  return filled;
 }
 
-/* What lets the sleepers at an address go on that belongs to no region: 0 or -errno. */
-static int fill_stray(const struct uffd_handler_state *handler, const struct uffd_pending *fault, uint64_t page_size) {
+/* Lets the sleepers go on at an address that belongs to no region: 0 or -errno. */
+static int fill_stray(const struct uffd_lane *lane, const struct uffd_pending *fault, uint64_t page_size) {
   int fd = fault->source->fd;
   uint64_t page = round_down(fault->address, page_size), done;
   if (fault->source->lost) return uffd_fill(fd, UFFD_FILL_POISON, page, 0, page_size, 0, &done);
@@ -316,19 +323,19 @@ static int fill_stray(const struct uffd_handler_state *handler, const struct uff
     return uffd_fill(fd, UFFD_FILL_CONTINUE, page, 0, page_size, 0, &done);
   }
   if (page_size == BASE_PAGE) return uffd_fill(fd, UFFD_FILL_ZEROPAGE, page, 0, page_size, 0, &done);
-  return uffd_fill(fd, UFFD_FILL_COPY, page, (uintptr_t)handler->zeros, page_size, 0, &done);
+  return uffd_fill(fd, UFFD_FILL_COPY, page, (uintptr_t)lane->zeros, page_size, 0, &done);
 }
 
 /*
  * A fault outside every region: a mapping that mremap has grown in place takes its registration along, and what it
  * gained reads as zeros. A range that is unregistered by now only needs the wake-up.
  */
-static uint32_t resolve_stray(const struct uffd_handler_state *handler, const struct uffd_pending *fault) {
+static uint32_t resolve_stray(const struct uffd_lane *lane, const struct uffd_pending *fault) {
   uint64_t page_size = BASE_PAGE;
-  int error = fill_stray(handler, fault, page_size);
+  int error = fill_stray(lane, fault, page_size);
   if (error == -EINVAL) {
     page_size = HUGE_PAGE;
-    error = fill_stray(handler, fault, page_size);
+    error = fill_stray(lane, fault, page_size);
   }
   if (error == 0) return UFFD_OUTCOME_INSTALLED;
   if (error == -EAGAIN || error == -ENOMEM) return UFFD_OUTCOME_DEFERRED;
@@ -338,81 +345,83 @@ static uint32_t resolve_stray(const struct uffd_handler_state *handler, const st
   return UFFD_OUTCOME_GONE;
 }
 
-static void trace(const struct walk *walk, const struct uffd_pending *fault, uint32_t outcome, uint64_t now) {
-  struct uffd_handler_state *handler = walk->handler;
-  const struct uffd_hook *hook = atomic_load_explicit(&handler->loop->trace, memory_order_acquire);
+/* A guessed fault was a minor one if the page cache was asked for the page, and had it. */
+static uint64_t settled_flags(const struct uffd_pending *fault, uint64_t flags, const struct uffd_filled *filled) {
+  return fault->guessed && filled->page_kind != UFFD_ANSWER_CONTINUE ? flags & ~UFFD_FAULT_MINOR : flags;
+}
+
+static void trace(const struct walk *walk, const struct uffd_pending *fault, const struct uffd_filled *filled,
+                  uint64_t now) {
+  const struct uffd_hook *hook = atomic_load_explicit(walk->lane->trace, memory_order_acquire);
   if (hook == NULL) return;
   const struct uffd_trace record = {
       .time_ns = now,
       .latency_ns = now - fault->read_ns,
       .offset = region_offset(walk->slice, walk->page),
       .cover = walk->cover,
-      .flags = fault->guessed ? uffd_settled_flags(handler, walk->flags) : walk->flags,
+      .flags = settled_flags(fault, walk->flags, filled),
       .tid = walk->tid,
-      .handler = handler->index,
+      .handler = walk->lane->index,
       .answer = walk->answer,
-      .outcome = outcome,
-      .error = outcome == UFFD_OUTCOME_FAILED ? handler->error : 0,
-      .cookie = walk->slice->region->cookie,
+      .outcome = filled->outcome,
+      .error = filled->outcome == UFFD_OUTCOME_FAILED ? filled->error : 0,
+      .cookie = walk->slice->terms->cookie,
   };
   hook->fn(hook->ctx, &record);
 }
 
-static void settle(struct uffd_handler_state *handler, const struct uffd_pending *fault, uint32_t outcome,
-                   uint64_t now) {
-  if (outcome == UFFD_OUTCOME_DEFERRED) {
-    uffd_count(&handler->counters.deferred, 1);
+/* A fault that was read is counted then; a guessed one when it is known what it was. */
+static void count(struct uffd_lane *lane, const struct uffd_pending *fault, const struct uffd_filled *filled,
+                  uint64_t now) {
+  if (filled->outcome == UFFD_OUTCOME_DEFERRED) {
+    uffd_count(&lane->counters.deferred, 1);
     return;
   }
-  if (outcome == UFFD_OUTCOME_GONE) uffd_count(&handler->counters.gone, 1);
-  uffd_histogram_add(&handler->latency, now - fault->read_ns);
+  if (fault->guessed) uffd_lane_count_fault(lane, settled_flags(fault, fault->flags, filled));
+  if (filled->outcome == UFFD_OUTCOME_GONE) uffd_count(&lane->counters.gone, 1);
+  uffd_histogram_add(&lane->latency, now - fault->read_ns);
 }
 
-uint32_t uffd_line_fault(struct uffd_handler_state *handler, const struct uffd_pending *fault) {
-  const struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
-  bool left = slice != NULL && slice->region->left;
-  if (slice != NULL && !left) return uffd_line_resolve(handler, fault, slice);
-  uint32_t outcome = left ? UFFD_OUTCOME_DEFERRED : resolve_stray(handler, fault);
-  settle(handler, fault, outcome, uffd_now());
-  return outcome;
+static struct uffd_filled answer_nowhere(struct uffd_lane *lane, const struct uffd_pending *fault, bool left) {
+  const struct uffd_filled filled = nothing_filled(left ? (uint32_t)UFFD_OUTCOME_DEFERRED : resolve_stray(lane, fault));
+  count(lane, fault, &filled, uffd_now());
+  return filled;
 }
 
-uint32_t uffd_line_resolve(struct uffd_handler_state *handler, const struct uffd_pending *fault,
-                           const struct uffd_slice *slice) {
+struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pending *fault,
+                                   const struct uffd_slice *slice) {
+  if (slice == NULL || slice->left) return answer_nowhere(lane, fault, slice != NULL);
   struct walk walk = {
-      .handler = handler,
+      .lane = lane,
       .source = fault->source,
       .slice = slice,
-      .page = slice->start + round_down(fault->address - slice->start, slice->region->page_size),
+      .page = page_of(slice, fault->address),
       .flags = fault->flags,
       .read_ns = fault->read_ns,
+      .reach = fault->reach,
       .tid = fault->tid,
   };
-  handler->filled_as = UFFD_ANSWER_LATER;
-  uint32_t outcome = resolve(&walk);
-  if (outcome == UFFD_OUTCOME_FAILED) outcome = give_up(&walk);
-  if (outcome == UFFD_OUTCOME_GONE) uffd_raw_wake(fault->source->fd, walk.page, slice->region->page_size);
+  struct uffd_filled filled = resolve(&walk, fault->woken);
+  if (filled.outcome == UFFD_OUTCOME_FAILED) filled = give_up(&walk, filled.error);
+  if (filled.outcome == UFFD_OUTCOME_GONE) uffd_raw_wake(fault->source->fd, walk.page, slice->terms->page_size);
   uint64_t now = uffd_now();
-  settle(handler, fault, outcome, now);
-  trace(&walk, fault, outcome, now);
-  return outcome;
+  count(lane, fault, &filled, now);
+  trace(&walk, fault, &filled, now);
+  return filled;
 }
 
-uint32_t uffd_line_prefetch(struct uffd_handler_state *handler, struct uffd_source *source, struct uffd_slice *slice,
-                            uint64_t low, uint64_t high) {
-  bool minor = (slice->region->modes & UFFD_MODE_MINOR) != 0;
+struct uffd_filled uffd_line_prefetch(struct uffd_lane *lane, struct uffd_source *source,
+                                      const struct uffd_slice *slice, uint64_t low, uint64_t high) {
+  bool minor = (slice->terms->modes & UFFD_MODE_MINOR) != 0;
   struct walk walk = {
-      .handler = handler,
+      .lane = lane,
       .source = source,
       .slice = slice,
       .page = low,
       .flags = UFFD_FAULT_PREFETCH | (minor ? UFFD_FAULT_MINOR : 0),
   };
-  _Atomic uint64_t *bytes = &handler->counters.bytes; /* the only writer is this thread */
-  uint64_t before = atomic_load_explicit(bytes, memory_order_relaxed);
-  uint32_t outcome = fill_or_refill(&walk, low, high);
-  uint64_t filled = atomic_load_explicit(bytes, memory_order_relaxed) - before;
-  uffd_count(&handler->counters.prefetched, filled / slice->region->page_size);
-  if (outcome == UFFD_OUTCOME_FAILED) uffd_count(&handler->counters.errors, 1);
-  return outcome;
+  const struct uffd_filled filled = fill_or_refill(&walk, low, high);
+  uffd_count(&lane->counters.prefetched, filled.bytes / slice->terms->page_size);
+  if (filled.outcome == UFFD_OUTCOME_FAILED) uffd_count(&lane->counters.errors, 1);
+  return filled;
 }

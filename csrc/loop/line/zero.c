@@ -1,10 +1,10 @@
 /*
  * Whether bytes hold pages of zeros.
  */
+#include "loop/line/zero.h"
+
 #include <sys/uio.h>
 #include <unistd.h>
-
-#include "loop/line/bulk.h"
 
 #define LINE_WORDS   64u /* that are looked at together, eight or sixteen in an instruction where the machine can */
 #define SAMPLES      8u

@@ -128,9 +128,9 @@ int uffd_ledger_open(void *memory, uint64_t size, struct uffd_ledger **opened) {
 
 /* ---- regions */
 
-static int enter_old(const struct uffd_ledger *ledger, uffd_region *region) {
+static int enter_old(const struct uffd_ledger *ledger, const struct uffd_terms *terms) {
   const struct uffd_ledger_region *entry = &ledger->book->regions[ledger->added];
-  if (entry->start == region->address && entry->length == region->length && entry->page_size == region->page_size) {
+  if (entry->start == terms->address && entry->length == terms->length && entry->page_size == terms->page_size) {
     return 0;
   }
   return fail(EINVAL,
@@ -139,15 +139,14 @@ static int enter_old(const struct uffd_ledger *ledger, uffd_region *region) {
               ledger->added, entry->start, entry->length, entry->page_size);
 }
 
-static int enter_new(const struct uffd_ledger *ledger, const uffd_region *region) {
+static int enter_new(const struct uffd_ledger *ledger, const struct uffd_terms *terms) {
   struct uffd_ledger_book *book = ledger->book;
-  struct uffd_ledger_region entry = {
-      .start = region->address, .length = region->length, .page_size = region->page_size};
+  struct uffd_ledger_region entry = {.start = terms->address, .length = terms->length, .page_size = terms->page_size};
   if (ledger->added != 0) {
     const struct uffd_ledger_region *last = &book->regions[ledger->added - 1];
     entry.first = last->first + last->length / last->page_size;
   }
-  uint64_t pages = region->length / region->page_size;
+  uint64_t pages = terms->length / terms->page_size;
   if (ledger->added == UFFD_LEDGER_REGIONS || pages > ledger->pages_max - entry.first) {
     return fail(EINVAL, "The ledger has no room for another %" PRIu64 " pages: uffd_ledger_size() says what it takes.",
                 pages);
@@ -161,36 +160,40 @@ static int enter_new(const struct uffd_ledger *ledger, const uffd_region *region
   return 0;
 }
 
-int uffd_ledger_enter(struct uffd_ledger *ledger, uffd_region *region) {
+int uffd_ledger_enter(struct uffd_ledger *ledger, struct uffd_terms *terms) {
   bool old = ledger->added < atomic_load(&ledger->book->regions_count);
-  int result = old ? enter_old(ledger, region) : enter_new(ledger, region);
+  int result = old ? enter_old(ledger, terms) : enter_new(ledger, terms);
   if (result < 0) return result;
-  region->entry = ledger->added++;
-  region->pages = ledger->book->pages + ledger->book->regions[region->entry].first;
+  terms->entry = ledger->added++;
+  terms->pages = ledger->book->pages + ledger->book->regions[terms->entry].first;
+  terms->next = ledger->entered;
+  ledger->entered = terms;
   return 0;
 }
 
-void uffd_ledger_leave(struct uffd_ledger *ledger, const uffd_region *region) {
-  ledger->added = region->entry;
-  if (region->entry >= ledger->old)
+void uffd_ledger_leave(struct uffd_ledger *ledger, struct uffd_terms *terms) {
+  ledger->entered = terms->next;
+  ledger->added = terms->entry;
+  if (terms->entry >= ledger->old)
     atomic_store_explicit(&ledger->book->regions_count, ledger->added, memory_order_release);
 }
 
 /* ---- slices */
 
-int uffd_ledger_take_slices(const struct uffd_ledger *ledger, uffd_region *region, struct uffd_source *source) {
+int uffd_ledger_take_slices(const struct uffd_ledger *ledger, const struct uffd_terms *terms,
+                            struct uffd_source *source) {
   const struct uffd_ledger_table *table = current_table(ledger->book);
   int taken = 0;
   for (uint64_t i = 0; i < table->count; i++) {
     const struct uffd_ledger_slice *entry = &table->slices[i];
-    if (entry->region != region->entry) continue;
+    if (entry->region != terms->entry) continue;
     if (uffd_slices_reserve(source, 1) < 0) return -ENOMEM;
     const struct uffd_slice slice = {
         .start = entry->start,
         .end = entry->end,
         .offset = entry->offset,
-        .pages = region->pages + entry->offset / region->page_size,
-        .region = region,
+        .pages = terms->pages + entry->offset / terms->page_size,
+        .terms = terms,
         .moved = entry->moved != 0,
     };
     uffd_slices_insert(source, &slice);
@@ -199,8 +202,8 @@ int uffd_ledger_take_slices(const struct uffd_ledger *ledger, uffd_region *regio
   return taken;
 }
 
-bool uffd_ledger_is_placed(const struct uffd_ledger *ledger, const uffd_region *region) {
-  return atomic_load(&ledger->book->regions[region->entry].placed) != 0;
+bool uffd_ledger_is_placed(const struct uffd_ledger *ledger, const struct uffd_terms *terms) {
+  return atomic_load(&ledger->book->regions[terms->entry].placed) != 0;
 }
 
 static void write_table(struct uffd_ledger_table *table, const struct uffd_source *source, uint64_t applied) {
@@ -209,7 +212,7 @@ static void write_table(struct uffd_ledger_table *table, const struct uffd_sourc
   for (uint32_t i = 0; i < source->count; i++) {
     const struct uffd_slice *slice = &source->slices[i];
     table->slices[i] =
-        (struct uffd_ledger_slice){slice->start, slice->end, slice->offset, slice->region->entry, slice->moved};
+        (struct uffd_ledger_slice){slice->start, slice->end, slice->offset, slice->terms->entry, slice->moved};
   }
 }
 
@@ -221,19 +224,19 @@ int uffd_ledger_commit(struct uffd_ledger *ledger, const struct uffd_source *sou
   BARRIER("committing", ledger);
   atomic_store_explicit(&book->sequence, next, memory_order_release);
   for (uint32_t i = 0; i < source->count; i++) {
-    atomic_store_explicit(&book->regions[source->slices[i].region->entry].placed, 1, memory_order_release);
+    atomic_store_explicit(&book->regions[source->slices[i].terms->entry].placed, 1, memory_order_release);
   }
   return 0;
 }
 
 /* What has happened since it was opened: a successor may be prepared while its predecessor still serves. */
-int uffd_ledger_refresh(struct uffd_ledger *ledger, uffd_region *regions, struct uffd_source *source) {
+int uffd_ledger_refresh(struct uffd_ledger *ledger, struct uffd_source *source) {
   int result = check_book(ledger);
   if (result < 0) return result;
   ledger->applied = current_table(ledger->book)->applied;
   source->count = 0;
-  for (uffd_region *region = regions; region != NULL; region = region->next) {
-    if (uffd_ledger_take_slices(ledger, region, source) < 0)
+  for (const struct uffd_terms *terms = ledger->entered; terms != NULL; terms = terms->next) {
+    if (uffd_ledger_take_slices(ledger, terms, source) < 0)
       return fail(ENOMEM, "No memory for the pieces of a region.");
   }
   return 0;

@@ -6,7 +6,7 @@
 #ifndef UFFD_LOOP_LEDGER_H
 #define UFFD_LOOP_LEDGER_H
 
-#include "loop/loop.h"
+#include "loop/pages/source.h"
 
 #define UFFD_LEDGER_REGIONS 4096u
 #define UFFD_LEDGER_SLICES  16384u
@@ -46,30 +46,32 @@ struct uffd_ledger_book {
 };
 _Static_assert(offsetof(struct uffd_ledger_book, messages) == BASE_PAGE, "the messages lie in a page of their own");
 
-/* A loop's hold on it: the handler's alone, but for what is said to be under loop->lock. */
+/* A loop's hold on it: its reader's alone, but for what is said to be under the loop's lock. */
 struct uffd_ledger {
   struct uffd_ledger_book *book;
   uint64_t size;
   uint64_t pages_max;
-  uint32_t added;   /* regions, under loop->lock */
-  uint32_t old;     /* regions that a predecessor has entered */
-  bool resumed;     /* the book was not new, and its messages are not applied yet */
-  uint32_t used;    /* messages in the buffer */
-  uint64_t applied; /* the number of the last message that was applied */
+  uint32_t added;             /* regions, under the loop's lock */
+  struct uffd_terms *entered; /* of those regions, under the loop's lock; the newest first */
+  uint32_t old;               /* regions that a predecessor has entered */
+  bool resumed;               /* the book was not new, and its messages are not applied yet */
+  uint32_t used;              /* messages in the buffer */
+  uint64_t applied;           /* the number of the last message that was applied */
 };
 
 /* Takes the memory, which is new or another process's ledger: 0, or -EINVAL, -ENOMEM with a sentence. */
 int uffd_ledger_open(void *memory, uint64_t size, struct uffd_ledger **opened);
-/* Under loop->lock: the region's page states, old or new. 0, or -EINVAL with a sentence. */
-int uffd_ledger_enter(struct uffd_ledger *ledger, uffd_region *region);
-void uffd_ledger_leave(struct uffd_ledger *ledger, const uffd_region *region); /* the other way, when adding failed */
+/* Under the loop's lock: the region's page states, old or new. 0, or -EINVAL with a sentence. */
+int uffd_ledger_enter(struct uffd_ledger *ledger, struct uffd_terms *terms);
+void uffd_ledger_leave(struct uffd_ledger *ledger, struct uffd_terms *terms); /* the newest one: adding it failed */
 
-/* The handler's. Puts the slices that the region had into source: their number, or -ENOMEM. */
-int uffd_ledger_take_slices(const struct uffd_ledger *ledger, uffd_region *region, struct uffd_source *source);
-/* The same for all regions, which are those of the ledger, from what it holds now. 0 or -errno with a sentence. */
-int uffd_ledger_refresh(struct uffd_ledger *ledger, uffd_region *regions, struct uffd_source *source);
+/* The reader's. Puts the slices that the region had into source: their number, or -ENOMEM. */
+int uffd_ledger_take_slices(const struct uffd_ledger *ledger, const struct uffd_terms *terms,
+                            struct uffd_source *source);
+/* The same for all regions, from what the ledger holds now. Under the loop's lock. 0 or -errno with a sentence. */
+int uffd_ledger_refresh(struct uffd_ledger *ledger, struct uffd_source *source);
 /* The region's first slices are, or were, in the table. */
-bool uffd_ledger_is_placed(const struct uffd_ledger *ledger, const uffd_region *region);
+bool uffd_ledger_is_placed(const struct uffd_ledger *ledger, const struct uffd_terms *terms);
 /* Makes source's slices, which account for everything that was applied, those that count: 0 or -ENOSPC. */
 int uffd_ledger_commit(struct uffd_ledger *ledger, const struct uffd_source *source);
 /* One read(2) into the ledger; the messages are copied out: their number or -errno. */

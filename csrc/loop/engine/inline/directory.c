@@ -2,11 +2,10 @@
  * Where signal handlers look addresses up: a sorted copy of the slices of all inline loops, read without locks while
  * regions come and go. A writer publishes a new copy, and frees the old one when nobody who may have seen it is inside.
  */
-#include <pthread.h>
+#include "loop/engine/inline/directory.h"
+
 #include <sched.h>
 #include <string.h>
-
-#include "loop/engine/inline/inline.h"
 
 #define STRIPES 64u /* readers count in lines of their own, so that faulting threads do not share one */
 
@@ -109,10 +108,10 @@ static int reserve(size_t count) {
   return 0;
 }
 
-static void copy_entries(const struct directory *from, const uffd_region *without) {
+static void copy_entries(const struct directory *from, const struct uffd_terms *without) {
   spare->count = 0;
   for (size_t i = 0; from != NULL && i < from->count; i++) {
-    if (from->entries[i].slice.region != without) spare->entries[spare->count++] = from->entries[i];
+    if (from->entries[i].slice.terms != without) spare->entries[spare->count++] = from->entries[i];
   }
 }
 
@@ -134,11 +133,11 @@ int uffd_directory_add(const struct uffd_entry *entry) {
 }
 
 /* False when the region is in no entry. */
-static bool remember(const struct directory *directory, const uffd_region *region) {
+static bool remember(const struct directory *directory, const struct uffd_terms *terms) {
   bool found = false;
   for (size_t i = 0; directory != NULL && i < directory->count; i++) {
     const struct uffd_slice *slice = &directory->entries[i].slice;
-    if (slice->region != region) continue;
+    if (slice->terms != terms) continue;
     atomic_store(&past[past_next].end, 0); /* never half of one range and half of another */
     atomic_store(&past[past_next].start, slice->start);
     atomic_store(&past[past_next].end, slice->end);
@@ -152,11 +151,11 @@ static bool remember(const struct directory *directory, const uffd_region *regio
  * Always possible: the spare copy is what the current one was before its last entry was added, or larger. A region that
  * has no entry, as one that was refused or is removed already, needs none.
  */
-void uffd_directory_remove(const uffd_region *region) {
+void uffd_directory_remove(const struct uffd_terms *terms) {
   begin_writing();
   const struct directory *old = atomic_load(&current);
-  if (remember(old, region)) {
-    if (spare != NULL) copy_entries(old, region);
+  if (remember(old, terms)) {
+    if (spare != NULL) copy_entries(old, terms);
     publish(); /* without a spare there is but the one entry */
   }
   pthread_mutex_unlock(&writing);

@@ -1,52 +1,21 @@
 /*
- * What a faulting thread does for itself: takes a handler that is free, walks the line, gives it back. Also where a
- * page is brought in for a system call, in the calling thread.
+ * What a faulting thread does for itself: takes a slot, walks the line, gives the slot back.
  */
-#include <sched.h>
+#include "loop/engine/inline/inline.h"
+
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "loop/engine/inline/inline.h"
+#include "loop/engine/inline/directory.h"
+#include "loop/engine/inline/sigbus.h"
+#include "loop/engine/inline/slot.h"
+#include "loop/engine/thread.h"
 
-#define TIDY_EVERY  64u /* faults between two rounds of callbacks' idle hooks: nobody is ever idle here */
-#define GONE_TWICE  16u /* times that a page may be found unregistered in a row before it is somebody else's SIGBUS */
-#define PAUSE_NS    20000u
-#define PAUSE_MAX   1000000u /* of a thread that is put off again and again: the pauses double */
-#define PAUSE_LIMIT 50000u   /* pauses that uffd_memory_read() waits for an event to be read: a second */
-
-struct uffd_handler_state *uffd_inline_take(uffd_loop *loop) {
-  uint32_t count = loop->handlers_count - loop->shards;
-  uint32_t first = (uint32_t)((uintptr_t)__builtin_frame_address(0) >> 12);
-  for (;;) {
-    for (uint32_t i = 0; i < count; i++) {
-      struct uffd_handler_state *handler = loop->handlers[loop->shards + (first + i) % count];
-      if (!atomic_load_explicit(&handler->taken, memory_order_relaxed) &&
-          !atomic_exchange_explicit(&handler->taken, true, memory_order_acquire)) {
-        return handler;
-      }
-    }
-    sched_yield(); /* as many faults as handlers are being resolved right now */
-  }
-}
-
-void uffd_inline_give(struct uffd_handler_state *handler) {
-  atomic_store_explicit(&handler->taken, false, memory_order_release);
-}
-
-void uffd_inline_take_all(uffd_loop *loop) {
-  for (uint32_t i = loop->shards; i < loop->handlers_count; i++) {
-    while (atomic_exchange_explicit(&loop->handlers[i]->taken, true, memory_order_acquire)) {
-      sched_yield();
-    }
-  }
-}
-
-void uffd_inline_give_all(uffd_loop *loop) {
-  for (uint32_t i = loop->shards; i < loop->handlers_count; i++) {
-    uffd_inline_give(loop->handlers[i]);
-  }
-}
+#define TIDY_EVERY 64u /* faults between two rounds of callbacks' idle hooks: nobody is ever idle here */
+#define GONE_TWICE 16u /* times that a page may be found unregistered in a row before it is somebody else's SIGBUS */
+#define PAUSE_NS   20000u
+#define PAUSE_MAX  1000000u /* of a thread that is put off again and again: the pauses double */
 
 static void pause_for(uint64_t nanoseconds) {
   struct timespec time = {0, (long)nanoseconds};
@@ -67,39 +36,30 @@ static uint32_t thread_id(void) {
   return tid;
 }
 
-/* The line, in a handler that is ours meanwhile. */
-static uint32_t walk(struct uffd_handler_state *handler, const struct uffd_entry *entry, uint64_t address,
-                     uint64_t flags) {
-  struct uffd_handler_state *outer = uffd_current_handler;
-  /* The signal does not tell a minor fault from a missing one: the page cache is asked first, and says if it has none.
+/* The line, on a slot that is the calling thread's meanwhile. */
+static struct uffd_filled walk(struct uffd_slot *slot, const struct uffd_entry *entry, uint64_t address,
+                               uint64_t flags) {
+  struct uffd_lane *outer = uffd_current_lane;
+  /* The signal does not tell a minor fault from a missing one: the page cache is asked first, and says if it has none
    */
-  bool minor = (entry->slice.region->modes & UFFD_MODE_MINOR) != 0 && (flags & UFFD_FAULT_WP) == 0;
-  if (minor) flags |= UFFD_FAULT_MINOR;
+  bool minor = (entry->slice.terms->modes & UFFD_MODE_MINOR) != 0 && (flags & UFFD_FAULT_WP) == 0;
   const struct uffd_pending fault = {
       .source = entry->source,
       .address = address,
-      .flags = flags,
+      .flags = flags | (minor ? UFFD_FAULT_MINOR : 0),
       .read_ns = uffd_now(),
       .tid = thread_id(),
       .guessed = true,
   };
-  uffd_current_handler = handler;
-  handler->error = 0;
-  uint32_t outcome = uffd_line_resolve(handler, &fault, &entry->slice);
-  if (outcome != UFFD_OUTCOME_DEFERRED) uffd_count_guessed(handler, flags);
-  if (++handler->turns % TIDY_EVERY == 0) uffd_uses_idle(handler);
-  uffd_current_handler = outer;
-  return outcome;
+  uffd_current_lane = &slot->lane;
+  const struct uffd_filled filled = uffd_line_fault(&slot->lane, &fault, &entry->slice);
+  if (++slot->faults % TIDY_EVERY == 0) uffd_lane_idle(&slot->lane);
+  uffd_current_lane = outer;
+  return filled;
 }
 
-/* A page that was poisoned raises SIGBUS as well, and must go on doing so; but its owner may have dropped it since. */
-static bool is_poisoned(const struct uffd_entry *entry, uint64_t address) {
-  uint64_t index = (address - entry->slice.start) / entry->slice.region->page_size;
-  return page_state(&entry->slice, index) == UFFD_PAGE_POISONED && uffd_is_poisoned(address);
-}
-
-static bool is_own_callback(const uffd_loop *loop) {
-  return uffd_current_handler != NULL && uffd_current_handler->loop == loop;
+static bool is_own_callback(const struct uffd_engine *engine) {
+  return uffd_current_lane != NULL && uffd_current_lane->owner == engine;
 }
 
 /*
@@ -118,17 +78,19 @@ static bool is_foreign(uint64_t address, uint32_t outcome) {
   return times > GONE_TWICE;
 }
 
-/* In a handler that is ours meanwhile. *again: nothing was done, because an event must be read first. */
+/* *again: nothing was done, because an event must be read first, or the resolver has no answer yet. */
 static enum uffd_inline_result resolve(const struct uffd_entry *entry, uint64_t address, uint64_t flags, bool *again) {
-  bool foreign = entry->loop->process != uffd_process() || is_own_callback(entry->loop) || is_poisoned(entry, address);
+  struct uffd_engine *engine = entry->engine;
+  /* poison raises SIGBUS as well, and must go on doing so */
+  bool foreign =
+      engine->process != uffd_process() || is_own_callback(engine) || uffd_line_is_poison(&entry->slice, address);
   if (foreign) return UFFD_INLINE_NOT_OURS;
-  struct uffd_handler_state *handler = uffd_inline_take(entry->loop);
-  uint32_t outcome = walk(handler, entry, address, flags);
-  /* beyond the end of a file, for one; memory may be had later */
-  bool hopeless = outcome == UFFD_OUTCOME_DEFERRED && handler->error != 0 && handler->error != ENOMEM;
-  uffd_inline_give(handler);
-  *again = outcome == UFFD_OUTCOME_DEFERRED;
-  return hopeless || is_foreign(address, outcome) ? UFFD_INLINE_NOT_OURS : UFFD_INLINE_RESOLVED;
+  struct uffd_slot *slot = uffd_slot_take(engine);
+  const struct uffd_filled filled = walk(slot, entry, address, flags);
+  uffd_slot_give(slot);
+  *again = filled.outcome == UFFD_OUTCOME_DEFERRED;
+  bool hopeless = *again && filled.error != 0 && filled.error != ENOMEM; /* beyond the end of a file, for one */
+  return hopeless || is_foreign(address, filled.outcome) ? UFFD_INLINE_NOT_OURS : UFFD_INLINE_RESOLVED;
 }
 
 enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags) {
@@ -148,32 +110,73 @@ enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags) {
   return result;
 }
 
-/* 0, or -errno; -EAGAIN when an event must be read first. */
-static int bring_in_once(uint64_t address, uint64_t flags) {
-  int result = -ENOENT;
-  struct uffd_visit visit = uffd_directory_enter();
-  const struct uffd_entry *entry = uffd_directory_find(address);
-  if (entry != NULL && is_poisoned(entry, address)) result = -EHWPOISON;
-  if (entry != NULL && result == -ENOENT) {
-    const struct uffd_slice *slice = &entry->slice;
-    uint64_t index = (address - slice->start) / slice->region->page_size;
-    struct uffd_handler_state *handler = uffd_inline_take(entry->loop);
-    uint32_t outcome = walk(handler, entry, address, flags);
-    if (outcome == UFFD_OUTCOME_INSTALLED || outcome == UFFD_OUTCOME_PRESENT) result = 0;
-    if (outcome == UFFD_OUTCOME_DEFERRED) result = handler->error != 0 ? -EFAULT : -EAGAIN;
-    if (page_state(slice, index) == UFFD_PAGE_POISONED) result = -EHWPOISON;
-    if (outcome == UFFD_OUTCOME_FAILED && result == -ENOENT) result = 0; /* on_error zero */
-    uffd_inline_give(handler);
-  }
-  uffd_directory_leave(visit);
+static bool resolve_signal(uint64_t address, uint64_t flags) {
+  return uffd_inline_resolve(address, flags) == UFFD_INLINE_RESOLVED;
+}
+
+static int start(struct uffd_engine *engine) {
+  int result = uffd_slots_open(engine);
+  if (result == 0) result = uffd_sigbus_acquire(resolve_signal);
+  if (result < 0) return result;
+  engine->signalled = true;
+  return uffd_threads_start(engine);
+}
+
+static void release(struct uffd_engine *engine) {
+  if (engine->signalled && engine->process == uffd_process()) uffd_sigbus_release();
+  uffd_slots_close(engine);
+}
+
+static enum uffd_job_result run_once(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job) {
+  struct uffd_slot *slot = job->anywhere ? uffd_slot_take(engine) : uffd_slot_take_this(engine, lane);
+  struct uffd_lane *outer = uffd_current_lane;
+  uffd_current_lane = &slot->lane;
+  enum uffd_job_result result = job->run(&slot->lane, job);
+  uffd_current_lane = outer;
+  uffd_slot_give(slot);
   return result;
 }
 
-int uffd_inline_bring_in(uint64_t address, uint64_t flags) {
-  for (unsigned tries = 0; tries < PAUSE_LIMIT; tries++) {
-    int result = bring_in_once(address, flags);
-    if (result != -EAGAIN) return result;
+/* A job that is not done yet waits without a slot: events are read only while all slots are free. */
+static void run_in_slot(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job) {
+  while (run_once(engine, lane, job) == UFFD_JOB_AGAIN) {
+    if (atomic_load(&engine->readers[0]->stop)) {
+      job->result = -ECANCELED;
+      return;
+    }
     pause_for(PAUSE_NS);
   }
-  return fail(EAGAIN, "An event of the loop's object has not been read for a second.");
 }
+
+static int run_job(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job) {
+  if (lane < engine->readers_count && !job->anywhere) return uffd_threads_run_job(engine, lane, job);
+  run_in_slot(engine, lane, job);
+  sem_destroy(&job->done);
+  return job->result;
+}
+
+static int publish(struct uffd_engine *engine, const struct uffd_slice *slice, struct uffd_source *source) {
+  const struct uffd_entry entry = {.slice = *slice, .source = source, .engine = engine};
+  return uffd_directory_add(&entry) < 0 ? fail(ENOMEM, "No memory to serve another region.") : 0;
+}
+
+static void retract(struct uffd_engine *engine, const struct uffd_terms *terms) {
+  (void)engine;
+  uffd_directory_remove(terms);
+}
+
+const struct uffd_engine_class uffd_inline_engine = {
+    .kind = UFFD_ENGINE_INLINE,
+    .features = UFFD_FEAT_SIGBUS,
+    .excluded = UFFD_FEAT_EVENT_FORK | UFFD_FEAT_EVENT_REMAP,
+    .own_only = true,
+    .cannot_retry = true,
+    .start = start,
+    .stop = uffd_threads_stop,
+    .release = release,
+    .run_job = run_job,
+    .wait = uffd_threads_wait,
+    .quiesce = uffd_slots_quiesce,
+    .publish = publish,
+    .retract = retract,
+};

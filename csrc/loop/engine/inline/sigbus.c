@@ -2,16 +2,19 @@
  * The process's SIGBUS handler: faults of inline loops are resolved, everything else goes on to the handler that was
  * there before.
  */
-#include <inttypes.h>
+#include "loop/engine/inline/sigbus.h"
+
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
-#include "loop/engine/inline/inline.h"
+#include "base/base.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t users; /* under lock */
 static struct sigaction before;
+static uffd_sigbus_fn *_Atomic resolver;
 
 /* Whether the access was a write, and whether it met a page: only the processor knows. */
 static uint64_t fault_flags(const ucontext_t *context) {
@@ -45,9 +48,10 @@ int uffd_sigbus(int number, void *information, void *context) {
   const siginfo_t *info = information;
   if (number != SIGBUS || info == NULL || info->si_code <= 0) return 0; /* sent by somebody */
   int error = errno;
-  enum uffd_inline_result result = uffd_inline_resolve((uintptr_t)info->si_addr, fault_flags(context));
+  uffd_sigbus_fn *resolve = atomic_load_explicit(&resolver, memory_order_acquire);
+  bool resolved = resolve != NULL && resolve((uintptr_t)info->si_addr, fault_flags(context));
   errno = error;
-  return result == UFFD_INLINE_RESOLVED;
+  return resolved;
 }
 
 /* As if ours were not there. The default action is left to the kernel: the access is repeated, or the signal sent. */
@@ -77,8 +81,9 @@ static void fill_mask(sigset_t *mask) {
   }
 }
 
-int uffd_sigbus_acquire(void) {
+int uffd_sigbus_acquire(uffd_sigbus_fn *resolve) {
   int result = 0;
+  atomic_store_explicit(&resolver, resolve, memory_order_release);
   pthread_mutex_lock(&lock);
   if (users == 0) {
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};

@@ -12,6 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "loop/engine/handler.h"
+#include "loop/engine/thread.h"
+
 #define PERIOD_FIRST_NS UINT64_C(1000000) /* of the guard's looks */
 
 void uffd_placement_ring(struct uffd_placement *placement) {
@@ -25,7 +28,7 @@ void uffd_placement_sleep(struct uffd_placement *placement, uint32_t bell, uint6
 }
 
 bool uffd_placement_ends(const struct uffd_placement *placement) {
-  return atomic_load_explicit(&placement->handler->stop, memory_order_acquire);
+  return atomic_load_explicit(&placement->reader->stop, memory_order_acquire);
 }
 
 int uffd_placement_pin(const struct uffd_placement *placement, int tid, int cpu) {
@@ -39,14 +42,9 @@ int uffd_placement_pin(const struct uffd_placement *placement, int tid, int cpu)
   return sched_setaffinity(tid, sizeof(one), &one) == 0 ? 0 : -errno;
 }
 
-uint32_t uffd_placement_pid(const struct uffd_source *source) {
-  bool own = source->child || source->count == 0;
-  return own ? 0 : (uint32_t)source->slices[0].region->memory->pid;
-}
-
 int uffd_placement_faulter_cpu(struct uffd_placement *placement) {
-  const struct uffd_handler_state *handler = placement->handler;
-  return uffd_faulter_cpu(&placement->faulter, handler->faulter_pid, handler->faulter_tid);
+  const struct uffd_reader *reader = placement->reader;
+  return uffd_faulter_cpu(&placement->faulter, reader->faulter_pid, reader->faulter_tid);
 }
 
 /*
@@ -59,35 +57,34 @@ static int watch(const struct uffd_seat *seat, int operation, int fd, bool heard
   return epoll_ctl(seat->epoll_fd, operation, fd, &event) == 0 ? 0 : -errno;
 }
 
-int uffd_placement_watch(struct uffd_handler_state *handler, int fd) {
-  bool heard = fd == handler->wake_fd || !atomic_load(&handler->loop->paused);
-  struct uffd_placement *placement = handler->placement;
-  for (uint32_t i = 0; placement != NULL && i < UFFD_SEATS; i++) {
-    int result = watch(&placement->seats[i], EPOLL_CTL_ADD, fd, heard);
+static int watch_all(struct uffd_reader *reader, int fd) {
+  bool heard = fd == reader->wake_fd || !atomic_load(&reader->engine->paused);
+  for (uint32_t i = 0; i < UFFD_SEATS; i++) {
+    int result = watch(&reader->placement->seats[i], EPOLL_CTL_ADD, fd, heard);
     if (result < 0) return result;
   }
   return 0;
 }
 
-void uffd_placement_hear(struct uffd_handler_state *handler, int fd, bool heard) {
-  struct uffd_placement *placement = handler->placement;
-  for (uint32_t i = 0; placement != NULL && i < UFFD_SEATS; i++) {
-    watch(&placement->seats[i], EPOLL_CTL_MOD, fd, heard);
-  }
-}
-
 /* A descriptor that is closed leaves the sets by itself, but not while a forked child has a copy. */
-void uffd_placement_unwatch(struct uffd_handler_state *handler, int fd) {
-  struct uffd_placement *placement = handler->placement;
-  for (uint32_t i = 0; placement != NULL && i < UFFD_SEATS; i++) {
-    epoll_ctl(placement->seats[i].epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+static int watch_descriptor(struct uffd_reader *reader, int fd, bool comes) {
+  if (comes) return watch_all(reader, fd);
+  for (uint32_t i = 0; i < UFFD_SEATS; i++) {
+    epoll_ctl(reader->placement->seats[i].epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+  }
+  return 0;
+}
+
+static void hear(struct uffd_reader *reader, int fd, bool heard) {
+  for (uint32_t i = 0; i < UFFD_SEATS; i++) {
+    watch(&reader->placement->seats[i], EPOLL_CTL_MOD, fd, heard);
   }
 }
 
-int uffd_placement_create(struct uffd_handler_state *handler) {
+static int create(struct uffd_reader *reader) {
   struct uffd_placement *placement = NEW(struct uffd_placement);
   if (placement == NULL) return fail(ENOMEM, "No memory for a handler's threads.");
-  placement->handler = handler;
+  placement->reader = reader;
   placement->bounded = sched_getaffinity(0, sizeof(placement->home), &placement->home) == 0;
   placement->charge = UFFD_SEAT_COMPANION;
   placement->due_ns = UINT64_MAX;
@@ -102,12 +99,12 @@ int uffd_placement_create(struct uffd_handler_state *handler) {
         .seen_cpu = -1,
     };
   }
-  handler->placement = placement;
-  if (placement->seats[UFFD_SEATS - 1].epoll_fd >= 0 && uffd_placement_watch(handler, handler->wake_fd) == 0) return 0;
+  reader->placement = placement;
+  if (placement->seats[UFFD_SEATS - 1].epoll_fd >= 0 && watch_all(reader, reader->wake_fd) == 0) return 0;
   return fail(errno, "Cannot make the descriptors of a handler's threads: %s.", strerror(errno));
 }
 
-void uffd_placement_destroy(struct uffd_placement *placement) {
+static void destroy(struct uffd_placement *placement) {
   if (placement == NULL) return;
   for (uint32_t i = 0; i < UFFD_SEATS; i++) {
     if (placement->seats[i].epoll_fd >= 0) close(placement->seats[i].epoll_fd);
@@ -118,7 +115,7 @@ void uffd_placement_destroy(struct uffd_placement *placement) {
 
 static void *run(void *argument) {
   struct uffd_seat *seat = argument;
-  const struct uffd_handler_state *handler = seat->placement->handler;
+  const struct uffd_reader *reader = seat->placement->reader;
   atomic_store_explicit(&seat->tid, (int)syscall(SYS_gettid), memory_order_relaxed);
   if (seat->index == UFFD_SEAT_GUARD) {
     uffd_guard_run(seat);
@@ -126,16 +123,16 @@ static void *run(void *argument) {
     uffd_companion_run(seat);
   }
   uint64_t one = 1;
-  (void)!write(handler->wake_fd, &one, sizeof(one)); /* for the other seat: a pass may have read the stop away */
+  (void)!write(reader->wake_fd, &one, sizeof(one)); /* for the other seat: a pass may have read the stop away */
   return NULL;
 }
 
 /* The companion first, because the guard watches it. */
-int uffd_placement_start(struct uffd_placement *placement, uint32_t *started) {
+static int start_seats(struct uffd_placement *placement, uint32_t *started) {
   for (*started = 0; *started < UFFD_SEATS; ++*started) {
     struct uffd_seat *seat = &placement->seats[UFFD_SEATS - 1 - *started];
     char name[16];
-    snprintf(name, sizeof(name), "uffd/%u.%u", placement->handler->index, seat->index);
+    snprintf(name, sizeof(name), "uffd/%u.%u", placement->reader->lane.index, seat->index);
     int result = uffd_thread_start(&seat->thread, run, seat, name);
     if (result < 0) return result;
     pthread_getcpuclockid(seat->thread, &seat->clock);
@@ -144,7 +141,7 @@ int uffd_placement_start(struct uffd_placement *placement, uint32_t *started) {
 }
 
 /* A companion that waits for a processor in SCHED_IDLE may wait for long: it is relieved first. */
-void uffd_placement_join(struct uffd_placement *placement, uint32_t started) {
+static void join_seats(struct uffd_placement *placement, uint32_t started) {
   uffd_placement_ring(placement);
   for (uint32_t i = UFFD_SEATS; i-- > UFFD_SEATS - started;) {
     struct uffd_seat *seat = &placement->seats[i];
@@ -153,22 +150,64 @@ void uffd_placement_join(struct uffd_placement *placement, uint32_t started) {
   }
 }
 
-int uffd_loop_placement(const uffd_loop *loop, const char **why) {
-  const struct uffd_placement *placement = loop->handlers[0]->placement;
-  const char *told;
-  bool companion = false;
-  if (loop->engine != UFFD_ENGINE_THREADS) {
-    told = "Only the threads engine has threads to place.";
-  } else if (placement == NULL) {
-    told = "It was asked for.";
-  } else if (uffd_seat_has_charge(&placement->seats[UFFD_SEAT_COMPANION])) {
-    companion = true;
-    told = "A thread in SCHED_IDLE follows the thread that faults: it is the default.";
-  } else if (atomic_load_explicit(&placement->refused, memory_order_relaxed)) {
-    told = "A thread may not enter SCHED_IDLE here.";
-  } else {
-    told = "The processors are busy: faults would wait for a thread in SCHED_IDLE. It is asked now and then.";
+/* The first count readers; of the last of them, only so many seats. */
+static void stop_first(struct uffd_engine *engine, uint32_t count, uint32_t seats_of_last) {
+  for (uint32_t i = 0; i < count; i++) {
+    uffd_reader_tell_to_stop(engine->readers[i]);
   }
-  if (why != NULL) *why = told;
-  return companion ? UFFD_PLACEMENT_COMPANION : UFFD_PLACEMENT_NONE;
+  for (uint32_t i = 0; i < count; i++) {
+    struct uffd_placement *placement = engine->readers[i]->placement;
+    if (placement != NULL) join_seats(placement, i + 1 < count ? UFFD_SEATS : seats_of_last);
+    BARRIER("stopping", engine->readers[i]);
+    uffd_handler_finish(engine->readers[i]);
+  }
 }
+
+static int start(struct uffd_engine *engine) {
+  for (uint32_t i = 0; i < engine->readers_count; i++) {
+    uint32_t seats = 0;
+    int result = create(engine->readers[i]);
+    if (result == 0) result = start_seats(engine->readers[i]->placement, &seats);
+    if (result < 0) {
+      stop_first(engine, i + 1, seats);
+      return result;
+    }
+  }
+  return 0;
+}
+
+static void stop(struct uffd_engine *engine) {
+  stop_first(engine, engine->readers_count, UFFD_SEATS);
+}
+
+static void release(struct uffd_engine *engine) {
+  for (uint32_t i = 0; i < engine->readers_count && engine->readers[i] != NULL; i++) {
+    destroy(engine->readers[i]->placement);
+    engine->readers[i]->placement = NULL;
+  }
+}
+
+static uint32_t tell_placement(const struct uffd_engine *engine, const char **why) {
+  const struct uffd_placement *placement = engine->readers[0]->placement;
+  if (uffd_seat_has_charge(&placement->seats[UFFD_SEAT_COMPANION])) {
+    *why = "A thread in SCHED_IDLE follows the thread that faults: it is the default.";
+    return UFFD_PLACEMENT_COMPANION;
+  }
+  *why = atomic_load_explicit(&placement->refused, memory_order_relaxed)
+             ? "A thread may not enter SCHED_IDLE here."
+             : "The processors are busy: faults would wait for a thread in SCHED_IDLE. It is asked now and then.";
+  return UFFD_PLACEMENT_NONE;
+}
+
+const struct uffd_engine_class uffd_placed_engine = {
+    .kind = UFFD_ENGINE_THREADS,
+    .excluded = UFFD_FEAT_SIGBUS,
+    .start = start,
+    .stop = stop,
+    .release = release,
+    .watch = watch_descriptor,
+    .hear = hear,
+    .run_job = uffd_threads_run_job,
+    .wait = uffd_threads_wait,
+    .tell_placement = tell_placement,
+};

@@ -1,15 +1,15 @@
 /*
  * Where the handler threads run. A placed handler has two threads, its seats: the companion, in SCHED_IDLE beside the
  * faulting thread, and the guard, of the ordinary class. Each waits for descriptors by itself; one at a time owns the
- * handler's state and runs a pass. The charge says which of them serves.
+ * reader and runs a pass. The charge says which of them serves.
  */
-#ifndef UFFD_LOOP_PLACEMENT_H
-#define UFFD_LOOP_PLACEMENT_H
+#ifndef UFFD_LOOP_ENGINE_PLACED_PLACEMENT_H
+#define UFFD_LOOP_ENGINE_PLACED_PLACEMENT_H
 
 #include <sched.h>
 
 #include "loop/engine/placed/faulter.h"
-#include "loop/loop.h"
+#include "loop/engine/reader.h"
 
 enum { UFFD_SEAT_GUARD, UFFD_SEAT_COMPANION, UFFD_SEATS };
 
@@ -20,7 +20,7 @@ struct uffd_seat {
   /* set once */
   struct uffd_placement *placement;
   uint32_t index; /* UFFD_SEAT_* */
-  int epoll_fd;   /* the handler's descriptors, once more: a seat that waits does not own the state */
+  int epoll_fd;   /* the reader's descriptors, once more: a seat that waits does not own the reader */
   pthread_t thread;
   clockid_t clock; /* of the processor time of thread */
   /* any thread, atomic */
@@ -34,11 +34,11 @@ struct uffd_seat {
 
 struct uffd_placement {
   /* set once */
-  struct uffd_handler_state *handler;
+  struct uffd_reader *reader;
   bool bounded;   /* home is known */
   cpu_set_t home; /* where the program may run */
   /* any thread, atomic */
-  _Atomic uint32_t owner;  /* of the handler's state: index + 1 of a seat; 0: nobody */
+  _Atomic uint32_t owner;  /* of the reader: index + 1 of a seat; 0: nobody */
   _Atomic uint32_t charge; /* the UFFD_SEAT_* that serves */
   _Atomic bool refused;    /* a thread may not enter SCHED_IDLE here: the guard keeps the charge */
   _Atomic uint32_t question;
@@ -46,7 +46,7 @@ struct uffd_placement {
   _Atomic uint32_t bell;        /* futex, for those who sleep: the charge has changed, a question, the end */
   _Atomic uint64_t passes;      /* ended, of both seats */
   _Atomic uint64_t due_ns;      /* when a pass has something to do without a descriptor; UINT64_MAX: never */
-  /* the owner of the state */
+  /* the owner of the reader */
   struct uffd_faulter faulter;
   /* the guard */
   uint64_t period_ns;          /* between two looks at the companion */
@@ -56,25 +56,23 @@ struct uffd_placement {
   struct uffd_seat seats[UFFD_SEATS];
 };
 
+extern const struct uffd_engine_class uffd_placed_engine;
+
 /* placement.c */
-/* Starts the threads; *started: how many, also on failure. -errno with a sentence. */
-int uffd_placement_start(struct uffd_placement *placement, uint32_t *started);
-/* Waits for as many. handler->stop is set. */
-void uffd_placement_join(struct uffd_placement *placement, uint32_t started);
 void uffd_placement_ring(struct uffd_placement *placement);
 /* Sleeps until the bell is no longer at `bell`, or the time is over (UINT64_MAX: never). */
 void uffd_placement_sleep(struct uffd_placement *placement, uint32_t bell, uint64_t timeout_ns);
 bool uffd_placement_ends(const struct uffd_placement *placement);
 /* Pins a thread of ours (0: the caller) to one processor where the program may run, or, at -1, to all of them. */
 int uffd_placement_pin(const struct uffd_placement *placement, int tid, int cpu);
-/* The processor of the thread whose fault was read last, or -1. The owner of the state calls. */
+/* The processor of the thread whose fault was read last, or -1. The owner of the reader calls. */
 int uffd_placement_faulter_cpu(struct uffd_placement *placement);
 
 /* seat.c */
 bool uffd_seat_has_charge(const struct uffd_seat *seat);
 /*
- * Waits for something to do, takes the handler's state, runs a pass. True: the caller owns the state, and gives it
- * back. False: no pass was run, because the other seat has the charge or owns the state, or because the loop ends.
+ * Waits for something to do, takes the reader, runs a pass. True: the caller owns the reader, and gives it
+ * back. False: no pass was run, because the other seat has the charge or owns the reader, or because the loop ends.
  */
 bool uffd_seat_pass(struct uffd_seat *seat, unsigned *answered);
 void uffd_seat_give(struct uffd_seat *seat);

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "loop/engine/handler.h"
 #include "loop/engine/placed/placement.h"
 
 #define EVENTS 16
@@ -52,7 +53,7 @@ static bool take(struct uffd_seat *seat) {
 
 void uffd_seat_give(struct uffd_seat *seat) {
   struct uffd_placement *placement = seat->placement;
-  uint64_t due = uffd_handler_due(placement->handler);
+  uint64_t due = uffd_handler_due(placement->reader);
   if (due != UINT64_MAX && due != 0) due += uffd_now();
   atomic_store_explicit(&placement->due_ns, due, memory_order_relaxed);
   atomic_fetch_add_explicit(&placement->passes, 1, memory_order_relaxed);
@@ -67,7 +68,7 @@ static bool take_charged(struct uffd_seat *seat) {
 }
 
 bool uffd_seat_pass(struct uffd_seat *seat, unsigned *answered) {
-  struct uffd_handler_state *handler = seat->placement->handler;
+  struct uffd_reader *reader = seat->placement->reader;
   struct epoll_event events[EVENTS];
   int count = seat->fresh ? 0 : wait_for_events(seat, due_in(seat->placement), events);
   if (seat->index == UFFD_SEAT_COMPANION) BARRIER("seated", seat);
@@ -76,13 +77,13 @@ bool uffd_seat_pass(struct uffd_seat *seat, unsigned *answered) {
     return false;
   }
   if (seat->fresh) {
-    uffd_handler_ready(handler, handler->wake_fd);
-    uffd_handler_ready_all(handler);
+    uffd_handler_ready(reader, reader->wake_fd);
+    uffd_handler_ready_all(reader);
   }
   for (int i = 0; i < count; i++) {
-    uffd_handler_ready(handler, events[i].data.fd);
+    uffd_handler_ready(reader, events[i].data.fd);
   }
-  *answered = uffd_handler_work(handler, seat->fresh || count > 0);
+  *answered = uffd_handler_work(reader, seat->fresh || count > 0);
   seat->fresh = false;
   return true;
 }

@@ -1,10 +1,34 @@
 /*
- * The slices of a source: a small array sorted by address, changed by the source's handler alone. Knows page states, no
- * ioctls.
+ * Sources and their slices: made, found, split and moved as the owner of the memory changes its mappings.
  */
+#include "loop/pages/source.h"
+
 #include <string.h>
 
-#include "loop/loop.h"
+struct uffd_source *uffd_source_create(uffd_object *object) {
+  struct uffd_source *source = uffd_pages_map(sizeof(*source));
+  if (source == NULL) return NULL;
+  source->object = object;
+  source->fd = object->fd;
+  return source;
+}
+
+void uffd_source_destroy(struct uffd_source *source) {
+  if (source->child) uffd_close(source->object); /* the others belong to the lane or to the user */
+  uffd_pages_unmap(source->slices, source->capacity * sizeof(*source->slices));
+  uffd_pages_unmap((void *)(uintptr_t)source->pages, source->pages_count);
+  uffd_pages_unmap(source, sizeof(*source));
+}
+
+uint32_t uffd_source_pid(const struct uffd_source *source) {
+  bool own = source->child || source->count == 0;
+  return own ? 0 : (uint32_t)source->slices[0].terms->memory->pid;
+}
+
+void uffd_slice_unregister(const struct uffd_source *source, const struct uffd_slice *slice) {
+  uffd_raw_unregister(source->fd, slice->start, slice->end - slice->start);
+  uffd_raw_wake(source->fd, slice->start, slice->end - slice->start);
+}
 
 /* The first slice that ends after address; count if there is none. */
 static uint32_t find_after(const struct uffd_source *source, uint64_t address) {
@@ -26,7 +50,7 @@ struct uffd_slice *uffd_slice_find(const struct uffd_source *source, uint64_t ad
 }
 
 static uint64_t page_count(const struct uffd_slice *slice) {
-  return (slice->end - slice->start) / slice->region->page_size;
+  return (slice->end - slice->start) / slice->terms->page_size;
 }
 
 int uffd_slices_reserve(struct uffd_source *source, uint32_t more) {
@@ -54,16 +78,15 @@ static void take_out(struct uffd_source *source, uint32_t i) {
   memmove(&source->slices[i], &source->slices[i + 1], (source->count - i) * sizeof(source->slices[0]));
 }
 
-void uffd_slices_forget(struct uffd_source *source, const uffd_region *region) {
+void uffd_slices_forget(struct uffd_source *source, const struct uffd_terms *terms) {
   for (uint32_t i = source->count; i-- > 0;) {
-    if (source->slices[i].region == region) take_out(source, i);
+    if (source->slices[i].terms == terms) take_out(source, i);
   }
 }
 
-/* Regions that were taken out give way to those that come after them. */
 bool uffd_slices_overlap(const struct uffd_source *source, uint64_t start, uint64_t end) {
   for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end; i++) {
-    if (!source->slices[i].region->left) return true;
+    if (!source->slices[i].left) return true;
   }
   return false;
 }
@@ -71,7 +94,7 @@ bool uffd_slices_overlap(const struct uffd_source *source, uint64_t start, uint6
 void uffd_slices_remove(struct uffd_source *source, uint64_t start, uint64_t end) {
   for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end; i++) {
     const struct uffd_slice *slice = &source->slices[i];
-    uint64_t page_size = slice->region->page_size;
+    uint64_t page_size = slice->terms->page_size;
     uint64_t last = min_u64(end, slice->end);
     for (uint64_t at = max_u64(start, slice->start); at < last; at += page_size) {
       set_page_state(slice, (at - slice->start) / page_size, UFFD_PAGE_REMOVED);
@@ -84,7 +107,7 @@ static struct uffd_slice tail_of(const struct uffd_slice *slice, uint64_t addres
   struct uffd_slice tail = *slice;
   tail.start = address;
   tail.offset += address - slice->start;
-  tail.pages += (address - slice->start) / slice->region->page_size;
+  tail.pages += (address - slice->start) / slice->terms->page_size;
   return tail;
 }
 
@@ -147,9 +170,4 @@ int uffd_slices_clone(const struct uffd_source *parent, struct uffd_source *chil
     child->slices[child->count++] = slice;
   }
   return 0;
-}
-
-void uffd_slices_free(struct uffd_source *source) {
-  uffd_pages_unmap(source->slices, source->capacity * sizeof(*source->slices));
-  uffd_pages_unmap((void *)(uintptr_t)source->pages, source->pages_count);
 }

@@ -1,0 +1,17 @@
+/*
+ * Huge pages: where they are filled before they are moved in.
+ */
+#ifndef UFFD_LOOP_LINE_HUGE_H
+#define UFFD_LOOP_LINE_HUGE_H
+
+#include "loop/line/install.h"
+
+/* Whether whole huge pages can be moved into such a region. */
+bool uffd_huge_serves(const struct uffd_terms *terms);
+/* [at, at+HUGE_PAGE) is one huge page of the answer, all absent. */
+bool uffd_huge_fits(const struct uffd_install *install, uint64_t at);
+/* HUGE_PAGE bytes to fill one in, or NULL: no memory. They are a hole again when it has been moved. */
+char *uffd_huge_staging(struct uffd_lane *lane);
+void uffd_huge_unmap(struct uffd_lane *lane);
+
+#endif

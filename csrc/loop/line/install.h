@@ -1,0 +1,47 @@
+/*
+ * Turning an answer into ioctls, and what they say into an outcome.
+ */
+#ifndef UFFD_LOOP_LINE_INSTALL_H
+#define UFFD_LOOP_LINE_INSTALL_H
+
+#include "loop/line/lane.h"
+#include "loop/pages/source.h"
+
+#define UFFD_OUTCOME_ABSENT 5u /* inside only: CONTINUE found nothing in the page cache */
+
+/* What a step of the line has done. */
+struct uffd_filled {
+  uint32_t outcome; /* UFFD_OUTCOME_*, of the faulting page */
+  /* FAILED: the errno. DEFERRED: 0, or why the page can neither be filled nor become what on_error says. */
+  int error;
+  uint32_t page_kind; /* UFFD_ANSWER_*, as which the faulting page went in; LATER: it did not */
+  bool poisoned;      /* the faulting page is poison, by this step or another */
+  uint64_t bytes;     /* filled; poison fills none */
+  uint64_t as_asked;  /* bytes of them that went in in the way that was asked for */
+  /* Whoever slept in [woke_low, woke_high) was woken: addresses, the last run of them. */
+  uint64_t woke_low, woke_high;
+  uint64_t unprotected; /* the page whose writers were woken; 0: none */
+};
+
+struct uffd_install {
+  struct uffd_source *source;
+  const struct uffd_slice *slice;
+  uint64_t page;    /* address of the faulting page */
+  uint64_t dst;     /* first address answered */
+  uint64_t length;  /* bytes; only BYTES may end within a page */
+  const void *data; /* BYTES, MOVE */
+  uint32_t kind;    /* UFFD_ANSWER_* */
+  bool wp;          /* arrives write-protected */
+  bool minor;       /* the page cache has the page, as the fault said */
+};
+
+struct uffd_filled uffd_install(struct uffd_lane *lane, const struct uffd_install *install);
+struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *source, uint64_t page,
+                                  uint64_t page_size);
+
+/* Adds what another step has done to *sum; outcome, error and page_kind stay *sum's. */
+void uffd_filled_add(struct uffd_filled *sum, const struct uffd_filled *more);
+/* Whoever sleeps in [start, end) was woken. Ranges come by address: the last one, with what it touches, is enough. */
+void uffd_filled_woke(struct uffd_filled *filled, uint64_t start, uint64_t end);
+
+#endif

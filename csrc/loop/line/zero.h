@@ -1,0 +1,14 @@
+/*
+ * Whether bytes hold pages of zeros.
+ */
+#ifndef UFFD_LOOP_LINE_ZERO_H
+#define UFFD_LOOP_LINE_ZERO_H
+
+#include "memory/memory.h"
+
+/* page: BASE_PAGE bytes, aligned. */
+bool uffd_is_zero_page(const char *page);
+/* Some of the pages of [data, data+length), at least one, are looked at. */
+bool uffd_may_have_zero_pages(const char *data, uint64_t length);
+
+#endif

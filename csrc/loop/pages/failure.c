@@ -1,0 +1,21 @@
+/*
+ * Written once, by the first that fails.
+ */
+#include "loop/pages/failure.h"
+
+#include <stdio.h>
+
+bool uffd_failure_note(struct uffd_failure *failure, int error) {
+  int none = 0;
+  if (!atomic_compare_exchange_strong(&failure->state, &none, 1)) return false;
+  failure->error = error;
+  snprintf(failure->text, sizeof(failure->text), "%s", uffd_errmsg());
+  atomic_store_explicit(&failure->state, 2, memory_order_release);
+  return true;
+}
+
+int uffd_failure_tell(const struct uffd_failure *failure, char *text, size_t length) {
+  bool failed = atomic_load_explicit(&failure->state, memory_order_acquire) == 2;
+  if (text != NULL && length != 0) snprintf(text, length, "%s", failed ? failure->text : "");
+  return failed ? failure->error : 0;
+}

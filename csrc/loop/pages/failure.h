@@ -1,0 +1,22 @@
+/*
+ * A loop's first failure, and whether it has stopped because of it (on_error stop).
+ */
+#ifndef UFFD_LOOP_PAGES_FAILURE_H
+#define UFFD_LOOP_PAGES_FAILURE_H
+
+#include "base/base.h"
+
+/* Any thread. */
+struct uffd_failure {
+  _Atomic bool stopped;
+  _Atomic int state; /* 0 none, 1 being written, 2 there */
+  int error;
+  char text[512];
+};
+
+/* Keeps error (positive) and the calling thread's sentence, if it is the first: whether it is. */
+bool uffd_failure_note(struct uffd_failure *failure, int error);
+/* The error and its sentence, cut to length; 0 and an empty text when there is none. */
+int uffd_failure_tell(const struct uffd_failure *failure, char *text, size_t length);
+
+#endif

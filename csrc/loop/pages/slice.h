@@ -1,0 +1,72 @@
+/*
+ * What is known of pages: their states, the runs of them that one object serves (slices), and the terms on which a
+ * region is served. Changed by the reader that has the object; knows no ioctls.
+ */
+#ifndef UFFD_LOOP_PAGES_SLICE_H
+#define UFFD_LOOP_PAGES_SLICE_H
+
+#include "loop/pages/pattern.h"
+#include "resolver/resolver.h"
+
+/* One byte a page. The kernel has the last word (EEXIST): a state saves asking it. */
+enum uffd_page {
+  UFFD_PAGE_ABSENT = 0,
+  UFFD_PAGE_INSTALLED = 1,
+  UFFD_PAGE_REMOVED = 2, /* dropped by its owner, who must read zeros from then on, however often it is dropped */
+  UFFD_PAGE_POISONED = 3
+};
+
+#define UFFD_KIND_WORDS 4u /* of a resolver's name, as struct uffd_waiting has it */
+
+/* What the line has learnt about a region. Any thread writes it; a wrong value costs time, never contents. */
+struct uffd_hints {
+  struct uffd_pattern pattern; /* around auto */
+  _Atomic bool zeros_found;    /* in the last answer that was looked at */
+  _Atomic bool huge;           /* whole huge pages are moved in */
+};
+
+/* All that the line needs to know of a region. Set before the region is served; the line never changes it. */
+struct uffd_terms {
+  uffd_resolver *resolver;
+  uffd_memory *memory;
+  uint64_t address; /* as it was added */
+  uint64_t length, page_size, modes, resolver_offset, around;
+  _Atomic uint8_t *pages; /* enum uffd_page */
+  void *cookie;
+  uint64_t kind[UFFD_KIND_WORDS]; /* the resolver's name, cut */
+  uint32_t on_error;              /* UFFD_ON_ERROR_*, never DEFAULT */
+  bool finds_zeros; /* zero pages of large answers go in as such; elsewhere a zero page costs as much as another */
+  bool foreign;     /* in another process */
+  struct uffd_hints *hints;
+  uint32_t entry;          /* in the ledger */
+  struct uffd_terms *next; /* in the ledger, the newest first */
+};
+
+/* A run of a region's pages behind one object. */
+struct uffd_slice {
+  uint64_t start, end;    /* addresses */
+  uint64_t offset;        /* of start in the region */
+  _Atomic uint8_t *pages; /* enum uffd_page; the region's, or of the forked child that the slice is in */
+  const struct uffd_terms *terms;
+  bool moved; /* by mremap: no longer where the region was added */
+  bool left;  /* of another process, and taken out as it is: its faults wait for whoever serves it next */
+};
+
+static inline uint8_t page_state(const struct uffd_slice *slice, uint64_t index) {
+  return atomic_load_explicit(&slice->pages[index], memory_order_relaxed);
+}
+static inline void set_page_state(const struct uffd_slice *slice, uint64_t index, uint8_t state) {
+  atomic_store_explicit(&slice->pages[index], state, memory_order_relaxed);
+}
+static inline uint64_t page_index(const struct uffd_slice *slice, uint64_t address) {
+  return (address - slice->start) / slice->terms->page_size;
+}
+/* The address of the page that holds address. */
+static inline uint64_t page_of(const struct uffd_slice *slice, uint64_t address) {
+  return slice->start + round_down(address - slice->start, slice->terms->page_size);
+}
+static inline uint64_t region_offset(const struct uffd_slice *slice, uint64_t address) {
+  return address - slice->start + slice->offset;
+}
+
+#endif
