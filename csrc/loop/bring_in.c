@@ -47,7 +47,7 @@ static enum uffd_job_result bring_in_now(struct uffd_lane *lane, struct uffd_job
   };
   const struct uffd_filled filled = uffd_line_fault(lane, &fault, slice);
   bool deferred = filled.outcome == UFFD_OUTCOME_DEFERRED && (filled.error == 0 || filled.error == ENOMEM);
-  if (deferred && atomic_load(&region->removed)) {
+  if (deferred && atomic_load(&region->ordinary)) {
     job->result = -ECANCELED;
     return UFFD_JOB_DONE;
   }

@@ -34,7 +34,8 @@ struct uffd_region {
   pthread_mutex_t lock; /* prefetch, complete, remove: one at a time. Never taken by a reader */
   _Atomic bool served;  /* this one and the next are written under lock */
   _Atomic bool complete;
-  _Atomic bool removed; /* or is being removed: nothing waits for its pages any more */
+  _Atomic bool removed;  /* or is being removed: what waits for its pages in the background gives up */
+  _Atomic bool ordinary; /* unregistered: its missing pages read as zeros */
 };
 
 /* Who is inside a call that waits for readers: closing waits for them. User threads. */

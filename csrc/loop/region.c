@@ -199,6 +199,7 @@ void uffd_region_unregister(uffd_region *region) {
     uint64_t start = address + slice_start(region, i), end = address + slice_end(region, i);
     uffd_unregister(uffd_region_object(region, i), start, end - start); /* what is gone already needs none */
   }
+  atomic_store(&region->ordinary, true);
 }
 
 static uint64_t page_count(const uffd_region *region) {
@@ -385,11 +386,14 @@ int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
   return result;
 }
 
-/* Under region->lock. Whoever waits in uffd_memory_read() first; then no more faults; then what answers them. */
+/*
+ * Under region->lock. No more faults first; then whoever waits in uffd_memory_read(), who gives up when he sees that
+ * the memory is ordinary; then what answers them.
+ */
 static void end(uffd_region *region, bool complete) {
   if (!region->served) return;
-  uffd_unclaim(&region->claim);
   uffd_region_unregister(region);
+  uffd_unclaim(&region->claim);
   detach_slices(region, complete && region->terms.foreign);
   pthread_mutex_lock(&region->loop->lock);
   uffd_uses_drop(region->loop, region->terms.resolver);

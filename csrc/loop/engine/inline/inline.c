@@ -140,10 +140,6 @@ static enum uffd_job_result run_once(struct uffd_engine *engine, uint32_t lane, 
 /* A job that is not done yet waits without a slot: events are read only while all slots are free. */
 static void run_in_slot(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job) {
   while (run_once(engine, lane, job) == UFFD_JOB_AGAIN) {
-    if (atomic_load(&engine->readers[0]->stop)) {
-      job->result = -ECANCELED;
-      return;
-    }
     pause_for(PAUSE_NS);
   }
 }
