@@ -15,15 +15,20 @@ the program uffd-lua, and the C library with its header.]],
 }
 supported_platforms = { "linux" }
 dependencies = { "lua >= 5.4, < 5.5" }
--- the pager reads JSON with it, found by pkg-config (Debian: pkg-config, libjansson-dev)
-external_dependencies = { JANSSON = { header = "jansson.h" } }
+-- found by pkg-config (Debian: pkg-config, libjansson-dev, libzstd-dev, libxxhash-dev): the pager reads JSON with the
+-- first, images are compressed with the second, and checked with the third, of which only the header is used
+external_dependencies = {
+  JANSSON = { header = "jansson.h" },
+  ZSTD = { header = "zstd.h" },
+  XXHASH = { header = "xxhash.h" },
+}
 build = {
   type = "cmake",
   variables = {
     CMAKE_BUILD_TYPE = "Release",
     CMAKE_C_FLAGS = "$(CFLAGS)",
     CMAKE_INSTALL_PREFIX = "$(PREFIX)",
-    CMAKE_PREFIX_PATH = "$(JANSSON_DIR)",
+    CMAKE_PREFIX_PATH = "$(JANSSON_DIR);$(ZSTD_DIR);$(XXHASH_DIR)",
     CMAKE_INSTALL_BINDIR = "$(BINDIR)",
     CMAKE_INSTALL_LIBDIR = "clib", -- LuaRocks takes all of PREFIX/lib for Lua modules
     CMAKE_INSTALL_DOCDIR = "doc",

@@ -1,9 +1,9 @@
 # Sourced by tests/run and examples/run: installs with apt-get what is missing on a Debian 12, if root runs it.
 
 # Building, and running programs
-packages_build="cmake ninja-build gcc libc6-dev pkg-config libjansson-dev libpng-dev liblua5.4-dev lua5.4"
+packages_build="cmake ninja-build gcc libc6-dev pkg-config libjansson-dev libzstd-dev libxxhash-dev libpng-dev liblua5.4-dev lua5.4"
 # The tests beside: Lua tests, installation, lint
-packages_tests="lua-unit lua-dkjson lua-socket lua-cqueues luarocks make g++ git clang libclang-rt-14-dev clang-format clang-tidy lua-check"
+packages_tests="lua-unit lua-dkjson lua-socket lua-cqueues luarocks make g++ git clang libclang-rt-14-dev clang-format clang-tidy lua-check zstd qemu-utils"
 
 missing_packages() { # packages
   for package; do

@@ -36,6 +36,15 @@ if(UFFD_BUILD_PAGER)
   install(FILES "${PROJECT_BINARY_DIR}/uffd-pager.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endif()
 
+if(UFFD_BUILD_IMAGE)
+  install(FILES include/uffd_image.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(TARGETS ${UFFD_IMAGE_LIBRARIES} EXPORT uffdImageTargets
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT uffdImageTargets NAMESPACE uffd:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)
+  configure_file(csrc/cmake/uffd-image.pc.in uffd-image.pc @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/uffd-image.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endif()
+
 if(TARGET uffd_core)
   install(TARGETS uffd_core LIBRARY DESTINATION ${UFFD_LUA_CDIR}/uffd)
   install(DIRECTORY lua/uffd DESTINATION ${UFFD_LUA_DIR} FILES_MATCHING PATTERN "*.lua")

@@ -77,7 +77,7 @@ int uffd_resolver_each_callback(uffd_resolver *resolver, int (*visit)(uffd_resol
  * Narrows the wanted cover to [low, high) of the resolver's coordinates, in whole pages counted from the faulting one,
  * and puts it into the answer. The last page may reach beyond high: zeros follow there.
  */
-void uffd_cover(const struct uffd_fault *fault, uint64_t low, uint64_t high, struct uffd_answer *answer);
+UFFD_SHARED void uffd_cover(const struct uffd_fault *fault, uint64_t low, uint64_t high, struct uffd_answer *answer);
 
 /* Cuts an answer down to [low, high), which holds the faulting page. */
 void uffd_clip(struct uffd_answer *answer, uint64_t low, uint64_t high);

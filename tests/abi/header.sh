@@ -1,6 +1,6 @@
 #!/bin/sh
-# header.sh CC CXX: uffd.h and uffd_pager.h stand alone, as C99 and as C++11, before and after the kernel's header,
-# without a warning.
+# header.sh CC CXX: uffd.h, uffd_image.h and uffd_pager.h stand alone, as C99 and as C++11, before and after the
+# kernel's header, without a warning.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 include=$here/../../include
@@ -37,6 +37,17 @@ int use(uffd_pager **pager) {
 }
 END
 
+cat > "$scratch/image" <<'END'
+int use(uffd_image **image);
+int use(uffd_image **image) {
+  const char *paths[] = {"image"};
+  struct uffd_image_opts opts = UFFD_IMAGE_OPTS_INIT;
+  struct uffd_image_info info = UFFD_IMAGE_INFO_INIT;
+  struct uffd_image_layer layer = UFFD_IMAGE_LAYER_INIT;
+  return (int)(info.size + layer.size) + uffd_image_open(paths, 1, &opts, image);
+}
+END
+
 check_one() { # compiler standard language body headers
   for header in $5; do echo "#include <$header>"; done > "$scratch/unit"
   cat "$scratch/$4" >> "$scratch/unit"
@@ -51,6 +62,9 @@ check() { # compiler standard language
   done
   for order in 'uffd_pager.h' 'uffd_pager.h uffd.h' 'linux/userfaultfd.h uffd_pager.h uffd_pager.h'; do
     check_one "$1" "$2" "$3" pager "$order"
+  done
+  for order in 'uffd_image.h' 'uffd_image.h uffd.h' 'uffd_pager.h uffd_image.h uffd_image.h'; do
+    check_one "$1" "$2" "$3" image "$order"
   done
 }
 

@@ -25,6 +25,7 @@ cmake --install "$build" --prefix "$scratch/installed" > /dev/null
 mv "$scratch/installed" "$prefix"
 for file in include/uffd.h lib/libuffd.a lib/libuffd.so lib/pkgconfig/uffd.pc lib/cmake/uffd/uffdConfig.cmake \
   include/uffd_pager.h lib/libuffd-pager.a lib/libuffd-pager.so lib/pkgconfig/uffd-pager.pc lib/cmake/uffd/uffdPagerTargets.cmake \
+  include/uffd_image.h lib/libuffd-image.a lib/libuffd-image.so lib/pkgconfig/uffd-image.pc lib/cmake/uffd/uffdImageTargets.cmake \
   lib/lua/5.4/uffd/core.so share/lua/5.4/uffd/init.lua share/lua/5.4/uffd/core.d.lua bin/uffd-lua share/doc/uffd/LICENSE; do
   [ -e "$prefix/$file" ] || fail "$file is not installed"
 done
@@ -36,7 +37,7 @@ for file in share/bash-completion/completions/uffd-lua share/zsh/site-functions/
   share/doc/uffd/examples/microvm.md; do
   [ -e "$prefix/$file" ] || fail "$file is not installed"
 done
-[ "$(find "$prefix/include" -type f | wc -l)" = 2 ] || fail "more than uffd.h and uffd_pager.h in include"
+[ "$(find "$prefix/include" -type f | wc -l)" = 3 ] || fail "more than uffd.h, uffd_image.h and uffd_pager.h in include"
 
 export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"
 # shellcheck disable=SC2046
@@ -59,13 +60,23 @@ $cc -static -o "$scratch/pager-static" "$here/use_pager.c" $(pkg-config --static
 runs "$scratch/pager-static"
 [ "$(pkg-config --modversion uffd-pager)" = "$(pkg-config --modversion uffd)" ] || fail "uffd-pager is of another version"
 
+# Images, likewise: statically, a program gets zstd with them.
+# shellcheck disable=SC2046
+$cc -o "$scratch/image" "$here/use_image.c" $(pkg-config --cflags --libs uffd-image)
+if readelf -d "$scratch/image" | grep 'NEEDED.*zstd'; then fail "a program needs zstd itself"; fi
+LD_LIBRARY_PATH="$prefix/lib" runs "$scratch/image"
+readelf -d "$prefix/lib/libuffd-image.so" | grep -q 'RUNPATH.*\[$ORIGIN\]' || fail "libuffd-image.so does not look beside itself"
+# shellcheck disable=SC2046
+$cc -static -o "$scratch/image-static" "$here/use_image.c" $(pkg-config --static --cflags --libs uffd-image)
+runs "$scratch/image-static"
+
 header_version=$(sed -n 's/^#define UFFD_VERSION_[A-Z]* //p' "$prefix/include/uffd.h" | paste -s -d .)
 [ "$(pkg-config --modversion uffd)" = "$header_version" ] || fail "pkg-config and header differ in the version"
 
 cmake -S "$here/package" -B "$scratch/package" -DCMAKE_PREFIX_PATH="$prefix" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
 cmake --build "$scratch/package" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
-for program in shared static cxx pager pager-static; do runs "$scratch/package/$program"; done
-for program in static pager-static; do
+for program in shared static cxx pager pager-static image image-static; do runs "$scratch/package/$program"; done
+for program in static pager-static image-static; do
   if readelf -d "$scratch/package/$program" | grep libuffd; then fail "$program needs a shared library of uffd"; fi
 done
 

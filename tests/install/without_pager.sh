@@ -12,7 +12,7 @@ fail() {
 }
 
 configure() { # build option
-  cmake -S "$source" -B "$scratch/$1" "$2" -DCMAKE_BUILD_TYPE=Debug -DUFFD_BUILD_TESTS=OFF -DUFFD_BUILD_BENCH=OFF \
+  cmake -S "$source" -B "$scratch/$1" "$2" -DCMAKE_BUILD_TYPE=Debug -DUFFD_BUILD_TESTS=OFF -DUFFD_BUILD_BENCH=OFF -DUFFD_BUILD_IMAGE=OFF \
     -DCMAKE_DISABLE_FIND_PACKAGE_PkgConfig=ON > "$scratch/log" 2>&1
 }
 

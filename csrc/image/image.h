@@ -1,0 +1,66 @@
+/*
+ * Images: a stack of layers over sources, resolved once to a flat list of pieces. A fault is one binary search in it,
+ * at any depth. Nothing here touches served memory or calls an ioctl.
+ */
+#ifndef UFFD_IMAGE_IMAGE_H
+#define UFFD_IMAGE_IMAGE_H
+
+#include "base/base.h"
+#include "image/index.h"
+#include "image/source/source.h"
+#include "uffd_image.h"
+
+#define UFFD_IMAGE_LIMIT (UINT64_C(1) << 47) /* bytes of an image: what an address space has */
+
+/* One file of an image. Set once when it is opened. */
+struct uffd_layer_file {
+  char *path;
+  char *sidecar; /* path of its index, or NULL */
+  uint32_t format;
+  struct uffd_source *source;
+  struct uffd_index index; /* without an index frame: the extents, length and page size that the file implies */
+};
+
+/* A part of the resolved image. It ends where the next one begins; one more with kind BELOW stands at the end. */
+struct uffd_piece {
+  uint64_t offset;
+  uint64_t stream_offset;
+  uint16_t layer;
+  uint16_t kind;
+  uint32_t reserved;
+};
+
+struct uffd_image {
+  _Atomic uint32_t references;
+  uint64_t process;
+  uint64_t length;
+  uint64_t page_size;
+  size_t count; /* of layers, the lowest first */
+  struct uffd_layer_file **layers;
+  size_t pieces_count; /* without the one at the end */
+  size_t pieces_room;
+  struct uffd_piece *pieces;
+  struct uffd_reader_need need; /* of a reader for any of its layers */
+  pthread_mutex_t lock;         /* of the reader that uffd_image_read() uses */
+  struct uffd_reader *reader;   /* made by the first read */
+};
+
+void uffd_image_hold(uffd_image *image);
+
+/* layer.c: opens a file and finds out what it is. path is what messages name. */
+int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, struct uffd_layer_file **layer);
+void uffd_layer_close(struct uffd_layer_file *layer);
+
+/* stack.c: follows the parents of the lowest layer, checks that the layers fit together, and makes the pieces. */
+int uffd_stack_build(uffd_image *image, const struct uffd_image_opts *opts);
+/* The last piece that begins at offset or before it. */
+size_t uffd_stack_find(const uffd_image *image, uint64_t offset);
+
+/*
+ * read.c: [offset, offset+length) of the image to buffer, whatever pieces it falls into. 0, or -EIO and a sentence.
+ * Allocates nothing and takes no lock: the reader is one thread's.
+ */
+int uffd_image_gather(const uffd_image *image, struct uffd_reader *reader, uint64_t offset, char *buffer,
+                      uint64_t length);
+
+#endif

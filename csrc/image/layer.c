@@ -1,0 +1,211 @@
+/*
+ * A layer: one file of an image, opened, and what it has been found to be. Contents decide, not names.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <linux/fs.h>
+
+#include "image/digest.h"
+#include "image/image.h"
+
+#define FRAME_LIMIT  (UINT64_C(16) << 20) /* bytes */
+#define FRAME_MOST   (UINT64_C(1) << 30)  /* the format's */
+#define INDEX_LIMIT  (UINT64_C(1) << 32)  /* a skippable frame's */
+#define FRAME_HEADER 8u                   /* of a skippable frame */
+
+static char *copy_text(const char *text) {
+  size_t length = strlen(text) + 1;
+  char *copy = uffd_alloc(length);
+  if (copy != NULL) memcpy(copy, text, length);
+  return copy;
+}
+
+static void free_text(char *text) {
+  if (text != NULL) uffd_release(text, strlen(text) + 1);
+}
+
+void uffd_layer_close(struct uffd_layer_file *layer) {
+  if (layer == NULL) return;
+  if (layer->source != NULL) layer->source->class->destroy(layer->source);
+  uffd_index_free(&layer->index);
+  free_text(layer->path);
+  free_text(layer->sidecar);
+  DELETE(layer);
+}
+
+/* A named pipe would wait for its writer: the type is looked at first. */
+static int open_file(const char *path, uint64_t *bytes) {
+  struct stat status;
+  if (stat(path, &status) != 0) return fail(errno, "Cannot open %s: %s.", path, strerror(errno));
+  if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
+    return fail(EINVAL, "%s is not a file, nor a block device.", path);
+  }
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return fail(errno, "Cannot open %s: %s.", path, strerror(errno));
+  *bytes = (uint64_t)status.st_size;
+  if (S_ISBLK(status.st_mode) && ioctl(fd, BLKGETSIZE64, bytes) != 0) *bytes = 0;
+  if (*bytes != 0 && *bytes <= UFFD_IMAGE_LIMIT) return fd;
+  close(fd);
+  return *bytes == 0 ? fail(EINVAL, "%s is empty.", path) : fail(EFBIG, "%s has more than 2^47 bytes.", path);
+}
+
+/* The index frame's payload: [at, at+bytes) of the file. */
+static int read_index(int fd, const char *path, uint64_t at, uint64_t bytes, struct uffd_index *index) {
+  unsigned char *payload = uffd_alloc(bytes);
+  if (payload == NULL) return fail(ENOMEM, "No memory for the index of %s.", path);
+  int result = uffd_read_exactly(fd, path, at, payload, bytes);
+  if (result == 0) result = uffd_index_parse(payload, bytes, path, index);
+  uffd_release(payload, bytes);
+  return result;
+}
+
+/* The extents of a file that has no index. */
+static int imply(struct uffd_layer_file *layer, uint64_t length) {
+  layer->index.length = length;
+  layer->index.page_size = BASE_PAGE;
+  layer->index.stream_bytes = length;
+  layer->index.parent = copy_text("");
+  layer->index.attributes = copy_text("");
+  if (layer->index.parent != NULL && layer->index.attributes != NULL) return 0;
+  return fail(ENOMEM, "No memory for the layer %s.", layer->path);
+}
+
+static int add(struct uffd_layer_file *layer, uint32_t kind, uint64_t from, uint64_t to) {
+  struct uffd_index_extent extent = {from, to - from, from, kind};
+  return from == to ? 0 : uffd_index_add(&layer->index, &extent);
+}
+
+/*
+ * Data is rounded outwards to whole pages: holes begin and end at the file system's blocks, which may be smaller. A
+ * file system without SEEK_DATA says EINVAL: all of the file is data then.
+ */
+static int find_data(struct uffd_layer_file *layer, int fd, uint64_t length) {
+  uint64_t done = 0;
+  while (done < length) {
+    off_t data = lseek(fd, (off_t)done, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return add(layer, UFFD_IMAGE_ZERO, done, length);
+    if (data < 0 || (uint64_t)data < done) data = (off_t)done;
+    off_t hole = lseek(fd, data, SEEK_HOLE);
+    uint64_t from = min_u64(max_u64(round_down((uint64_t)data, BASE_PAGE), done), length);
+    uint64_t to = hole <= data ? length : min_u64(round_up((uint64_t)hole, BASE_PAGE), length);
+    int result = add(layer, UFFD_IMAGE_ZERO, done, from);
+    if (result == 0) result = add(layer, UFFD_IMAGE_DATA, from, to);
+    if (result < 0) return result;
+    done = to;
+  }
+  return 0;
+}
+
+static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes) {
+  unsigned char head[FRAME_HEADER];
+  uint64_t bytes = 0;
+  int fd = open_file(layer->sidecar, &bytes);
+  if (fd < 0) return fd;
+  int result = bytes < sizeof(head) || bytes > INDEX_LIMIT
+                   ? fail(EINVAL, "%s is no index: it has %" PRIu64 " bytes.", layer->sidecar, bytes)
+                   : uffd_read_exactly(fd, layer->sidecar, 0, head, sizeof(head));
+  if (result == 0 && (uffd_le32(head) != UFFD_MAGIC_INDEX || uffd_le32(head + 4) != bytes - sizeof(head))) {
+    result = fail(EINVAL, "%s is no index, or is cut off.", layer->sidecar);
+  }
+  if (result == 0) {
+    result = read_index(fd, layer->sidecar, sizeof(head), bytes - sizeof(head), &layer->index);
+  }
+  close(fd);
+  if (result < 0) return result;
+  if ((layer->index.flags & UFFD_INDEX_EXTERNAL) == 0) {
+    return fail(EINVAL, "%s is the index of a compressed file, not of the file beside it.", layer->sidecar);
+  }
+  if (layer->index.stream_bytes == file_bytes) return 0;
+  return fail(EINVAL,
+              "%s has %" PRIu64 " bytes, and its index %s was made for %" PRIu64
+              ": remove the index if the file is right.",
+              layer->path, file_bytes, layer->sidecar, layer->index.stream_bytes);
+}
+
+static int open_raw(struct uffd_layer_file *layer, int fd, uint64_t file_bytes) {
+  char name[4096];
+  int result = 0;
+  if (snprintf(name, sizeof(name), "%s.uidx", layer->path) < (int)sizeof(name) && access(name, F_OK) == 0) {
+    layer->sidecar = copy_text(name);
+    if (layer->sidecar == NULL) return fail(ENOMEM, "No memory for the layer %s.", layer->path);
+    layer->format = UFFD_IMAGE_SIDECAR;
+    result = read_sidecar(layer, file_bytes);
+  } else {
+    layer->format = UFFD_IMAGE_RAW;
+    result = imply(layer, file_bytes);
+    if (result == 0) result = find_data(layer, fd, file_bytes);
+  }
+  return result < 0 ? result : uffd_source_file(fd, layer->path, file_bytes, &layer->source);
+}
+
+static int check_index(const struct uffd_layer_file *layer, uint64_t stream_bytes) {
+  if ((layer->index.flags & UFFD_INDEX_EXTERNAL) != 0) {
+    return fail(EINVAL, "%s: its index is for a file beside it, not for its own frames.", layer->path);
+  }
+  if (layer->index.stream_bytes == stream_bytes) return 0;
+  return fail(EINVAL, "%s: its frames hold %" PRIu64 " bytes, and its index was made for %" PRIu64 ".", layer->path,
+              stream_bytes, layer->index.stream_bytes);
+}
+
+static int open_zstd(struct uffd_layer_file *layer, int fd, uint64_t file_bytes, uint64_t frame_limit) {
+  struct uffd_seek seek;
+  int result = uffd_seek_read(fd, layer->path, file_bytes, frame_limit, &seek);
+  if (result < 0) return result;
+  uint64_t stream_bytes = seek.frames.list[seek.frames.count].offset;
+  if (seek.index_at != 0) {
+    layer->format = UFFD_IMAGE_INDEXED;
+    result = read_index(fd, layer->path, seek.index_at, seek.index_bytes, &layer->index);
+    if (result == 0) result = check_index(layer, stream_bytes);
+  } else {
+    layer->format = UFFD_IMAGE_ZSTD;
+    result = imply(layer, stream_bytes);
+    if (result == 0) result = add(layer, UFFD_IMAGE_DATA, 0, stream_bytes);
+  }
+  if (result < 0) {
+    uffd_frames_free(&seek.frames);
+    return result;
+  }
+  return uffd_source_zstd(fd, layer->path, file_bytes, &seek.frames, &layer->source);
+}
+
+static bool is_zstd(const unsigned char *head) {
+  uint32_t magic = uffd_le32(head);
+  return magic == UFFD_MAGIC_ZSTD || (magic & 0xFFFFFFF0u) == 0x184D2A50u;
+}
+
+static int open_layer(struct uffd_layer_file *layer, uint64_t frame_limit) {
+  unsigned char head[4] = {0};
+  uint64_t bytes = 0;
+  int fd = open_file(layer->path, &bytes);
+  if (fd < 0) return fd;
+  int result = uffd_read_exactly(fd, layer->path, 0, head, min_u64(bytes, sizeof(head)));
+  if (result == 0) {
+    result = is_zstd(head) ? open_zstd(layer, fd, bytes, frame_limit) : open_raw(layer, fd, bytes);
+  }
+  if (layer->source == NULL) close(fd);
+  return result;
+}
+
+int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, struct uffd_layer_file **made) {
+  uint64_t frame_limit = opts->frame_limit == 0 ? FRAME_LIMIT : opts->frame_limit;
+  if (frame_limit > FRAME_MOST) return fail(EINVAL, "A frame has at most 1 GiB, not %" PRIu64 " bytes.", frame_limit);
+  struct uffd_layer_file *layer = NEW(struct uffd_layer_file);
+  if (layer != NULL) layer->path = copy_text(path);
+  if (layer == NULL || layer->path == NULL) {
+    uffd_layer_close(layer);
+    return fail(ENOMEM, "No memory for the layer %s.", path);
+  }
+  int result = open_layer(layer, frame_limit);
+  if (result < 0) {
+    uffd_layer_close(layer);
+    return result;
+  }
+  *made = layer;
+  return 0;
+}

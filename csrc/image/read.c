@@ -1,0 +1,39 @@
+/*
+ * Reading an image: each piece from where it lies, zeros only where the image is known to be zero.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "image/image.h"
+
+int uffd_image_gather(const uffd_image *image, struct uffd_reader *reader, uint64_t offset, char *buffer,
+                      uint64_t length) {
+  const struct uffd_piece *piece = &image->pieces[uffd_stack_find(image, offset)];
+  for (; length > 0; piece++) {
+    uint64_t part = min_u64(piece[1].offset - offset, length);
+    if (piece->kind == UFFD_IMAGE_ZERO) {
+      memset(buffer, 0, part);
+    } else {
+      struct uffd_source *source = image->layers[piece->layer]->source;
+      int result = source->class->read(source, reader, piece->stream_offset + (offset - piece->offset), buffer, part);
+      if (result < 0) return result;
+    }
+    offset += part;
+    buffer += part;
+    length -= part;
+  }
+  return 0;
+}
+
+int uffd_image_read(uffd_image *image, uint64_t offset, void *buffer, uint64_t length) {
+  if (offset > image->length || length > image->length - offset) {
+    return fail(ERANGE, "%" PRIu64 " bytes from offset %" PRIu64 " end beyond the image, which has %" PRIu64 ".",
+                length, offset, image->length);
+  }
+  if (image->process != uffd_process()) return fail(EOWNERDEAD, "This image belongs to the parent process.");
+  pthread_mutex_lock(&image->lock);
+  int result = image->reader == NULL ? uffd_reader_make(&image->need, &image->reader) : 0;
+  if (result == 0) result = uffd_image_gather(image, image->reader, offset, buffer, length);
+  pthread_mutex_unlock(&image->lock);
+  return result;
+}

@@ -1,0 +1,134 @@
+/*
+ * The resolver of an image. Each handler has a reader, and a buffer in which it gathers its answer: bytes that were
+ * just read or decoded are warm, and are copied from there into the page.
+ */
+#include <inttypes.h>
+#include <sys/mman.h>
+
+#include "image/image.h"
+#include "resolver/resolver.h"
+
+#define ANSWER UINT64_C(262144) /* bytes gathered at once, unless a page is larger: more do not stay in the cache */
+
+/* What a handler has. */
+struct state {
+  struct uffd_reader *reader;
+  char *buffer; /* HUGE_PAGE bytes; those that are not touched cost nothing */
+};
+
+static void teardown(void *ctx, void *argument) {
+  struct state *state = argument;
+  (void)ctx;
+  if (state == NULL) return;
+  uffd_reader_free(state->reader);
+  if (state->buffer != NULL) munmap(state->buffer, HUGE_PAGE);
+  DELETE(state);
+}
+
+static int setup(void *ctx, const struct uffd_handler *handler, void **made) {
+  const uffd_image *image = ctx;
+  (void)handler;
+  struct state *state = NEW(struct state);
+  if (state == NULL) return fail(ENOMEM, "No memory for a handler's reader.");
+  int result = uffd_reader_make(&image->need, &state->reader);
+  if (result == 0) {
+    void *buffer = mmap(NULL, HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    state->buffer = buffer == MAP_FAILED ? NULL : buffer;
+    if (state->buffer == NULL) result = fail(ENOMEM, "No memory for a handler's buffer.");
+  }
+  if (result < 0) {
+    teardown(ctx, state);
+    return result;
+  }
+  *made = state;
+  return 0;
+}
+
+/* Bytes of [low, high), which holds the fault's page and is at most HUGE_PAGE, are the answer. */
+static int answer_bytes(const uffd_image *image, const struct state *state, uint64_t low, uint64_t high,
+                        struct uffd_answer *answer) {
+  high = min_u64(high, image->length); /* zeros follow in the last page */
+  int result = uffd_image_gather(image, state->reader, low, state->buffer, high - low);
+  if (result < 0) return result;
+  answer->kind = UFFD_ANSWER_BYTES;
+  answer->offset = low;
+  answer->length = high - low;
+  answer->data = state->buffer;
+  return 0;
+}
+
+/*
+ * How much data to gather. The whole frame that the page is in, when more than the page is wanted: it is decoded
+ * anyway. What is wanted beyond it, as long as it is data.
+ */
+static void choose_range(const uffd_image *image, const struct uffd_fault *fault, size_t first, uint64_t *low,
+                         uint64_t *high) {
+  const struct uffd_piece *piece = &image->pieces[first];
+  const struct uffd_source *source = image->layers[piece->layer]->source;
+  uint64_t page = fault->page_size, start = piece->offset, end = piece[1].offset;
+  uint64_t limit = max_u64(ANSWER, page);
+  *low = fault->offset;
+  *high = fault->offset + page;
+  if (fault->cover_length == page) return;
+  if (source->class->unit != NULL) {
+    uint64_t unit_low, unit_high, shift = piece->stream_offset - piece->offset; /* modulo 2^64 */
+    source->class->unit(source, fault->offset + shift, &unit_low, &unit_high);
+    unit_low = max_u64(unit_low, piece->stream_offset) - shift;
+    unit_high = min_u64(unit_high, end + shift) - shift;
+    start = max_u64(start, min_u64(unit_low, fault->cover_offset));
+    end = max_u64(unit_high, fault->cover_offset + fault->cover_length);
+  } else {
+    start = max_u64(start, fault->cover_offset);
+    end = fault->cover_offset + fault->cover_length;
+  }
+  uint64_t stop = piece[1].offset;
+  for (; stop < end && piece + 1 < image->pieces + image->pieces_count && piece[1].kind == UFFD_IMAGE_DATA; piece++) {
+    stop = piece[2].offset;
+  }
+  end = min_u64(end, stop);
+  if (start < *low) *low -= round_down(min_u64(*low - start, limit - page), page);
+  if (end > *high) *high += round_down(end - *high, page);
+  *high = min_u64(*high, *low + limit);
+}
+
+static int resolve(void *ctx, void *argument, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  const uffd_image *image = ctx;
+  const struct state *state = argument;
+  uint64_t offset = fault->offset, page = fault->page_size, low, high;
+  if (offset >= image->length) {
+    return fail(EIO, "Offset %" PRIu64 " is beyond the image, which has %" PRIu64 " bytes.", offset, image->length);
+  }
+  size_t i = uffd_stack_find(image, offset);
+  const struct uffd_piece *piece = &image->pieces[i];
+  bool last = i + 1 == image->pieces_count;
+  if (piece->kind == UFFD_IMAGE_ZERO && (last || piece[1].offset >= offset + page)) {
+    low = offset - round_down(offset - piece->offset, page);
+    high = last ? UINT64_MAX : piece[1].offset - (piece[1].offset - offset) % page;
+    uffd_cover(fault, low, high, answer);
+    return 0;
+  }
+  if (piece->kind == UFFD_IMAGE_ZERO) return answer_bytes(image, state, offset, offset + page, answer);
+  choose_range(image, fault, i, &low, &high);
+  int result = answer_bytes(image, state, low, high, answer);
+  if (result < 0 && high - low > page) result = answer_bytes(image, state, offset, offset + page, answer);
+  return result; /* damage elsewhere in the range is an error of those who ask for that page */
+}
+
+static void destroy(void *ctx) {
+  uffd_image_close(ctx);
+}
+
+int uffd_image_resolver(uffd_image *image, uffd_resolver **resolver) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  ops.setup = setup;
+  ops.resolve = resolve;
+  ops.teardown = teardown;
+  ops.destroy = destroy;
+  *resolver = NULL;
+  if (image->process != uffd_process()) return fail(EOWNERDEAD, "This image belongs to the parent process.");
+  int result = uffd_resolver_callback(&ops, image, "image", NULL, 0, resolver);
+  if (result < 0) return result;
+  uffd_image_hold(image);
+  (*resolver)->size = image->length;
+  return 0;
+}

@@ -1,0 +1,177 @@
+/*
+ * A zstd file of many frames, decoded one by one. The table was believed so far: here each frame must be exactly one,
+ * must decode to exactly as many bytes as the table says, and must have the table's checksum. A reader keeps the frames
+ * that it decoded last, since neighbouring pages are asked for one after the other.
+ */
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <zstd.h>
+
+#include "image/digest.h"
+#include "image/source/source.h"
+
+#define KEPT_BYTES (UINT64_C(4) << 20) /* of decoded frames, for each reader */
+#define KEPT_MOST  64u
+
+struct zstd {
+  struct uffd_source head;
+  int fd;
+  struct uffd_frames frames;
+};
+
+struct kept {
+  const struct zstd *of; /* NULL: nothing is kept here */
+  size_t frame;
+};
+
+struct uffd_reader {
+  ZSTD_DCtx *decoder; /* allocates nothing when it decodes into one buffer */
+  char *packed;
+  char *frames; /* kept_count of them */
+  uint64_t packed_room, frame_room;
+  uint32_t kept_count;
+  struct kept kept[KEPT_MOST];
+};
+
+/* Pages that are not touched cost nothing. */
+static char *map_buffer(uint64_t length) {
+  void *buffer = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return buffer == MAP_FAILED ? NULL : buffer;
+}
+
+static void unmap_buffer(char *buffer, uint64_t length) {
+  if (buffer != NULL) munmap(buffer, length);
+}
+
+void uffd_reader_free(struct uffd_reader *reader) {
+  if (reader == NULL) return;
+  ZSTD_freeDCtx(reader->decoder);
+  unmap_buffer(reader->packed, reader->packed_room);
+  unmap_buffer(reader->frames, reader->frame_room * reader->kept_count);
+  DELETE(reader);
+}
+
+int uffd_reader_make(const struct uffd_reader_need *need, struct uffd_reader **made) {
+  struct uffd_reader *reader = NEW(struct uffd_reader);
+  if (reader == NULL) return fail(ENOMEM, "No memory for a reader.");
+  *made = reader;
+  if (need->frame == 0) return 0;
+  reader->packed_room = round_up(need->packed, BASE_PAGE);
+  reader->frame_room = round_up(need->frame, BASE_PAGE);
+  reader->kept_count = (uint32_t)min_u64(max_u64(KEPT_BYTES / reader->frame_room, 1), KEPT_MOST);
+  reader->decoder = ZSTD_createDCtx();
+  reader->packed = map_buffer(reader->packed_room);
+  reader->frames = map_buffer(reader->frame_room * reader->kept_count);
+  if (reader->decoder != NULL && reader->packed != NULL && reader->frames != NULL) return 0;
+  uffd_reader_free(reader);
+  return fail(ENOMEM, "No memory for the buffers of a reader: frames of %" PRIu64 " bytes.", need->frame);
+}
+
+static uint64_t frame_bytes(const struct uffd_frame *frame) {
+  return frame[1].offset - frame[0].offset;
+}
+
+/* The last frame that begins at offset or before. */
+static size_t find_frame(const struct uffd_frames *frames, uint64_t offset) {
+  size_t low = 0, high = frames->count;
+  while (high - low > 1) {
+    size_t middle = low + (high - low) / 2;
+    if (frames->list[middle].offset <= offset) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+static int damaged(const struct zstd *zstd, size_t index, const char *why) {
+  const struct uffd_frame *frame = &zstd->frames.list[index];
+  return fail(EIO, "%s: frame %zu (at byte %" PRIu64 ", %" PRIu64 " bytes from %" PRIu64 ") is damaged: %s.",
+              zstd->head.path, index, frame->at, frame_bytes(frame), frame->offset, why);
+}
+
+/* All of a frame, to buffer. */
+static int decode(const struct zstd *zstd, struct uffd_reader *reader, size_t index, char *buffer) {
+  const struct uffd_frame *frame = &zstd->frames.list[index];
+  uint64_t bytes = frame_bytes(frame);
+  int result = uffd_read_exactly(zstd->fd, zstd->head.path, frame->at, reader->packed, frame->packed);
+  if (result < 0) return result;
+  size_t got = ZSTD_decompressDCtx(reader->decoder, buffer, bytes, reader->packed, frame->packed);
+  if (ZSTD_isError(got)) return damaged(zstd, index, ZSTD_getErrorName(got));
+  if (got != bytes) return damaged(zstd, index, "it decodes to fewer bytes than the seek table says");
+  if (ZSTD_findFrameCompressedSize(reader->packed, frame->packed) != frame->packed) {
+    return damaged(zstd, index, "the seek table's entry holds more than one frame");
+  }
+  if (zstd->frames.checksums && uffd_digest_frame(buffer, bytes) != frame->checksum) {
+    return damaged(zstd, index, "its checksum does not match the seek table's");
+  }
+  return 0;
+}
+
+/* A frame of which a part is wanted, decoded now or before. */
+static int keep(const struct zstd *zstd, struct uffd_reader *reader, size_t index, const char **bytes) {
+  uint32_t slot = (uint32_t)(index % reader->kept_count);
+  struct kept *kept = &reader->kept[slot];
+  char *buffer = reader->frames + slot * reader->frame_room;
+  *bytes = buffer;
+  if (kept->of == zstd && kept->frame == index) return 0;
+  kept->of = NULL;
+  int result = decode(zstd, reader, index, buffer);
+  if (result == 0) *kept = (struct kept){zstd, index};
+  return result;
+}
+
+static int read_zstd(struct uffd_source *source, struct uffd_reader *reader, uint64_t offset, char *buffer,
+                     uint64_t length) {
+  const struct zstd *zstd = (const struct zstd *)source;
+  for (size_t i = find_frame(&zstd->frames, offset); length > 0; i++) {
+    const struct uffd_frame *frame = &zstd->frames.list[i];
+    uint64_t bytes = frame_bytes(frame), from = offset - frame->offset, part = min_u64(bytes - from, length);
+    const char *kept = NULL;
+    int result = part == bytes ? decode(zstd, reader, i, buffer) : keep(zstd, reader, i, &kept);
+    if (result < 0) return result;
+    if (kept != NULL) memcpy(buffer, kept + from, part);
+    buffer += part;
+    offset += part;
+    length -= part;
+  }
+  return 0;
+}
+
+static void unit(const struct uffd_source *source, uint64_t offset, uint64_t *low, uint64_t *high) {
+  const struct zstd *zstd = (const struct zstd *)source;
+  size_t i = find_frame(&zstd->frames, offset);
+  *low = zstd->frames.list[i].offset;
+  *high = zstd->frames.list[i + 1].offset;
+}
+
+static void destroy(struct uffd_source *source) {
+  struct zstd *zstd = (struct zstd *)source;
+  close(zstd->fd);
+  uffd_frames_free(&zstd->frames);
+  DELETE(zstd);
+}
+
+static const struct uffd_source_class class = {.kind = "zstd", .read = read_zstd, .unit = unit, .destroy = destroy};
+
+const struct uffd_frames *uffd_source_frames(const struct uffd_source *source) {
+  return source->class == &class ? &((const struct zstd *)source)->frames : NULL;
+}
+
+int uffd_source_zstd(int fd, const char *path, uint64_t file_bytes, struct uffd_frames *frames,
+                     struct uffd_source **source) {
+  struct zstd *zstd = NEW(struct zstd);
+  if (zstd == NULL) {
+    uffd_frames_free(frames);
+    return fail(ENOMEM, "No memory for the source %s.", path);
+  }
+  zstd->head = (struct uffd_source){&class, path, file_bytes, frames->list[frames->count].offset};
+  zstd->fd = fd;
+  zstd->frames = *frames;
+  *frames = (struct uffd_frames){.list = NULL};
+  *source = &zstd->head;
+  return 0;
+}

@@ -1,0 +1,149 @@
+/*
+ * uffd-image: what memory is filled from. An image is a stack of layers; a layer is a file whose pages are data, zero,
+ * or the same as in the layer below.
+ *
+ *   paths --> layers --> image --> resolver --> loop: see <uffd.h>
+ *
+ * A layer is one of these files, told by its contents:
+ *   raw        the bytes themselves; holes are zeros. With the file NAME.uidx beside it (a sidecar), it has an identity
+ *              and may be an increment.
+ *   zstd       a zstd file of many frames, with or without a seek table (the zstd seekable format)
+ *   increment  such a file with one more skippable frame, the index: which pages it has, what its parent is
+ * `zstd -d` reads all that this library writes.
+ *
+ * Damage is an error of the pages that it concerns, never zeros: a frame's checksums are looked at whenever it is read.
+ * What <uffd.h> says of results, options and errors holds here too: 0 or a positive count, -errno on failure, and a
+ * sentence in uffd_errmsg().
+ */
+#ifndef UFFD_IMAGE_H
+#define UFFD_IMAGE_H
+
+#include <uffd.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A stack of layers, opened. Read-only; every function may be called from any thread. */
+typedef struct uffd_image uffd_image;
+
+#define UFFD_IMAGE_DEPTH 64u /* layers of an image, at most */
+
+struct uffd_image_opts {
+  size_t size;
+  uint64_t frame_limit; /* bytes: a file with a longer zstd frame is refused; 0: 16 MiB. At most 1 GiB */
+};
+#define UFFD_IMAGE_OPTS_INIT                                                                                           \
+  { sizeof(struct uffd_image_opts), 0 }
+
+/*
+ * Opens layers; the last path is the top. The first path may be an increment itself: its parent is then looked for
+ * under the name that the increment tells, in the increment's directory, and so on down to a layer without a parent.
+ * What a path has beyond its parent is checked by the parent's identity, so a parent may be moved or compressed anew,
+ * but not changed. Nothing is decoded or digested here. Errors: those of open(2); -EINVAL no layer, or a file that is
+ * damaged (the sentence tells the place), is not the parent that the layer above it names, or stands in the stack
+ * twice; -ELOOP more than UFFD_IMAGE_DEPTH layers; -EFBIG a frame beyond frame_limit, or an image beyond 2^47 bytes;
+ * -ENOMEM.
+ */
+UFFD_EXPORT int uffd_image_open(const char *const *paths, size_t count, const struct uffd_image_opts *opts,
+                                uffd_image **image);
+
+/* Ends the caller's use; NULL is allowed. Resolvers of the image, and stores on top of it, keep it open. */
+UFFD_EXPORT void uffd_image_close(uffd_image *image);
+
+/*
+ * A resolver for the image, of its length. Pages that a damaged or unreadable part of a file concerns fail with -EIO
+ * (the region's on_error says what they become), with the file, the frame and the reason in the sentence; the others
+ * are right. A layer's file must not change while it is served. Errors: -ENOMEM; -EOWNERDEAD in a
+ * forked child.
+ */
+UFFD_EXPORT int uffd_image_resolver(uffd_image *image, uffd_resolver **resolver);
+
+/*
+ * Reads [offset, offset+length) of the image into buffer: 0. Errors: -ERANGE beyond the image's end; -EIO damage, or a
+ * file that has shrunk (the sentence tells the place); -EOWNERDEAD in a forked child.
+ */
+UFFD_EXPORT int uffd_image_read(uffd_image *image, uint64_t offset, void *buffer, uint64_t length);
+
+/* What is in an image, or in one of its layers. Newer libraries may append fields. */
+enum {
+  UFFD_IMAGE_ZERO = 0,  /* pages that are known to be zero */
+  UFFD_IMAGE_DATA = 1,  /* pages whose bytes the layer has */
+  UFFD_IMAGE_BELOW = 2, /* pages that are the same as in the layer below */
+  UFFD_IMAGE_KINDS = 3
+};
+
+enum {
+  UFFD_IMAGE_RAW = 1,     /* a file of bytes, mapped one to one */
+  UFFD_IMAGE_SIDECAR = 2, /* a file of bytes with an index beside it */
+  UFFD_IMAGE_ZSTD = 3,    /* a zstd file */
+  UFFD_IMAGE_INDEXED = 4  /* a zstd file with an index */
+};
+
+/* Digests of the 64 KiB chunks of an image. */
+enum { UFFD_DIGEST_NONE = 0, UFFD_DIGEST_XXH3 = 1, UFFD_DIGEST_SHA256 = 2 };
+
+struct uffd_image_info {
+  size_t size;
+  uint64_t length;                  /* bytes */
+  uint64_t page_size;               /* bytes: the largest of its layers */
+  uint64_t bytes[UFFD_IMAGE_KINDS]; /* of the whole image: zero, data; BELOW is 0 */
+  uint32_t layers;
+  uint32_t reserved; /* 0 */
+  uint64_t pieces;   /* that the image falls into */
+};
+#define UFFD_IMAGE_INFO_INIT                                                                                           \
+  { sizeof(struct uffd_image_info), 0, 0, {0, 0, 0}, 0, 0, 0 }
+
+struct uffd_image_layer {
+  size_t size;
+  const char *path;   /* valid as long as the image is open */
+  uint32_t format;    /* UFFD_IMAGE_RAW, ... */
+  uint32_t digest;    /* UFFD_DIGEST_*; NONE: no index, no digests */
+  uint64_t length;    /* of the image up to this layer, bytes */
+  uint64_t page_size; /* bytes */
+  uint64_t bytes[UFFD_IMAGE_KINDS];
+  uint64_t file_bytes;         /* that the file has */
+  uint64_t stream_bytes;       /* that its frames decode to */
+  uint64_t frames;             /* 0: not compressed */
+  uint64_t frame_bytes;        /* the longest of them, decoded */
+  uint32_t checksums;          /* 1: the seek table has one of each frame */
+  uint32_t generation;         /* 0: no parent; else how many layers are below it */
+  uint64_t time_ns;            /* when it was made, ns since 1970; 0: unknown */
+  const char *parent;          /* the name that the index has for its parent, or "" */
+  const char *attributes;      /* JSON, or "" */
+  unsigned char id[32];        /* of the contents; zeros without an index */
+  unsigned char parent_id[32]; /* zeros: no parent */
+  unsigned char uuid[16];
+};
+#define UFFD_IMAGE_LAYER_INIT                                                                                          \
+  {                                                                                                                    \
+    sizeof(struct uffd_image_layer), NULL, 0, 0, 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}, {0}, {         \
+      0                                                                                                                \
+    }                                                                                                                  \
+  }
+
+UFFD_EXPORT int uffd_image_info(const uffd_image *image, struct uffd_image_info *info);
+/* One layer, 0 being the lowest. Errors: -ERANGE there is no such layer. */
+UFFD_EXPORT int uffd_image_layer(const uffd_image *image, uint32_t index, struct uffd_image_layer *layer);
+
+/* A part of an image that comes from one place. */
+struct uffd_image_piece {
+  uint64_t offset;        /* in the image, bytes */
+  uint64_t length;        /* bytes */
+  uint64_t stream_offset; /* DATA: of its bytes in the decoded file */
+  uint32_t kind;          /* UFFD_IMAGE_* */
+  uint32_t layer;         /* whose it is; 0 being the lowest */
+};
+
+/*
+ * The piece that holds offset, with layer < 0 of the resolved image; else as that layer alone has it, then BELOW
+ * occurs. Returns 1 and *piece, or 0 at the image's end. Errors: -ERANGE there is no such layer.
+ */
+UFFD_EXPORT int uffd_image_map(const uffd_image *image, int layer, uint64_t offset, struct uffd_image_piece *piece);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
