@@ -5,6 +5,7 @@
 #include "util.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,12 +26,16 @@ struct loop {
 
 struct region {
   uffd_region *region;
-  struct loop *loop; /* in the region's user value, so it stays */
+  struct loop *loop; /* in a user value of the region, so it stays */
+  bool over;         /* complete or removed */
   uint64_t offset;
   uint64_t length;
   uint64_t page_size;
   lua_Integer index;
 };
+
+/* The user values of a region's handle: its loop; its memory's handle, as long as the region is served. */
+enum { REGION_LOOP = 1, REGION_MEMORY = 2, REGION_VALUES = 2 };
 
 static const char *const engines[] = {"auto", "threads", "pump", "inline", NULL};
 static const char *const placements[] = {"companion", "none", NULL};
@@ -73,8 +78,19 @@ static int create(lua_State *L) {
   return 1;
 }
 
+/* What nobody has read would be lost, and with it the reason why a page is poisoned. */
+static void print_messages(const struct loop *loop) {
+  struct uffd_lua_message message;
+  if (loop->messages == NULL || loop->process != uffd_lua_process()) return;
+  while (uffd_lua_ring_pop(loop->messages, &message))
+    fprintf(stderr, "%s: %.*s\n", message.failure ? "uffd" : "policy", (int)message.length, message.text);
+  uint64_t dropped = uffd_lua_ring_dropped(loop->messages);
+  if (dropped > 0) fprintf(stderr, "policy: (%llu lines were lost)\n", (unsigned long long)dropped);
+}
+
 /* Everything that only the running loop needed. */
 static void release(struct loop *loop) {
+  print_messages(loop);
   for (size_t i = 0; i < loop->object_count; i++) {
     loop->objects[i]->loops--;
     uffd_lua_object_release(loop->objects[i]);
@@ -95,18 +111,80 @@ static int close_loop(struct loop *loop) {
   return 0;
 }
 
-static int loop_close(lua_State *L) {
-  return uffd_lua_done(L, close_loop(luaL_checkudata(L, 1, LOOP_TYPE)));
-}
-
-static int loop_gc(lua_State *L) {
-  close_loop(luaL_checkudata(L, 1, LOOP_TYPE));
-  return 0;
-}
-
 /* The list of region handles, in the loop's user value. */
 static void push_regions(lua_State *L, int loop) {
   lua_getiuservalue(L, loop, 1);
+}
+
+/*
+ * A memory that a variable holds keeps the loop that serves it: pages that are still missing would read as zeros if the
+ * collector closed the loop. The set of regions in the memory's handle holds their loops.
+ */
+static void tie(lua_State *L, int memory, int region) {
+  if (lua_getiuservalue(L, memory, UFFD_LUA_MEMORY_REGIONS) != LUA_TTABLE) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, memory, UFFD_LUA_MEMORY_REGIONS);
+  }
+  lua_pushvalue(L, region);
+  lua_pushboolean(L, 1);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
+  lua_pushvalue(L, memory);
+  lua_setiuservalue(L, region, REGION_MEMORY);
+}
+
+/* The region is over: its memory needs the loop no more. */
+static void untie(lua_State *L, int region) {
+  ((struct region *)lua_touserdata(L, region))->over = true;
+  if (lua_getiuservalue(L, region, REGION_MEMORY) == LUA_TUSERDATA &&
+      lua_getiuservalue(L, -1, UFFD_LUA_MEMORY_REGIONS) == LUA_TTABLE) {
+    lua_pushvalue(L, region);
+    lua_pushnil(L);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  lua_pushnil(L);
+  lua_setiuservalue(L, region, REGION_MEMORY);
+}
+
+/* All regions are over. How many of them were not. */
+static lua_Integer untie_all(lua_State *L, int loop) {
+  push_regions(L, loop);
+  int list = lua_gettop(L);
+  lua_Integer count = luaL_len(L, list), served = 0;
+  for (lua_Integer i = 1; i <= count; i++) {
+    if (lua_geti(L, list, i) == LUA_TUSERDATA) {
+      served += !((struct region *)lua_touserdata(L, -1))->over;
+      untie(L, lua_gettop(L));
+    }
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return served;
+}
+
+static int loop_close(lua_State *L) {
+  int result = close_loop(luaL_checkudata(L, 1, LOOP_TYPE));
+  if (result == 0) untie_all(L, 1);
+  return uffd_lua_done(L, result);
+}
+
+/* The collector closes it: the program has forgotten to, and may still read what was not filled. */
+static int loop_gc(lua_State *L) {
+  struct loop *loop = luaL_checkudata(L, 1, LOOP_TYPE);
+  bool open = loop->loop != NULL && loop->process == uffd_lua_process();
+  close_loop(loop);
+  lua_Integer served = open ? untie_all(L, 1) : 0;
+  if (served > 0) {
+    const char *text = lua_pushfstring(
+        L, "uffd: a loop with %I region(s) was collected before loop:close(): pages still missing read as zeros now",
+        served);
+    lua_warning(L, text, 0);
+  }
+  return 0;
 }
 
 static void reserve_object(lua_State *L, struct loop *loop) {
@@ -143,7 +221,7 @@ static int add(lua_State *L) {
   }
   push_regions(L, 1);
   int regions = lua_gettop(L);
-  struct region *region = lua_newuserdatauv(L, sizeof(*region), 1);
+  struct region *region = lua_newuserdatauv(L, sizeof(*region), REGION_VALUES);
   uint64_t size = uffd_memory_length(memory);
   uint64_t rest = opts.offset < size ? size - opts.offset : 0;
   *region = (struct region){.loop = loop,
@@ -152,7 +230,8 @@ static int add(lua_State *L) {
                             .page_size = uffd_memory_page_size(memory),
                             .index = luaL_len(L, regions) + 1};
   lua_pushvalue(L, 1);
-  lua_setiuservalue(L, -2, 1);
+  lua_setiuservalue(L, -2, REGION_LOOP);
+  tie(L, 2, lua_gettop(L));
   opts.cookie = (void *)(uintptr_t)region->index;
   /* Room in the list first: once the region is served, nothing may fail. */
   lua_pushboolean(L, 0);
@@ -161,6 +240,7 @@ static int add(lua_State *L) {
   int result = uffd_loop_add(loop->loop, memory, resolver, &opts, &region->region);
   uffd_lua_policy_messages(before);
   if (result < 0) {
+    untie(L, regions + 1);
     lua_pushnil(L);
     lua_seti(L, regions, region->index);
     return uffd_lua_fail(L, result);
@@ -215,7 +295,9 @@ static int loop_start(lua_State *L) {
 }
 
 static int loop_complete(lua_State *L) {
-  return uffd_lua_done(L, uffd_loop_complete(check(L, 1)->loop));
+  int result = uffd_loop_complete(check(L, 1)->loop);
+  if (result == 0) untie_all(L, 1);
+  return uffd_lua_done(L, result);
 }
 
 static int region_prefetch(lua_State *L) {
@@ -245,11 +327,15 @@ static int prefetch_start(lua_State *L) {
 }
 
 static int region_complete(lua_State *L) {
-  return uffd_lua_done(L, uffd_region_complete(check_region(L, 1)->region));
+  int result = uffd_region_complete(check_region(L, 1)->region);
+  if (result == 0) untie(L, 1);
+  return uffd_lua_done(L, result);
 }
 
 static int region_remove(lua_State *L) {
-  return uffd_lua_done(L, uffd_region_remove(check_region(L, 1)->region));
+  int result = uffd_region_remove(check_region(L, 1)->region);
+  if (result == 0) untie(L, 1);
+  return uffd_lua_done(L, result);
 }
 
 static int region_index(lua_State *L) {
@@ -379,7 +465,8 @@ static int next_message(lua_State *L) {
   if (!uffd_lua_ring_pop(loop->messages, &message)) return 0;
   lua_pushlstring(L, message.text, message.length);
   lua_pushinteger(L, message.handler);
-  return 2;
+  lua_pushstring(L, message.failure ? "failure" : "log");
+  return 3;
 }
 
 static int loop_messages(lua_State *L) {
@@ -486,7 +573,7 @@ static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
                                         {NULL, NULL}};
 
 static const luaL_Reg loop_meta[] = {
-    {"__gc", loop_gc}, {"__close", loop_gc}, {"__tostring", loop_tostring}, {NULL, NULL}};
+    {"__gc", loop_gc}, {"__close", loop_close}, {"__tostring", loop_tostring}, {NULL, NULL}};
 
 static const luaL_Reg region_methods[] = {
     {"prefetch", region_prefetch}, {"complete", region_complete}, {"remove", region_remove}, {NULL, NULL}};

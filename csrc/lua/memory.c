@@ -32,10 +32,8 @@ struct uffd_lua_memory_ref *uffd_lua_check_source(lua_State *L, int arg) {
   return ref;
 }
 
-/* ------------------------------------------------------------------------------------------------ making, closing */
-
 static struct memory *new_memory(lua_State *L) {
-  struct memory *memory = lua_newuserdatauv(L, sizeof(*memory), 1);
+  struct memory *memory = lua_newuserdatauv(L, sizeof(*memory), UFFD_LUA_MEMORY_VALUES);
   memory->ref = NULL;
   memory->process = uffd_lua_process();
   luaL_setmetatable(L, MEMORY_TYPE);
@@ -89,6 +87,8 @@ static void close_memory(struct memory *memory) {
 
 static int memory_close(lua_State *L) {
   close_memory(luaL_checkudata(L, 1, MEMORY_TYPE));
+  lua_pushnil(L);
+  lua_setiuservalue(L, 1, UFFD_LUA_MEMORY_REGIONS);
   lua_pushboolean(L, 1);
   return 1;
 }
@@ -97,8 +97,6 @@ static int memory_gc(lua_State *L) {
   close_memory(luaL_checkudata(L, 1, MEMORY_TYPE));
   return 0;
 }
-
-/* ------------------------------------------------------------------------------------------------ reading, writing */
 
 int uffd_lua_read_memory(lua_State *L, uffd_memory *memory) {
   uint64_t size = uffd_memory_length(memory);
@@ -164,11 +162,11 @@ static int memory_fill(lua_State *L) {
   return uffd_lua_done(L, result);
 }
 
-/* ------------------------------------------------------------------------------------------------ fields */
-
 /* A handle of the second mapping, made once. It holds the memory, whose mapping it is. */
 static int push_alias(lua_State *L, struct memory *memory) {
-  if (lua_getiuservalue(L, 1, 1) == LUA_TUSERDATA && ((struct memory *)lua_touserdata(L, -1))->ref != NULL) return 1;
+  if (lua_getiuservalue(L, 1, UFFD_LUA_MEMORY_ALIAS) == LUA_TUSERDATA &&
+      ((struct memory *)lua_touserdata(L, -1))->ref != NULL)
+    return 1;
   void *address = uffd_memory_alias(memory->ref->memory);
   if (address == NULL) {
     lua_pushnil(L);
@@ -180,7 +178,7 @@ static int push_alias(lua_State *L, struct memory *memory) {
   alias->ref->parent = memory->ref;
   atomic_fetch_add(&memory->ref->count, 1);
   lua_pushvalue(L, -1);
-  lua_setiuservalue(L, 1, 1);
+  lua_setiuservalue(L, 1, UFFD_LUA_MEMORY_ALIAS);
   return 1;
 }
 

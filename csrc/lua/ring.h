@@ -11,11 +11,12 @@
 
 struct uffd_lua_ring;
 
-/* A line that a policy logged. */
+/* A line that a policy logged, or a failure of the loop. */
 struct uffd_lua_message {
   uint32_t handler;
   uint32_t length;
   char text[504];
+  bool failure;
 };
 
 /* count is rounded up to a power of two. NULL: no memory. The maker holds one share of it. */

@@ -56,7 +56,7 @@ static void watch(lua_State *L, lua_Debug *event) {
 
 static void log_line(struct uffd_lua_state *state, const char *text, size_t length) {
   if (state->messages == NULL) return;
-  struct uffd_lua_message message = {state->handler, 0, ""};
+  struct uffd_lua_message message = {.handler = state->handler};
   message.length = (uint32_t)(length < sizeof(message.text) ? length : sizeof(message.text));
   memcpy(message.text, text, message.length);
   uffd_lua_ring_push(state->messages, &message);

@@ -26,8 +26,6 @@
 #define PAGER_TYPE      "uffd.pager"
 #define HANDOFF_TYPE    "uffd.handoff"
 
-/* ------------------------------------------------------------------------------------------------ results */
-
 /* The outside world failed: pushes nil, the sentence and the errno, returns 3. A handle of another process raises. */
 int uffd_lua_fail(lua_State *L, int result);
 /* True for a result of 0 or more, else as uffd_lua_fail(). */
@@ -38,8 +36,6 @@ void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value);
 void uffd_lua_push_stats(lua_State *L, const struct uffd_stats *stats);
 /* Lua's own error for want of memory. */
 _Noreturn void uffd_lua_no_memory(lua_State *L);
-
-/* ------------------------------------------------------------------------------------------------ arguments */
 
 /* An integer from 0 on; floats with a fraction, NaN, infinity and negative numbers raise. */
 uint64_t uffd_lua_unsigned(lua_State *L, int arg);
@@ -74,8 +70,6 @@ extern const struct uffd_lua_names uffd_lua_features, uffd_lua_modes, uffd_lua_i
 uint64_t uffd_lua_mask(lua_State *L, int arg, const struct uffd_lua_names *names);
 /* Pushes the list of the names in mask; a bit without a name is its integer. */
 void uffd_lua_push_names(lua_State *L, uint64_t mask, const struct uffd_lua_names *names);
-
-/* ------------------------------------------------------------------------------------------------ handles */
 
 /* A number of this process that no forked child shares, raw clone() included. */
 uint64_t uffd_lua_process(void);
@@ -112,6 +106,10 @@ void uffd_lua_object_release(struct uffd_lua_object_ref *ref);
  * sets its object to NULL and releases it.
  */
 struct uffd_lua_object_ref *uffd_lua_lend_object(lua_State *L, uffd_object *owned, struct uffd_lua_object_ref *ref);
+
+/* The user values of a memory's handle: its alias' handle; the set of handles of regions that serve it, with their
+ * loops. */
+enum { UFFD_LUA_MEMORY_ALIAS = 1, UFFD_LUA_MEMORY_REGIONS = 2, UFFD_LUA_MEMORY_VALUES = 2 };
 
 /* A memory that Lua handles, its alias and policies share; policies let go in any thread. */
 struct uffd_lua_memory_ref {

@@ -1,6 +1,7 @@
 /*
- * What a script finds when it starts: the libraries, arg, and uffd. The C part of uffd is in the program; its Lua files
- * come from LUA_PATH, from the prefix that the program is installed in, or, the last resort, from the program itself.
+ * What a script finds when it starts: the libraries, arg, and uffd. All of uffd is in the program, its Lua files too,
+ * and is taken from there: files of another version on LUA_PATH do not mix with it. Other modules are found as lua
+ * finds them, and in the prefix that the program is installed in.
  */
 #include <lauxlib.h>
 #include <limits.h>
@@ -56,7 +57,7 @@ static void add_prefix(lua_State *L, int package, bool no_environment) {
   lua_pop(L, 1);
 }
 
-/* A searcher of package.searchers: the Lua files inside the program. */
+/* A searcher of package.searchers: the Lua files of uffd inside the program. */
 static int find_embedded(lua_State *L) {
   const char *module = luaL_checkstring(L, 1);
   for (const struct uffd_embedded *file = uffd_embedded; file->module != NULL; file++) {
@@ -66,6 +67,7 @@ static int find_embedded(lua_State *L) {
     lua_pushstring(L, name + 1);
     return 2;
   }
+  if (strncmp(module, "uffd", 4) != 0 || (module[4] != '.' && module[4] != '\0')) return 0;
   lua_pushfstring(L, "no module '%s' in %s", module, UFFD_PROGRAM);
   return 1;
 }
@@ -80,8 +82,12 @@ static void add_uffd(lua_State *L, int package) {
 #endif
   lua_pop(L, 1);
   lua_getfield(L, package, "searchers");
+  for (lua_Integer i = luaL_len(L, -1); i > 1; i--) { /* right behind what is preloaded */
+    lua_rawgeti(L, -1, i);
+    lua_rawseti(L, -2, i + 1);
+  }
   lua_pushcfunction(L, find_embedded);
-  lua_rawseti(L, -2, luaL_len(L, -2) + 1);
+  lua_rawseti(L, -2, 2);
   lua_pop(L, 1);
 }
 

@@ -318,7 +318,9 @@ function resolver:close() end
 ---@field region integer index of the region, 0: none
 ---@field resolver string its kind
 
----Regions, the engine that serves them, and statistics. Made by `uffd.serve`. A pump loop can be waited on by luv (`fd`),
+---Regions, the engine that serves them, and statistics. Made by `uffd.serve`. A handle of memory that it serves keeps the
+---loop: it is collected when the loop, its regions and their memories have no variable left, with a warning (`warn`)
+---unless all of them are complete or removed. A pump loop can be waited on by luv (`fd`),
 ---cqueues (`pollfd`, `events`, `timeout`) and LuaSocket (`getfd`, `dirty`).
 ---@class uffd.Loop
 local loop = {}
@@ -429,8 +431,8 @@ function loop:error() end
 function loop:user_mode_only() end
 
 ---Iterates over the lines that policies logged with `print` and `uffd.log`, and takes them. 256 lines of 504 bytes are
----kept; how many were lost is told by a line.
----@return fun(self: uffd.Loop): string?, integer? next a line, and the handler that logged it
+---kept; how many were lost is told by a line. Lines that were not read when the loop is closed go to stderr.
+---@return fun(self: uffd.Loop): string?, integer?, "log"|"failure"|nil next a line, the handler that logged it, its kind
 ---@return uffd.Loop self
 function loop:messages() end
 

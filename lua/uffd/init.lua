@@ -10,13 +10,20 @@ local core = require "uffd.core"
 ---@class uffd
 local uffd = {}
 
+-- Of these files. They and the core are installed together, but two installations can mix on the search paths.
+local version = "0.1.0"
+if core.version ~= version then
+  error(("uffd: its Lua files (%s) are of version %s, its C part uffd.core is of %s: two installations mix. %s"):format(
+    debug.getinfo(1, "S").short_src, version, core.version, "Look at LUA_PATH, LUA_CPATH and the program that runs."))
+end
+
 ---The version of the library that runs, `"0.1.0"`.
 ---@type string
-uffd.version = core.version
+uffd.version = version
 
 ---`"uffd 0.1.0"`
 ---@type string
-uffd._VERSION = "uffd " .. core.version
+uffd._VERSION = "uffd " .. version
 
 ---Names of errors and their numbers, both ways: `uffd.errno.EBUSY == 16`, `uffd.errno[16] == "EBUSY"`.
 ---@type table<string|integer, integer|string>
@@ -362,8 +369,8 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 ---@field libs? uffd.Mask
 
 ---A resolver written in Lua. The factory runs once in each handler's own Lua state and returns the function that is
----asked for pages. It may use no locals from outside of it, except one that is this module, of which a policy has `ZERO`,
----`POISON`, `LATER`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings, the
+---asked for pages. It may use no locals from outside of it, except one that is this module, of which a policy has
+---`ZERO`, `POISON`, `LATER`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings, the
 ---sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are its
 ---own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine, the clocks of os,
 ---`uffd`, and, while the factory runs, `require`. `print` and `uffd.log` give a line to `loop:messages()`.
@@ -377,8 +384,8 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 ---* a resolver of its args, and the offset there of this page (default: the same offset); and, as a third value, the
 ---  bytes from this page on for which that holds (default: one page)
 ---
----The strings `"zero"`, `"poison"` and `"later"` without an offset are these answers too; with an offset they are contents.
----A string that looks like one of them (`"Poison"`, `"zeros"`) is a failure, unless it has an offset.
+---The strings `"zero"`, `"poison"` and `"later"` without an offset are these answers too; with an offset they are
+---contents. A string that looks like one of them (`"Poison"`, `"zeros"`) is a failure, unless it has an offset.
 ---
 ---Anything else, an error, a time-out (looked at between Lua instructions) or too little memory is a failure: the
 ---region's on_error says what the page becomes. A policy must not wait for the program, nor touch memory that is
@@ -406,8 +413,8 @@ end
 ---@field prefetch? boolean
 
 ---Asks a policy for one page, in a Lua state made for it and without serving anything: to try a policy out.
----Returns `"zero"`; `"poison"`; `"later"`; `"bytes"`, the string, the offset of its first byte; or `"resolver"`, the resolver, the
----offset there. A policy that fails: nil, the message, EIO (an error, or an answer of no use), ETIMEDOUT, ENOMEM.
+---Returns `"zero"`; `"poison"`; `"later"`; `"bytes"`, the string, the offset of its first byte; or `"resolver"`, the
+---resolver, the offset there. A policy that fails: nil, the message, EIO (an error, or an answer of no use), ETIMEDOUT, ENOMEM.
 ---@param policy uffd.Resolver
 ---@param offset? integer bytes; rounded down to a page (default 0)
 ---@param options? uffd.AskOptions

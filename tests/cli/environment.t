@@ -28,21 +28,21 @@ false	module 'mine' not found:
 $ LUA_CPATH='lib/?.so' uffd-lua -e 'print(package.cpath:match "^lib/%?.so")'
 lib/?.so
 
-# The module of uffd: in the program its C part; its Lua files beside the program,
+# The module of uffd is in the program, and is taken from there, whatever lies in LUA_PATH.
 $ uffd-lua -e 'print(select(2, require "uffd.core"))'
 :preload:
 $ uffd-lua -e 'print(select(2, require "uffd"))'
-*/share/lua/5.4/uffd/init.lua
-# in LUA_PATH before that,
-$ mkdir lib/uffd && echo 'return "another"' > lib/uffd/init.lua
-$ LUA_PATH='lib/?/init.lua' uffd-lua -e 'print((require "uffd"))'
-another
-$ LUA_PATH='lib/?.lua' uffd-lua -e 'print(select(2, require "uffd"))'
-*/share/lua/5.4/uffd/init.lua
-# and in the program when it stands alone.
-$ cp "$BUILD/bin/uffd-lua" alone
-$ env -i ./alone -E -e 'package.path = "" print(select(2, require "uffd"))'
 uffd-lua/uffd/init.lua
+$ mkdir lib/uffd && echo 'return "another"' > lib/uffd/init.lua && echo 'return "more"' > lib/uffd/more.lua
+$ LUA_PATH='lib/?/init.lua' uffd-lua -e 'print(select(2, require "uffd"))'
+uffd-lua/uffd/init.lua
+$ LUA_PATH='lib/?.lua' uffd-lua -e 'print((require "uffd.more"))'
+more
+$ uffd-lua -e 'print(select(2, pcall(require, "uffd.none")))' | head -n 3 | sed 's/\t/ /'
+module 'uffd.none' not found:
+ no field package.preload['uffd.none']
+ no module 'uffd.none' in uffd-lua
+$ cp "$BUILD/bin/uffd-lua" alone
 $ env -i ./alone -e 'package.path = "" print(require("uffd").version == require("uffd.core").version)'
 true
 $ env -i ./alone -e 'package.path = "" for _, m in ipairs { "uffd", "uffd.json", "uffd.info", "uffd.check" } do require(m) end print "all"'

@@ -67,7 +67,6 @@ $ uffd-lua -l nowhere
 uffd-lua: module 'nowhere' not found:
 	no field package.preload['nowhere']
 ...
-	no module 'nowhere' in uffd-lua
 stack traceback:
 ...
 [1]

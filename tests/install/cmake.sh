@@ -82,8 +82,8 @@ done
 
 cd /
 runs env -i "$prefix/bin/uffd-lua" --info=json
-env -i "$prefix/bin/uffd-lua" -e 'print(select(2, require "uffd"))' | grep -qx "$prefix/share/lua/5.4/uffd/init.lua" ||
-  fail "uffd-lua does not take the installed Lua files"
+env -i "$prefix/bin/uffd-lua" -e 'print(select(2, require "uffd"))' | grep -qx uffd-lua/uffd/init.lua ||
+  fail "uffd-lua does not take its own Lua files"
 if command -v lua5.4 > /dev/null; then
   LUA_PATH="$prefix/share/lua/5.4/?.lua;$prefix/share/lua/5.4/?/init.lua" LUA_CPATH="$prefix/lib/lua/5.4/?.so" \
     lua5.4 -e 'assert(require("uffd").probe().kernel)'

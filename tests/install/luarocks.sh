@@ -52,8 +52,8 @@ local uffd, where = require "uffd"
 assert(where:find(arg[1], 1, true) == 1, where)
 assert(uffd.probe().kernel)
 END
-env -i "$tree/bin/uffd-lua" -e 'print(select(2, require "uffd"))' | grep -qx "$tree/share/lua/5.4/uffd/init.lua" ||
-  fail "uffd-lua does not take the Lua files of its tree"
+env -i "$tree/bin/uffd-lua" -e 'print(select(2, require "uffd"))' | grep -qx uffd-lua/uffd/init.lua ||
+  fail "uffd-lua does not take its own Lua files"
 PKG_CONFIG_PATH="$rock/clib/pkgconfig"
 export PKG_CONFIG_PATH
 # shellcheck disable=SC2046

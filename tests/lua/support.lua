@@ -90,7 +90,7 @@ function support.file(contents)
 end
 
 -- Another process, for a minute at most: this interpreter with a script and its arguments, which may require what the
--- tests may. Returns what io.popen does; mode as there.
+-- tests may. Returns what io.popen does; mode as there. The argument "2>&1" is the shell's.
 function support.child(script, mode, ...)
   local first = 0
   while arg[first - 1] do first = first - 1 end
@@ -99,7 +99,7 @@ function support.child(script, mode, ...)
   assert(file:write(("package.path = %q\npackage.cpath = %q\nos.remove(%q)\n")
     :format(package.path, package.cpath, path), script))
   local words = { ("exec timeout -s KILL 60 %q %q"):format(arg[first], path) }
-  for _, word in ipairs { ... } do words[#words + 1] = ("%q"):format(word) end
+  for _, word in ipairs { ... } do words[#words + 1] = word == "2>&1" and word or ("%q"):format(word) end
   return assert(io.popen(table.concat(words, " "), mode or "r"))
 end
 

@@ -105,6 +105,74 @@ function tests.test_collected_without_close()
   lu.assertEquals(toucher.handlers(), before)
 end
 
+-- The variable that is left is the memory: its pages are still what they should be.
+function tests.test_memory_keeps_its_loop()
+  collect()
+  local before = toucher.handlers()
+  local function start()
+    local memory = map(4)
+    assert(uffd.serve { { memory = memory, resolver = letters(4) } })
+    return memory
+  end
+  local memory = start()
+  collect()
+  lu.assertEquals(memory:read(page, 1), "b")
+  lu.assertEquals(toucher.handlers(), before + 2)
+  memory = nil -- luacheck: ignore 311
+  collect()
+  lu.assertEquals(toucher.handlers(), before)
+end
+
+-- What is complete, removed or closed keeps nothing.
+function tests.test_memory_lets_its_loop_go()
+  local ends = {
+    function(loop) assert(loop:complete()) end,
+    function(loop) assert(loop:regions()[1]:complete()) end,
+    function(loop) assert(loop:regions()[1]:remove()) end,
+    function(_, memory) memory:close() end,
+  }
+  for _, finish in ipairs(ends) do
+    collect()
+    local before = toucher.handlers()
+    local memory = map(4)
+    local function start() finish(assert(uffd.serve { { memory = memory, resolver = letters(4) } }), memory) end
+    start()
+    collect()
+    lu.assertEquals(toucher.handlers(), before)
+  end
+end
+
+-- Collected while pages are missing: a warning says so. Messages that nobody has read go to stderr.
+function tests.test_what_a_collected_loop_tells()
+  local script = [[
+    local uffd = require "uffd"
+    warn "@on"
+    io.stderr:setvbuf "no"
+    local function start(finish)
+      local memory <close> = assert(uffd.map { size = 4 * 4096 })
+      local loop = assert(uffd.serve { { memory = memory, resolver = uffd.resolver.policy(function()
+        return function(fault) print("asked for " .. fault.offset) end
+      end) } })
+      memory:read(4096, 1)
+      if finish then assert(loop:complete()) end
+    end
+    start(false)
+    collectgarbage() collectgarbage()
+    print "next"
+    io.stdout:flush()
+    start(true)
+    collectgarbage() collectgarbage()
+  ]]
+  local pipe = support.child(script, "r", "2>&1")
+  local text = pipe:read "a"
+  pipe:close()
+  local first, second = text:match "^(.-)next\n(.*)$"
+  lu.assertStrContains(first, "policy: asked for 4096\n")
+  lu.assertStrContains(first, "collected before loop:close()")
+  lu.assertStrContains(second, "policy: asked for 12288\n")
+  lu.assertNil(second:find("collected", 1, true))
+end
+
 -- A region keeps its loop, a loop does not need the handles of what it serves.
 function tests.test_what_keeps_what()
   collect()

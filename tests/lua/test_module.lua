@@ -10,6 +10,18 @@ function tests.test_version()
   lu.assertEquals(uffd._VERSION, "uffd " .. uffd.version)
 end
 
+-- Lua files of one installation with the core of another say so when they are loaded.
+function tests.test_versions_that_mix()
+  local core = require "uffd.core"
+  local path = assert(package.searchpath("uffd", package.path))
+  local load_module = assert(loadfile(path))
+  local version <close> = setmetatable({ core.version }, { __close = function(self) core.version = self[1] end })
+  core.version = "0.0.7"
+  local message = support.raises("two installations mix", load_module)
+  lu.assertStrContains(message, "0.0.7")
+  lu.assertStrContains(message, version[1])
+end
+
 function tests.test_nothing_global()
   lu.assertNil(rawget(_G, "uffd"))
   lu.assertIs(require "uffd", uffd)

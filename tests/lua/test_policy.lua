@@ -78,7 +78,7 @@ end
 
 function tests.test_sentinels()
   support.needs "poison"
-  lu.assertEquals(reads(function() return function() return uffd.ZERO end end), zeros(page)) 
+  lu.assertEquals(reads(function() return function() return uffd.ZERO end end), zeros(page))
   local poison = policy(function() return function() return uffd.POISON end end)
   lu.assertEquals(uffd.ask(poison), "poison")
   lu.assertEquals({ tostring(uffd.ZERO), tostring(uffd.POISON), tostring(uffd.LATER) },
