@@ -58,6 +58,11 @@ foreach(document README.md CHANGELOG.md LICENSE)
   endif()
 endforeach()
 install(DIRECTORY examples DESTINATION ${CMAKE_INSTALL_DOCDIR} PATTERN run EXCLUDE) # run builds a checkout first
+foreach(folder csrc include lua tests tests/bench) # the pages keep their places: README.md points to them
+  if(EXISTS "${PROJECT_SOURCE_DIR}/${folder}/README.md")
+    install(FILES ${folder}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR}/${folder})
+  endif()
+endforeach()
 
 if(TARGET uffd_pages)
   install(DIRECTORY "${UFFD_PAGES}/man/" DESTINATION ${CMAKE_INSTALL_MANDIR})
