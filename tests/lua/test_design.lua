@@ -65,15 +65,6 @@ function tests.test_first_program()
   lu.assertTrue(ok)
 end
 
--- The example that people are shown is this program.
-function tests.test_first_program_is_the_example()
-  local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$" or "."
-  local example = io.open(here .. "/../../examples/first.lua")
-  lu.skipIf(not example, "the examples are not here")
-  lu.assertEquals(example:read "a", first_program)
-  example:close()
-end
-
 -- The same in this process, with the page of its own looked at.
 function tests.test_first_program_contents()
   local page = support.page
