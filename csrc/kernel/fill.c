@@ -71,11 +71,6 @@ int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t
   return rc;
 }
 
-int uffd_raw_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode) {
-  struct uffd_raw_writeprotect request = {.range = {start, length}, .mode = mode};
-  return ioctl(fd, RAW_UFFDIO_WRITEPROTECT, &request) < 0 ? -errno : 0;
-}
-
 /*
  * Without event features no event can be waiting, and EAGAIN is a lost race with another thread of the kernel: again.
  * Bounded, because a failed mremap can leave some kernels answering EAGAIN for ever.

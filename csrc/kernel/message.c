@@ -27,6 +27,7 @@ static struct uffd_object *take_child(struct uffd_object *object, int fd) {
     close(fd);
     return NULL;
   }
+  uffd_object_init(child);
   child->fd = fd;
   child->features = object->features;
   child->available = object->available;

@@ -30,7 +30,6 @@ struct uffd_object *uffd_take_spare(struct uffd_object *object) {
   if (nursery == NULL || nursery->taken == nursery->room) return NULL;
   struct uffd_object *spare = &nursery->objects[nursery->taken++];
   atomic_fetch_add(&nursery->members, 1);
-  uffd_object_init(spare);
   spare->home = nursery;
   return spare;
 }

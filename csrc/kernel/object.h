@@ -67,7 +67,7 @@ uint64_t uffd_page_size(void);
 /* range.c: 0, or -EINVAL and a sentence for a range that no operation takes. */
 int uffd_check_range(uint64_t start, uint64_t length);
 
-/* 0 or -errno, no sentence. */
+/* raw.c: 0 or -errno, no sentence. */
 int uffd_raw_register(int fd, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls);
 int uffd_raw_unregister(int fd, uint64_t start, uint64_t length);
 int uffd_raw_wake(int fd, uint64_t start, uint64_t length);
@@ -108,7 +108,7 @@ int uffd_raw_read(int fd, struct uffd_raw_msg *messages, unsigned count);
 void uffd_decode(struct uffd_object *object, const struct uffd_raw_msg *message, struct uffd_event *event);
 int uffd_reserve_spares(struct uffd_object *object, unsigned count); /* 0, -ENOMEM; nothing to do without EVENT_FORK */
 
-/* nursery.c: a spare from the reserve, or NULL; and one member's end. NULL is allowed. */
+/* nursery.c: a spare from the reserve, to be initialised, or NULL; and one member's end. NULL is allowed. */
 struct uffd_object *uffd_take_spare(struct uffd_object *object);
 void uffd_leave_nursery(struct uffd_nursery *nursery);
 

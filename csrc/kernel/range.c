@@ -29,23 +29,6 @@ int uffd_check_range(uint64_t start, uint64_t length) {
   return 0;
 }
 
-int uffd_raw_register(int fd, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls) {
-  struct uffd_raw_register request = {.range = {start, length}, .mode = modes};
-  if (ioctl(fd, RAW_UFFDIO_REGISTER, &request) < 0) return -errno;
-  if (ioctls != NULL) *ioctls = request.ioctls;
-  return 0;
-}
-
-int uffd_raw_unregister(int fd, uint64_t start, uint64_t length) {
-  struct uffd_raw_range request = {start, length};
-  return ioctl(fd, RAW_UFFDIO_UNREGISTER, &request) < 0 ? -errno : 0;
-}
-
-int uffd_raw_wake(int fd, uint64_t start, uint64_t length) {
-  struct uffd_raw_range request = {start, length};
-  return ioctl(fd, RAW_UFFDIO_WAKE, &request) < 0 ? -errno : 0;
-}
-
 /* Shared memory files behave as memory; every other file's pages belong to its file system. */
 static bool is_ordinary_file(const struct uffd_mapping *mapping) {
   if (mapping->name[0] != '/' || mapping->page_size > uffd_page_size()) return false;

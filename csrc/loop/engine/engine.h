@@ -49,7 +49,7 @@ struct uffd_engine_class {
 struct uffd_engine {
   /* set once */
   const struct uffd_engine_class *class;
-  uint64_t features;  /* of the loop's own objects, as the user asked */
+  uint64_t features; /* of the loop's own objects, as the user asked */
   uint32_t readers_count, slots_count, lanes_count;
   struct uffd_reader **readers;
   struct uffd_slots *slots;   /* inline; NULL */

@@ -56,7 +56,7 @@ struct uffd_placement {
   struct uffd_seat seats[UFFD_SEATS];
 };
 
-extern const struct uffd_engine_class uffd_placed_engine;
+extern const struct uffd_engine_class uffd_placed_engine; /* placed.c */
 
 /* placement.c */
 void uffd_placement_ring(struct uffd_placement *placement);
