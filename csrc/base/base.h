@@ -57,7 +57,7 @@ UFFD_SHARED uint64_t uffd_now(void);
  */
 UFFD_SHARED int uffd_thread_start(pthread_t *thread, void *(*run)(void *), void *argument, const char *name);
 
-/* log.c */
+/* log.c: no lock and no allocation, so that the fault path may say something in a signal handler. */
 UFFD_SHARED void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
 
 /*
@@ -65,6 +65,20 @@ UFFD_SHARED void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
  * clone() is seen too). A handle keeps the number of its maker; costs one load.
  */
 UFFD_SHARED uint64_t uffd_process(void);
+
+/*
+ * lock.c: the lock of something that the whole process shares. A forked child finds it free, whoever held it in the
+ * parent. uffd_lock() returns true to the first who locks it in a process: what the lock guards is the parent's then,
+ * perhaps half changed, and is to be reset. Ordinary threads only.
+ */
+struct uffd_lock {
+  pthread_mutex_t mutex;
+  _Atomic uint64_t process; /* whose lock it is; 0: nobody has locked it yet */
+};
+#define UFFD_LOCK_INIT                                                                                                 \
+  { PTHREAD_MUTEX_INITIALIZER, 0 }
+bool uffd_lock(struct uffd_lock *lock);
+void uffd_unlock(struct uffd_lock *lock);
 
 /* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail.
  */

@@ -1,28 +1,41 @@
 /*
  * The user's log hook. Silence unless one is set.
  */
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 
 #include "base/base.h"
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* keeps the pair together; never held over the hook */
-static uffd_log_fn *hook;
-static void *hook_ctx;
+/*
+ * The pair in force is hooks[turn % 2]; the next one is written beside it. So whoever interrupts the writer, as the
+ * fault path does in a signal handler, reads a pair that is whole, and waits for nobody.
+ */
+static struct {
+  _Atomic(uffd_log_fn *) fn;
+  _Atomic(void *) ctx;
+} hooks[2];
+static _Atomic uint32_t turn;
+static struct uffd_lock writing = UFFD_LOCK_INIT;
 
 void uffd_set_log(uffd_log_fn *fn, void *ctx) {
-  pthread_mutex_lock(&lock);
-  hook = fn;
-  hook_ctx = ctx;
-  pthread_mutex_unlock(&lock);
+  uffd_lock(&writing);
+  uint32_t next = atomic_load(&turn) + 1;
+  atomic_store(&hooks[next % 2].fn, fn);
+  atomic_store(&hooks[next % 2].ctx, ctx);
+  BARRIER("log", NULL);
+  atomic_store(&turn, next);
+  uffd_unlock(&writing);
 }
 
 void uffd_log(int level, const char *format, ...) {
-  pthread_mutex_lock(&lock);
-  uffd_log_fn *fn = hook;
-  void *ctx = hook_ctx;
-  pthread_mutex_unlock(&lock);
+  uffd_log_fn *fn;
+  void *ctx;
+  uint32_t seen;
+  do { /* a pair is overwritten only when turn has gone on */
+    seen = atomic_load(&turn);
+    fn = atomic_load(&hooks[seen % 2].fn);
+    ctx = atomic_load(&hooks[seen % 2].ctx);
+  } while (atomic_load(&turn) != seen);
   if (fn == NULL) return;
   char text[512];
   va_list arguments;

@@ -3,41 +3,24 @@
  * a resolver whose source is itself served: such a handler would wait for its own answer.
  */
 #include <inttypes.h>
-#include <pthread.h>
-#include <sched.h>
 
 #include "memory/memory.h"
 
-#define OPENING (UINT64_C(1) << 63)
-
-static pthread_mutex_t book = PTHREAD_MUTEX_INITIALIZER;
+static struct uffd_lock book = UFFD_LOCK_INIT;
 static pthread_cond_t left = PTHREAD_COND_INITIALIZER; /* the last user of a claim is done */
 static struct uffd_claim *claims;
-static _Atomic uint64_t book_process; /* whose book it is; with OPENING: while that process empties it */
 
-/*
- * A forked child starts with an empty book: nothing is served there, and the lock may have been held, or the book been
- * opened, by a thread that does not exist in it.
- */
+/* A forked child starts with an empty book: nothing is served there. */
 static void open_book(void) {
-  uint64_t own = uffd_process(), seen = atomic_load(&book_process);
-  while (seen != own) {
-    if (seen == (own | OPENING)) {
-      sched_yield();
-      seen = atomic_load(&book_process);
-    } else if (atomic_compare_exchange_strong(&book_process, &seen, own | OPENING)) {
-      pthread_mutex_init(&book, NULL);
-      pthread_cond_init(&left, NULL);
-      claims = NULL;
-      atomic_store(&book_process, own);
-      seen = own;
-    }
+  if (uffd_lock(&book)) {
+    pthread_cond_init(&left, NULL);
+    claims = NULL;
   }
-  pthread_mutex_lock(&book);
+  BARRIER("book", NULL);
 }
 
 static void close_book(void) {
-  pthread_mutex_unlock(&book);
+  uffd_unlock(&book);
 }
 
 static const struct uffd_claim *find_conflict(const struct uffd_claim *claim) {
@@ -77,7 +60,7 @@ void uffd_unclaim(struct uffd_claim *claim) {
   if (*link != NULL) {
     *link = claim->next;
     while (claim->users != 0) {
-      pthread_cond_wait(&left, &book);
+      pthread_cond_wait(&left, &book.mutex);
     }
   }
   close_book();

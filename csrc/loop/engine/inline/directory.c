@@ -18,7 +18,7 @@ static struct { _Alignas(64) _Atomic uint32_t inside[2]; } readers[STRIPES];
 static _Atomic uint32_t phase;
 static struct directory *_Atomic current;
 static struct directory *spare; /* nobody reads it: the next copy is made here. As large as the last current one */
-static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
+static struct uffd_lock writing = UFFD_LOCK_INIT;
 
 /* The last ranges that were taken out: a thread may have faulted there before, and look only now. */
 #define PAST 64u
@@ -81,13 +81,12 @@ static size_t directory_size(size_t capacity) {
 
 /* Nobody is inside in a forked child: the counts are of threads that it does not have. */
 static void begin_writing(void) {
-  static uint64_t process;
-  pthread_mutex_lock(&writing);
-  if (process == uffd_process()) return;
-  memset(readers, 0, sizeof(readers));
-  atomic_store(&current, NULL); /* the parent's: of no use here, and not worth freeing */
-  spare = NULL;
-  process = uffd_process();
+  if (uffd_lock(&writing)) {
+    memset(readers, 0, sizeof(readers));
+    atomic_store(&current, NULL); /* the parent's: of no use here, and not worth freeing */
+    spare = NULL;
+  }
+  BARRIER("directory", NULL);
 }
 
 /* Makes the spare copy the current one; the old one is the spare as soon as nobody reads it any more. */
@@ -128,7 +127,7 @@ int uffd_directory_add(const struct uffd_entry *entry) {
     spare->entries[at] = *entry;
     publish();
   }
-  pthread_mutex_unlock(&writing);
+  uffd_unlock(&writing);
   return result;
 }
 
@@ -158,5 +157,5 @@ void uffd_directory_remove(const struct uffd_terms *terms) {
     if (spare != NULL) copy_entries(old, terms);
     publish(); /* without a spare there is but the one entry */
   }
-  pthread_mutex_unlock(&writing);
+  uffd_unlock(&writing);
 }
