@@ -618,13 +618,19 @@ enum {
  * The inline engine is the fastest: nobody else has to wake up. Its price: a system call that meets a missing page gets
  * EFAULT, as with USER_MODE_ONLY (uffd_memory_prefault() before it, or uffd_memory_read() and _write(), help); SIGBUS
  * must not be blocked; and callbacks run in a signal handler, at the same time in as many threads as fault: they must
- * be async-signal-safe. Threads whose stack is small or itself served need uffd_signal_stack(). Other SIGBUS go on to
- * the handler that was there before the first inline loop; a program that installs its own later calls uffd_sigbus()
- * from it. A forked child cannot be served: EVENT_FORK is refused (-EINVAL), and in memory that a child inherits all
- * the same (UFFD_MAP_FORK) it reads zeros where pages were missing. Nor is a mapping followed that mremap moves:
- * EVENT_REMAP is refused as well, and what was missing there reads as zeros; one that grows in place raises SIGBUS in
- * what it gains. The signal does not tell a minor fault from a missing one: where both may come, resolvers are asked as
- * for a minor one, and if they say CONTINUE in vain, again as for a missing one.
+ * be async-signal-safe. Threads whose stack is small or itself served need uffd_signal_stack().
+ *
+ * The SIGBUS handler is the library's from the first inline loop on, also when all are closed: a thread may have
+ * faulted before, and get its signal only then. Other SIGBUS go on to the handler that was there before, with its mask
+ * and flags, but on the signal stack if the thread has one; with SIG_DFL the process dies as it would have. A program
+ * that installs a handler later calls uffd_sigbus() from it, or the handler that sigaction() has returned. The next
+ * inline loop that is made puts the library's handler over it, which goes on to it.
+ *
+ * A forked child cannot be served: EVENT_FORK is refused (-EINVAL), and in memory that a child inherits all the same
+ * (UFFD_MAP_FORK) it reads zeros where pages were missing. Nor is a mapping followed that mremap moves: EVENT_REMAP is
+ * refused as well, and what was missing there reads as zeros; one that grows in place raises SIGBUS in what it gains.
+ * The signal does not tell a minor fault from a missing one: where both may come, resolvers are asked as for a minor
+ * one, and if they say CONTINUE in vain, again as for a missing one.
  */
 
 /* What becomes of a page whose resolver failed. The first failure's sentence is kept: uffd_loop_error(). */
@@ -695,7 +701,8 @@ UFFD_EXPORT uint64_t uffd_ledger_size(uint64_t pages, uint32_t regions);
  * Makes a loop and starts its handlers; regions are added to it while it runs.
  * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop; inline there is no EVENT_FORK or
  * EVENT_REMAP); -EOPNOTSUPP on_error asks for poison, also by default, and the kernel is older than 6.6: choose "zero"
- * knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE. With a ledger also -EINVAL: too small, not aligned, damaged
+ * knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE; -EBUSY inline, eight different SIGBUS handlers have been put
+ * over the library's, one after the other. With a ledger also -EINVAL: too small, not aligned, damaged
  * or of another version or size, several handlers, inline, or not new without UFFD_LOOP_PAUSED.
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
@@ -723,9 +730,10 @@ UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 
 /*
  * Inline engine, for programs that handle SIGBUS themselves: 1 when the signal was a fault of an inline loop, which is
- * resolved now (return from the handler: the access is repeated), 0 when it is not ours. info is the siginfo_t *,
- * context the ucontext_t * of an SA_SIGINFO handler. Signals whose handlers may touch served memory must be in its
- * sa_mask, as they are in the library's own handler: in the midst of a fault they would meet SIGBUS. Async-signal-safe.
+ * resolved now, or may be one of a region that was removed since (return from the handler: the access is repeated), 0
+ * when it is not ours. info is the siginfo_t *, context the ucontext_t * of an SA_SIGINFO handler. Signals whose
+ * handlers may touch served memory must be in its sa_mask, as they are in the library's own handler: in the midst of a
+ * fault they would meet SIGBUS. Async-signal-safe.
  */
 UFFD_EXPORT int uffd_sigbus(int signal, void *info, void *context);
 

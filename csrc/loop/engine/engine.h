@@ -57,8 +57,7 @@ struct uffd_engine {
   struct uffd_ledger *ledger; /* NULL: none */
   int (*forked)(void *ctx, uffd_object *child, const void *ledger, uint64_t ledger_size); /* takes children; NULL */
   void *forked_ctx;
-  int epoll_fd;   /* pump; -1 */
-  bool signalled; /* inline: the SIGBUS handler is ours */
+  int epoll_fd; /* pump; -1 */
   uint64_t process;
   /* any thread, atomic */
   const void *_Atomic driver;      /* pump: the thread that called last */

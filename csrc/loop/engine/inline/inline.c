@@ -117,14 +117,7 @@ static bool resolve_signal(uint64_t address, uint64_t flags) {
 static int start(struct uffd_engine *engine) {
   int result = uffd_slots_open(engine);
   if (result == 0) result = uffd_sigbus_acquire(resolve_signal);
-  if (result < 0) return result;
-  engine->signalled = true;
-  return uffd_threads_start(engine);
-}
-
-static void release(struct uffd_engine *engine) {
-  if (engine->signalled && engine->process == uffd_process()) uffd_sigbus_release();
-  uffd_slots_close(engine);
+  return result < 0 ? result : uffd_threads_start(engine);
 }
 
 static enum uffd_job_result run_once(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job) {
@@ -169,7 +162,7 @@ const struct uffd_engine_class uffd_inline_engine = {
     .cannot_retry = true,
     .start = start,
     .stop = uffd_threads_stop,
-    .release = release,
+    .release = uffd_slots_close,
     .run_job = run_job,
     .wait = uffd_threads_wait,
     .quiesce = uffd_slots_quiesce,

@@ -1,5 +1,5 @@
 /*
- * The process's SIGBUS handler, there as long as an inline loop is.
+ * The process's SIGBUS handler: ours from the first inline loop on.
  */
 #ifndef UFFD_LOOP_ENGINE_INLINE_SIGBUS_H
 #define UFFD_LOOP_ENGINE_INLINE_SIGBUS_H
@@ -12,6 +12,5 @@
 typedef bool uffd_sigbus_fn(uint64_t address, uint64_t flags);
 
 int uffd_sigbus_acquire(uffd_sigbus_fn *resolve); /* 0 or -errno with a sentence */
-void uffd_sigbus_release(void);
 
 #endif
