@@ -45,6 +45,8 @@ if(UFFD_BUILD_IMAGE)
   install(FILES "${PROJECT_BINARY_DIR}/uffd-image.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endif()
 
+install(TARGETS uffd_preload LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+
 if(TARGET uffd_core)
   install(TARGETS uffd_core LIBRARY DESTINATION ${UFFD_LUA_CDIR}/uffd)
   install(DIRECTORY lua/uffd DESTINATION ${UFFD_LUA_DIR} FILES_MATCHING PATTERN "*.lua")

@@ -147,6 +147,7 @@ void uffd_lua_open_loop(lua_State *L);
 void uffd_lua_open_prefetch(lua_State *L);
 void uffd_lua_open_policy(lua_State *L);
 void uffd_lua_open_system(lua_State *L);
+void uffd_lua_open_process(lua_State *L);
 #ifdef UFFD_WITH_PAGER
 void uffd_lua_open_workingset(lua_State *L);
 void uffd_lua_open_pager(lua_State *L);

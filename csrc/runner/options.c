@@ -27,6 +27,7 @@ void uffd_print_usage(void) {
         "The commands, each with a --help of its own (a script of that name: ./NAME, or after --):\n"
         "  serve           answer the page faults of other processes\n"
         "  ctl             ask a pager that serves how it goes, tell it to drain\n"
+        "  run             run a program, unchanged, whose memory a pager serves\n"
         "  ws              look into files of working sets: info, merge, diff, plot\n"
         "exit codes: 0 done, 1 the script failed, 2 wrong usage, 77 userfaultfd cannot be had (--info)\n",
         stdout);

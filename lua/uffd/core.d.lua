@@ -1019,6 +1019,47 @@ function core.program() end
 ---@return boolean? sent
 function core.notify(state) end
 
+---The path of a program, as a shell finds it, and what keeps a library from being loaded into it first.
+---@param name string
+---@return string? path
+---@return string? kind "static", "32-bit" or "privileged"; the message when there is no such program
+---@return integer? errno
+function core.find_program(name) end
+
+---Replaces this program. UFFD_PRELOAD_PID of its environment is its own pid.
+---@param words string[] the program and its arguments
+---@param environment table<string, string> added to this program's
+---@return nil
+---@return string message
+---@return integer errno
+function core.exec(words, environment) end
+
+---Starts a program, one at a time. SIGTERM and SIGHUP are passed on to it; it is killed when this program dies.
+---@param words string[] the program and its arguments
+---@param environment table<string, string> added to this program's
+---@return integer? pid
+---@return string? message
+---@return integer? errno
+function core.spawn(words, environment) end
+
+---The exit code of a child, 128 and the number for a signal; nil while it runs.
+---@param pid integer
+---@return integer? code
+---@return string? message
+---@return integer? errno
+function core.wait(pid) end
+
+---Sends SIGKILL.
+---@param pid integer
+---@return boolean sent
+function core.kill(pid) end
+
+---A new directory for this user alone, in TMPDIR or /tmp.
+---@return string? path
+---@return string? message
+---@return integer? errno
+function core.make_directory() end
+
 ---@return uffd.Probe probe
 function core.probe() end
 

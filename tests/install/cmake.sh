@@ -24,7 +24,7 @@ runs() {
 cmake --install "$build" --prefix "$scratch/installed" > /dev/null
 mv "$scratch/installed" "$prefix"
 for file in include/uffd.h lib/libuffd.a lib/libuffd.so lib/pkgconfig/uffd.pc lib/cmake/uffd/uffdConfig.cmake \
-  include/uffd_pager.h lib/libuffd-pager.a lib/libuffd-pager.so lib/pkgconfig/uffd-pager.pc lib/cmake/uffd/uffdPagerTargets.cmake \
+  include/uffd_pager.h lib/libuffd-pager.a lib/libuffd-pager.so lib/libuffd-preload.so lib/pkgconfig/uffd-pager.pc lib/cmake/uffd/uffdPagerTargets.cmake \
   include/uffd_image.h lib/libuffd-image.a lib/libuffd-image.so lib/pkgconfig/uffd-image.pc lib/cmake/uffd/uffdImageTargets.cmake \
   lib/lua/5.4/uffd/core.so share/lua/5.4/uffd/init.lua share/lua/5.4/uffd/core.d.lua bin/uffd-lua share/doc/uffd/LICENSE; do
   [ -e "$prefix/$file" ] || fail "$file is not installed"
