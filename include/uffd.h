@@ -6,20 +6,20 @@
  *
  *   fault --> region --> resolver --> answer --> install --> outcome --> statistics, trace
  *
- * Results    Functions return 0 or a positive count, and -errno on failure. uffd_errmsg() then holds a sentence that
- *            names the cause and the mend.
- * Options    Option structs begin with their size; start from the initialiser macro. NULL means all defaults. A
- *            non-zero tail that this library does not know is -EINVAL.
- * Masks      Features, modes and ioctls are open 64-bit masks with the kernel's own values (the kernel's macros may be
- *            passed): a bit that this library does not know is carried, never dropped.
+ * Results    A function returns 0 or a positive count, and -errno when it fails. uffd_errmsg() is then a sentence that
+ *            names the cause and what to do about it.
+ * Options    An option struct begins with its size. Start from its initialiser macro. NULL means all defaults. A struct
+ *            that is longer than this library knows, with anything but zeros behind, is -EINVAL.
+ * Masks      Features, modes and ioctls are 64-bit masks with the kernel's own values, so the kernel's macros may be
+ *            passed. A bit that this library does not know is passed on, never dropped.
  * Threads    Every function may be called from any thread unless its comment says otherwise. A handle must not be used
  *            while or after it is closed, except where uffd_close() says so.
- * Fork       Handles are dead in a forked child: every call there answers -EOWNERDEAD, closing only frees. The check
- *            survives raw clone().
- * Kernel     4.11 or newer to be useful; each function names what needs more. All is probed at run time. The behaviour
- *            described here was verified on Linux 6.18.
+ * Fork       Handles are dead in a forked child: every call there returns -EOWNERDEAD, and closing only frees memory.
+ *            Children of raw clone() are noticed too.
+ * Kernel     4.11 is the oldest useful one. Each comment names the kernel that a function needs beyond that. Everything
+ *            is asked of the running kernel. The behaviour described here was verified on Linux 6.18.
  *
- * This header is C99 and C++11, and may stand before or after <linux/userfaultfd.h> (which owns the name UFFD_API).
+ * This header is C99 and C++11. It may stand before or after <linux/userfaultfd.h>, which owns the name UFFD_API.
  */
 #ifndef UFFD_H
 #define UFFD_H
@@ -43,18 +43,18 @@
 extern "C" {
 #endif
 
-/* ------------------------------------------------------------------------------------------------ the library */
+/* Group: the library */
 
 /* The version of the library that runs, "0.1.0". Never fails. */
 UFFD_EXPORT const char *uffd_version(void);
 
 /*
- * The sentence of the calling thread's last failed call: the cause, and the mend where there is one. Valid until that
- * thread's next failing call; never NULL; successful calls leave it alone.
+ * The sentence of the calling thread's last failed call: the cause, and what to do about it. It stays valid until the
+ * next call of this thread that fails; calls that succeed leave it alone. Never NULL.
  */
 UFFD_EXPORT const char *uffd_errmsg(void);
 
-/* The memory that the library's own bookkeeping lives in. Never called on the fault path. */
+/* Where the library takes memory for its own bookkeeping. Never called while a fault is answered. */
 struct uffd_allocator {
   size_t size;                                           /* sizeof(struct uffd_allocator) */
   void *(*alloc)(void *ctx, size_t length);              /* aligned as malloc; NULL when there is none */
@@ -63,20 +63,25 @@ struct uffd_allocator {
 };
 
 /*
- * Replaces malloc and free for the library's bookkeeping; NULL restores them.
- * Errors: -EBUSY while any handle exists; -EINVAL for a missing function. Not thread-safe: call it first.
+ * Replaces malloc and free for the library's bookkeeping; NULL restores them. Not thread-safe: call it before anything
+ * else.
+ *   -EBUSY   a handle exists
+ *   -EINVAL  alloc or free is NULL, or the size is wrong
  */
 UFFD_EXPORT int uffd_set_allocator(const struct uffd_allocator *allocator);
 
 enum { UFFD_LOG_ERROR = 0, UFFD_LOG_WARNING = 1, UFFD_LOG_INFO = 2 };
 
-/* Called from any thread, handler threads included: it must not touch served memory nor wait for a faulting thread. */
+/*
+ * Called from any thread, also from one that answers faults: it must not touch served memory, and must not wait for a
+ * thread that does. level: UFFD_LOG_*.
+ */
 typedef void uffd_log_fn(void *ctx, int level, const char *sentence);
 
-/* Sends the library's few warnings (a handler that failed, an unknown event) to fn; NULL, the default, is silence. */
+/* Sends the library's few warnings (a resolver that failed, an unknown event) to fn. NULL, the default: no output. */
 UFFD_EXPORT void uffd_set_log(uffd_log_fn *fn, void *ctx);
 
-/* ------------------------------------------------------------------------------------------------ names and masks */
+/* Group: names and masks */
 
 /* Features of a userfaultfd: the kernel's UFFD_FEATURE_* bits under names that cannot collide with its header. */
 #define UFFD_FEAT_PAGEFAULT_FLAG_WP  (UINT64_C(1) << 0)  /* 5.7 */
@@ -130,9 +135,9 @@ UFFD_EXPORT void uffd_set_log(uffd_log_fn *fn, void *ctx);
 #define UFFD_MOVE_ALLOW_SRC_HOLES  (UINT64_C(1) << 1)
 
 /*
- * The kernel's name of one bit in small letters ("event_fork", "missing", "copy"), or NULL for an unknown bit (0..63).
- * The other direction gives the bit's mask, or 0 for an unknown name; upper case and the kernel's prefixes
- * ("UFFD_FEATURE_EVENT_FORK", "UFFDIO_REGISTER_MODE_WP", "UFFDIO_COPY") are understood too.
+ * Names of bits. uffd_*_name() returns the kernel's name of a bit (0 to 63) in small letters, such as "event_fork",
+ * "missing" or "copy"; NULL for an unknown bit. uffd_*_bit() returns the mask of a name, 0 for an unknown one; capitals
+ * and the kernel's prefixes ("UFFD_FEATURE_EVENT_FORK", "UFFDIO_REGISTER_MODE_WP", "UFFDIO_COPY") are understood.
  */
 UFFD_EXPORT const char *uffd_feature_name(unsigned bit);
 UFFD_EXPORT uint64_t uffd_feature_bit(const char *name);
@@ -141,7 +146,7 @@ UFFD_EXPORT uint64_t uffd_mode_bit(const char *name);
 UFFD_EXPORT const char *uffd_ioctl_name(unsigned bit);
 UFFD_EXPORT uint64_t uffd_ioctl_bit(const char *name);
 
-/* ------------------------------------------------------------------------------------------------ probing */
+/* Group: probing */
 
 /* The way a userfaultfd was made. */
 enum {
@@ -151,7 +156,7 @@ enum {
   UFFD_ROUTE_ADOPTED = 3  /* result only: made elsewhere */
 };
 
-/* What this kernel and this user can do, asked of the running kernel. */
+/* What this kernel allows this user. */
 struct uffd_probe {
   size_t size;             /* in: sizeof(struct uffd_probe); UFFD_PROBE_INIT sets it */
   char kernel[128];        /* uname -r */
@@ -173,22 +178,23 @@ struct uffd_probe {
 #define UFFD_PROBE_INIT                                                                                                \
   { sizeof(struct uffd_probe), {0}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
-/* Fills *probe. Returns 0 even when userfaultfd is not to be had (that is what it tells); -EINVAL for a bad size. */
+/* Fills *probe. Returns 0 also when userfaultfd is refused, because *probe says so. -EINVAL: the size is wrong. */
 UFFD_EXPORT int uffd_probe(struct uffd_probe *probe);
 
 /*
- * The index-th sentence of advice about a probe: what is refused, why, how to get it. Writes at most length bytes with
- * the final zero. Returns the sentence's length, or 0 when there are no more; -EINVAL for a bad probe.
+ * Advice about a probe, sentence by sentence (index 0, 1, ...): what is refused, why, and how to get it. Writes at most
+ * length bytes, the final zero included. Returns the length of the sentence, 0 when there is none with this index, or
+ * -EINVAL: the probe's size is wrong.
  */
 UFFD_EXPORT int uffd_probe_advice(const struct uffd_probe *probe, unsigned index, char *text, size_t length);
 
-/* ------------------------------------------------------------------------------------------------ the object */
+/* Group: the object */
 
-/* One userfaultfd: its descriptor, its features, the address space that it serves (that of its maker). */
+/* One userfaultfd: its descriptor, its features, and the address space that it serves, which is its maker's. */
 typedef struct uffd_object uffd_object;
 
 enum {
-  UFFD_OPEN_BLOCKING = 1, /* a blocking descriptor; poll(2) then always says POLLERR, and only unlimited reads work */
+  UFFD_OPEN_BLOCKING = 1,         /* a blocking descriptor: poll(2) always says POLLERR, uffd_read() needs timeout -1 */
   UFFD_OPEN_USER_MODE_ONLY = 2,   /* ask for UFFD_USER_MODE_ONLY at once (5.11) */
   UFFD_OPEN_NO_USER_MODE_ONLY = 4 /* never fall back to it: fail instead */
 };
@@ -204,11 +210,10 @@ struct uffd_open_opts {
   { sizeof(struct uffd_open_opts), 0, 0, 0, 0 }
 
 /*
- * Makes a userfaultfd, always O_CLOEXEC, and shakes hands. On a refusal the other route is tried, then, unless
- * forbidden, USER_MODE_ONLY: faults that the kernel takes on the program's behalf (a read(2) into a missing page) then
- * give EFAULT instead of a message. uffd_route() and uffd_user_mode_only() tell what it came to.
- *
- * Errors, each as itself, the sentence naming which cause it was and the mend:
+ * Makes a userfaultfd (always O_CLOEXEC) and does the UFFDIO_API handshake. When one route is refused, the other is
+ * tried; then, unless flags forbid it, both with USER_MODE_ONLY. A USER_MODE_ONLY object gives no message for a fault
+ * that the kernel takes for the program, such as a read(2) into a missing page: that call fails with EFAULT.
+ * uffd_route() and uffd_user_mode_only() say what it came to. The sentence names the cause and what to do:
  *   -EPERM   no privilege (vm.unprivileged_userfaultfd is 0, no CAP_SYS_PTRACE in the initial user namespace), or a
  *            seccomp filter; or EVENT_FORK without CAP_SYS_PTRACE
  *   -EACCES  the device's permissions (route device), or an LSM
@@ -220,58 +225,72 @@ struct uffd_open_opts {
 UFFD_EXPORT int uffd_open(const struct uffd_open_opts *opts, uffd_object **object);
 
 /*
- * Takes over a userfaultfd made elsewhere (received, inherited): no second handshake; the enabled features are read
- * from /proc/self/fdinfo; O_CLOEXEC and O_NONBLOCK are set (file status flags are shared by all holders of the
- * descriptor). On success the object owns fd; on failure the caller still does.
- * Errors: -EBADF; -EINVAL not a userfaultfd, or one without its UFFDIO_API handshake; -ENOMEM.
+ * Takes over a userfaultfd that was made elsewhere (received, or inherited) and has had its handshake. The enabled
+ * features are read from /proc/self/fdinfo. O_CLOEXEC and O_NONBLOCK are set; all holders of the descriptor share
+ * O_NONBLOCK. On success the object owns fd; on failure the caller still does.
+ *   -EBADF   fd is not open
+ *   -EINVAL  not a userfaultfd, or one without its handshake
+ *   -ENOMEM  no memory
  */
 UFFD_EXPORT int uffd_adopt(int fd, uffd_object **object);
 
 /*
- * Closes the object. Every range is unregistered: sleeping threads go on, and pages still missing read as zeros from
- * then on (Linux has no other way), so populate first what must not be lost. Of an adopted object (uffd_adopt()) only
- * the descriptor is closed, and no range is unregistered, not even one that was registered through this handle: while a
- * duplicate is open elsewhere, its holder serves them all, and their threads sleep on; with the last descriptor the
- * kernel unregisters them. Threads inside calls on this object come
- * out with -EBADF, and only then is the descriptor closed, so its number cannot be mistaken for a newer file's. NULL
- * is allowed. In a forked child it only frees the handle.
+ * Closes the object; NULL is allowed. Every range is unregistered: sleeping threads go on, and pages that are still
+ * missing read as zeros from then on, because Linux has no other way. Fill first what must not be lost.
+ *
+ * Of an adopted object (uffd_adopt()) only the descriptor is closed, and no range is unregistered, not even one that
+ * was registered through this handle. While a duplicate is open elsewhere, its holder serves the ranges and their
+ * threads sleep on. The kernel unregisters them with the last descriptor.
+ *
+ * May be called while other threads are inside calls on this object: they return -EBADF, and the descriptor is closed
+ * when the last one is out, so that its number is never taken for a newer file's. In a forked child it only frees the
+ * handle.
  */
 UFFD_EXPORT void uffd_close(uffd_object *object);
 
 UFFD_EXPORT int uffd_fd(const uffd_object *object); /* the descriptor, owned by the object; or -EBADF, -EOWNERDEAD */
-UFFD_EXPORT uint64_t uffd_features(const uffd_object *object);  /* enabled */
-UFFD_EXPORT uint64_t uffd_available(const uffd_object *object); /* offered by this kernel; 0 if it cannot be known */
+UFFD_EXPORT uint64_t uffd_features(const uffd_object *object);  /* UFFD_FEAT_*: enabled in this object */
+UFFD_EXPORT uint64_t uffd_available(const uffd_object *object); /* UFFD_FEAT_*: of this kernel; 0: not known */
 UFFD_EXPORT int uffd_route(const uffd_object *object);          /* UFFD_ROUTE_* */
-UFFD_EXPORT int uffd_user_mode_only(const uffd_object *object); /* 1, 0, or -1: adopted, the kernel does not tell */
+UFFD_EXPORT int uffd_user_mode_only(const uffd_object *object); /* 1, 0; -1: adopted, and the kernel does not tell */
 
-/* Faults queued and unread, and those plus the read and unwoken, from fdinfo; either may be NULL. -EBADF, -EIO. */
+/*
+ * From /proc/self/fdinfo. *pending: faults that are queued and not read. *total: those, and faults that were read and
+ * whose threads still sleep. Either may be NULL.
+ *   -EBADF, -EOWNERDEAD  the handle
+ *   -EIO                 fdinfo cannot be read
+ */
 UFFD_EXPORT int uffd_pending(uffd_object *object, uint64_t *pending, uint64_t *total);
 
 /*
- * Registers [start, start+length) for modes (UFFD_MODE_*); *ioctls (may be NULL) receives the operations offered there.
- * start and length are multiples of the page size of the memory (huge pages: their size). Holes are allowed as long as
- * something is mapped. Registering again with a subset of the modes changes nothing (as the kernel has it): unregister
- * first.
- * Errors: -EINVAL alignment, overflow, nothing mapped, no mode, or a kind of memory that the mode cannot have (the
- * sentence says which: SysV shared memory, ordinary files, MINOR on anonymous memory, ...); -EPERM a read-only shared
- * mapping or a write-sealed memfd; -EBUSY part of it belongs to another userfaultfd; -ENOMEM the address space is gone,
- * or vm.max_map_count is reached; -EBADF, -EOWNERDEAD the handle.
+ * Registers [start, start+length), addresses and bytes, for modes (UFFD_MODE_*). *ioctls (may be NULL) receives the
+ * operations that are offered there, as UFFD_IOCTL_*. start and length are multiples of the memory's page size, which
+ * for huge pages is theirs. There may be holes, as long as something is mapped. To take a mode away, unregister first:
+ * registering again with fewer modes changes nothing.
+ *   -EINVAL  alignment, overflow, nothing mapped, no mode, or a kind of memory that the mode cannot have; the sentence
+ *            says which (SysV shared memory, an ordinary file, MINOR on anonymous memory, ...)
+ *   -EPERM   a read-only shared mapping, or a memfd sealed against writing
+ *   -EBUSY   a part of it belongs to another userfaultfd
+ *   -ENOMEM  the address space is gone, or vm.max_map_count is reached
+ *   -EBADF, -EOWNERDEAD  the handle
  */
 UFFD_EXPORT int uffd_register(uffd_object *object, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls);
 
 /*
- * Unregisters the range and wakes every thread that sleeps in it (the kernel alone leaves WP and MINOR sleepers
- * asleep). Pages still missing read as zeros from then on. Errors as uffd_register().
+ * Unregisters the range and wakes every thread that sleeps in it; the kernel alone leaves those asleep whose fault is
+ * WP or MINOR. Pages that are still missing read as zeros from then on. Errors as uffd_register().
  */
 UFFD_EXPORT int uffd_unregister(uffd_object *object, uint64_t start, uint64_t length);
 
 /*
- * The operations that fill a range, any number of pages. Each does all of the range, or stops at the first page that
- * cannot be done; *done (may be NULL) always receives the bytes done from the start. Progress in parts, ranges over
- * several mappings and races inside the kernel are continued here. mode: UFFD_<OPERATION>_* bits, 0 for none. Threads
- * that sleep on a page are woken when it is done, unless DONTWAKE.
+ * The operations that fill a range of any number of pages. start and dst are addresses, length is bytes, both multiples
+ * of the page size. Each operation does the whole range, or stops at the first page that cannot be done. *done (may be
+ * NULL) always receives the bytes that were done, counted from the start. Where the kernel does only a part, or the
+ * range lies in several mappings, the operation goes on by itself. mode: UFFD_<OPERATION>_* bits, or 0. Threads that
+ * sleep on a page are woken when it is done, unless mode has DONTWAKE.
  *   -EEXIST  the page at start + *done is there already; its sleepers have been woken (unless DONTWAKE)
- *   -EAGAIN  an event (fork, remap, remove, unmap) waits to be read, or its maker has not gone on yet: read, retry
+ *   -EAGAIN  an event (fork, remap, remove, unmap) is not read yet, or the thread that caused it has not run since:
+ *            read, then try again
  *   -ENOENT  the page at start + *done is not mapped or not registered
  *   -ESRCH   the address space is gone (exited or executed another program)
  *   -EINVAL  alignment, overflow, unknown mode, or an operation that this kind of memory does not have
@@ -280,33 +299,35 @@ UFFD_EXPORT int uffd_unregister(uffd_object *object, uint64_t start, uint64_t le
  *   -EBADF, -EOWNERDEAD  the handle
  */
 
-/* From source (any alignment, this process) by copying. -EFAULT: source unreadable, or dst beyond the file's end. */
+/* Copies from source (this process, any alignment). -EFAULT: source cannot be read, or dst is beyond the file's end. */
 UFFD_EXPORT int uffd_copy(uffd_object *object, uint64_t dst, const void *source, uint64_t length, uint64_t mode,
                           uint64_t *done);
-/* Zero pages. Not on huge pages (-EINVAL). */
+/* Maps zero pages. -EINVAL also: huge pages, which have no zero page. */
 UFFD_EXPORT int uffd_zeropage(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
-/* 5.13: what the page cache has. -EFAULT: the page cache has no page there, or it is beyond the file's end. */
+/* 5.13: maps what the page cache has. -EFAULT: it has no page there, or start is beyond the file's end. */
 UFFD_EXPORT int uffd_continue(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
-/* 6.6: every access raises SIGBUS (EFAULT in system calls) until the page is dropped. */
+/* 6.6: poisons: every access raises SIGBUS (a system call gets EFAULT) until the page is dropped. */
 UFFD_EXPORT int uffd_poison(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
 /*
- * 6.8: takes the pages of private anonymous memory of this process, without copying; the source is empty afterwards.
- * Both ranges must lie in memory that the caller owns: neighbouring mappings merge, and the kernel then moves beyond a
- * buffer's end. -ENOENT also: a hole in the source; -EBUSY: a page shared by fork or pinned; -EINVAL also: called from
- * another process, ranges overlap, or the two mappings differ in kind or protection.
+ * 6.8: moves the pages of private anonymous memory of this process, without copying; the source is empty afterwards.
+ * Both ranges must lie in memory that the caller owns, because neighbouring mappings merge and the kernel then moves
+ * beyond a buffer's end without an error.
+ *   -ENOENT  also: a hole in the source
+ *   -EBUSY   a page is shared with a forked process, or pinned
+ *   -EINVAL  also: called from another process, the ranges overlap, or the mappings differ in kind or protection
  */
 UFFD_EXPORT int uffd_move(uffd_object *object, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode,
                           uint64_t *done);
 
 /*
- * 5.7: write-protects (UFFD_WRITEPROTECT_WP) or unprotects what is mapped of the range, which must be registered with
- * UFFD_MODE_WP. The kernel checks each mapping as it comes to it, so -ENOENT (the sentence names the first page that is
- * not registered so) may come after the part before it was changed. Holes between mappings are passed over, unless
- * nothing at all is mapped. Unprotecting wakes, unless DONTWAKE. Errors as above.
+ * 5.7: write-protects the range (mode has UFFD_WRITEPROTECT_WP) or unprotects it. The range must be registered with
+ * UFFD_MODE_WP. Unprotecting wakes the threads that sleep there, unless mode has DONTWAKE. Holes between mappings are
+ * passed over, as long as something is mapped. Errors as above; the kernel checks each mapping as it comes to it, so
+ * -ENOENT may come after a part was changed. The sentence names the first page that is not registered for WP.
  */
 UFFD_EXPORT int uffd_writeprotect(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode);
 
-/* Wakes the threads that sleep on faults in the range; they try again. The range need not be registered. */
+/* Wakes the threads that sleep on faults in the range: they repeat their access. The range need not be registered. */
 UFFD_EXPORT int uffd_wake(uffd_object *object, uint64_t start, uint64_t length);
 
 /* The type of an event: the kernel's UFFD_EVENT_* values. */
@@ -328,20 +349,24 @@ struct uffd_event {
 };
 
 /*
- * Reads 1 to count events (64 at most a call). timeout_ms: 0 does not wait, -1 waits for ever. Faults come before
- * events that are older: the kernel has it so. Read until -EAGAIN and apply the events before resolving faults. Every
- * fault read must be resolved or woken: it is not told again.
+ * Reads 1 to count events, at most 64 in a call. timeout_ms: 0 does not wait, -1 waits for ever. Returns the number of
+ * events, or 0 when timeout_ms > 0 has passed.
  *
- * With EVENT_FORK, whoever reads must not wait for malloc: glibc's fork() holds its locks until the event is read. This
- * function, and a loop's handlers, do not; a program that forks itself reads in a thread that does not either.
+ * The kernel hands faults out before events that are older. So read until -EAGAIN, and apply the events before the
+ * faults are resolved. A fault that was read must be resolved or woken, because it is not told again.
  *
- * Returns the number read, 0 after timeout_ms > 0 has passed; -EAGAIN nothing there (timeout 0); -EBADF closed
- * meanwhile; -EMFILE a fork's descriptor has no room (the event stays queued; close something, read again); -EINVAL
- * count 0, or a timeout on a blocking object; -EOWNERDEAD.
+ * With EVENT_FORK the thread that reads must not wait for malloc, because glibc's fork() holds malloc's locks until the
+ * event is read. This function and the handlers of a loop allocate nothing; a program that reads and forks itself must
+ * read in a thread that keeps to it.
+ *   -EAGAIN  nothing is there (timeout 0)
+ *   -EBADF   the object was closed meanwhile
+ *   -EMFILE  there is no descriptor for the child of a fork: the event stays queued; close something and read again
+ *   -EINVAL  count is 0, or a timeout on a blocking object
+ *   -EOWNERDEAD  a forked child
  */
 UFFD_EXPORT int uffd_read(uffd_object *object, struct uffd_event *events, unsigned count, int timeout_ms);
 
-/* ------------------------------------------------------------------------------------------------ memory */
+/* Group: memory */
 
 /* A mapping of this process that can be served. */
 typedef struct uffd_memory uffd_memory;
@@ -435,7 +460,7 @@ UFFD_EXPORT int uffd_memory_write(uffd_memory *memory, uint64_t offset, const vo
  */
 UFFD_EXPORT int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, int write);
 
-/* ------------------------------------------------------------------------------------------------ resolvers */
+/* Group: resolvers */
 
 /*
  * Answers faults. A resolver has a size (bytes it can answer for, from offset 0; UINT64_MAX: any), is immutable, may
@@ -600,7 +625,7 @@ UFFD_EXPORT int uffd_resolver_callback(const struct uffd_callback_ops *ops, void
  * "..."). */
 UFFD_EXPORT int uffd_set_errmsg(int error, const char *format, ...) UFFD_PRINTF(2, 3);
 
-/* ------------------------------------------------------------------------------------------------ the loop */
+/* Group: the loop */
 
 /* Regions, the engine that serves them, and statistics: started and stopped as one. */
 typedef struct uffd_loop uffd_loop;

@@ -283,7 +283,7 @@ local function parse_header(path)
     entry.code[#entry.code + 1] = (line:gsub("^UFFD_EXPORT ", ""):gsub("%s+\\$", " \\"))
   end
   for line in (read(path) .. "\n"):gmatch "([^\n]*)\n" do
-    local title, only = line:match "^/%* %-+ (.-) %*/$", line:match "^/%* ?(.-) ?%*/$"
+    local title, only = line:match "^/%* Group: (.-) %*/$", line:match "^/%* ?(.-) ?%*/$"
     if title then
       group, entry = { name = title }, nil
       header.groups[#header.groups + 1] = group
