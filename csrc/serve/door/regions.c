@@ -69,8 +69,7 @@ static int check_addresses(const struct uffd_client_region *regions, uint32_t co
   return result;
 }
 
-/* A snapshot's memory file is as long as the machine's memory; otherwise it is another machine's file. */
-static int check_image(const struct uffd_client_region *regions, uint32_t count, uint64_t image_length) {
+int uffd_regions_cover(const struct uffd_client_region *regions, uint32_t count, uint64_t image_length) {
   uint64_t sum = 0, page_size = regions[0].page_size, whole = round_up(image_length, page_size);
   for (uint32_t i = 0; i < count; i++) {
     sum += regions[i].length;
@@ -100,5 +99,5 @@ int uffd_regions_check(struct uffd_client_region *regions, uint32_t count, const
   }
   int result = check_addresses(regions, count);
   if (result < 0 || limits->image_length == 0) return result;
-  return check_image(regions, count, limits->image_length);
+  return uffd_regions_cover(regions, count, limits->image_length);
 }

@@ -19,4 +19,10 @@ struct uffd_door_limits {
  */
 int uffd_regions_check(struct uffd_client_region *regions, uint32_t count, const struct uffd_door_limits *limits);
 
+/*
+ * Do the regions, sorted and checked, cover an image of this length, no more and no less? A snapshot's memory file is
+ * as long as the machine's memory; otherwise it is another machine's. -EINVAL with a sentence.
+ */
+int uffd_regions_cover(const struct uffd_client_region *regions, uint32_t count, uint64_t image_length);
+
 #endif

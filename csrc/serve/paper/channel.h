@@ -9,13 +9,15 @@
 
 #include "serve/paper/descriptors.h"
 
-#define UFFD_CHANNEL_VERSION 1u
+#define UFFD_CHANNEL_VERSION 2u
 #define UFFD_MESSAGE_FDS     (3 + UFFD_HANDSHAKE_FDS)
 #define UFFD_MESSAGE_TEXT    472u /* bytes */
 
 enum {
   /* to the worker */
-  UFFD_SAY_SERVE = 1, /* client; fds: object, book, and what flags say */
+  UFFD_SAY_IMAGE = 1, /* see backing.h. It comes before the clients that are served from it */
+  UFFD_SAY_DROP,      /* number: no client is served from this image any more */
+  UFFD_SAY_SERVE,     /* client, number: of its image, 0: none; fds: object, book, and what flags say */
   UFFD_SAY_START,     /* client: it is held, serve it now */
   UFFD_SAY_YIELD,     /* client: stop serving it and leave everything as it is, another worker takes over */
   UFFD_SAY_RELEASE,   /* client: it is gone, or needs no pager any more */

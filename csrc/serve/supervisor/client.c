@@ -10,8 +10,10 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "serve/door/regions.h"
 #include "serve/paper/alive.h"
 #include "serve/supervisor/family.h"
+#include "serve/supervisor/image.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/record.h"
 #include "serve/supervisor/report.h"
@@ -53,7 +55,7 @@ static uint32_t choose_slot(const uffd_pager *pager) {
   return best;
 }
 
-static struct uffd_supervised *make(uffd_pager *pager) {
+static struct uffd_supervised *make(uffd_pager *pager, struct uffd_image *image) {
   struct uffd_supervised *client = NEW(struct uffd_supervised);
   if (client == NULL) return NULL;
   client->object_fd = client->pidfd = -1;
@@ -63,6 +65,7 @@ static struct uffd_supervised *make(uffd_pager *pager) {
   client->since_ns = uffd_now();
   client->late_ns = client->since_ns + UFFD_BEGIN_NS;
   client->slot = choose_slot(pager);
+  client->image = image;
   client->stage = UFFD_STAGE_QUEUED;
   return client;
 }
@@ -74,6 +77,7 @@ static void link_in(uffd_pager *pager, struct uffd_supervised *client) {
   pager->clients = client;
   pager->clients_count++;
   pager->clients_come++;
+  if (client->image != NULL) client->image->clients_count++;
   pager->last_id = client->who.id;
   if (client->who.of == 0) {
     uffd_report(pager, UFFD_REPORT_CLIENT, 0, client, NULL, "It has handed over its memory.");
@@ -100,10 +104,24 @@ static int check_room(const uffd_pager *pager) {
   return fail(EBUSY, "There are %u clients already: more must be allowed by max_clients.", pager->clients_count);
 }
 
+/* The regions must be the current image's, and the image must be what it was. */
+static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake) {
+  struct uffd_image *image = pager->images;
+  if (image == NULL) return 0;
+  pager->look_ns = 0;
+  uffd_images_look(pager, uffd_now());
+  if (image->state != UFFD_BACKING_INTACT) {
+    return fail(ESTALE, "The image %s is being changed: the pager needs another image for new clients.",
+                image->backing.name);
+  }
+  return uffd_regions_cover(handshake->regions, handshake->regions_count, image->backing.length);
+}
+
 int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake) {
   int result = check_room(pager);
+  if (result == 0) result = check_image(pager, handshake);
   if (result < 0) return result;
-  struct uffd_supervised *client = make(pager);
+  struct uffd_supervised *client = make(pager, pager->images);
   if (client == NULL) return fail(ENOMEM, "No memory for a client.");
   client->who = (struct uffd_client){
       .id = client->who.id,
@@ -134,7 +152,7 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake) {
 }
 
 int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd) {
-  struct uffd_supervised *client = make(pager);
+  struct uffd_supervised *client = make(pager, parent->image);
   if (client == NULL) return fail(ENOMEM, "No memory for a forked client.");
   int result = uffd_book_open(book_fd, &client->book);
   if (result < 0) {
@@ -260,7 +278,9 @@ static void finish(uffd_pager *pager, struct uffd_supervised *client) {
   uffd_record_write(pager, client);
   uffd_report(pager, client->left_as == UFFD_CLIENT_COMPLETE ? UFFD_REPORT_COMPLETE : UFFD_REPORT_GONE, 0, client, NULL,
               "%s", client->why);
+  struct uffd_image *image = client->image;
   free_client(pager, client);
+  uffd_image_drop(pager, image);
 }
 
 /* When to report that no worker has begun to serve it. */

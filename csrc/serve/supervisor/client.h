@@ -11,6 +11,7 @@
 
 #define UFFD_BEGIN_NS UINT64_C(10000000000) /* a client that no worker has begun to serve after so long is reported */
 
+struct uffd_image;
 struct uffd_worker;
 
 struct uffd_supervised {
@@ -21,6 +22,7 @@ struct uffd_supervised {
   int pidfd; /* of its process; -1: unknown, or exited */
   struct uffd_poll exit;
   struct uffd_book book;
+  struct uffd_image *image; /* that it is served from; NULL: the user's function makes all contents */
   uint32_t slot;
   uint64_t since_ns;
   uint64_t connection;   /* number of its connection; 0: none, or it has ended */

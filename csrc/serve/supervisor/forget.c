@@ -6,6 +6,7 @@
 #include "serve/paper/descriptors.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
+#include "serve/supervisor/image.h"
 #include "serve/supervisor/link.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/worker.h"
@@ -19,4 +20,5 @@ void uffd_pager_forget(uffd_pager *pager) {
   pager->control = NULL;
   uffd_workers_forget(pager);
   uffd_clients_forget(pager);
+  uffd_images_forget(pager);
 }

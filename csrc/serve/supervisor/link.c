@@ -116,7 +116,7 @@ int uffd_links_open(uffd_pager *pager) {
       .mode = opts->socket_mode,
       .uid = opts->uid,
       .connection = {.kind = &uffd_door_firecracker,
-                     .limits = {opts->max_bytes, opts->max_regions, pager->image_length},
+                     .limits = {opts->max_bytes, opts->max_regions, 0},
                      .handshake_ms = opts->handshake_ms},
   };
   int result = uffd_door_open(&door, &pager->door);

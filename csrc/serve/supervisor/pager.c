@@ -3,7 +3,6 @@
  */
 #include "serve/supervisor/pager.h"
 
-#include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
@@ -14,6 +13,7 @@
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
 #include "serve/supervisor/forget.h"
+#include "serve/supervisor/image.h"
 #include "serve/supervisor/link.h"
 #include "serve/supervisor/options.h"
 #include "serve/supervisor/order.h"
@@ -47,6 +47,7 @@ static void take_time(uffd_pager *pager, void *owner) {
 
 static void set_timer(uffd_pager *pager) {
   uint64_t due = min_u64(min_u64(uffd_links_due(pager), uffd_clients_due(pager)), uffd_slots_due(pager));
+  due = min_u64(due, uffd_images_due(pager));
   struct itimerspec when = {{0, 0}, {0, 0}};
   if (due != UINT64_MAX) {
     due = max_u64(due, 1); /* 0 would disarm the timer */
@@ -59,6 +60,7 @@ static void set_timer(uffd_pager *pager) {
 static void settle(uffd_pager *pager) {
   uint64_t now = uffd_now();
   obey(pager);
+  uffd_images_look(pager, now);
   uffd_links_check(pager, now);
   uffd_clients_check(pager, now);
   uffd_slots_fill(pager, now);
@@ -114,29 +116,6 @@ int uffd_pager_fd(const uffd_pager *pager) {
   return result < 0 ? result : pager->epoll_fd;
 }
 
-static int look_at_image(uffd_pager *pager) {
-  if (pager->opts.image == NULL) return 0;
-  uffd_resolver *image;
-  int result = uffd_resolver_file(pager->opts.image, NULL, &image); /* all that it refuses is refused here */
-  if (result < 0) return result;
-  uffd_resolver_close(image);
-  int fd = open(pager->opts.image, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return fail(errno, "Cannot open %s: %s.", pager->opts.image, strerror(errno));
-  result = uffd_image_identity(fd, &pager->image_length, &pager->image_identity);
-  close(fd);
-  return result;
-}
-
-static int look_at_replay(const uffd_pager *pager) {
-  uffd_workingset *set;
-  if (pager->opts.replay == NULL) return 0;
-  int result = uffd_workingset_load(pager->opts.replay, &set);
-  if (result < 0) return result;
-  result = uffd_workingset_check(set, pager->image_length, pager->image_identity);
-  uffd_workingset_close(set);
-  return result;
-}
-
 static int open_descriptors(uffd_pager *pager) {
   pager->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   pager->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -167,8 +146,7 @@ static int open_pager(uffd_pager *pager) {
   if (result < 0) return result;
   pager->slots = uffd_alloc(pager->opts.workers * sizeof(*pager->slots));
   if (pager->slots == NULL) return fail(ENOMEM, "No memory for a pager.");
-  result = look_at_image(pager);
-  if (result == 0) result = look_at_replay(pager);
+  if (pager->opts.image != NULL) result = uffd_image_change(pager, pager->opts.image, pager->opts.replay);
   if (result == 0) result = open_descriptors(pager);
   if (result == 0) result = uffd_links_open(pager);
   return result < 0 ? result : open_control(pager);

@@ -8,9 +8,10 @@
  * Arrows of this room, from the file that calls to the one that is called:
  *   pager -> {options, forget, link, control, slot, task, client, order}
  *   slot -> {task, client, worker, forget}      processes in their slots
- *   task -> {client, blame, worker, stage}      who serves whom
+ *   task -> {client, blame, image, worker, stage}      who serves whom
  *   control -> {status, order}; link -> client; forget -> {link, control, client, worker}
- *   client -> {record, family, report, stage}; worker -> poll; status -> report; report -> stage
+ *   client -> {record, family, image, report, stage}; image -> {report, worker}; worker -> poll; status -> report;
+ * report -> stage
  */
 #ifndef UFFD_SERVE_PAGER_H
 #define UFFD_SERVE_PAGER_H
@@ -24,6 +25,7 @@
 
 struct uffd_control;
 struct uffd_door;
+struct uffd_image;
 struct uffd_link;
 struct uffd_slot;
 struct uffd_supervised;
@@ -33,7 +35,6 @@ struct uffd_pager {
   /* set once */
   int pid;                     /* of the process that made it: a forked child may only close it */
   struct uffd_pager_opts opts; /* our own copies of the strings */
-  uint64_t image_length, image_identity;
   int epoll_fd, timer_fd, order_fd;
   struct uffd_poll door_poll, control_poll, timer_poll, order_poll;
   /* any thread */
@@ -45,7 +46,10 @@ struct uffd_pager {
   uint32_t links_count;
   struct uffd_supervised *clients;
   uint32_t clients_count;
-  uint64_t clients_ended; /* so far */
+  uint64_t clients_ended;    /* so far */
+  struct uffd_image *images; /* the current one first; NULL: the user's function makes all contents */
+  uint64_t images_opened;    /* so far */
+  uint64_t look_ns;          /* when to look at the images again */
   struct uffd_worker *workers;
   uint64_t workers_started; /* so far */
   struct uffd_slot *slots;

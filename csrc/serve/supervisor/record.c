@@ -7,15 +7,14 @@
 #include <stdio.h>
 
 #include "base/base.h"
+#include "serve/supervisor/image.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 
-static uint64_t image_length(const uffd_pager *pager, const struct uffd_client *who) {
-  uint64_t length = pager->image_length;
-  for (uint32_t i = 0; length == 0 && i < who->regions_count; i++) {
-    if (i + 1 == who->regions_count) length = who->regions[i].offset + who->regions[i].length;
-  }
-  return length;
+/* Without an image: the end of the last region. */
+static uint64_t image_length(const struct uffd_supervised *client) {
+  const struct uffd_client_region *last = &client->who.regions[client->who.regions_count - 1];
+  return client->image != NULL ? client->image->backing.length : last->offset + last->length;
 }
 
 static int fill_set(const struct uffd_supervised *client, uffd_workingset *set) {
@@ -29,10 +28,10 @@ static int fill_set(const struct uffd_supervised *client, uffd_workingset *set) 
   return 0;
 }
 
-static int save(const uffd_pager *pager, const struct uffd_supervised *client, const char *path) {
+static int save(const struct uffd_supervised *client, const char *path) {
   uffd_workingset *set;
-  int result = uffd_workingset_create(client->who.regions[0].page_size, image_length(pager, &client->who),
-                                      pager->image_identity, &set);
+  int result = uffd_workingset_create(client->who.regions[0].page_size, image_length(client),
+                                      client->image != NULL ? client->image->backing.identity : 0, &set);
   if (result < 0) return result;
   result = fill_set(client, set);
   if (result >= 0) result = uffd_workingset_save(set, path);
@@ -48,7 +47,7 @@ void uffd_record_write(uffd_pager *pager, const struct uffd_supervised *client) 
   } else {
     snprintf(path, sizeof(path), "%s.%" PRIu64, pager->opts.record, client->who.id);
   }
-  int result = save(pager, client, path);
+  int result = save(client, path);
   if (result >= 0) return;
   uffd_report(pager, UFFD_REPORT_ERROR, -result, client, NULL, "Its working set is not written: %s", uffd_errmsg());
 }

@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "serve/supervisor/forget.h"
+#include "serve/supervisor/image.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 #include "serve/supervisor/task.h"
@@ -44,6 +45,7 @@ static void ready(uffd_pager *pager, struct uffd_worker *worker) {
     }
   }
   uffd_report(pager, UFFD_REPORT_WORKER, 0, NULL, worker, "%s", "");
+  (void)uffd_images_tell(pager, worker); /* it prepares them before the first client; what does not fit comes later */
   uffd_tasks_ready(pager, worker);
 }
 

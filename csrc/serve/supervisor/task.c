@@ -8,6 +8,7 @@
 
 #include "base/base.h"
 #include "serve/supervisor/blame.h"
+#include "serve/supervisor/image.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 
@@ -20,7 +21,10 @@ static bool tell(uffd_pager *pager, struct uffd_worker *worker, const struct uff
 }
 
 static bool hand_over(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_supervised *client, bool hold) {
-  struct uffd_message message = {.kind = UFFD_SAY_SERVE, .client = client->who.id, .flags = hold ? UFFD_SAY_HOLD : 0};
+  struct uffd_message message = {.kind = UFFD_SAY_SERVE,
+                                 .client = client->who.id,
+                                 .number = client->image != NULL ? client->image->backing.number : 0,
+                                 .flags = hold ? UFFD_SAY_HOLD : 0};
   int fds[UFFD_MESSAGE_FDS] = {client->object_fd, client->book.fd};
   uint32_t count = 2;
   if (client->pidfd >= 0) {
@@ -30,6 +34,7 @@ static bool hand_over(uffd_pager *pager, struct uffd_worker *worker, const struc
   for (uint32_t i = 0; i < client->who.fds_count; i++) {
     fds[count++] = client->fds[i];
   }
+  if (!uffd_images_tell(pager, worker)) return false;
   if (!uffd_worker_say(pager, worker, &message, fds, count)) return false;
   worker->making++;
   return true;
@@ -96,8 +101,14 @@ static void push_heir(uffd_pager *pager, struct uffd_supervised *client) {
   }
 }
 
+/* All of its memory is to be filled: the pager ends, or its image is wanted by who changes it. */
+static bool is_to_complete(const uffd_pager *pager, const struct uffd_supervised *client) {
+  if (pager->draining && pager->opts.on_drain == UFFD_PAGER_COMPLETE) return true;
+  return client->image != NULL && client->image->state == UFFD_BACKING_WANTED;
+}
+
 static void push_complete(uffd_pager *pager, struct uffd_supervised *client) {
-  if (!pager->draining || pager->opts.on_drain != UFFD_PAGER_COMPLETE) return;
+  if (!is_to_complete(pager, client)) return;
   if (client->completer == client->worker->number) return;
   if (tell(pager, client->worker, client, UFFD_SAY_COMPLETE)) client->completer = client->worker->number;
 }

@@ -26,11 +26,12 @@ struct uffd_worker {
   uint32_t index;  /* of its slot */
   enum uffd_worker_state state;
   int pid, pidfd, channel;
-  bool full;       /* a message did not fit: wait until the channel is writable */
-  bool retired;    /* was told to end */
-  bool reloaded;   /* was started by a reload, to take over from one that lives */
-  bool closed;     /* its end of the channel is closed */
-  uint32_t making; /* clients that it was told to make or start, and has not answered */
+  bool full;            /* a message did not fit: wait until the channel is writable */
+  bool retired;         /* was told to end */
+  bool reloaded;        /* was started by a reload, to take over from one that lives */
+  bool closed;          /* its end of the channel is closed */
+  uint64_t images_told; /* number of the newest image that it has been told of */
+  uint32_t making;      /* clients that it was told to make or start, and has not answered */
 };
 
 /* The newest worker of the slot that does not retire; one that is ready goes first. NULL: none. */

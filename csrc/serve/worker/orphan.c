@@ -8,13 +8,13 @@
 #include "base/base.h"
 #include "serve/paper/channel.h"
 
-int uffd_orphan_tell(struct uffd_orphans *orphans, const struct uffd_mouth *mouth, uint64_t parent, int object_fd,
-                     int book_fd) {
+int uffd_orphan_tell(struct uffd_orphans *orphans, const struct uffd_mouth *mouth, uint64_t parent, uint64_t image,
+                     int object_fd, int book_fd) {
   struct uffd_orphan *orphan = NEW(struct uffd_orphan);
   if (orphan == NULL) return -ENOMEM;
   int fds[2] = {object_fd, book_fd};
   struct uffd_message message = {.kind = UFFD_SAY_FORKED, .client = parent};
-  *orphan = (struct uffd_orphan){.object_fd = object_fd, .book_fd = book_fd};
+  *orphan = (struct uffd_orphan){.image = image, .object_fd = object_fd, .book_fd = book_fd};
   pthread_mutex_lock(&orphans->lock);
   message.number = orphan->number = ++orphans->last_number;
   orphan->next = orphans->list;
@@ -44,4 +44,14 @@ struct uffd_orphan *uffd_orphan_take(struct uffd_orphans *orphans, uint64_t numb
 
 struct uffd_orphan *uffd_orphan_take_any(struct uffd_orphans *orphans) {
   return take(orphans, 0, true);
+}
+
+bool uffd_orphans_of(struct uffd_orphans *orphans, uint64_t image) {
+  pthread_mutex_lock(&orphans->lock);
+  const struct uffd_orphan *orphan = orphans->list;
+  while (orphan != NULL && orphan->image != image) {
+    orphan = orphan->next;
+  }
+  pthread_mutex_unlock(&orphans->lock);
+  return orphan != NULL;
 }

@@ -12,6 +12,7 @@
 struct uffd_orphan {
   struct uffd_orphan *next;
   uint64_t number; /* of the message */
+  uint64_t image;  /* number of its parent's; 0: none */
   int object_fd, book_fd;
 };
 
@@ -23,9 +24,10 @@ struct uffd_orphans {
 };
 
 /* Tells the supervisor. 0: the descriptors are taken; -ENOMEM. Any thread. */
-int uffd_orphan_tell(struct uffd_orphans *orphans, const struct uffd_mouth *mouth, uint64_t parent, int object_fd,
-                     int book_fd);
+int uffd_orphan_tell(struct uffd_orphans *orphans, const struct uffd_mouth *mouth, uint64_t parent, uint64_t image,
+                     int object_fd, int book_fd);
 struct uffd_orphan *uffd_orphan_take(struct uffd_orphans *orphans, uint64_t number); /* NULL: there is none */
-struct uffd_orphan *uffd_orphan_take_any(struct uffd_orphans *orphans);              /* NULL: there is none */
+bool uffd_orphans_of(struct uffd_orphans *orphans, uint64_t image);     /* is there one whose parent has the image? */
+struct uffd_orphan *uffd_orphan_take_any(struct uffd_orphans *orphans); /* NULL: there is none */
 
 #endif

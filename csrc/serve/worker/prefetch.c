@@ -22,34 +22,34 @@ static uint64_t share_rate(uint64_t rate, uint64_t part, uint64_t whole) {
   return max_u64((uint64_t)((double)rate * (double)part / (double)whole), 1);
 }
 
-static uint64_t wanted(const struct uffd_supply *supply, const struct uffd_client *client) {
+static uint64_t wanted(const struct uffd_stock *stock, const struct uffd_client *client) {
   uint64_t bytes = 0;
   struct uffd_range clipped;
   for (uint32_t i = 0; i < client->regions_count; i++) {
     struct uffd_place place = {.is = client->regions[i]};
-    for (size_t j = 0; j < supply->replay_count; j++) {
-      bytes += clip(&place, &supply->replay[j], &clipped);
+    for (size_t j = 0; j < stock->replay_count; j++) {
+      bytes += clip(&place, &stock->replay[j], &clipped);
     }
   }
   return bytes;
 }
 
 static int replay(struct uffd_place *place, uint64_t all) {
-  const struct uffd_supply *supply = &place->serving->shop->supply;
-  size_t length = supply->replay_count * sizeof(struct uffd_range);
+  const struct uffd_stock *stock = place->serving->stock;
+  size_t length = stock->replay_count * sizeof(struct uffd_range);
   struct uffd_range *ranges = uffd_alloc(length);
   if (ranges == NULL) return fail(ENOMEM, "No memory for a working set.");
   size_t count = 0;
   uint64_t bytes = 0;
-  for (size_t i = 0; i < supply->replay_count; i++) {
-    uint64_t more = clip(place, &supply->replay[i], &ranges[count]);
+  for (size_t i = 0; i < stock->replay_count; i++) {
+    uint64_t more = clip(place, &stock->replay[i], &ranges[count]);
     bytes += more;
     if (more != 0) count++;
   }
   int result = 0;
   if (count != 0) {
     struct uffd_prefetch_opts opts = UFFD_PREFETCH_OPTS_INIT;
-    opts.rate = share_rate(supply->opts.rate, bytes, all);
+    opts.rate = share_rate(place->serving->shop->supply.opts.rate, bytes, all);
     result = uffd_region_prefetch_start(place->region, ranges, count, &opts, &place->prefetch);
   }
   uffd_release(ranges, length);
@@ -69,14 +69,15 @@ static int fill(struct uffd_place *place) {
 
 /* A client whose prefetch fails is served all the same. */
 void uffd_serving_prefetch(struct uffd_serving *serving) {
-  const struct uffd_supply *supply = &serving->shop->supply;
-  uint64_t all = supply->replay_count != 0 ? wanted(supply, &serving->client) : 0;
+  const struct uffd_stock *stock = serving->stock;
+  bool replays = stock != NULL && stock->replay_count != 0;
+  bool fills = (serving->shop->supply.opts.flags & UFFD_PAGER_PREFETCH) != 0;
+  uint64_t all = replays ? wanted(stock, &serving->client) : 0;
   for (uint32_t i = 0; i < serving->client.regions_count; i++) {
     struct uffd_place *place = &serving->places[i];
-    int result = 0;
-    if (supply->replay_count != 0) result = replay(place, all);
+    int result = replays ? replay(place, all) : 0;
     place->replaying = place->prefetch != NULL;
-    if (result == 0 && place->prefetch == NULL && (supply->opts.flags & UFFD_PAGER_PREFETCH) != 0) result = fill(place);
+    if (result == 0 && place->prefetch == NULL && fills) result = fill(place);
     if (result < 0) (void)uffd_say_error(&serving->shop->mouth, serving->client.id, -result);
   }
 }

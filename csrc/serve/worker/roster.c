@@ -17,6 +17,7 @@ static void sleep_until(uint64_t time_ns) {
 
 /* Looks at each client without holding the lock: a look may have to wait for a slow resolver. False: stop. */
 static bool inspect_all(struct uffd_roster *roster) {
+  uffd_supply_look(roster->supply);
   pthread_mutex_lock(&roster->lock);
   struct uffd_serving *serving = roster->clients;
   while (serving != NULL && !roster->stop) {
@@ -42,7 +43,8 @@ static void *watch_all(void *argument) {
   return NULL;
 }
 
-int uffd_roster_open(struct uffd_roster *roster) {
+int uffd_roster_open(struct uffd_roster *roster, struct uffd_supply *supply) {
+  roster->supply = supply;
   pthread_mutex_init(&roster->lock, NULL);
   pthread_cond_init(&roster->left, NULL);
   return uffd_thread_start(&roster->watchdog, watch_all, roster, "uffd-watchdog");

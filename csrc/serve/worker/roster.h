@@ -14,10 +14,12 @@ struct uffd_roster {
   pthread_cond_t left;            /* the watchdog has finished with a client */
   struct uffd_serving *inspected; /* the watchdog is looking at it: it must not be freed */
   bool stop;
+  struct uffd_supply *supply; /* whose images the watchdog looks at, too */
   pthread_t watchdog;
 };
 
-int uffd_roster_open(struct uffd_roster *roster);   /* starts the watchdog. -errno with a sentence */
+int uffd_roster_open(struct uffd_roster *roster,
+                     struct uffd_supply *supply);   /* starts the watchdog. -errno with a sentence */
 void uffd_roster_close(struct uffd_roster *roster); /* stops it; the clients stay */
 void uffd_roster_add(struct uffd_roster *roster, struct uffd_serving *serving);
 void uffd_roster_remove(struct uffd_roster *roster, struct uffd_serving *serving); /* waits for the watchdog */

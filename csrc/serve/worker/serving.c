@@ -34,6 +34,7 @@ static void trace(void *ctx, const struct uffd_trace *record) {
 static int forked(void *ctx, uffd_object *child, const void *ledger, uint64_t length) {
   struct uffd_serving *serving = ctx;
   struct uffd_book book = UFFD_BOOK_INIT;
+  uint64_t image = serving->stock != NULL ? serving->stock->backing.number : 0;
   if (child == NULL) {
     uffd_say(&serving->shop->mouth, UFFD_SAY_ERROR, serving->client.id, EOWNERDEAD,
              "A worker died while it took in a forked child of it, whose missing pages may read as zeros.");
@@ -43,7 +44,7 @@ static int forked(void *ctx, uffd_object *child, const void *ledger, uint64_t le
   int fd = result == 0 ? fcntl(uffd_fd(child), F_DUPFD_CLOEXEC, 0) : -1;
   if (result == 0 && fd < 0) result = -errno;
   if (result == 0)
-    result = uffd_orphan_tell(&serving->shop->orphans, &serving->shop->mouth, serving->client.id, fd, book.fd);
+    result = uffd_orphan_tell(&serving->shop->orphans, &serving->shop->mouth, serving->client.id, image, fd, book.fd);
   if (result == 0) book.fd = -1;
   uffd_book_close(&book);
   if (result == 0) {
@@ -69,6 +70,7 @@ static void release(struct uffd_serving *serving) {
 }
 
 static void take_parcel(struct uffd_serving *serving, struct uffd_parcel *parcel) {
+  serving->stock = parcel->stock;
   serving->book = parcel->book;
   serving->pidfd = parcel->pidfd;
   memcpy(serving->fds, parcel->fds, sizeof(parcel->fds));
@@ -87,13 +89,15 @@ static void take_parcel(struct uffd_serving *serving, struct uffd_parcel *parcel
 }
 
 static int make_resolver(struct uffd_serving *serving) {
-  const struct uffd_supply *supply = &serving->shop->supply;
-  if (supply->opts.resolver != NULL) {
-    int result = supply->opts.resolver(supply->opts.resolver_ctx, &serving->client, supply->image, &serving->resolver);
+  const struct uffd_pager_opts *opts = &serving->shop->supply.opts;
+  uffd_resolver *image = serving->stock != NULL ? serving->stock->resolver : NULL;
+  if (opts->resolver != NULL) {
+    int result = opts->resolver(opts->resolver_ctx, &serving->client, image, &serving->resolver);
     if (result >= 0 && serving->resolver == NULL) return fail(EINVAL, "The resolver of a client was not made.");
-    if (result < 0 || serving->resolver != supply->image) return result;
+    if (result < 0 || serving->resolver != image) return result;
   }
-  serving->resolver = supply->image;
+  if (image == NULL) return fail(EINVAL, "The client has no image.");
+  serving->resolver = image;
   uffd_resolver_hold(serving->resolver);
   return 0;
 }
@@ -165,13 +169,17 @@ static int make_all(struct uffd_serving *serving, struct uffd_parcel *parcel) {
   return result < 0 ? result : add_regions(serving);
 }
 
+void uffd_parcel_close(struct uffd_parcel *parcel) {
+  uffd_book_close(&parcel->book);
+  uffd_close_fds(&parcel->object_fd, 1);
+  uffd_close_fds(&parcel->pidfd, 1);
+  uffd_close_fds(parcel->fds, UFFD_HANDSHAKE_FDS);
+}
+
 int uffd_serving_make(struct uffd_shop *shop, struct uffd_parcel *parcel, struct uffd_serving **made) {
   struct uffd_serving *serving = NEW(struct uffd_serving);
   if (serving == NULL) {
-    uffd_book_close(&parcel->book);
-    uffd_close_fds(&parcel->object_fd, 1);
-    uffd_close_fds(&parcel->pidfd, 1);
-    uffd_close_fds(parcel->fds, UFFD_HANDSHAKE_FDS);
+    uffd_parcel_close(parcel);
     return fail(ENOMEM, "No memory for a client.");
   }
   serving->shop = shop;

@@ -33,6 +33,7 @@ struct uffd_place {
 struct uffd_serving {
   struct uffd_serving *next; /* of the worker's list: see roster.h */
   struct uffd_shop *shop;
+  const struct uffd_stock *stock; /* the image that it is served from; NULL: none */
   struct uffd_book book;
   struct uffd_client client;
   int fds[UFFD_HANDSHAKE_FDS];
@@ -53,12 +54,14 @@ struct uffd_serving {
 
 /* What the supervisor has handed over. What is taken out is replaced by -1. */
 struct uffd_parcel {
+  const struct uffd_stock *stock;
   int object_fd, pidfd;
   struct uffd_book book;
   uint32_t fds_count;
   int fds[UFFD_HANDSHAKE_FDS];
 };
 
+void uffd_parcel_close(struct uffd_parcel *parcel);
 /* Makes a client without reading its faults. -errno with a sentence: the parcel's descriptors are closed then, the
  * memory stays registered. */
 int uffd_serving_make(struct uffd_shop *shop, struct uffd_parcel *parcel, struct uffd_serving **made);

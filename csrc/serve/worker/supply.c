@@ -1,35 +1,96 @@
 /*
- * What all clients of a worker are served from: the image, and the working set that is replayed.
+ * What the clients of a worker are served from: images, and the working sets that are replayed.
  */
 #include "serve/worker/supply.h"
 
-#include "base/base.h"
+#include <inttypes.h>
 
-int uffd_supply_open(struct uffd_supply *supply) {
-  if (supply->opts.image == NULL) return 0;
-  return uffd_resolver_file(supply->opts.image, NULL, &supply->image);
-}
+#include "serve/workingset/workingset.h"
 
-static int take_ranges(struct uffd_supply *supply, const uffd_workingset *set) {
+static int take_ranges(struct uffd_stock *stock, const uffd_workingset *set) {
   int64_t count = uffd_workingset_ranges(set, NULL, 0);
   if (count <= 0) return (int)count;
-  supply->replay = uffd_alloc((size_t)count * sizeof(*supply->replay));
-  if (supply->replay == NULL) return fail(ENOMEM, "No memory for a working set.");
-  supply->replay_count = (size_t)uffd_workingset_ranges(set, supply->replay, (size_t)count);
+  stock->replay = uffd_alloc((size_t)count * sizeof(*stock->replay));
+  if (stock->replay == NULL) return fail(ENOMEM, "No memory for a working set.");
+  stock->replay_count = (size_t)uffd_workingset_ranges(set, stock->replay, (size_t)count);
   return 0;
 }
 
-int uffd_supply_load_replay(struct uffd_supply *supply) {
+static int load_replay(struct uffd_stock *stock) {
   uffd_workingset *set;
-  if (supply->opts.replay == NULL) return 0;
-  int result = uffd_workingset_load(supply->opts.replay, &set);
+  if (stock->backing.replay_fd < 0) return 0;
+  int result = uffd_workingset_read(stock->backing.replay_fd, "The working set", &set);
   if (result < 0) return result;
-  result = take_ranges(supply, set);
+  result = take_ranges(stock, set);
   uffd_workingset_close(set);
   return result;
 }
 
+static void free_stock(struct uffd_stock *stock) {
+  uffd_resolver_close(stock->resolver);
+  uffd_backing_close(&stock->backing);
+  uffd_release(stock->replay, stock->replay_count * sizeof(*stock->replay));
+  DELETE(stock);
+}
+
+int uffd_supply_add(struct uffd_supply *supply, const struct uffd_message *message, int *fds) {
+  struct uffd_stock *stock = NEW(struct uffd_stock);
+  if (stock == NULL) return fail(ENOMEM, "No memory for an image.");
+  int result = uffd_backing_read(message, fds, &stock->backing);
+  stock->trusted = uffd_backing_is_safe(&stock->backing);
+  if (result == 0) {
+    result = uffd_resolver_checked(stock->backing.fd, &stock->backing.stamp, stock->trusted, stock->backing.name,
+                                   &stock->resolver);
+  }
+  if (result < 0) {
+    stock->error = -result;
+    stock->why = uffd_keep_sentence();
+  }
+  result = load_replay(stock);
+  pthread_mutex_lock(&supply->lock);
+  stock->next = supply->stocks;
+  supply->stocks = stock;
+  pthread_mutex_unlock(&supply->lock);
+  return result;
+}
+
+void uffd_supply_drop(struct uffd_supply *supply, uint64_t number) {
+  pthread_mutex_lock(&supply->lock);
+  struct uffd_stock **at = &supply->stocks;
+  while (*at != NULL && (*at)->backing.number != number) {
+    at = &(*at)->next;
+  }
+  struct uffd_stock *stock = *at;
+  if (stock != NULL) *at = stock->next;
+  pthread_mutex_unlock(&supply->lock);
+  if (stock != NULL) free_stock(stock);
+}
+
+const struct uffd_stock *uffd_supply_find(const struct uffd_supply *supply, uint64_t number, int *error) {
+  const struct uffd_stock *stock = supply->stocks;
+  while (stock != NULL && stock->backing.number != number) {
+    stock = stock->next;
+  }
+  if (stock != NULL && stock->resolver != NULL) return stock;
+  *error = stock != NULL ? stock->error : ENOENT;
+  if (stock != NULL) uffd_restore_sentence(&stock->why);
+  if (stock == NULL) fail(ENOENT, "The worker has not been handed image %" PRIu64 ".", number);
+  return NULL;
+}
+
+void uffd_supply_look(struct uffd_supply *supply) {
+  pthread_mutex_lock(&supply->lock);
+  for (struct uffd_stock *stock = supply->stocks; stock != NULL; stock = stock->next) {
+    if (!stock->trusted || stock->resolver == NULL) continue;
+    if (uffd_backing_look(&stock->backing) == UFFD_BACKING_INTACT) continue;
+    uffd_resolver_distrust(stock->resolver);
+    stock->trusted = false;
+  }
+  pthread_mutex_unlock(&supply->lock);
+}
+
 void uffd_supply_close(struct uffd_supply *supply) {
-  uffd_resolver_close(supply->image);
-  uffd_release(supply->replay, supply->replay_count * sizeof(*supply->replay));
+  while (supply->stocks != NULL) {
+    uffd_supply_drop(supply, supply->stocks->backing.number);
+  }
 }

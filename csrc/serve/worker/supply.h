@@ -1,20 +1,40 @@
 /*
- * What all clients of a worker are served from.
+ * What the clients of a worker are served from: the images that the supervisor has handed over.
  */
 #ifndef UFFD_SERVE_SUPPLY_H
 #define UFFD_SERVE_SUPPLY_H
 
+#include <pthread.h>
+
+#include "base/base.h"
+#include "serve/paper/backing.h"
 #include "uffd_pager.h"
 
-struct uffd_supply {
-  struct uffd_pager_opts opts;
-  uffd_resolver *image;      /* NULL: the user's function makes a resolver for each client */
-  struct uffd_range *replay; /* of the image, by offset; NULL: no working set is replayed */
+/* An image in this worker. */
+struct uffd_stock {
+  struct uffd_stock *next;
+  struct uffd_backing backing;
+  uffd_resolver *resolver; /* NULL: it could not be made */
+  int error;               /* why: an errno */
+  struct uffd_sentence why;
+  bool trusted;              /* the resolver gives its contents without looking at the file */
+  struct uffd_range *replay; /* by offset; NULL: no working set is replayed */
   size_t replay_count;
 };
 
-int uffd_supply_open(struct uffd_supply *supply);        /* the image. -errno with a sentence */
-int uffd_supply_load_replay(struct uffd_supply *supply); /* without it clients are only slower. -errno */
+struct uffd_supply {
+  struct uffd_pager_opts opts;
+  pthread_mutex_t lock; /* of the list: the main thread changes it, the watchdog walks it */
+  struct uffd_stock *stocks;
+};
+
+/* An image has come. Its failure is kept, and told for each client of it. -errno: its working set cannot be had. */
+int uffd_supply_add(struct uffd_supply *supply, const struct uffd_message *message, int *fds);
+void uffd_supply_drop(struct uffd_supply *supply, uint64_t number);
+/* NULL, and a sentence: there is none, or it failed (*error). Main thread. */
+const struct uffd_stock *uffd_supply_find(const struct uffd_supply *supply, uint64_t number, int *error);
+/* Images that somebody wants to change are read with a look at the file from now on. Any thread, ten times a second. */
+void uffd_supply_look(struct uffd_supply *supply);
 void uffd_supply_close(struct uffd_supply *supply);
 
 #endif

@@ -51,6 +51,16 @@ static int make(struct uffd_work *work, struct uffd_parcel *parcel, bool hold, b
   return result;
 }
 
+/* The image of the parcel; 0: none. Where it cannot be had, the parcel is closed. */
+static int take_stock(struct uffd_work *work, struct uffd_parcel *parcel, uint64_t image) {
+  int error = 0;
+  if (image == 0) return 0;
+  parcel->stock = uffd_supply_find(&work->shop.supply, image, &error);
+  if (parcel->stock != NULL) return 0;
+  uffd_parcel_close(parcel);
+  return -error;
+}
+
 /* Serves a forked child here, unless the supervisor had taken it in before it died and another worker has it. */
 static void keep_orphan(struct uffd_work *work, struct uffd_orphan *orphan) {
   struct uffd_parcel parcel = {.object_fd = orphan->object_fd, .pidfd = -1};
@@ -60,7 +70,8 @@ static void keep_orphan(struct uffd_work *work, struct uffd_orphan *orphan) {
     uffd_book_close(&parcel.book);
     close(orphan->object_fd);
   } else if (result == 0) {
-    result = make(work, &parcel, false, true);
+    result = take_stock(work, &parcel, orphan->image);
+    if (result == 0) result = make(work, &parcel, false, true);
   }
   if (result < 0) (void)uffd_say_error(&work->shop.mouth, 0, -result);
   DELETE(orphan);
@@ -91,7 +102,8 @@ static void serve(struct uffd_work *work, const struct uffd_message *message, in
   } else {
     parcel.fds_count = message->fds_count - first;
     memcpy(parcel.fds, &fds[first], parcel.fds_count * sizeof(int));
-    result = make(work, &parcel, hold, false);
+    result = take_stock(work, &parcel, message->number);
+    if (result == 0) result = make(work, &parcel, hold, false);
   }
   struct uffd_message answer = {.kind = kind, .client = message->client, .error = -result};
   answer.number = uffd_now() - begun;
@@ -126,9 +138,28 @@ static void adopted(struct uffd_work *work, const struct uffd_message *message) 
   DELETE(orphan);
 }
 
+static void take_image(struct uffd_work *work, const struct uffd_message *message, int *fds) {
+  int result = uffd_supply_add(&work->shop.supply, message, fds);
+  if (result < 0) (void)uffd_say_error(&work->shop.mouth, 0, -result); /* clients are served without the working set */
+}
+
+/* Clients that the supervisor does not know of may still have it: then it stays. */
+static void drop_image(struct uffd_work *work, uint64_t number) {
+  for (const struct uffd_serving *serving = work->roster.clients; serving != NULL; serving = serving->next) {
+    if (serving->stock != NULL && serving->stock->backing.number == number) return;
+  }
+  if (!uffd_orphans_of(&work->shop.orphans, number)) uffd_supply_drop(&work->shop.supply, number);
+}
+
 static void obey(struct uffd_work *work, const struct uffd_message *message, int *fds) {
   struct uffd_serving *serving;
   switch (message->kind) {
+  case UFFD_SAY_IMAGE:
+    take_image(work, message, fds);
+    break;
+  case UFFD_SAY_DROP:
+    drop_image(work, message->number);
+    break;
   case UFFD_SAY_SERVE:
     serve(work, message, fds);
     break;
@@ -170,8 +201,12 @@ static void look_after(struct uffd_work *work) {
   for (struct uffd_serving *serving = work->roster.clients; serving != NULL; serving = next) {
     next = serving->next;
     uint32_t phase = atomic_load_explicit(&serving->book.head->phase, memory_order_acquire);
+    bool wanted =
+        serving->stock != NULL && !serving->held && uffd_backing_look(&serving->stock->backing) != UFFD_BACKING_INTACT;
     if (gone(serving)) {
       end(work, serving, UFFD_BOOK_NOBODY);
+    } else if (wanted) { /* as the supervisor would have it */
+      uffd_serving_complete(serving);
     } else if (serving->held && phase != UFFD_BOOK_SERVING) {
       (void)uffd_serving_start(serving);
     }
@@ -201,13 +236,9 @@ static void go_on(struct uffd_work *work) {
 }
 
 static int prepare(struct uffd_work *work) {
-  int result = uffd_supply_open(&work->shop.supply);
-  if (result < 0) return result;
-  result = uffd_supply_load_replay(&work->shop.supply);
-  if (result < 0) (void)uffd_say_error(&work->shop.mouth, 0, -result); /* clients are served without it */
   work->shop.orphans.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (work->shop.orphans.wake_fd < 0) return fail(errno, "No descriptor for a worker: %s.", strerror(errno));
-  return uffd_roster_open(&work->roster);
+  return uffd_roster_open(&work->roster, &work->shop.supply);
 }
 
 static void finish(struct uffd_work *work) {
@@ -225,7 +256,7 @@ static void ignore_signals(void) {
 }
 
 int uffd_pager_work(int fd, const struct uffd_pager_opts *user_opts) {
-  struct uffd_work work = {.shop = {.supply = {.opts = UFFD_PAGER_OPTS_INIT},
+  struct uffd_work work = {.shop = {.supply = {.opts = UFFD_PAGER_OPTS_INIT, .lock = PTHREAD_MUTEX_INITIALIZER},
                                     .mouth = {.channel = fd},
                                     .orphans = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1}}};
   struct uffd_pager_opts *opts = &work.shop.supply.opts;

@@ -27,6 +27,11 @@ static inline uint64_t pages_of(uint64_t length, uint64_t page_size) {
 /* Adds a record whose page is inside the image: 1; 0 when the page is in the set already; -ENOMEM. */
 int uffd_workingset_add_record(uffd_workingset *set, uint64_t record);
 
+/* workingset_file.c: loading in two steps, so that a file is opened once and read in several processes. */
+int uffd_workingset_open(const char *path); /* a descriptor, or -errno with a sentence */
+/* As uffd_workingset_load(). fd stays the caller's, and keeps its position; path is for sentences. */
+int uffd_workingset_read(int fd, const char *path, uffd_workingset **set);
+
 /* FNV-1a, 64 bits. hash: FNV_BASIS at first, then the last result. */
 #define FNV_BASIS UINT64_C(0xcbf29ce484222325)
 uint64_t uffd_fnv(uint64_t hash, const void *bytes, size_t length);

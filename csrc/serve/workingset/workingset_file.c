@@ -75,19 +75,13 @@ static int read_bytes(struct reader *reader, unsigned char *bytes, uint64_t leng
   return 0;
 }
 
-static int open_reader(const char *path, struct reader *reader) {
+static int begin(int fd, const char *path, struct reader *reader) {
   struct stat status;
-  *reader = (struct reader){.path = path, .sum = FNV_BASIS};
-  reader->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe must not wait for its other end */
-  if (reader->fd < 0) return fail(errno, "Cannot open %s: %s.", path, strerror(errno));
-  int error = fstat(reader->fd, &status) < 0 ? errno : 0;
-  if (error == 0 && S_ISREG(status.st_mode)) {
-    reader->length = (uint64_t)status.st_size;
-    return 0;
-  }
-  close(reader->fd);
-  if (error != 0) return fail(error, "Cannot look at %s: %s.", path, strerror(error));
-  return fail(EINVAL, "%s is not a regular file, so it is no working set.", path);
+  *reader = (struct reader){.path = path, .fd = fd, .sum = FNV_BASIS};
+  if (fstat(fd, &status) != 0) return fail(errno, "Cannot look at %s: %s.", path, strerror(errno));
+  if (!S_ISREG(status.st_mode)) return fail(EINVAL, "%s is not a regular file, so it is no working set.", path);
+  reader->length = (uint64_t)status.st_size;
+  return 0;
 }
 
 /* Is it a working-set file, of a version that we know? */
@@ -169,17 +163,29 @@ static int read_records(struct reader *reader, uffd_workingset *set, uint64_t co
   return 0;
 }
 
+int uffd_workingset_open(const char *path) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe must not wait for its other end */
+  return fd >= 0 ? fd : fail(errno, "Cannot open %s: %s.", path, strerror(errno));
+}
+
 int uffd_workingset_load(const char *path, uffd_workingset **set) {
   if (path == NULL || set == NULL) return fail(EINVAL, "A working set is loaded from a path, to somewhere.");
+  *set = NULL;
+  int fd = uffd_workingset_open(path);
+  if (fd < 0) return fd;
+  int result = uffd_workingset_read(fd, path, set);
+  close(fd);
+  return result;
+}
+
+int uffd_workingset_read(int fd, const char *path, uffd_workingset **set) {
   struct reader reader;
   uffd_workingset *made = NULL;
   uint64_t count = 0;
   *set = NULL;
-  int result = open_reader(path, &reader);
-  if (result < 0) return result;
-  result = read_header(&reader, &made, &count);
+  int result = begin(fd, path, &reader);
+  if (result == 0) result = read_header(&reader, &made, &count);
   if (result == 0) result = read_records(&reader, made, count);
-  close(reader.fd);
   if (result < 0) {
     uffd_workingset_close(made);
     return result;

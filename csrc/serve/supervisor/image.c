@@ -1,0 +1,139 @@
+/*
+ * The images of the pager: opened once each, looked at ten times a second, handed to the workers.
+ */
+#include "serve/supervisor/image.h"
+
+#include "base/base.h"
+#include "serve/supervisor/pager.h"
+#include "serve/supervisor/report.h"
+#include "serve/workingset/workingset.h"
+
+#define LOOK_NS UINT64_C(100000000) /* between two looks; the kernel lets who wants to write wait for 45 s */
+
+static int open_replay(struct uffd_backing *backing, const char *path) {
+  uffd_workingset *set;
+  if (path == NULL) return 0;
+  int fd = uffd_workingset_open(path);
+  if (fd < 0) return fd;
+  backing->replay_fd = fd;
+  int result = uffd_workingset_read(fd, path, &set);
+  if (result < 0) return result;
+  result = uffd_workingset_check(set, backing->length, backing->identity);
+  uffd_workingset_close(set);
+  return result;
+}
+
+static void free_image(struct uffd_image *image) {
+  uffd_backing_close(&image->backing);
+  DELETE(image);
+}
+
+/* Images that no client has and no new one gets. */
+static void drop_unused(uffd_pager *pager) {
+  struct uffd_image **at = &pager->images;
+  while (*at != NULL) {
+    struct uffd_image *image = *at;
+    if (image == pager->images || image->clients_count != 0) {
+      at = &image->next;
+      continue;
+    }
+    const struct uffd_message message = {.kind = UFFD_SAY_DROP, .number = image->backing.number};
+    for (struct uffd_worker *worker = pager->workers; worker != NULL; worker = worker->next) {
+      if (worker->images_told >= image->backing.number) uffd_worker_owe(pager, worker, &message);
+    }
+    uffd_backing_yield(&image->backing); /* workers have copies of the descriptor */
+    *at = image->next;
+    free_image(image);
+  }
+}
+
+int uffd_image_change(uffd_pager *pager, const char *path, const char *replay) {
+  struct uffd_image *image = NEW(struct uffd_image);
+  if (image == NULL) return fail(ENOMEM, "No memory for an image.");
+  int result = uffd_backing_open(path, &image->backing);
+  if (result == 0) result = open_replay(&image->backing, replay);
+  if (result < 0) {
+    struct uffd_sentence why = uffd_keep_sentence();
+    free_image(image);
+    uffd_restore_sentence(&why);
+    return result;
+  }
+  image->backing.number = ++pager->images_opened;
+  image->next = pager->images;
+  pager->images = image;
+  drop_unused(pager);
+  return 0;
+}
+
+void uffd_image_drop(uffd_pager *pager, struct uffd_image *image) {
+  if (image == NULL) return;
+  image->clients_count--;
+  drop_unused(pager);
+}
+
+static void report(uffd_pager *pager, const struct uffd_image *image) {
+  if (image->state == UFFD_BACKING_WANTED) {
+    uffd_report(
+        pager, UFFD_REPORT_ERROR, EBUSY, NULL, NULL,
+        "Another program opens the image %s for writing, and waits: its %u clients are completed first, new ones "
+        "are refused until there is another image.",
+        image->backing.name, image->clients_count);
+  } else {
+    uffd_report(pager, UFFD_REPORT_ERROR, ESTALE, NULL, NULL,
+                "The image %s was changed while it was served: what its %u clients have not read yet is poisoned, new "
+                "ones are refused until there is another image.",
+                image->backing.name, image->clients_count);
+  }
+}
+
+/* It never becomes intact again: what was written meanwhile is not known. */
+static void look(uffd_pager *pager, struct uffd_image *image) {
+  enum uffd_backing_state state = uffd_backing_look(&image->backing);
+  bool worse = state > image->state;
+  if (worse) image->state = state;
+  if (worse) report(pager, image);
+  if (image->state == UFFD_BACKING_INTACT || image->clients_count != 0) return;
+  uffd_backing_yield(&image->backing);
+  image->state = UFFD_BACKING_CHANGED;
+}
+
+void uffd_images_look(uffd_pager *pager, uint64_t now) {
+  if (pager->images == NULL || now < pager->look_ns) return;
+  pager->look_ns = now + LOOK_NS;
+  for (struct uffd_image *image = pager->images; image != NULL; image = image->next) {
+    look(pager, image);
+  }
+}
+
+uint64_t uffd_images_due(const uffd_pager *pager) {
+  return pager->images != NULL ? pager->look_ns : UINT64_MAX;
+}
+
+/* The oldest that the worker does not know. */
+static const struct uffd_image *find_untold(const uffd_pager *pager, const struct uffd_worker *worker) {
+  const struct uffd_image *untold = NULL;
+  for (const struct uffd_image *image = pager->images; image != NULL; image = image->next) {
+    if (image->backing.number > worker->images_told) untold = image;
+  }
+  return untold;
+}
+
+bool uffd_images_tell(uffd_pager *pager, struct uffd_worker *worker) {
+  const struct uffd_image *image;
+  while ((image = find_untold(pager, worker)) != NULL) {
+    struct uffd_message message;
+    int fds[2];
+    uint32_t count = uffd_backing_write(&image->backing, &message, fds);
+    if (!uffd_worker_say(pager, worker, &message, fds, count)) return false;
+    worker->images_told = image->backing.number;
+  }
+  return true;
+}
+
+void uffd_images_forget(uffd_pager *pager) {
+  while (pager->images != NULL) {
+    struct uffd_image *image = pager->images;
+    pager->images = image->next;
+    free_image(image);
+  }
+}

@@ -1,0 +1,26 @@
+/*
+ * The images of the pager: new clients get the current one, the others go on with theirs.
+ */
+#ifndef UFFD_SERVE_SUPERVISOR_IMAGE_H
+#define UFFD_SERVE_SUPERVISOR_IMAGE_H
+
+#include "serve/paper/backing.h"
+#include "serve/supervisor/worker.h"
+
+struct uffd_image {
+  struct uffd_image *next; /* an older one */
+  struct uffd_backing backing;
+  enum uffd_backing_state state; /* when it was last looked at */
+  uint32_t clients_count;
+};
+
+/* Makes the file the current image. replay: path of a working set of it, or NULL. Errors: those of opening them. */
+int uffd_image_change(uffd_pager *pager, const char *path, const char *replay);
+void uffd_image_drop(uffd_pager *pager, struct uffd_image *image); /* a client of it has ended. NULL is allowed */
+void uffd_images_look(uffd_pager *pager, uint64_t now); /* has one been changed, or does somebody want to? Reports it */
+uint64_t uffd_images_due(const uffd_pager *pager);      /* when to look again */
+/* Tells a worker of the images that it does not know. False: not all of it fits now. */
+bool uffd_images_tell(uffd_pager *pager, struct uffd_worker *worker);
+void uffd_images_forget(uffd_pager *pager); /* closes and frees all */
+
+#endif
