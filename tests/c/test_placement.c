@@ -98,37 +98,84 @@ static void other_engines_have_none(void) {
   }
 }
 
-/* Given back where there is idle time: on a machine that has none all the while, that is right, and not to be seen. */
-#define PATIENCE_NS UINT64_C(8000000000)
-static void await_companion(void) {
-  uint64_t end = uffd_now() + PATIENCE_NS;
-  while (!is_in_force(UFFD_PLACEMENT_COMPANION, "")) {
-    if (uffd_now() > end) check_skip("no processor has idle time");
+/*
+ * A second opinion on whether the processor of the faulting thread has idle time: a thread in SCHED_IDLE that sleeps
+ * there for a millisecond, again and again, and sees how late it is woken.
+ */
+struct second_opinion {
+  struct check_thread thread;
+  _Atomic int cpu; /* of the faulting thread */
+  _Atomic unsigned prompt, late;
+  _Atomic bool ends;
+};
+#define PROMPT_NS  UINT64_C(500000) /* the guard's measure */
+#define PROMPT_MAX 5000u            /* the guard asks once a second at least */
+#define LATE_MAX   500u
+
+static void sleep_and_wake(void *ctx) {
+  struct second_opinion *opinion = ctx;
+  const struct sched_param none = {0};
+  const struct timespec nap = {0, 1000000};
+  CHECK_EQ(sched_setscheduler(0, SCHED_IDLE, &none), 0);
+  while (!atomic_load(&opinion->ends)) {
+    bind(atomic_load(&opinion->cpu));
+    uint64_t begin = uffd_now();
+    nanosleep(&nap, NULL);
+    bool late = uffd_now() - begin > 1000000 + PROMPT_NS;
+    atomic_fetch_add(late ? &opinion->late : &opinion->prompt, 1);
+  }
+}
+
+/*
+ * Faults until it is so. The companion may wait for long where there is no idle time: then the test is skipped, and the
+ * second opinion is the proof.
+ */
+static void fault_until(bool (*is_so)(void)) {
+  struct second_opinion opinion = {.cpu = sched_getcpu()};
+  if (is_so()) return;
+  check_thread_start(&opinion.thread, sleep_and_wake, &opinion);
+  while (!is_so()) {
+    unsigned late = atomic_load(&opinion.late), prompt = atomic_load(&opinion.prompt);
+    if (late >= LATE_MAX && late > prompt)
+      SKIP("no idle time: a thread in SCHED_IDLE was woken late %u of %u times", late, late + prompt);
+    CHECK(prompt < PROMPT_MAX); /* there is idle time, and the companion does not get the charge */
+    atomic_store(&opinion.cpu, sched_getcpu());
     touch_all();
   }
+  atomic_store(&opinion.ends, true);
+  check_thread_join(&opinion.thread);
+}
+
+static bool companion_serves(void) {
+  return is_in_force(UFFD_PLACEMENT_COMPANION, "");
+}
+
+static void await_companion(void) {
+  fault_until(companion_serves);
+}
+
+static int wanted_cpu;
+
+static bool companion_is_there(void) {
+  return companion_serves() && is_pinned(companion_tid(), wanted_cpu);
+}
+
+static bool companion_is_idle(void) { /* the guard may just have lifted it */
+  return sched_getscheduler(companion_tid()) == SCHED_IDLE;
 }
 
 static void the_companion_follows(void) {
   cpu_set_t home;
   CHECK_EQ(sched_getaffinity(0, sizeof(home), &home), 0);
   serve(UFFD_PLACEMENT_COMPANION, NULL);
-  int tid = companion_tid();
   for (unsigned i = 0; i < 6; i++) {
     int cpu = nth_cpu(&home, i % 2);
     if (cpu < 0) continue; /* the machine has one */
     bind(cpu);
-    uint64_t limit = uffd_now() + PATIENCE_NS;
-    do {
-      if (uffd_now() > limit) check_skip("no processor has idle time");
-      await_companion();
-      touch_all();
-    } while (!is_pinned(tid, cpu));
+    wanted_cpu = cpu;
+    fault_until(companion_is_there);
   }
-  uint64_t limit = uffd_now() + PATIENCE_NS;
-  while (sched_getscheduler(tid) != SCHED_IDLE) { /* the guard may just have lifted it */
-    if (uffd_now() > limit) check_skip("no processor has idle time");
-    touch_all();
-  }
+  fault_until(companion_is_idle);
   CHECK_EQ(sched_getscheduler(atomic_load(&placement_of()->seats[UFFD_SEAT_GUARD].tid)), SCHED_OTHER);
   end();
 }

@@ -5,12 +5,12 @@ $ vmm --make 1048576 --image image
 $ cat > with <<'END'
 > rm -f err client
 > uffd-lua serve --socket door --control control --image image --around 4K > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
+> await 'grep -qs "listening on" err'
 > mkfifo go; vmm --socket door --image image --stay < go > client & client=$!
 > exec 3> go
 > echo >&3
-> for i in $(seq 200); do grep -qs "pages 256" client && break; sleep 0.05; done
-> for i in $(seq 200); do uffd-lua ctl --socket control stats | grep -qs "^faults *256$" && break; sleep 0.05; done
+> await 'grep -qs "pages 256" client'
+> await 'uffd-lua ctl --socket control stats | grep -qs "^faults *256$"'
 > sh -c "$*"
 > echo >&3; exec 3>&-; wait $client; echo "client: $?"
 > kill -TERM $pid 2>/dev/null; wait $pid; echo "serve: $?"; rm go
@@ -52,7 +52,7 @@ $ tail -1 lines
 {"ok":true}
 
 # Drained, it completes its clients and ends: the socket is gone.
-$ sh with 'uffd-lua ctl --socket control drain; for i in $(seq 100); do [ -S control ] || break; sleep 0.1; done; uffd-lua ctl --socket control status'
+$ sh with 'uffd-lua ctl --socket control drain; await "! [ -S control ]"; uffd-lua ctl --socket control status'
 uffd-lua ctl: Cannot connect to the control socket control: No such file or directory: no pager listens there.
 client: 0
 serve: 0

@@ -13,7 +13,7 @@ vmm_kvm: processor 1: word 320 of page 9765 is 0x*, in the image it is 0x*
 # The same, its memory served: the pager's faults, a balloon's removals and a disk's writes into missing pages.
 $ cat > with <<'END'
 > uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
-> for i in $(seq 200); do grep -q "listening on" err && break; sleep 0.05; done
+> await 'grep -q "listening on" err'
 > sh -c "$*"
 > wait $pid; echo "serve: $?"
 > END
@@ -27,7 +27,7 @@ $ tail -1 out
 $ cat > killing <<'END'
 > vmm_kvm run image door & guest=$!
 > for i in 1 2 3; do
->   for j in $(seq 100); do [ $(grep -c "has started" err) -ge $i ] && break; sleep 0.02; done
+>   await "[ \$(grep -c 'has started' err) -ge $i ]"
 >   kill -KILL $(sed -n 's/worker 0 has started: process //p' err | tail -1)
 > done
 > wait $guest

@@ -8,7 +8,7 @@ $ cat > with <<'END'
 > while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
 > rm -f out err
 > env --default-signal=INT uffd-lua serve --socket door $options > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
+> await 'grep -qs "listening on" err'
 > pid=$pid sh -c "$*"
 > wait $pid; echo "serve: $?"
 > END
@@ -69,16 +69,15 @@ figures	1	gone	4194304	4194304
 true	true	true	true
 
 # What is refused is told, and the next one is served.
-# (A VMM that is refused waits for ever at its first fault.)
-$ sh with --image image --once -- 'timeout -s KILL 1 vmm --socket door --image image --send nonsense; vmm --socket door --image image'
-Killed
+# (A VMM that is refused waits for ever at its first fault: it is ended.)
+$ sh with --image image --once -- 'vmm --socket door --image image --send nonsense & await "grep -q refused err"; kill -KILL $!; vmm --socket door --image image'
 pages 1024 wrong 0 ms *
 serve: 0
 $ grep refused err
 refused: *
 
 # SIGTERM completes the clients, which need no pager then.
-$ sh with --image image -- '(sleep 1; kill -TERM $pid; for i in $(seq 100); do grep -qs complete err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay'
+$ sh with --image image -- '(await "grep -q has.come err"; kill -TERM $pid; await "grep -q complete err"; echo; echo) | vmm --socket door --image image --stay'
 ready
 pages 1024 wrong 0 ms *
 ready
@@ -89,13 +88,12 @@ $ grep -c 'is complete' err
 1
 
 # Or serves those that are there until they are gone, and refuses new ones. Another signal ends it at once.
-$ sh with --image image --on-drain refuse -- '(sleep 1; kill -INT $pid; sleep 0.5; ls door >&2; echo; echo) | vmm --socket door --image image --stay'
+$ sh with --image image --on-drain refuse -- '(await "grep -q has.come err"; kill -INT $pid; await "! [ -e door ]"; echo; echo) | vmm --socket door --image image --stay'
 ready
-ls: cannot access 'door'*
 pages 1024 wrong 0 ms *
 ready
 serve: 0
-$ sh with --image image --on-drain refuse -- '(sleep 1; kill -TERM $pid; sleep 0.5; kill -TERM $pid; sleep 1; echo) | vmm --socket door --image image --stay; true'
+$ sh with --image image --on-drain refuse -- '(await "grep -q has.come err"; kill -TERM $pid; await "! [ -e door ]"; kill -TERM $pid; await "grep -q second err"; echo) | vmm --socket door --image image --stay; true'
 ...
 serve: 1
 $ tail -1 err

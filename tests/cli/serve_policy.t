@@ -5,7 +5,7 @@ $ vmm --make 65536 --image image
 $ cat > try <<'END'
 > rm -f err
 > uffd-lua serve --socket door --image image --once --policy "$@" > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
+> await 'grep -qs "listening on" err'
 > vmm --socket door --image image > seen 2>&1; echo "client: $?"
 > wait $pid; echo "serve: $?"
 > grep '^client 1: ' err

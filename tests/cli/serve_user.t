@@ -19,7 +19,7 @@ $ cat > client.lua <<'END'
 > END
 $ cat > serve <<'END'
 > ./uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
+> await 'grep -qs "listening on" err'
 > ./uffd-lua client.lua; wait $pid; echo "serve: $?"
 > END
 $ sh as_user sh serve
@@ -31,14 +31,14 @@ $ grep -c 'client 1 is gone' err
 # Another user is kept out, unless it is let in.
 ? [ "$(id -u)" = 0 ] || { echo "only root can be two users"; exit 1; }
 $ rm -f err; uffd-lua serve --socket door --image image --mode 666 --once > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
+> await 'grep -qs "listening on" err'
 > sh as_user timeout 2 ./uffd-lua -e 'local uffd = require "uffd"; print(uffd.handoff { socket = "door", memory = uffd.map { size = 65536 } })'
-> for i in $(seq 100); do grep -qs refused err && break; sleep 0.05; done
+> await 'grep -qs refused err'
 > kill $pid; wait $pid; grep refused err
 *
 refused: User 65534 (process *) may not connect: allow it with the option uid.
 $ rm -f err; uffd-lua serve --socket door --image image --mode 666 --uid 65534 --once > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
+> await 'grep -qs "listening on" err'
 > sh as_user ./uffd-lua client.lua; wait $pid
 true	what the image holds
 true

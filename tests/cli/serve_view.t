@@ -5,18 +5,23 @@
 $ vmm --make 1048576 --image image
 $ cat > serve <<'END'
 > uffd-lua serve --socket door --image image --once > out & pid=$!
-> for i in $(seq 200); do [ -S door ] && break; sleep 0.05; done
-> (sleep 1; echo; sleep 1; echo) | vmm --socket door --image image --stay > /dev/null
+> trap "kill -KILL $pid 2> /dev/null" HUP EXIT
+> await '[ -S door ]'
+> (await "$1"; echo; await "$2"; echo) | vmm --socket door --image image --stay > /dev/null
 > wait $pid
 > END
-$ TERM=xterm script -qec 'sh serve' typescript > /dev/null; tr '\r\033' '\n<' < typescript | sed -n 's/<\[K$//; /faults/p' > lines
+$ cat > drawn <<'END'
+> test "$(tr '\r' '\n' < typescript | grep -c "$2")" -ge "$1"
+> END
+$ TERM=xterm script -qfec 'sh serve "sh drawn 1 fault[s]" "sh drawn 2 1[.]0.MiB..p50"' typescript > /dev/null; tr '\r\033' '\n<' < typescript | sed -n 's/<\[K$//; /faults/p' > lines
 $ grep -c '1 client  [0-9]* faults/s  1.0 MiB  p50 [0-9.]* [mun]*s  p99 [0-9.]* [mun]*s' lines > count; test $(cat count) -ge 2 && test $(cat count) -le 20 && echo redrawn
 redrawn
 $ cat out
 client *
      1 *
 
-$ TERM=dumb script -qec 'sh serve' typescript > /dev/null; grep -c 'faults/s' typescript
+# (Nothing is drawn, so there is nothing to wait for but the time in which it would be.)
+$ TERM=dumb script -qfec 'sh serve true "sleep 1"' typescript > /dev/null; grep -c 'faults/s' typescript
 0
 [1]
 $ grep -c 'listening on door' typescript
@@ -32,9 +37,9 @@ $ cat > manager.lua <<'END'
 > for _ = 1, 2 do print((manager:receive():gsub("\n", " "))) end
 > END
 $ uffd-lua manager.lua > told & manager=$!
-> for i in $(seq 200); do [ -e bound ] && break; sleep 0.05; done
+> await '[ -e bound ]'
 > NOTIFY_SOCKET=$PWD/notify uffd-lua serve --socket door --image image --control control 2> /dev/null & pid=$!
-> for i in $(seq 200); do uffd-lua ctl --socket control status > /dev/null 2>&1 && break; sleep 0.05; done
+> await 'uffd-lua ctl --socket control status > /dev/null 2>&1'
 > uffd-lua ctl --socket control drain; wait $manager; wait $pid; cat told
 READY=1 STATUS=listening on door
 STOPPING=1

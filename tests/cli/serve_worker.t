@@ -8,7 +8,7 @@ $ cat > with <<'END'
 > while [ "$1" != -- ]; do options="$options $1"; shift; done; shift
 > rm -f out err
 > env --default-signal=INT uffd-lua serve --socket door $options > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "has started" err && break; sleep 0.05; done
+> await 'grep -qs "has started" err'
 > pid=$pid sh -c "$*"
 > wait $pid; echo "serve: $?"
 > END
@@ -18,7 +18,7 @@ $ cat > v.lua <<'END'
 > print("version 1 of the policy")
 > return select(2, ...)
 > END
-$ sh with --image image --policy v.lua -- '(sleep 1; sed -i s/1/2/ v.lua; kill -HUP $pid; for i in $(seq 100); do grep -qs retired err && break; sleep 0.1; done; echo; sleep 1; echo) | vmm --socket door --image image --stay; kill -TERM $pid'
+$ sh with --image image --policy v.lua -- '(await "grep -q version.1 err"; sed -i s/1/2/ v.lua; kill -HUP $pid; await "grep -q retired err"; echo; echo) | vmm --socket door --image image --stay; kill -TERM $pid'
 ready
 pages 1024 wrong 0 ms *
 ready
@@ -30,7 +30,7 @@ worker 0 has retired
 worker 0 has retired
 
 # A worker that is killed is replaced: the client notices a pause.
-$ sh with --image image --once --control ctl -- 'worker=$(sed -n "s/.*has started: process //p" err); (for i in $(seq 200); do uffd-lua ctl --socket ctl clients | grep -qs "served$" && break; sleep 0.05; done; kill -KILL $worker; echo; sleep 1; echo) | vmm --socket door --image image --stay'
+$ sh with --image image --once --control ctl -- 'worker=$(sed -n "s/.*has started: process //p" err); (await "uffd-lua ctl --socket ctl clients | grep -q served\$"; kill -KILL $worker; echo; echo) | vmm --socket door --image image --stay'
 ready
 pages 1024 wrong 0 ms *
 ready
@@ -43,9 +43,9 @@ $ tail -1 out
 # The program that is there at SIGHUP is the new worker, though the old one's file is gone.
 $ mkdir new && cp "$BUILD/bin/uffd-lua" new/uffd-lua
 $ new/uffd-lua serve --socket door --image image > out 2> err & pid=$!
-> for i in $(seq 200); do grep -qs "has started" err && break; sleep 0.05; done
+> await 'grep -qs "has started" err'
 > cp new/uffd-lua new/newer && mv new/newer new/uffd-lua && kill -HUP $pid
-> for i in $(seq 200); do grep -qs retired err && break; sleep 0.05; done
+> await 'grep -qs retired err'
 > worker=$(sed -n 's/.*has started: process //p' err | tail -1)
 > readlink /proc/$pid/exe; readlink /proc/$worker/exe; tr '\0' ' ' < /proc/$worker/cmdline; echo
 > kill -TERM $pid; wait $pid

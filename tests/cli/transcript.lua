@@ -1,6 +1,7 @@
 -- Runs a transcript: lua5.4 transcript.lua FILE.t BUILD_DIR. Lines of a transcript:
 --   $ command      for sh, in a scratch directory, without Lua's environment variables; BUILD is BUILD_DIR, its
---                  programs come first in PATH, and TESTS is the directory of the transcript
+--                  programs come first in PATH, and TESTS, also in PATH, is the directory of the transcript. What
+--                  it leaves running is ended
 --   > more         right below a command: it goes on
 --   ? command      a condition: where it fails, the rest is skipped, and what it printed is the reason
 --   [1]            exit code of the command above (0 when not told)
@@ -50,12 +51,15 @@ local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 
 local scratch = capture("mktemp -d"):gsub("\n$", "")
 local command_file = scratch .. "/.command"
-local shell = ("cd %s && env -u LUA_PATH -u LUA_CPATH -u LUA_PATH_5_4 -u LUA_CPATH_5_4 -u LUA_INIT -u LUA_INIT_5_4 "
-  .. "BUILD=%s TESTS=%s PATH=%s:\"$PATH\" LC_ALL=C sh .command </dev/null 2>&1")
-  :format(quote(scratch), quote(build), quote(tests), quote(build .. "/bin:" .. build .. "/tests"))
+local programs = table.concat({ build .. "/bin", build .. "/tests", tests }, ":")
+local shell = ("cd %s && setsid -w "
+  .. "env -u LUA_PATH -u LUA_CPATH -u LUA_PATH_5_4 -u LUA_CPATH_5_4 -u LUA_INIT -u LUA_INIT_5_4 "
+  .. "BUILD=%s TESTS=%s PATH=%s:\"$PATH\" LC_ALL=C sh .command </dev/null 2>&1"
+  .. "; code=$?; kill -KILL -- -$(cat .group) 2>/dev/null; exit $code")
+  :format(quote(scratch), quote(build), quote(tests), quote(programs))
 
 local function run(step)
-  write_file(command_file, step.command)
+  write_file(command_file, "echo $$ > .group\n" .. step.command)
   local output, code = capture(shell)
   local lines = {}
   for line in output:gmatch "[^\n]+" do

@@ -57,11 +57,20 @@ function support.raises(words, f, ...)
   return message
 end
 
+-- Waits for what f returns, if that is true; it is asked so often, not for so long, so that a busy machine has longer.
+function support.await(f)
+  for _ = 1, 20000 do
+    local value = f()
+    if value then return value end
+    toucher.pause()
+  end
+  return f()
+end
+
 -- The loop's statistics come to these. A thread may be woken before its fault is counted, so they are waited for.
 function support.counts(loop, expected)
-  local deadline = os.time() + 10
   local found
-  repeat
+  support.await(function()
     found = {}
     local stats = loop:stats()
     local equal = true
@@ -69,7 +78,8 @@ function support.counts(loop, expected)
       found[name] = stats[name]
       equal = equal and stats[name] == value
     end
-  until equal or os.time() > deadline
+    return equal
+  end)
   lu.assertEquals(found, expected)
 end
 
@@ -89,8 +99,8 @@ function support.file(contents)
   return path, setmetatable({}, { __close = function() os.remove(path) end })
 end
 
--- Another process, for a minute at most: this interpreter with a script and its arguments, which may require what the
--- tests may. Returns what io.popen does; mode as there. The argument "2>&1" is the shell's.
+-- Another process, for twenty minutes at most: this interpreter with a script and its arguments, which may require
+-- what the tests may. Returns what io.popen does; mode as there. The argument "2>&1" is the shell's.
 function support.child(script, mode, ...)
   local first = 0
   while arg[first - 1] do first = first - 1 end
@@ -98,7 +108,7 @@ function support.child(script, mode, ...)
   local file <close> = assert(io.open(path, "w"))
   assert(file:write(("package.path = %q\npackage.cpath = %q\nos.remove(%q)\n")
     :format(package.path, package.cpath, path), script))
-  local words = { ("exec timeout -s KILL 60 %q %q"):format(arg[first], path) }
+  local words = { ("exec timeout -s KILL 1200 %q %q"):format(arg[first], path) }
   for _, word in ipairs { ... } do words[#words + 1] = word == "2>&1" and word or ("%q"):format(word) end
   return assert(io.popen(table.concat(words, " "), mode or "r"))
 end
@@ -124,10 +134,12 @@ function support.answer(factory, args, options)
   return data, message, errno, sentence, number
 end
 
--- Calls f with hugetlb memory of so many huge pages, if this user may have them; others may take them meanwhile.
+-- Calls f with hugetlb memory of so many huge pages, if this user may have them. They are borrowed under the lock of
+-- the C tests, and given back.
 function support.with_huge_pages(count, f)
   local path = "/proc/sys/vm/nr_hugepages"
   lu.skipIf(probe.hugepage_size ~= 2 << 20, "no huge pages of 2 MiB")
+  local lock = toucher.lock "/tmp/uffd-test-hugepages.lock"
   local now = uffd.probe()
   local function set(number)
     local file = io.open(path, "w")
@@ -136,8 +148,12 @@ function support.with_huge_pages(count, f)
       file:close()
     end
   end
-  local _ <close> = setmetatable({}, { __close = function() set(now.hugepages_total) end })
-  if now.hugepages_free < count then set(now.hugepages_total + count) end
+  local lent = math.max(count - now.hugepages_free, 0)
+  local _ <close> = setmetatable({}, { __close = function()
+    if lent > 0 then set(uffd.probe().hugepages_total - lent) end
+    toucher.close(lock)
+  end })
+  if lent > 0 then set(now.hugepages_total + lent) end
   local memory <close>, message = uffd.map { size = count * probe.hugepage_size, kind = "hugetlb" }
   lu.skipIf(not memory, message)
   f(memory)

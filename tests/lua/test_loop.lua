@@ -235,13 +235,14 @@ end
 
 -- A fault is recorded after its thread was woken: whoever looks at once may be early.
 local function take_traces(loop, count)
-  local traces, dropped, deadline = {}, 0, os.time() + 10
-  repeat
+  local traces, dropped = {}, 0
+  support.await(function()
     for trace in loop:traces() do
       traces[#traces + 1] = trace
       dropped = dropped + (trace.dropped or 0)
     end
-  until #traces >= count or os.time() > deadline
+    return #traces >= count
+  end)
   return traces, dropped
 end
 
@@ -376,22 +377,24 @@ end
 -- In the policy, the fault that it is asked for is the oldest; afterwards there is none.
 function tests.test_oldest()
   local memory <close> = map(4)
-  local loop <close> = assert(uffd.serve { engine = "threads", { memory = memory, resolver = resolver.policy(function()
+  local told = os.tmpname()
+  os.remove(told)
+  local slow = assert(resolver.policy(function(path)
     return function()
-      local until_then = os.clock() + 0.2
-      while os.clock() < until_then do end
+      while not io.open(path) do end -- until the test has seen the fault
       return "x"
     end
-  end, nil, { libs = { "os" } }) } })
+  end, told, { libs = { "io" }, timeout_ms = 0 }))
+  local loop <close> = assert(uffd.serve { engine = "threads", { memory = memory, resolver = slow } })
   lu.assertNil(loop:oldest())
-  local thread, oldest = toucher.start("read", memory.address + page, page), nil
-  local deadline = os.time() + 20
-  while not oldest and os.time() < deadline do oldest = loop:oldest() end
-  assert(oldest, "no fault was told")
+  local thread = toucher.start("read", memory.address + page, page)
+  local oldest = assert(support.await(function() return loop:oldest() end), "no fault was told")
+  assert(io.open(told, "w")):close()
   lu.assertEquals({ oldest.offset, oldest.address, oldest.region, oldest.resolver, oldest.handler },
     { page, memory.address + page, 1, "policy", 0 })
   lu.assertIsTrue(oldest.age >= 0)
   lu.assertEquals(thread:join(), "x")
+  os.remove(told)
 end
 
 return tests

@@ -284,12 +284,11 @@ local patient = [[
 ]]
 
 local function step_until(served, what)
-  local deadline = os.time() + 30
   local goes_on
-  repeat
-    goes_on = served:step(50)
-  until what() or not goes_on or os.time() > deadline
-  lu.assertNotNil(what() or nil)
+  lu.assertNotNil(support.await(function()
+    goes_on = served:step(5)
+    return what() or not goes_on
+  end) and what() or nil)
   return goes_on
 end
 
@@ -334,8 +333,7 @@ function tests.test_drain_completes()
   served:close()
   process:write "\n"
   process:flush()
-  local deadline = os.time() + 20
-  while read_file(seen) ~= "abcd" and os.time() < deadline do os.execute "sleep 0.05" end
+  support.await(function() return read_file(seen) == "abcd" end)
   lu.assertEquals(read_file(seen), "abcd")
   process:write "\n"
 end

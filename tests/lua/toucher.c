@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -323,6 +324,22 @@ static int children_have_threads(lua_State *L) {
   return 1;
 }
 
+/* A millisecond for others. */
+static int pause_a_moment(lua_State *L) {
+  const struct timespec moment = {.tv_nsec = 1000000};
+  (void)L;
+  nanosleep(&moment, NULL);
+  return 0;
+}
+
+/* Opens a file and locks it against other programs, as flock(2) does, until the descriptor is closed. */
+static int lock(lua_State *L) {
+  int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC | O_CREAT, 0644);
+  if (fd < 0) fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC); /* another user's, in a sticky directory */
+  if (fd >= 0) (void)flock(fd, LOCK_EX);
+  return result_of(L, fd);
+}
+
 static int user(lua_State *L) {
   return result_of(L, (long)geteuid());
 }
@@ -343,6 +360,8 @@ static const luaL_Reg functions[] = {{"start", start},
                                      {"handlers", handlers},
                                      {"descriptors", descriptors},
                                      {"children_have_threads", children_have_threads},
+                                     {"pause", pause_a_moment},
+                                     {"lock", lock},
                                      {"user", user},
                                      {NULL, NULL}};
 
