@@ -80,6 +80,10 @@ struct uffd_lock {
 bool uffd_lock(struct uffd_lock *lock);
 void uffd_unlock(struct uffd_lock *lock);
 
+/* futex.c: waits while the word is as it was seen (it may return earlier), and wakes up to count of those that wait. */
+void uffd_futex_wait(_Atomic uint32_t *word, uint32_t seen);
+void uffd_futex_wake(_Atomic uint32_t *word, int count);
+
 /* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail.
  */
 UFFD_SHARED int uffd_take_opts(void *ours, size_t our_size, const void *theirs, const char *what);

@@ -393,6 +393,7 @@ int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
 static void end(uffd_region *region, bool complete) {
   if (!region->served) return;
   uffd_region_unregister(region);
+  retract(region); /* unclaimed, the range may be served anew: a fault there must not find this region */
   uffd_unclaim(&region->claim);
   detach_slices(region, complete && region->terms.foreign);
   pthread_mutex_lock(&region->loop->lock);

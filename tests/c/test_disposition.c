@@ -325,9 +325,26 @@ static void handlers_that_jump_out_leave_nothing(void) {
     land_on(beyond);
   }
   serve_a_page(loop);
+  CHECK_EQ(atomic_load(&seen->entered), 4); /* one of them for our page */
+}
+
+/* An access is repeated once if a region was removed since the thread's last signal; else there is no doubt. */
+static void what_is_not_ours_goes_on_at_once(void) {
+  volatile unsigned char *beyond = map_beyond_the_end();
+  set_action(jump_out, SA_NODEFER, 0);
+  forget();
+  uffd_loop *loop = make_loop();
+  serve_a_page(loop);
+  chain(go_on);
+  for (int i = 1; i <= 3; i++) {
+    land_on(beyond);
+    CHECK_EQ(atomic_load(&seen->entered), i);
+  }
   CHECK_OK(uffd_loop_close(loop));
   land_on(beyond);
-  CHECK_EQ(atomic_load(&seen->entered), 5); /* one of them for our page */
+  CHECK_EQ(atomic_load(&seen->entered), 5);
+  land_on(beyond);
+  CHECK_EQ(atomic_load(&seen->entered), 6);
 }
 
 /* It knows nothing of us, and does not chain: the next loop works all the same, and it has its own signals. */
@@ -391,6 +408,7 @@ static const struct check_test tests[] = {
     TEST(system_calls_are_interrupted_as_they_were),
     TEST(chains_end),
     TEST(handlers_that_jump_out_leave_nothing),
+    TEST(what_is_not_ours_goes_on_at_once),
     TEST(a_handler_that_is_installed_later),
     TEST(a_child_that_resets_it_makes_its_own_loop),
     TEST(too_many_different_handlers_are_refused),

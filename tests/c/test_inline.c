@@ -386,6 +386,170 @@ static void removing_a_region_while_its_threads_fault(void) {
   }
 }
 
+/* The thread has its signal, and looks only when its region, and many others since, are gone. */
+static void a_fault_that_is_very_late_ends_in_zeros(void) {
+  for (int closes = 0; closes < 2; closes++) {
+    struct inline_case made = open_case(0);
+    struct check_touch touch;
+    check_barrier_hold("signalled");
+    check_touch_read(&touch, made.at + 7 * made.page);
+    check_barrier_await("signalled");
+    for (int i = 0; i < 200; i++) {
+      uffd_memory *memory = memory_make(MEMORY_ANON, 1);
+      uffd_region *region = region_add(made.loop, memory, image_resolver(made.page), NULL);
+      if (i == 0) CHECK_OK(uffd_region_remove(made.region));
+      CHECK_OK(uffd_region_remove(region));
+      uffd_memory_close(memory);
+    }
+    if (closes) CHECK_OK(uffd_loop_close(made.loop));
+    check_barrier_release("signalled");
+    CHECK_EQ(check_touch_join(&touch), 0);
+    if (!closes) CHECK_OK(uffd_loop_close(made.loop));
+    uffd_memory_close(made.memory);
+  }
+}
+
+/* ---- who waits for whom: a callback may be slow */
+
+struct removal {
+  uffd_region *region;
+  _Atomic bool done;
+};
+
+static void remove_region(void *ctx) {
+  struct removal *removal = ctx;
+  CHECK_OK(uffd_region_remove(removal->region));
+  atomic_store(&removal->done, true);
+}
+
+static void a_slow_answer_holds_up_nobody_but_who_removes_its_region(void) {
+  struct inline_case slow = open_case(0), other = open_case(0);
+  struct check_touch touch;
+  check_barrier_hold("asking");
+  check_touch_read(&touch, slow.at);
+  check_barrier_await("asking");
+  uffd_loop *loops[] = {slow.loop, other.loop};
+  for (int i = 0; i < 40; i++) { /* these must return while it stands there */
+    uffd_memory *memory = memory_make(MEMORY_ANON, 1);
+    uffd_region *region = region_add(loops[i % 2], memory, image_resolver(slow.page), NULL);
+    if (i % 4 < 2) CHECK_OK(uffd_region_remove(region));
+    uffd_memory_close(memory);
+  }
+  CHECK_OK(uffd_loop_close(other.loop));
+  struct removal removal = {.region = slow.region};
+  struct check_thread remover;
+  check_thread_start(&remover, remove_region, &removal);
+  check_asleep(atomic_load(&remover.tid), "futex"); /* not spinning */
+  CHECK(!atomic_load(&removal.done));
+  check_barrier_release("asking");
+  check_thread_join(&remover);
+  CHECK_EQ(check_touch_join(&touch), 0); /* unregistered before it was answered */
+  uffd_memory_close(other.memory);
+  close_case(&slow);
+}
+
+static void threads_sleep_while_all_slots_are_taken(void) {
+  enum { THREADS = 6 };
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  uffd_loop *loop;
+  opts.engine = UFFD_ENGINE_INLINE;
+  opts.handlers = 2;
+  check_needs(UFFD_FEAT_SIGBUS);
+  CHECK_OK(uffd_loop_create(&opts, &loop));
+  uffd_memory *memory = memory_make(MEMORY_ANON, THREADS);
+  region_add(loop, memory, image_resolver(THREADS * check_page()), NULL);
+  struct check_touch touches[THREADS];
+  check_barrier_hold("asking");
+  for (unsigned i = 0; i < THREADS; i++) {
+    check_touch_read(&touches[i], memory_at(memory, i * check_page()));
+    if (i < opts.handlers) check_barrier_await_all("asking", i + 1);
+  }
+  for (unsigned i = opts.handlers; i < THREADS; i++) {
+    while (atomic_load(&touches[i].tid) == 0) {
+      check_pause();
+    }
+    check_asleep(atomic_load(&touches[i].tid), "futex");
+  }
+  check_barrier_release("asking");
+  for (unsigned i = 0; i < THREADS; i++) {
+    CHECK_EQ(check_touch_join(&touches[i]), image_byte(i * check_page()));
+  }
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_memory_close(memory);
+}
+
+/* ---- threads that are cancelled: an access to memory is not where that happens */
+
+static _Atomic bool answers;
+
+static int answer_later(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)asked, (void)fault;
+  if (!atomic_load(&answers)) answer->kind = UFFD_ANSWER_LATER;
+  return 0;
+}
+
+struct cancelled {
+  volatile unsigned char *at;
+  int type;
+  _Atomic bool ready, passed;
+};
+
+static void *touch_and_be_cancelled(void *ctx) {
+  struct cancelled *cancelled = ctx;
+  pthread_setcanceltype(cancelled->type, NULL);
+  atomic_store(&cancelled->ready, true);
+  (void)*cancelled->at;
+  atomic_store(&cancelled->passed, true);
+  pthread_testcancel();
+  return NULL;
+}
+
+static void a_thread_is_not_cancelled_in_an_access(void) {
+  if (check_under_tsan()) SKIP("ThreadSanitizer does not see a thread cancelled in a signal handler");
+  uffd_loop *loop = open_inline(0);
+  uffd_memory *memory = memory_make(MEMORY_ANON, 2);
+  struct asked asked = {.answer = answer_later};
+  region_add(loop, memory, asked_resolver(&asked), NULL);
+  struct cancelled cancelled = {.at = memory_at(memory, 0), .type = PTHREAD_CANCEL_DEFERRED};
+  pthread_t thread;
+  void *result;
+  CHECK_EQ(pthread_create(&thread, NULL, touch_and_be_cancelled, &cancelled), 0);
+  while (atomic_load(&asked.hits) < 5) {
+    check_pause();
+  }
+  CHECK_EQ(pthread_cancel(thread), 0);
+  unsigned hits = atomic_load(&asked.hits);
+  while (atomic_load(&asked.hits) < hits + 5) { /* it goes on asking */
+    check_pause();
+  }
+  atomic_store(&answers, true);
+  CHECK_EQ(pthread_join(thread, &result), 0);
+  CHECK(result == PTHREAD_CANCELED && atomic_load(&cancelled.passed));
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_memory_close(memory);
+}
+
+/* Cancelled anywhere, it is cancelled after its fault: the slot and the region are free. */
+static void a_thread_that_is_cancelled_anywhere_leaves_nothing_taken(void) {
+  if (check_under_tsan()) SKIP("ThreadSanitizer does not see a thread cancelled in a signal handler");
+  static const int types[] = {PTHREAD_CANCEL_DEFERRED, PTHREAD_CANCEL_ASYNCHRONOUS};
+  for (unsigned i = 0; i < 2; i++) {
+    struct inline_case made = open_case(0);
+    struct cancelled cancelled = {.at = made.at, .type = types[i]};
+    pthread_t thread;
+    check_barrier_hold("installing");
+    CHECK_EQ(pthread_create(&thread, NULL, touch_and_be_cancelled, &cancelled), 0);
+    check_barrier_await("installing"); /* waiting there is where a thread is cancelled */
+    CHECK_EQ(pthread_cancel(thread), 0);
+    check_barrier_release("installing");
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(*made.at, image_byte(0));
+    CHECK_EQ(serving_stats(made.loop).copied, 1);
+    CHECK_OK(uffd_region_remove(made.region));
+    close_case(&made);
+  }
+}
+
 /* ---- signals of the program, whose handlers touch served memory */
 
 static struct inline_case interrupted;
@@ -619,6 +783,11 @@ static const struct check_test tests[] = {
     TEST(regions_come_and_go_while_others_fault),
     TEST(regions_that_were_never_there_take_no_others_along),
     TEST(removing_a_region_while_its_threads_fault),
+    TEST(a_fault_that_is_very_late_ends_in_zeros),
+    TEST(a_slow_answer_holds_up_nobody_but_who_removes_its_region),
+    TEST(threads_sleep_while_all_slots_are_taken),
+    TEST(a_thread_is_not_cancelled_in_an_access),
+    TEST(a_thread_that_is_cancelled_anywhere_leaves_nothing_taken),
     TEST(a_signal_during_a_fault),
     TEST(dropped_pages_read_zeros_with_event_remove),
     TEST(a_thread_whose_stack_is_served),

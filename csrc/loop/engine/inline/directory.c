@@ -1,161 +1,211 @@
 /*
- * Where signal handlers look addresses up: a sorted copy of the slices of all inline loops, read without locks while
- * regions come and go. A writer publishes a new copy, and frees the old one when nobody who may have seen it is inside.
+ * Where signal handlers look addresses up: the slices of all inline loops, sorted, read without locks while regions
+ * come and go. What is read is never given back to the system: a list that is overwritten meanwhile is read again, and
+ * an entry that belongs to another region by now is noticed when it is held.
  */
 #include "loop/engine/inline/directory.h"
 
-#include <sched.h>
-#include <string.h>
+#include <limits.h>
 
-#define STRIPES 64u /* readers count in lines of their own, so that faulting threads do not share one */
+#define CLOSED       (UINT32_C(1) << 31) /* of users: nobody holds the record any more, or only for an instant */
+#define SLAB_RECORDS 64u
 
-struct directory {
-  size_t count, capacity;
-  struct uffd_entry entries[];
+struct record {
+  struct uffd_entry entry; /* first; written while the record is closed and nobody has it */
+  _Atomic uint32_t users;  /* who hold it, and CLOSED; a futex for the one who removes it */
+  struct record *next;     /* of those that are free; under writing */
 };
 
-static struct { _Alignas(64) _Atomic uint32_t inside[2]; } readers[STRIPES];
-static _Atomic uint32_t phase;
-static struct directory *_Atomic current;
-static struct directory *spare; /* nobody reads it: the next copy is made here. As large as the last current one */
+struct place {
+  _Atomic uint64_t start, end;
+  struct record *_Atomic record;
+};
+
+struct list {
+  size_t capacity; /* set once */
+  _Atomic size_t count;
+  struct place places[];
+};
+
+static struct list *_Atomic current;
+static _Atomic uint64_t version; /* counts up after current has changed, before what it was is overwritten */
+static _Atomic uint64_t removals;
+/* under writing */
 static struct uffd_lock writing = UFFD_LOCK_INIT;
+static struct list *spare; /* the next one is written here; as large as the last current one */
+static struct record *unused;
 
-/* The last ranges that were taken out: a thread may have faulted there before, and look only now. */
-#define PAST 64u
-static struct { _Atomic uint64_t start, end; } past[PAST];
-static uint32_t past_next; /* under writing */
-
-struct uffd_visit uffd_directory_enter(void) {
-  /* stacks differ between threads and cost nothing to tell apart */
-  uintptr_t stack = (uintptr_t)__builtin_frame_address(0);
-  struct uffd_visit visit = {.stripe = (uint32_t)((stack >> 12) * UINT64_C(0x9E3779B97F4A7C15) >> 58)};
-  visit.phase = atomic_load(&phase) & 1;
-  atomic_fetch_add(&readers[visit.stripe].inside[visit.phase], 1);
-  return visit;
+static bool hold(struct record *record) {
+  if ((atomic_fetch_add_explicit(&record->users, 1, memory_order_acquire) & CLOSED) == 0) return true;
+  uffd_entry_drop(&record->entry);
+  return false;
 }
 
-void uffd_directory_leave(struct uffd_visit visit) {
-  atomic_fetch_sub_explicit(&readers[visit.stripe].inside[visit.phase], 1, memory_order_release);
+void uffd_entry_drop(const struct uffd_entry *entry) {
+  struct record *record = (struct record *)(uintptr_t)entry;
+  uint32_t users = atomic_fetch_sub_explicit(&record->users, 1, memory_order_release);
+  if (users == (CLOSED | 1)) uffd_futex_wake(&record->users, INT_MAX);
 }
 
-const struct uffd_entry *uffd_directory_find(uint64_t address) {
-  const struct directory *directory = atomic_load(&current);
-  size_t low = 0, high = directory == NULL ? 0 : directory->count;
+static struct record *search(const struct list *list, uint64_t address) {
+  size_t count = list == NULL ? 0 : atomic_load_explicit(&list->count, memory_order_acquire), low = 0, high = count;
   while (low < high) {
     size_t middle = low + (high - low) / 2;
-    if (directory->entries[middle].slice.end <= address) {
+    if (atomic_load_explicit(&list->places[middle].end, memory_order_acquire) <= address) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
-  if (directory == NULL || low == directory->count || directory->entries[low].slice.start > address) return NULL;
-  return &directory->entries[low];
+  if (low == count || atomic_load_explicit(&list->places[low].start, memory_order_acquire) > address) return NULL;
+  return atomic_load_explicit(&list->places[low].record, memory_order_acquire);
 }
 
-bool uffd_directory_had(uint64_t address) {
-  for (uint32_t i = 0; i < PAST; i++) {
-    if (address >= atomic_load(&past[i].start) && address < atomic_load(&past[i].end)) return true;
-  }
-  return false;
+static bool has(const struct record *record, uint64_t address) {
+  return record->entry.slice.start <= address && address < record->entry.slice.end;
 }
 
-/*
- * Waits until everybody who came before has left. Twice, because a reader may have read the phase just before it turned
- * and counts itself in the old one afterwards.
- */
-static void wait_for_readers(void) {
-  for (int round = 0; round < 2; round++) {
-    uint32_t old = atomic_fetch_add(&phase, 1) & 1;
-    for (uint32_t i = 0; i < STRIPES; i++) {
-      while (atomic_load(&readers[i].inside[old]) != 0) {
-        sched_yield();
-      }
+const struct uffd_entry *uffd_entry_hold(uint64_t address) {
+  uint64_t seen;
+  do {
+    seen = atomic_load(&version);
+    struct record *record = search(atomic_load(&current), address);
+    if (record != NULL && hold(record)) {
+      if (has(record, address)) return &record->entry;
+      uffd_entry_drop(&record->entry);
     }
-  }
+  } while (atomic_load(&version) != seen);
+  return NULL;
 }
 
-static size_t directory_size(size_t capacity) {
-  return sizeof(struct directory) + capacity * sizeof(struct uffd_entry);
+uint64_t uffd_directory_removals(void) {
+  return atomic_load(&removals);
 }
 
-/* Nobody is inside in a forked child: the counts are of threads that it does not have. */
+/* In a forked child the records are held by threads that it does not have, and describe what is not served there. */
 static void begin_writing(void) {
   if (uffd_lock(&writing)) {
-    memset(readers, 0, sizeof(readers));
-    atomic_store(&current, NULL); /* the parent's: of no use here, and not worth freeing */
+    atomic_store(&current, NULL);
     spare = NULL;
+    unused = NULL;
   }
   BARRIER("directory", NULL);
 }
 
-/* Makes the spare copy the current one; the old one is the spare as soon as nobody reads it any more. */
-static void publish(void) {
-  struct directory *old = atomic_exchange(&current, spare);
-  wait_for_readers();
-  spare = old;
+static void append(struct list *list, uint64_t start, uint64_t end, struct record *record) {
+  size_t at = atomic_load_explicit(&list->count, memory_order_relaxed);
+  atomic_store_explicit(&list->places[at].start, start, memory_order_release);
+  atomic_store_explicit(&list->places[at].end, end, memory_order_release);
+  atomic_store_explicit(&list->places[at].record, record, memory_order_release);
+  atomic_store_explicit(&list->count, at + 1, memory_order_release);
 }
 
-/* Not from the user's allocator: the copies outlast every loop. */
+static void copy_place(const struct place *place) {
+  append(spare, atomic_load(&place->start), atomic_load(&place->end), atomic_load(&place->record));
+}
+
+/* Makes the spare list the current one; the old one is the spare. */
+static void publish(void) {
+  spare = atomic_exchange(&current, spare);
+  atomic_fetch_add(&version, 1);
+}
+
+/* Not from the user's allocator: lists and records outlast every loop. A list that is too short is left: see above. */
 static int reserve(size_t count) {
   if (spare != NULL && spare->capacity >= count) return 0;
-  struct directory *made = uffd_pages_map(directory_size(2 * count));
+  struct list *made = uffd_pages_map(sizeof(*made) + 2 * count * sizeof(struct place));
   if (made == NULL) return -ENOMEM;
   made->capacity = 2 * count;
-  if (spare != NULL) uffd_pages_unmap(spare, directory_size(spare->capacity));
   spare = made;
   return 0;
 }
 
-static void copy_entries(const struct directory *from, const struct uffd_terms *without) {
-  spare->count = 0;
-  for (size_t i = 0; from != NULL && i < from->count; i++) {
-    if (from->entries[i].slice.terms != without) spare->entries[spare->count++] = from->entries[i];
+static struct record *take_unused(void) {
+  if (unused == NULL) {
+    struct record *slab = uffd_pages_map(SLAB_RECORDS * sizeof(*slab));
+    for (uint32_t i = 0; slab != NULL && i < SLAB_RECORDS; i++) {
+      atomic_store(&slab[i].users, CLOSED);
+      slab[i].next = unused;
+      unused = &slab[i];
+    }
+  }
+  struct record *record = unused;
+  if (record != NULL) unused = record->next;
+  return record;
+}
+
+static size_t length(const struct list *list) {
+  return list == NULL ? 0 : atomic_load(&list->count);
+}
+
+static void insert(const struct list *old, struct record *record) {
+  const struct uffd_slice *slice = &record->entry.slice;
+  size_t i = 0, count = length(old);
+  atomic_store_explicit(&spare->count, 0, memory_order_release);
+  for (; i < count && atomic_load(&old->places[i].start) <= slice->start; i++) {
+    copy_place(&old->places[i]);
+  }
+  append(spare, slice->start, slice->end, record);
+  for (; i < count; i++) {
+    copy_place(&old->places[i]);
   }
 }
 
 int uffd_directory_add(const struct uffd_entry *entry) {
   begin_writing();
-  const struct directory *old = atomic_load(&current);
-  int result = reserve(old == NULL ? 1 : old->count + 1);
-  if (result == 0) {
-    copy_entries(old, NULL);
-    size_t at = spare->count++;
-    for (; at > 0 && spare->entries[at - 1].slice.start > entry->slice.start; at--) {
-      spare->entries[at] = spare->entries[at - 1];
-    }
-    spare->entries[at] = *entry;
+  const struct list *old = atomic_load(&current);
+  int result = reserve(length(old) + 1);
+  struct record *record = result == 0 ? take_unused() : NULL;
+  if (record != NULL) {
+    record->entry = *entry;
+    atomic_fetch_and_explicit(&record->users, ~CLOSED, memory_order_release);
+    insert(old, record);
     publish();
   }
   uffd_unlock(&writing);
-  return result;
+  return record == NULL ? -ENOMEM : 0;
 }
 
-/* False when the region is in no entry. */
-static bool remember(const struct directory *directory, const struct uffd_terms *terms) {
-  bool found = false;
-  for (size_t i = 0; directory != NULL && i < directory->count; i++) {
-    const struct uffd_slice *slice = &directory->entries[i].slice;
-    if (slice->terms != terms) continue;
-    atomic_store(&past[past_next].end, 0); /* never half of one range and half of another */
-    atomic_store(&past[past_next].start, slice->start);
-    atomic_store(&past[past_next].end, slice->end);
-    past_next = (past_next + 1) % PAST;
-    found = true;
+static struct record *find_record(const struct list *list, const struct uffd_terms *terms) {
+  for (size_t i = 0; i < length(list); i++) {
+    struct record *record = atomic_load(&list->places[i].record);
+    if (record->entry.slice.terms == terms) return record;
   }
-  return found;
+  return NULL;
 }
 
-/*
- * Always possible: the spare copy is what the current one was before its last entry was added, or larger. A region that
- * has no entry, as one that was refused or is removed already, needs none.
- */
+/* There is room: the spare list is what the current one was before its last entry was added, or larger. */
+static void leave_out(const struct list *old, const struct record *record) {
+  if (spare == NULL) return; /* there is but the one entry */
+  atomic_store_explicit(&spare->count, 0, memory_order_release);
+  for (size_t i = 0; i < length(old); i++) {
+    if (atomic_load(&old->places[i].record) != record) copy_place(&old->places[i]);
+  }
+}
+
+/* Whoever holds it may be in a slow callback: nobody else is kept waiting by that. */
+static void wait_for_users(struct record *record) {
+  uint32_t users;
+  while ((users = atomic_load(&record->users)) != CLOSED) {
+    uffd_futex_wait(&record->users, users);
+  }
+}
+
 void uffd_directory_remove(const struct uffd_terms *terms) {
   begin_writing();
-  const struct directory *old = atomic_load(&current);
-  if (remember(old, terms)) {
-    if (spare != NULL) copy_entries(old, terms);
-    publish(); /* without a spare there is but the one entry */
+  const struct list *old = atomic_load(&current);
+  struct record *record = find_record(old, terms);
+  if (record != NULL) {
+    atomic_fetch_add(&removals, 1);
+    atomic_fetch_or(&record->users, CLOSED);
+    leave_out(old, record);
+    publish();
   }
+  uffd_unlock(&writing);
+  if (record == NULL) return;
+  wait_for_users(record);
+  begin_writing();
+  record->next = unused;
+  unused = record;
   uffd_unlock(&writing);
 }

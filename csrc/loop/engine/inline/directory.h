@@ -12,17 +12,17 @@ struct uffd_entry {
   struct uffd_engine *engine;
 };
 
-/* Entries are valid between enter and leave. Any thread, any context. */
-struct uffd_visit {
-  uint32_t stripe, phase;
-};
-struct uffd_visit uffd_directory_enter(void);
-void uffd_directory_leave(struct uffd_visit visit);
-const struct uffd_entry *uffd_directory_find(uint64_t address);
-/* No entry holds address now, but one did a short while ago. */
-bool uffd_directory_had(uint64_t address);
-/* Ordinary threads only: they wait for the signal handlers that are inside. */
+/*
+ * The entry that holds address, which stays until it is dropped; NULL: there is none. Any thread, any context: no lock,
+ * no system call, and nobody waits but whoever removes this very entry.
+ */
+const struct uffd_entry *uffd_entry_hold(uint64_t address);
+void uffd_entry_drop(const struct uffd_entry *entry);
+/* How many entries have been removed so far. Counted before an entry is not found any more. */
+uint64_t uffd_directory_removals(void);
+/* Ordinary threads only. */
 int uffd_directory_add(const struct uffd_entry *entry); /* 0 or -ENOMEM */
+/* Sleeps until nobody holds the region's entry. It may have none. */
 void uffd_directory_remove(const struct uffd_terms *terms);
 
 #endif

@@ -17,9 +17,10 @@
 #define PAUSE_NS   20000u
 #define PAUSE_MAX  1000000u /* of a thread that is put off again and again: the pauses double */
 
+/* By number: nanosleep() is where a thread is cancelled, and an access to memory is not. */
 static void pause_for(uint64_t nanoseconds) {
   struct timespec time = {0, (long)nanoseconds};
-  nanosleep(&time, NULL);
+  syscall(SYS_nanosleep, &time, NULL);
 }
 
 /* R1, R2: another thread reads the event, or the resolver has an answer later; then the access is repeated. */
@@ -93,20 +94,44 @@ static enum uffd_inline_result resolve(const struct uffd_entry *entry, uint64_t 
   return hopeless || is_foreign(address, filled.outcome) ? UFFD_INLINE_NOT_OURS : UFFD_INLINE_RESOLVED;
 }
 
-enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags) {
-  enum uffd_inline_result result = UFFD_INLINE_NOT_OURS;
+/*
+ * Nothing is served at address. If a region was removed since this thread looked last, the access may have met it: it
+ * is repeated, and finds ordinary memory. An access that is not ours costs one more signal then, not a process.
+ */
+static bool is_late(uint64_t address) {
+  static _Thread_local uint64_t seen UFFD_SIGNAL_TLS;
+  uint64_t removals = uffd_directory_removals();
+  bool late = removals != seen && !is_foreign(address, UFFD_OUTCOME_GONE);
+  seen = removals;
+  return late;
+}
+
+static enum uffd_inline_result resolve_held(const struct uffd_entry *entry, uint64_t address, uint64_t flags) {
   bool again = false;
-  struct uffd_visit visit = uffd_directory_enter();
-  const struct uffd_entry *entry = uffd_directory_find(address);
-  if (entry != NULL) {
-    result = resolve(entry, address, flags, &again);
-  } else if (uffd_directory_had(address) && !is_foreign(address, UFFD_OUTCOME_GONE)) {
-    result = UFFD_INLINE_RESOLVED; /* unregistered meanwhile: the page is there at the next try */
-  }
-  uffd_directory_leave(visit);
+  enum uffd_inline_result result = resolve(entry, address, flags, &again);
+  uffd_entry_drop(entry);
   again = again && result == UFFD_INLINE_RESOLVED;
   if (again) BARRIER("deferred", &address);
   put_off(again);
+  return result;
+}
+
+/*
+ * Callbacks and file reads may be where a thread is cancelled, or it is cancelled anywhere
+ * (PTHREAD_CANCEL_ASYNCHRONOUS): not while it has a slot.
+ */
+enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags) {
+  int cancelable;
+  BARRIER("signalled", &address);
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
+  enum uffd_inline_result result = UFFD_INLINE_NOT_OURS;
+  const struct uffd_entry *entry = uffd_entry_hold(address);
+  if (entry != NULL) {
+    result = resolve_held(entry, address, flags);
+  } else if (is_late(address)) {
+    result = UFFD_INLINE_RESOLVED;
+  }
+  pthread_setcancelstate(cancelable, NULL);
   return result;
 }
 

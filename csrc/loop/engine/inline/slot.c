@@ -1,15 +1,24 @@
 /*
- * Taking and giving slots: one word each.
+ * Taking and giving slots: one word each. Where none is free, threads sleep: one that is taken may be so for long, and
+ * by a thread that needs this one's processor.
  */
 #include "loop/engine/inline/slot.h"
 
-#include <sched.h>
+#include <limits.h>
+
+struct waiters {
+  _Atomic uint32_t count;
+  _Atomic uint32_t given; /* futex: how often a slot was given while they waited */
+};
 
 struct uffd_slots {
+  struct waiters for_any; /* one goes on for each slot that is given */
+  struct waiters for_one; /* each for one of its own: all look */
   struct uffd_slot slots[UFFD_HANDLERS_MAX];
 };
 
 static int open_slot(struct uffd_engine *engine, struct uffd_slot *slot) {
+  slot->all = engine->slots;
   slot->lane.owner = engine;
   slot->lane.index = engine->lanes_count;
   slot->lane.crowded = true;
@@ -38,26 +47,46 @@ void uffd_slots_close(struct uffd_engine *engine) {
 }
 
 static bool try_to_take(struct uffd_slot *slot) {
-  return !atomic_load_explicit(&slot->taken, memory_order_relaxed) &&
-         !atomic_exchange_explicit(&slot->taken, true, memory_order_acquire);
+  return !atomic_load(&slot->taken) && !atomic_exchange(&slot->taken, true);
+}
+
+/* first: where to begin to look, so that threads do not meet. */
+static struct uffd_slot *try_to_take_any(const struct uffd_engine *engine, uint32_t first) {
+  uint32_t count = engine->slots_count;
+  for (uint32_t i = 0; i < count; i++) {
+    struct uffd_slot *slot = &engine->slots->slots[(first + i) % count];
+    if (try_to_take(slot)) return slot;
+  }
+  return NULL;
 }
 
 struct uffd_slot *uffd_slot_take(struct uffd_engine *engine) {
-  uint32_t count = engine->slots_count;
   uint32_t first = (uint32_t)((uintptr_t)__builtin_frame_address(0) >> 12);
+  struct uffd_slot *slot = try_to_take_any(engine, first);
+  if (slot != NULL) return slot;
+  struct waiters *waiters = &engine->slots->for_any;
+  atomic_fetch_add(&waiters->count, 1); /* from here on each slot that is given is told */
   for (;;) {
-    for (uint32_t i = 0; i < count; i++) {
-      struct uffd_slot *slot = &engine->slots->slots[(first + i) % count];
-      if (try_to_take(slot)) return slot;
-    }
-    sched_yield(); /* as many faults as there are slots are being resolved right now */
+    uint32_t given = atomic_load(&waiters->given);
+    slot = try_to_take_any(engine, first);
+    if (slot != NULL) break;
+    BARRIER("waiting for a slot", engine);
+    uffd_futex_wait(&waiters->given, given);
   }
+  atomic_fetch_sub(&waiters->count, 1);
+  return slot;
 }
 
 static void take(struct uffd_slot *slot) {
-  while (!try_to_take(slot)) {
-    sched_yield();
+  if (try_to_take(slot)) return;
+  struct waiters *waiters = &slot->all->for_one;
+  atomic_fetch_add(&waiters->count, 1);
+  for (;;) {
+    uint32_t given = atomic_load(&waiters->given);
+    if (try_to_take(slot)) break;
+    uffd_futex_wait(&waiters->given, given);
   }
+  atomic_fetch_sub(&waiters->count, 1);
 }
 
 struct uffd_slot *uffd_slot_take_this(struct uffd_engine *engine, uint32_t lane) {
@@ -66,8 +95,17 @@ struct uffd_slot *uffd_slot_take_this(struct uffd_engine *engine, uint32_t lane)
   return slot;
 }
 
+static void tell(struct waiters *waiters, int count) {
+  if (atomic_load(&waiters->count) == 0) return;
+  atomic_fetch_add(&waiters->given, 1);
+  uffd_futex_wake(&waiters->given, count);
+}
+
 void uffd_slot_give(struct uffd_slot *slot) {
-  atomic_store_explicit(&slot->taken, false, memory_order_release);
+  struct uffd_slots *all = slot->all;
+  atomic_store(&slot->taken, false);
+  tell(&all->for_any, 1);
+  tell(&all->for_one, INT_MAX);
 }
 
 void uffd_slots_quiesce(struct uffd_engine *engine, bool quiet) {
