@@ -625,6 +625,63 @@ UFFD_EXPORT int uffd_resolver_callback(const struct uffd_callback_ops *ops, void
  * "..."). */
 UFFD_EXPORT int uffd_set_errmsg(int error, const char *format, ...) UFFD_PRINTF(2, 3);
 
+/* Group: stores */
+
+/*
+ * Where pages go: the twin of a resolver. What is put into a store is there for good when uffd_store_finish() has
+ * succeeded, and not before; a store that is closed unfinished leaves nothing behind. After a put that failed,
+ * finishing fails too: there is no store with pages missing. One thread at a time.
+ */
+typedef struct uffd_store uffd_store;
+
+enum {
+  UFFD_STORE_ZERO = 0, /* these pages are zero */
+  UFFD_STORE_DATA = 1, /* these pages are the bytes given */
+  UFFD_STORE_BELOW = 2 /* these pages are the same as below, where the store has something below it */
+};
+
+/*
+ * Puts [offset, offset+length), in any order; what is put again replaces what was put before. data: DATA only, length
+ * bytes, copied. Errors: -EINVAL a kind that the store cannot keep, length 0, a range that is beyond its length or not
+ * whole pages of it, a finished store; those of writing (-ENOSPC, -EIO, ...); -EOWNERDEAD in a forked child.
+ */
+UFFD_EXPORT int uffd_store_put(uffd_store *store, uint64_t offset, uint32_t kind, const void *data, uint64_t length);
+
+/* What was put is on the disk after this, though not yet in its place. Errors: those of writing. */
+UFFD_EXPORT int uffd_store_flush(uffd_store *store);
+
+/*
+ * All is put: the store appears, under its name and whole, even if the machine stops right after this. What was never
+ * put is the same as below, or zero. Errors: those of writing; -EINVAL it is finished already; -EIO a put has failed
+ * before. When it fails nothing appears, and what was there before stays.
+ */
+UFFD_EXPORT int uffd_store_finish(uffd_store *store);
+
+/* Ends the caller's use. Gives up what is not finished. NULL is allowed. */
+UFFD_EXPORT void uffd_store_close(uffd_store *store);
+UFFD_EXPORT const char *uffd_store_kind(const uffd_store *store); /* "file", "layer", ... */
+
+/*
+ * A file of length bytes, written beside path and put in its place; what is zero is a hole. It cannot keep BELOW.
+ * Errors: those of open(2) and rename(2); -EINVAL length 0, or path is not a regular file; -EFBIG.
+ */
+UFFD_EXPORT int uffd_store_file(const char *path, uint64_t length, uffd_store **store);
+
+/* Each returns 0, or -errno (call uffd_set_errmsg() for the sentence). All but put may be NULL. */
+struct uffd_store_ops {
+  size_t size;
+  int (*put)(void *ctx, uint64_t offset, uint32_t kind, const void *data, uint64_t length);
+  int (*flush)(void *ctx);
+  int (*finish)(void *ctx);
+  void (*abort)(void *ctx);   /* closed unfinished, or finishing has failed */
+  void (*destroy)(void *ctx); /* the store is gone: free ctx */
+};
+#define UFFD_STORE_OPS_INIT                                                                                            \
+  { sizeof(struct uffd_store_ops), NULL, NULL, NULL, NULL, NULL }
+
+/* A store that calls back. kind (copied, may be cut): NULL is "callback". Errors: -EINVAL no put; -ENOMEM. */
+UFFD_EXPORT int uffd_store_callback(const struct uffd_store_ops *ops, void *ctx, const char *kind, uffd_store **store);
+
 /* Group: the loop */
 
 /* Regions, the engine that serves them, and statistics: started and stopped as one. */

@@ -142,6 +142,100 @@ struct uffd_image_piece {
  */
 UFFD_EXPORT int uffd_image_map(const uffd_image *image, int layer, uint64_t offset, struct uffd_image_piece *piece);
 
+/*
+ * Told how far a long piece of work is, from time to time; done and total are bytes of the image. Not 0: stop, and the
+ * work fails with -ECANCELED.
+ */
+typedef int uffd_progress_fn(void *ctx, uint64_t done, uint64_t total);
+
+/* Group: writing */
+
+enum {
+  UFFD_STORE_COMPARE = 1 /* pages that are put as data, and are as below, are kept as the same as below */
+};
+
+struct uffd_store_layer_opts {
+  size_t size;
+  uint64_t length;        /* of the image, bytes; 0: as below */
+  uint64_t page_size;     /* bytes, a power of two from 4096 on; 0: as below, or 4096 */
+  uffd_image *below;      /* what the layer is an increment on; NULL: nothing, it is a whole image */
+  uint64_t frame_bytes;   /* of a frame, at most, unless a page is larger; 0: 64 KiB */
+  int32_t level;          /* of zstd; 0: 3 */
+  uint32_t digest;        /* UFFD_DIGEST_*; NONE: as below, or XXH3. SHA256 where strangers keep the file */
+  uint32_t flags;         /* UFFD_STORE_COMPARE */
+  uint32_t reserved;      /* 0 */
+  const char *parent;     /* the parent's name in the index, as seen from path's directory; NULL: found out, or "" */
+  const char *attributes; /* JSON, at most 64 KiB; NULL: none */
+};
+#define UFFD_STORE_LAYER_OPTS_INIT                                                                                     \
+  { sizeof(struct uffd_store_layer_opts), 0, 0, NULL, 0, 0, 0, 0, 0, NULL, NULL }
+
+/*
+ * A store that writes a layer: a zstd file with a seek table and an index, which appears whole under its name when it
+ * is finished. Pages that are put as data but are zero are kept as zero. What is never put is the same as below, where
+ * there is something below, and zero elsewhere. path may be a file of `below`: that stays as it is until then, and for
+ * those who have it open.
+ * Errors: those of open(2); -EINVAL no length, a page size or level that is none, another page size than below, `below`
+ * has no index (`uffd-lua image index` makes one), attributes too long; -ELOOP below is UFFD_IMAGE_DEPTH layers deep;
+ * -EFBIG; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_store_layer(const char *path, const struct uffd_store_layer_opts *opts, uffd_store **store);
+
+struct uffd_image_copy_opts {
+  size_t size;
+  uint32_t from_layer; /* what comes from layers below this one is put as BELOW; 0: all is data and zero */
+  uint32_t reserved;   /* 0 */
+  uffd_progress_fn *progress;
+  void *progress_ctx;
+};
+#define UFFD_IMAGE_COPY_OPTS_INIT                                                                                      \
+  { sizeof(struct uffd_image_copy_opts), 0, 0, NULL, NULL }
+
+/*
+ * Puts all of the image into a store, from the first page to the last. The store is left unfinished. Errors: those of
+ * uffd_image_read() and uffd_store_put(); -ECANCELED by progress.
+ */
+UFFD_EXPORT int uffd_image_copy(uffd_image *image, uffd_store *store, const struct uffd_image_copy_opts *opts);
+
+struct uffd_image_index_opts {
+  size_t size;
+  uint32_t digest;   /* UFFD_DIGEST_*; NONE: XXH3 */
+  uint32_t reserved; /* 0 */
+  uffd_progress_fn *progress;
+  void *progress_ctx;
+};
+#define UFFD_IMAGE_INDEX_OPTS_INIT                                                                                     \
+  { sizeof(struct uffd_image_index_opts), 0, 0, NULL, NULL }
+
+/*
+ * Makes the sidecar of a raw file, path.uidx: its digests, which give it an identity, and where it is zero. A sidecar
+ * that is there is replaced. Errors: those of open(2) and reading; -EINVAL path is a zstd file; -ECANCELED by progress.
+ */
+UFFD_EXPORT int uffd_image_index(const char *path, const struct uffd_image_index_opts *opts);
+
+/* Group: checking */
+
+/* A range of an image that is not what it should be; sentence says why. */
+typedef void uffd_image_problem_fn(void *ctx, uint64_t offset, uint64_t length, const char *sentence);
+
+struct uffd_image_verify_opts {
+  size_t size;
+  uint64_t sample;                /* so many chunks of 64 KiB, spread over the image; 0: all */
+  uffd_image_problem_fn *problem; /* may be NULL */
+  void *problem_ctx;
+  uffd_progress_fn *progress;
+  void *progress_ctx;
+};
+#define UFFD_IMAGE_VERIFY_OPTS_INIT                                                                                    \
+  { sizeof(struct uffd_image_verify_opts), 0, NULL, NULL, NULL, NULL }
+
+/*
+ * Reads the image and compares it with the digests of its top layer; a top layer without an index has none, and then
+ * what is checked is that all of it can be read and decoded. Returns the number of bad chunks (INT_MAX at most), 0 when
+ * all is well. Errors: -ENOMEM; -ECANCELED by progress; -EOWNERDEAD in a forked child.
+ */
+UFFD_EXPORT int uffd_image_verify(uffd_image *image, const struct uffd_image_verify_opts *opts);
+
 #ifdef __cplusplus
 }
 #endif

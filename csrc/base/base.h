@@ -48,6 +48,21 @@ void uffd_pages_unmap(void *pages, uint64_t length);
 #define UFFD_ZEROS (UINT64_C(2) << 20)
 const char *uffd_zeros(void);
 
+/*
+ * newfile.c: a file that is written beside its target, and put in its place when it is whole. keep syncs, renames and
+ * closes; when it fails, the file is discarded as by discard, which does nothing after either.
+ */
+struct uffd_newfile {
+  int fd;            /* to read and write; -1: kept or discarded */
+  char path[4096];   /* as it is written */
+  char target[4096]; /* what it becomes */
+};
+UFFD_SHARED int uffd_newfile_open(struct uffd_newfile *file, const char *path);
+UFFD_SHARED int uffd_newfile_keep(struct uffd_newfile *file);
+UFFD_SHARED void uffd_newfile_discard(struct uffd_newfile *file);
+/* pwrite(2) of exactly so many bytes: 0, or -errno with a sentence. */
+UFFD_SHARED int uffd_write_exactly(int fd, const char *path, uint64_t offset, const void *bytes, uint64_t length);
+
 /* clock.c: CLOCK_MONOTONIC in nanoseconds. */
 UFFD_SHARED uint64_t uffd_now(void);
 

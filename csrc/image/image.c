@@ -21,14 +21,39 @@ void uffd_image_close(uffd_image *image) {
   DELETE(image);
 }
 
-static int open_layers(uffd_image *image, const char *const *paths, size_t count, const struct uffd_image_opts *opts) {
+static int open_layers(uffd_image *image, const char *const *paths, size_t count, const struct uffd_image_opts *opts,
+                       bool plain) {
   for (size_t i = 0; i < count; i++) {
     if (paths[i] == NULL) return fail(EINVAL, "The path of layer %zu is NULL.", i);
-    int result = uffd_layer_open(paths[i], opts, &image->layers[i]);
+    int result = uffd_layer_open(paths[i], opts, plain, &image->layers[i]);
     if (result < 0) return result;
     image->count++;
   }
   return uffd_stack_build(image, opts);
+}
+
+static int open_image(const char *const *paths, size_t count, const struct uffd_image_opts *opts, bool plain,
+                      uffd_image **made) {
+  uffd_image *image = NEW(uffd_image);
+  if (image == NULL) return fail(ENOMEM, "No memory for an image.");
+  atomic_init(&image->references, 1);
+  image->process = uffd_process();
+  pthread_mutex_init(&image->lock, NULL);
+  image->layers = uffd_alloc(UFFD_IMAGE_DEPTH * sizeof(*image->layers));
+  int result =
+      image->layers == NULL ? fail(ENOMEM, "No memory for an image.") : open_layers(image, paths, count, opts, plain);
+  if (result < 0) {
+    struct uffd_sentence why = uffd_keep_sentence();
+    uffd_image_close(image);
+    uffd_restore_sentence(&why);
+    return result;
+  }
+  *made = image;
+  return 0;
+}
+
+int uffd_image_open_plain(const char *path, const struct uffd_image_opts *opts, uffd_image **made) {
+  return open_image(&path, 1, opts, true, made);
 }
 
 int uffd_image_open(const char *const *paths, size_t count, const struct uffd_image_opts *user_opts,
@@ -39,21 +64,7 @@ int uffd_image_open(const char *const *paths, size_t count, const struct uffd_im
   if (result < 0) return result;
   if (paths == NULL || count == 0) return fail(EINVAL, "No layers: give the path of at least one.");
   if (count > UFFD_IMAGE_DEPTH) return fail(ELOOP, "An image has at most %u layers, not %zu.", UFFD_IMAGE_DEPTH, count);
-  uffd_image *image = NEW(uffd_image);
-  if (image == NULL) return fail(ENOMEM, "No memory for an image.");
-  atomic_init(&image->references, 1);
-  image->process = uffd_process();
-  pthread_mutex_init(&image->lock, NULL);
-  image->layers = uffd_alloc(UFFD_IMAGE_DEPTH * sizeof(*image->layers));
-  result = image->layers == NULL ? fail(ENOMEM, "No memory for an image.") : open_layers(image, paths, count, &opts);
-  if (result < 0) {
-    struct uffd_sentence why = uffd_keep_sentence();
-    uffd_image_close(image);
-    uffd_restore_sentence(&why);
-    return result;
-  }
-  *made = image;
-  return 0;
+  return open_image(paths, count, &opts, false, made);
 }
 
 /* Gives a user's struct, which may be older and shorter than ours, as much as it has room for. */

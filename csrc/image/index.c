@@ -202,7 +202,7 @@ static char *copy_text(const unsigned char *at, uint32_t length) {
 }
 
 /* A parent's name is looked for in the increment's directory, and nowhere above it. */
-static bool is_inside(const char *name) {
+bool uffd_index_is_name(const char *name) {
   if (name[0] == '/') return false;
   for (const char *at = name; at != NULL; at = strchr(at, '/')) {
     if (*at == '/') at++;
@@ -224,7 +224,7 @@ static int read_rest(const unsigned char *p, const char *path, const struct part
     return fail(ENOMEM, "No memory for the index of %s.", path);
   }
   memcpy(index->digests, p + parts->digests, digests);
-  if (is_inside(index->parent)) return 0;
+  if (uffd_index_is_name(index->parent)) return 0;
   return refuse(path, parts->name, "the parent's name leaves the directory");
 }
 

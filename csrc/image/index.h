@@ -38,6 +38,10 @@ struct uffd_index {
 int uffd_index_parse(const unsigned char *payload, uint64_t length, const char *path, struct uffd_index *index);
 /* The payload of an index, to be released with *length; NULL: no memory. */
 unsigned char *uffd_index_encode(const struct uffd_index *index, uint64_t *length);
+/* Writes it as a skippable frame at byte at of a file: how many *bytes it has there. */
+int uffd_index_write(int fd, const char *path, uint64_t at, const struct uffd_index *index, uint64_t *bytes);
+/* A name of a parent: relative, and without "..". */
+bool uffd_index_is_name(const char *name);
 void uffd_index_free(struct uffd_index *index);
 /* Appends, joined with the extent before it where both are of one kind and follow each other. 0 or -ENOMEM. */
 int uffd_index_add(struct uffd_index *index, const struct uffd_index_extent *extent);

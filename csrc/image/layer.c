@@ -128,10 +128,10 @@ static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes) {
               layer->path, file_bytes, layer->sidecar, layer->index.stream_bytes);
 }
 
-static int open_raw(struct uffd_layer_file *layer, int fd, uint64_t file_bytes) {
+static int open_raw(struct uffd_layer_file *layer, int fd, uint64_t file_bytes, bool plain) {
   char name[4096];
   int result = 0;
-  if (snprintf(name, sizeof(name), "%s.uidx", layer->path) < (int)sizeof(name) && access(name, F_OK) == 0) {
+  if (!plain && snprintf(name, sizeof(name), "%s.uidx", layer->path) < (int)sizeof(name) && access(name, F_OK) == 0) {
     layer->sidecar = copy_text(name);
     if (layer->sidecar == NULL) return fail(ENOMEM, "No memory for the layer %s.", layer->path);
     layer->format = UFFD_IMAGE_SIDECAR;
@@ -179,20 +179,20 @@ static bool is_zstd(const unsigned char *head) {
   return magic == UFFD_MAGIC_ZSTD || (magic & 0xFFFFFFF0u) == 0x184D2A50u;
 }
 
-static int open_layer(struct uffd_layer_file *layer, uint64_t frame_limit) {
+static int open_layer(struct uffd_layer_file *layer, uint64_t frame_limit, bool plain) {
   unsigned char head[4] = {0};
   uint64_t bytes = 0;
   int fd = open_file(layer->path, &bytes);
   if (fd < 0) return fd;
   int result = uffd_read_exactly(fd, layer->path, 0, head, min_u64(bytes, sizeof(head)));
   if (result == 0) {
-    result = is_zstd(head) ? open_zstd(layer, fd, bytes, frame_limit) : open_raw(layer, fd, bytes);
+    result = is_zstd(head) ? open_zstd(layer, fd, bytes, frame_limit) : open_raw(layer, fd, bytes, plain);
   }
   if (layer->source == NULL) close(fd);
   return result;
 }
 
-int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, struct uffd_layer_file **made) {
+int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, bool plain, struct uffd_layer_file **made) {
   uint64_t frame_limit = opts->frame_limit == 0 ? FRAME_LIMIT : opts->frame_limit;
   if (frame_limit > FRAME_MOST) return fail(EINVAL, "A frame has at most 1 GiB, not %" PRIu64 " bytes.", frame_limit);
   struct uffd_layer_file *layer = NEW(struct uffd_layer_file);
@@ -201,7 +201,7 @@ int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, struct
     uffd_layer_close(layer);
     return fail(ENOMEM, "No memory for the layer %s.", path);
   }
-  int result = open_layer(layer, frame_limit);
+  int result = open_layer(layer, frame_limit, plain);
   if (result < 0) {
     uffd_layer_close(layer);
     return result;

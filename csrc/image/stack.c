@@ -196,7 +196,7 @@ static int open_parent(uffd_image *image, const struct uffd_image_opts *opts) {
                         lowest->index.parent);
   if (length >= (int)sizeof(path)) return fail(ENAMETOOLONG, "The parent's name of %s is too long.", lowest->path);
   struct uffd_layer_file *parent;
-  result = uffd_layer_open(path, opts, &parent);
+  result = uffd_layer_open(path, opts, false, &parent);
   if (result < 0) {
     struct uffd_sentence why = uffd_keep_sentence();
     return fail(-result, "The parent of %s: %s", lowest->path, why.text);

@@ -1,0 +1,231 @@
+/*
+ * What goes over a whole image: copying it into a store, checking it, making the sidecar of a raw file.
+ */
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "image/digest.h"
+#include "image/pack.h"
+
+#define STEP (UINT64_C(1) << 20) /* bytes read at once: a multiple of every chunk, and of what a page usually is */
+
+/* A walk over an image in steps, which somebody may be told of. */
+struct walk {
+  uffd_image *image;
+  struct uffd_reader *reader;
+  char *buffer;
+  uint64_t buffer_bytes;
+  uffd_progress_fn *progress;
+  void *progress_ctx;
+};
+
+static void close_walk(struct walk *walk) {
+  uffd_reader_free(walk->reader);
+  uffd_release(walk->buffer, walk->buffer_bytes);
+}
+
+static int open_walk(struct walk *walk, uffd_image *image, uffd_progress_fn *progress, void *ctx) {
+  *walk = (struct walk){.image = image, .progress = progress, .progress_ctx = ctx};
+  if (image->process != uffd_process()) return fail(EOWNERDEAD, "This image belongs to the parent process.");
+  int result = uffd_reader_make(&image->need, &walk->reader);
+  if (result < 0) return result;
+  walk->buffer_bytes = max_u64(STEP, image->page_size);
+  walk->buffer = uffd_alloc(walk->buffer_bytes);
+  if (walk->buffer != NULL) return 0;
+  close_walk(walk);
+  return fail(ENOMEM, "No memory to read an image.");
+}
+
+static int tell(const struct walk *walk, uint64_t done) {
+  if (walk->progress == NULL || walk->progress(walk->progress_ctx, done, walk->image->length) == 0) return 0;
+  return fail(ECANCELED, "Given up at offset %" PRIu64 " of %" PRIu64 ".", done, walk->image->length);
+}
+
+/* ---- copying */
+
+static uint32_t kind_of(const struct uffd_piece *piece, uint32_t from_layer) {
+  if (piece->layer < from_layer) return UFFD_STORE_BELOW;
+  return piece->kind == UFFD_IMAGE_ZERO ? UFFD_STORE_ZERO : UFFD_STORE_DATA;
+}
+
+/*
+ * [at, end) is of one kind as far as whole pages go. A page that several pieces meet in is data, so that a layer's end
+ * within a page does no harm; so it is where the lower part of such a page would be the layer's below.
+ */
+static uint64_t run_of(const uffd_image *image, uint64_t at, uint32_t from_layer, uint32_t *kind) {
+  size_t i = uffd_stack_find(image, at);
+  uint64_t page = image->page_size, end = image->pieces[i + 1].offset;
+  *kind = kind_of(&image->pieces[i], from_layer);
+  for (i++; i < image->pieces_count && kind_of(&image->pieces[i], from_layer) == *kind; i++) {
+    end = image->pieces[i + 1].offset;
+  }
+  if (end == image->length) return end;
+  if (round_down(end, page) > at) return round_down(end, page);
+  *kind = UFFD_STORE_DATA;
+  return min_u64(at + page, image->length);
+}
+
+static int copy_run(const struct walk *walk, uffd_store *store, uint64_t at, uint64_t end, uint32_t kind) {
+  if (kind != UFFD_STORE_DATA) return uffd_store_put(store, at, kind, NULL, end - at);
+  while (at < end) {
+    uint64_t part = min_u64(walk->buffer_bytes - at % walk->buffer_bytes, end - at);
+    int result = uffd_image_gather(walk->image, walk->reader, at, walk->buffer, part);
+    if (result == 0) result = uffd_store_put(store, at, UFFD_STORE_DATA, walk->buffer, part);
+    if (result == 0) result = tell(walk, at);
+    if (result < 0) return result;
+    at += part;
+  }
+  return 0;
+}
+
+int uffd_image_copy(uffd_image *image, uffd_store *store, const struct uffd_image_copy_opts *user_opts) {
+  struct uffd_image_copy_opts opts = UFFD_IMAGE_COPY_OPTS_INIT;
+  struct walk walk;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_copy_opts");
+  if (result == 0) result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
+  if (result < 0) return result;
+  for (uint64_t at = 0; result == 0 && at < image->length;) {
+    uint32_t kind;
+    uint64_t end = run_of(image, at, opts.from_layer, &kind);
+    result = copy_run(&walk, store, at, end, kind);
+    at = end;
+  }
+  if (result == 0) result = tell(&walk, image->length);
+  close_walk(&walk);
+  return result;
+}
+
+/* ---- checking */
+
+/* 0 or 1 bad chunk, told. */
+static int check_chunk(const struct walk *walk, uint64_t chunk, const struct uffd_image_verify_opts *opts) {
+  const struct uffd_index *index = &walk->image->layers[walk->image->count - 1]->index;
+  uint64_t start = chunk * UFFD_INDEX_CHUNK, bytes = min_u64(UFFD_INDEX_CHUNK, walk->image->length - start);
+  unsigned char digest[UFFD_DIGEST_BYTES];
+  int result = uffd_image_gather(walk->image, walk->reader, start, walk->buffer, bytes);
+  if (result == 0 && index->digest != UFFD_DIGEST_NONE) {
+    uffd_digest_chunk(index->digest, walk->buffer, bytes, digest);
+    if (memcmp(digest, index->digests + chunk * UFFD_DIGEST_BYTES, sizeof(digest)) != 0) {
+      result = fail(EIO, "The contents at offset %" PRIu64 " are not those that %s was made with.", start,
+                    walk->image->layers[walk->image->count - 1]->path);
+    }
+  }
+  if (result == 0) return 0;
+  if (opts->problem != NULL) opts->problem(opts->problem_ctx, start, bytes, uffd_errmsg());
+  return 1;
+}
+
+int uffd_image_verify(uffd_image *image, const struct uffd_image_verify_opts *user_opts) {
+  struct uffd_image_verify_opts opts = UFFD_IMAGE_VERIFY_OPTS_INIT;
+  struct walk walk;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_verify_opts");
+  if (result == 0) result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
+  if (result < 0) return result;
+  uint64_t chunks = round_up(image->length, UFFD_INDEX_CHUNK) / UFFD_INDEX_CHUNK, bad = 0;
+  uint64_t count = opts.sample == 0 ? chunks : min_u64(opts.sample, chunks);
+  for (uint64_t i = 0; result == 0 && i < count; i++) {
+    uint64_t chunk = (uint64_t)((unsigned __int128)i * chunks / count);
+    bad += (uint64_t)check_chunk(&walk, chunk, &opts);
+    if (i % 16 == 0) result = tell(&walk, chunk * UFFD_INDEX_CHUNK);
+  }
+  if (result == 0) result = tell(&walk, image->length);
+  close_walk(&walk);
+  return result < 0 ? result : (int)min_u64(bad, INT_MAX);
+}
+
+/* ---- sidecars */
+
+static bool is_zero(const char *at, uint64_t length) {
+  return at[0] == 0 && memcmp(at, at + 1, length - 1) == 0;
+}
+
+/* The extents of what was read, page by page, and its digests. */
+static int index_step(struct uffd_index *index, uint64_t at, const char *bytes, uint64_t length) {
+  for (uint64_t done = 0; done < length; done += UFFD_INDEX_CHUNK) {
+    uint64_t chunk = (at + done) / UFFD_INDEX_CHUNK, part = min_u64(UFFD_INDEX_CHUNK, length - done);
+    uffd_digest_chunk(index->digest, bytes + done, part, index->digests + chunk * UFFD_DIGEST_BYTES);
+  }
+  for (uint64_t done = 0; done < length; done += BASE_PAGE) {
+    uint64_t part = min_u64(BASE_PAGE, length - done);
+    struct uffd_index_extent extent = {at + done, part, at + done, UFFD_IMAGE_DATA};
+    if (is_zero(bytes + done, part)) extent.kind = UFFD_IMAGE_ZERO;
+    int result = uffd_index_add(index, &extent);
+    if (result < 0) return result;
+  }
+  return 0;
+}
+
+static int fill_index(const struct walk *walk, struct uffd_index *index) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  index->time_ns = (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+  index->flags = UFFD_INDEX_EXTERNAL;
+  index->length = index->stream_bytes = walk->image->length;
+  index->page_size = BASE_PAGE;
+  index->parent = uffd_alloc(1);
+  index->attributes = uffd_alloc(1);
+  index->digests = uffd_alloc(uffd_index_chunks(index) * UFFD_DIGEST_BYTES);
+  if (index->parent == NULL || index->attributes == NULL || index->digests == NULL) {
+    return fail(ENOMEM, "No memory for an index.");
+  }
+  for (uint64_t at = 0; at < index->length; at += walk->buffer_bytes) {
+    uint64_t part = min_u64(walk->buffer_bytes, index->length - at);
+    int result = uffd_image_gather(walk->image, walk->reader, at, walk->buffer, part);
+    if (result == 0) result = index_step(index, at, walk->buffer, part);
+    if (result == 0) result = tell(walk, at);
+    if (result < 0) return result;
+  }
+  uffd_index_identify(index);
+  return tell(walk, index->length);
+}
+
+static int write_sidecar(const char *path, const struct uffd_index *index) {
+  struct uffd_newfile file;
+  char name[sizeof(file.target)];
+  uint64_t bytes;
+  if (snprintf(name, sizeof(name), "%s.uidx", path) >= (int)sizeof(name)) {
+    return fail(ENAMETOOLONG, "%s.uidx is too long a name.", path);
+  }
+  int result = uffd_newfile_open(&file, name);
+  if (result < 0) return result;
+  result = uffd_index_write(file.fd, file.path, 0, index, &bytes);
+  if (result == 0) return uffd_newfile_keep(&file);
+  uffd_newfile_discard(&file);
+  return result;
+}
+
+/* A sidecar that is there is not looked at: it may be what is to be replaced. */
+static int open_raw(const char *path, uffd_image **image) {
+  const struct uffd_image_opts opts = UFFD_IMAGE_OPTS_INIT;
+  int result = uffd_image_open_plain(path, &opts, image);
+  if (result < 0 || (*image)->layers[0]->format == UFFD_IMAGE_RAW) return result;
+  uffd_image_close(*image);
+  *image = NULL;
+  return fail(EINVAL, "%s is a zstd file, not a raw one: convert it, and it gets an index.", path);
+}
+
+int uffd_image_index(const char *path, const struct uffd_image_index_opts *user_opts) {
+  struct uffd_image_index_opts opts = UFFD_IMAGE_INDEX_OPTS_INIT;
+  struct uffd_index index = {.length = 0};
+  struct walk walk;
+  uffd_image *image;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_index_opts");
+  if (result == 0 && path == NULL) result = fail(EINVAL, "No path: name a file.");
+  if (result == 0 && opts.digest > UFFD_DIGEST_SHA256) result = fail(EINVAL, "%" PRIu32 " is no digest.", opts.digest);
+  if (result == 0) result = open_raw(path, &image);
+  if (result < 0) return result;
+  index.digest = opts.digest == UFFD_DIGEST_NONE ? UFFD_DIGEST_XXH3 : opts.digest;
+  result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
+  if (result == 0) {
+    result = fill_index(&walk, &index);
+    if (result == 0) result = write_sidecar(path, &index);
+    close_walk(&walk);
+  }
+  uffd_index_free(&index);
+  uffd_image_close(image);
+  return result;
+}
