@@ -447,7 +447,8 @@ UFFD_EXPORT void *uffd_memory_alias(const uffd_memory *memory);
 /*
  * Bounds-checked copies out of and into the memory, through the same faults as any access; safe on poisoned pages.
  * offset and length in bytes. Errors: -ERANGE outside the memory; -EHWPOISON a poisoned page; -EFAULT missing and not
- * to be had (USER_MODE_ONLY without a loop that serves it); -EOPNOTSUPP another process's memory; -EOWNERDEAD.
+ * to be had (USER_MODE_ONLY without a loop that serves it); -EDEADLK a page that the calling thread would have to
+ * answer for: it drives the pump that serves it; -EOPNOTSUPP another process's memory; -EOWNERDEAD.
  * On an error the pages before it have been copied.
  */
 UFFD_EXPORT int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_t length);
@@ -459,6 +460,17 @@ UFFD_EXPORT int uffd_memory_write(uffd_memory *memory, uint64_t offset, const vo
  * that is not served is left alone. Errors as uffd_memory_read().
  */
 UFFD_EXPORT int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, int write);
+
+/*
+ * Discards whole pages that a loop serves: they are absent again, and the next access asks their resolver anew. What
+ * was written to them is lost, poison too. Of shared memory (a memfd without UFFD_MAP_PRIVATE, hugetlb, adopted) the
+ * pages go for every mapping of it, the alias included; of private memory its own alone. Every engine, every kind.
+ * Errors: -ERANGE; -EINVAL not whole pages, or locked by mlock(2); -ENOENT a part that nobody serves, which would read
+ * as zeros: nothing is discarded then; -EDEADLK from a callback of the loop, and from a pump's driver whose object has
+ * UFFD_FEAT_EVENT_REMOVE; -ECANCELED the loop was closed; -EOPNOTSUPP another process's memory; -EOWNERDEAD. Any
+ * thread.
+ */
+UFFD_EXPORT int uffd_memory_discard(uffd_memory *memory, uint64_t offset, uint64_t length);
 
 /* Group: resolvers */
 

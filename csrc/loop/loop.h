@@ -107,6 +107,14 @@ static inline uffd_object *uffd_region_object(const uffd_region *region, uint32_
  */
 int uffd_region_bring_in(void *ctx, uint64_t address, bool write);
 
+/*
+ * discard.c: drops [start, end), whole pages of the region, which are absent then. ctx: the region. 0, -EDEADLK from
+ * its callbacks and a pump's driver that would wait for itself, -ECANCELED, -errno of dropping.
+ */
+int uffd_region_discard(void *ctx, const uffd_memory *memory, uint64_t start, uint64_t end);
+/* The calling thread answers for the region, and the kernel would take its fault. */
+bool uffd_region_is_own(void *ctx);
+
 /* prefetch.c: fills [offset, offset+length), whole pages, and waits for it. Under region->lock. 0 or -errno. */
 int uffd_prefetch_now(uffd_region *region, uint64_t offset, uint64_t length);
 

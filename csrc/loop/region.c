@@ -251,7 +251,10 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   region->claim = (struct uffd_claim){.start = terms->address,
                                       .end = terms->address + terms->length,
                                       .served = true,
+                                      .modes = terms->modes,
                                       .bring_in = uffd_region_bring_in,
+                                      .discard = uffd_region_discard,
+                                      .is_own = uffd_region_is_own,
                                       .ctx = region};
   pthread_mutex_init(&region->lock, NULL);
   uffd_memory_hold(memory);

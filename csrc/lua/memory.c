@@ -132,6 +132,14 @@ static int memory_prefault(lua_State *L) {
   return uffd_lua_done(L, uffd_memory_prefault(memory, offset, length, lua_toboolean(L, 4)));
 }
 
+static int memory_discard(lua_State *L) {
+  uffd_memory *memory = check(L, 1)->ref->memory;
+  uint64_t size = uffd_memory_length(memory), offset = uffd_lua_opt_unsigned(L, 2, 0);
+  uint64_t length = uffd_lua_opt_unsigned(L, 3, offset < size ? size - offset : 0);
+  uffd_lua_check_range(L, 2, offset, length, size, "memory");
+  return uffd_lua_done(L, uffd_memory_discard(memory, offset, length));
+}
+
 static char check_byte(lua_State *L, int arg) {
   if (lua_type(L, arg) != LUA_TSTRING) {
     lua_Integer byte = luaL_checkinteger(L, arg);
@@ -240,8 +248,9 @@ static int memory_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg methods[] = {{"read", memory_read},         {"write", memory_write}, {"fill", memory_fill},
-                                   {"prefault", memory_prefault}, {"close", memory_close}, {NULL, NULL}};
+static const luaL_Reg methods[] = {
+    {"read", memory_read},       {"write", memory_write}, {"fill", memory_fill}, {"prefault", memory_prefault},
+    {"discard", memory_discard}, {"close", memory_close}, {NULL, NULL}};
 
 static const luaL_Reg meta[] = {
     {"__gc", memory_gc}, {"__close", memory_gc}, {"__len", memory_len}, {"__tostring", memory_tostring}, {NULL, NULL}};

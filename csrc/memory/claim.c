@@ -74,16 +74,56 @@ static struct uffd_claim *find_server(uint64_t address) {
   return claim;
 }
 
-/* Not under the lock: what answers may itself read memory that is served, or make and close resolvers. */
-int uffd_claim_bring_in(uint64_t address, bool write) {
+static struct uffd_claim *take_server(uint64_t address) {
   open_book();
   struct uffd_claim *claim = find_server(address);
   if (claim != NULL) claim->users++;
   close_book();
-  if (claim == NULL) return -ENOENT;
-  int result = claim->bring_in(claim->ctx, address, write);
+  return claim;
+}
+
+static void release_server(struct uffd_claim *claim) {
   open_book();
   if (--claim->users == 0) pthread_cond_broadcast(&left);
   close_book();
+}
+
+/* Not under the lock: what answers may itself read memory that is served, or make and close resolvers. */
+int uffd_claim_bring_in(uint64_t address, bool write) {
+  struct uffd_claim *claim = take_server(address);
+  if (claim == NULL) return -ENOENT;
+  int result = claim->bring_in(claim->ctx, address, write);
+  release_server(claim);
   return result;
+}
+
+uint64_t uffd_claim_end(uint64_t address) {
+  open_book();
+  const struct uffd_claim *claim = find_server(address);
+  uint64_t end = claim == NULL ? 0 : claim->end;
+  close_book();
+  return end;
+}
+
+int uffd_claim_discard(const uffd_memory *memory, uint64_t start, uint64_t end) {
+  struct uffd_claim *claim = take_server(start);
+  if (claim == NULL) return -ENOENT;
+  int result = end <= claim->end ? claim->discard(claim->ctx, memory, start, end) : -ENOENT;
+  release_server(claim);
+  return result;
+}
+
+_Thread_local bool uffd_thread_answers;
+
+bool uffd_claim_own(uint64_t start, uint64_t end, struct uffd_own *own) {
+  bool found = false;
+  open_book();
+  for (const struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
+    if (!claim->served || claim->end <= start || claim->start >= end || !claim->is_own(claim->ctx)) continue;
+    if (found && claim->start >= own->start) continue;
+    *own = (struct uffd_own){max_u64(start, claim->start), min_u64(end, claim->end), claim->modes};
+    found = true;
+  }
+  close_book();
+  return found;
 }

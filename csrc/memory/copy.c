@@ -100,6 +100,11 @@ static int explain(const uffd_memory *memory, const struct copying *rest, bool o
     return fail(error, "The %s cannot be had: it is unmapped, protected, beyond its file's end, or nobody serves it.",
                 where);
   case EDEADLK:
+    if (uffd_thread_answers)
+      return fail(error,
+                  "The %s is served by a pump that the calling thread drives: it would wait for its own answer. Call "
+                  "uffd_loop_step() in one thread, and touch the memory in another.",
+                  where);
     return fail(error, "The %s is served by the loop whose callback asks for it.", where);
   default:
     return fail(error, "Copying failed at the %s: %s.", where, strerror(error));
@@ -114,11 +119,25 @@ static int check_range(const uffd_memory *memory, uint64_t offset, uint64_t leng
               offset, memory->length);
 }
 
+/* -EDEADLK where the kernel would take a fault that the calling thread has to answer. */
+static int refuse_own(const uffd_memory *memory, struct copying rest) {
+  uint64_t page;
+  if (uffd_would_wait((uintptr_t)rest.inside, rest.length, rest.write, &page)) {
+    rest.inside = memory->address + (page - (uintptr_t)memory->address);
+    return explain(memory, &rest, false, EDEADLK);
+  }
+  if (uffd_would_wait((uintptr_t)rest.outside, rest.length, !rest.write, &page))
+    return explain(memory, &rest, true, EDEADLK);
+  return 0;
+}
+
 /* rest begins as the whole copy, but for the address inside. */
 static int copy(const uffd_memory *memory, uint64_t offset, struct copying rest) {
   int result = check_range(memory, offset, rest.length);
   if (result < 0) return result;
   rest.inside = memory->address + offset;
+  result = refuse_own(memory, rest);
+  if (result < 0) return result;
   unsigned tries = 0;
   while (rest.length != 0) {
     ssize_t count = copy_some(&rest);
@@ -163,6 +182,11 @@ static int prefault_page(const uffd_memory *memory, uint64_t at, bool write) {
 int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, int write) {
   int result = check_range(memory, offset, length);
   if (result < 0 || length == 0) return result;
+  uint64_t page;
+  if (uffd_would_wait((uintptr_t)memory->address + offset, length, write != 0, &page)) {
+    const struct copying rest = {.inside = memory->address + (page - (uintptr_t)memory->address)};
+    return explain(memory, &rest, false, EDEADLK);
+  }
   for (uint64_t at = round_down(offset, memory->page_size); at < offset + length && result == 0;) {
     result = prefault_page(memory, at, write != 0);
     at += memory->page_size;

@@ -40,11 +40,16 @@ void uffd_memory_drop(uffd_memory *memory);
 struct uffd_claim {
   struct uffd_claim *next;
   uint64_t start, end;
-  bool served; /* else: read by a resolver */
+  bool served;    /* else: read by a resolver */
+  uint64_t modes; /* served: UFFD_MODE_* */
   /* served: brings the page at address in, or unprotects it for a write. 0, or -EHWPOISON and the like. */
   int (*bring_in)(void *ctx, uint64_t address, bool write);
+  /* served: drops whole pages, which are asked for anew. 0, or -EDEADLK, -ECANCELED, -errno of dropping. */
+  int (*discard)(void *ctx, const uffd_memory *memory, uint64_t start, uint64_t end);
+  /* served: the calling thread would have to answer a fault that the kernel takes for it. Under the book's lock. */
+  bool (*is_own)(void *ctx);
   void *ctx;
-  uint32_t users; /* bring_in calls under way; the book's */
+  uint32_t users; /* bring_in and discard calls under way; the book's */
 };
 
 /* Enters claim in the book: 0, or -EBUSY with a sentence that names the other range. The caller keeps claim. */
@@ -53,6 +58,26 @@ int uffd_claim(struct uffd_claim *claim);
 void uffd_unclaim(struct uffd_claim *claim);
 /* Asks the server of address to bring its page in; -ENOENT when nobody serves it, -ECANCELED when it ends meanwhile. */
 int uffd_claim_bring_in(uint64_t address, bool write);
+/* The end of the served range that address is in; 0: nobody serves it. */
+uint64_t uffd_claim_end(uint64_t address);
+/* Asks the server of start to discard [start, end), which is one server's. As uffd_claim_bring_in(). */
+int uffd_claim_discard(const uffd_memory *memory, uint64_t start, uint64_t end);
+
+/* A part of a range whose faults the calling thread would have to answer itself. */
+struct uffd_own {
+  uint64_t start, end, modes;
+};
+/* True, with the first such part of [start, end). */
+bool uffd_claim_own(uint64_t start, uint64_t end, struct uffd_own *own);
+/* Set by whoever drives a pump: other threads need not look. */
+extern _Thread_local bool uffd_thread_answers;
+/* own.c: an access would wait for the calling thread's own answer, at *page. */
+bool uffd_would_wait(uint64_t start, uint64_t length, bool write, uint64_t *page);
+
+/* discard.c: drops whole pages of memory. 0 or -errno. */
+int uffd_drop(const uffd_memory *memory, uint64_t start, uint64_t length);
+/* Whether the kernel tells of it, with UFFD_FEAT_EVENT_REMOVE, and goes on when that was read. */
+bool uffd_drop_tells(const uffd_memory *memory);
 
 /* copy.c: copies from memory that may not be readable, without a signal. 0, or -EFAULT and the like. */
 int uffd_peek(void *buffer, const void *source, uint64_t length);

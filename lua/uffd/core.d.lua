@@ -218,7 +218,8 @@ function object:close() end
 local memory = {}
 
 ---A string of bytes. Missing pages are waited for as in any access. An offset outside raises.
----Errors: EHWPOISON a poisoned page; EFAULT missing and not to be had (user mode only, without a loop that serves it).
+---Errors: EHWPOISON a poisoned page; EFAULT missing and not to be had (user mode only, without a loop that serves it);
+---EDEADLK a missing page of a pump that the calling thread drives: it would wait for its own answer.
 ---@param offset? integer (default 0)
 ---@param length? integer (default: to the end)
 ---@return string? data
@@ -261,6 +262,18 @@ function memory:pack(format, offset, ...) end
 ---@return string? message
 ---@return integer? errno
 function memory:prefault(offset, length, write) end
+
+---Discards whole pages that a loop serves: they are absent again, and the next access asks their resolver anew. What was
+---written to them is lost, poison too; of shared memory they go for every mapping, of private memory for this one alone.
+---An offset outside raises.
+---Errors: EINVAL not whole pages, or locked in memory; ENOENT a part that nobody serves (nothing is discarded then);
+---EDEADLK from a pump's driver whose objects have event_remove; ECANCELED the loop was closed.
+---@param offset? integer (default 0)
+---@param length? integer (default: to the end)
+---@return true? done
+---@return string? message
+---@return integer? errno
+function memory:discard(offset, length) end
 
 ---Reads values as `string.unpack` does; after them, the offset of the first byte that was not used. Errors as `read`.
 ---@param format string

@@ -370,8 +370,8 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 
 ---A resolver written in Lua. The factory runs once in each handler's own Lua state and returns the function that is
 ---asked for pages. It may use no locals from outside of it, except one that is this module, of which a policy has
----`ZERO`, `POISON`, `LATER`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings, the
----sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are its
+---`ZERO`, `POISON`, `LATER`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings,
+---the sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are its
 ---own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine, the clocks of os,
 ---`uffd`, and, while the factory runs, `require`. `print` and `uffd.log` give a line to `loop:messages()`.
 ---
@@ -414,7 +414,8 @@ end
 
 ---Asks a policy for one page, in a Lua state made for it and without serving anything: to try a policy out.
 ---Returns `"zero"`; `"poison"`; `"later"`; `"bytes"`, the string, the offset of its first byte; or `"resolver"`, the
----resolver, the offset there. A policy that fails: nil, the message, EIO (an error, or an answer of no use), ETIMEDOUT, ENOMEM.
+---resolver, the offset there. A policy that fails: nil, the message, EIO (an error, or an answer of no use), ETIMEDOUT,
+---ENOMEM.
 ---@param policy uffd.Resolver
 ---@param offset? integer bytes; rounded down to a page (default 0)
 ---@param options? uffd.AskOptions

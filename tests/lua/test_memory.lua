@@ -117,6 +117,31 @@ function tests.test_adopt()
   fails("EINVAL", nil, uffd.map { address = address, size = page })
 end
 
+-- Restores memory in place: what was written is gone, the resolver is asked again.
+function tests.test_discard()
+  local counting = assert(uffd.resolver.policy(function()
+    local calls = 0
+    return function()
+      calls = calls + 1
+      return ("call %d"):format(calls)
+    end
+  end))
+  for _, kind in ipairs { "anonymous", "thp", "memfd" } do
+    local memory, served = support.serve(counting, 4, { kind = kind })
+    local loop <close> = served
+    lu.assertEquals(memory:read(page, 6), "call 1")
+    assert(memory:write(page, "written"))
+    lu.assertIsTrue(memory:discard(page, page))
+    lu.assertEquals(memory:read(page, 6), "call 2")
+    lu.assertIsTrue(memory:discard())
+    lu.assertEquals(memory:read(page, 6), "call 3")
+    fails("EINVAL", "whole pages", memory:discard(0, 5))
+    raises("outside the memory", memory.discard, memory, 0, 5 * page)
+    assert(loop:regions()[1]:remove())
+    fails("ENOENT", "not served", memory:discard(0, page))
+  end
+end
+
 function tests.test_reading_and_writing()
   local memory <close> = assert(uffd.map { size = 2 * page })
   lu.assertIsTrue(memory:write(page - 3, "across"))

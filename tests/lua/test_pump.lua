@@ -25,6 +25,19 @@ function tests.test_step_answers_another_thread()
   support.counts(loop, { faults = 8 })
 end
 
+-- Not a word of a hang: a thread that answers cannot wait for its own answer.
+function tests.test_the_driver_touches_its_own()
+  support.needs_kernel_faults()
+  local memory, served = pump(uffd.resolver.bytes(support.letters(2)), 2)
+  local loop <close> = served
+  fails("EDEADLK", "touch the memory in another", memory:read(0, 4))
+  fails("EDEADLK", nil, memory:write(0, "x"))
+  fails("EDEADLK", nil, memory:unpack("I4", page))
+  fails("EDEADLK", nil, memory:prefault())
+  assert(loop:complete())
+  lu.assertEquals(memory:read(page, 1), "b")
+end
+
 function tests.test_a_policy_on_the_pump()
   local policy = uffd.resolver.policy(function()
     local calls = 0

@@ -37,6 +37,8 @@ struct uffd_engine_class {
   int (*run_job)(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job);
   /* Waits for a semaphore that a job posts, until then (CLOCK_MONOTONIC; UINT64_MAX: for ever). False: too late. */
   bool (*wait)(struct uffd_engine *engine, sem_t *semaphore, uint64_t until_ns);
+  /* The calling thread is the one that answers. NULL: it never is. */
+  bool (*is_driver)(const struct uffd_engine *engine);
   /* Events are applied: no fault is answered from quiet until not quiet. NULL: only the reader answers. */
   void (*quiesce)(struct uffd_engine *engine, bool quiet);
   /* The slice is served from now on: 0, or -errno with a sentence; or is no more. NULL: readers find it themselves. */

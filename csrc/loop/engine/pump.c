@@ -13,6 +13,7 @@ static _Thread_local char self; /* its address tells threads apart */
 
 void uffd_pump_drive(struct uffd_engine *engine) {
   atomic_store_explicit(&engine->driver, &self, memory_order_relaxed);
+  if (engine->class == &uffd_pump_engine) uffd_thread_answers = true;
 }
 
 static bool is_driver(const struct uffd_engine *engine) {
@@ -72,4 +73,5 @@ const struct uffd_engine_class uffd_pump_engine = {
     .watch = watch,
     .run_job = run_job,
     .wait = wait,
+    .is_driver = is_driver,
 };

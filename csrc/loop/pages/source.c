@@ -91,13 +91,20 @@ bool uffd_slices_overlap(const struct uffd_source *source, uint64_t start, uint6
   return false;
 }
 
+void uffd_slice_discard(const struct uffd_slice *slice, uint64_t start, uint64_t end) {
+  for (uint64_t at = max_u64(start, slice->start); at < min_u64(end, slice->end); at += slice->terms->page_size) {
+    set_page_state(slice, page_index(slice, at), UFFD_PAGE_ABSENT);
+  }
+}
+
 void uffd_slices_remove(struct uffd_source *source, uint64_t start, uint64_t end) {
   for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end; i++) {
     const struct uffd_slice *slice = &source->slices[i];
     uint64_t page_size = slice->terms->page_size;
     uint64_t last = min_u64(end, slice->end);
     for (uint64_t at = max_u64(start, slice->start); at < last; at += page_size) {
-      set_page_state(slice, (at - slice->start) / page_size, UFFD_PAGE_REMOVED);
+      bool discarded = at >= source->discard_start && at < source->discard_end;
+      set_page_state(slice, page_index(slice, at), discarded ? UFFD_PAGE_ABSENT : UFFD_PAGE_REMOVED);
     }
   }
 }

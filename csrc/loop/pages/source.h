@@ -11,13 +11,14 @@ struct uffd_source {
   struct uffd_source *next;
   uffd_object *object;
   int fd;
-  bool child;                    /* of a fork: the object is closed with the source */
-  bool foreign;                  /* serves another process, which registers its ranges itself */
-  bool lost;                     /* a change of mappings could not be followed: unknown places are poison, not zeros */
-  _Atomic bool gone;             /* its address space is no more */
-  bool starved;                  /* a FORK waits for a free descriptor */
-  bool readable;                 /* has messages, as poll said */
-  uint64_t back_start, back_end; /* faults in there found no room in the queue; 0: none did */
+  bool child;        /* of a fork: the object is closed with the source */
+  bool foreign;      /* serves another process, which registers its ranges itself */
+  bool lost;         /* a change of mappings could not be followed: unknown places are poison, not zeros */
+  _Atomic bool gone; /* its address space is no more */
+  bool starved;      /* a FORK waits for a free descriptor */
+  bool readable;     /* has messages, as poll said */
+  uint64_t discard_start, discard_end; /* pages dropped in there are asked for anew; 0: none are */
+  uint64_t back_start, back_end;       /* faults in there found no room in the queue; 0: none did */
   uint32_t count, capacity;
   struct uffd_slice *slices; /* by address */
   _Atomic uint8_t *pages;    /* a child's own page states; else NULL: they are the regions' */
@@ -37,6 +38,8 @@ int uffd_slices_reserve(struct uffd_source *source, uint32_t more); /* 0 or -ENO
 void uffd_slices_forget(struct uffd_source *source, const struct uffd_terms *terms);
 /* Slices that were left do not count. */
 bool uffd_slices_overlap(const struct uffd_source *source, uint64_t start, uint64_t end);
+/* Pages become absent: [start, end), whole pages of one region. */
+void uffd_slice_discard(const struct uffd_slice *slice, uint64_t start, uint64_t end);
 /* The owner dropped, unmapped or moved a range. -ENOMEM when there was no room to split a slice. */
 void uffd_slices_remove(struct uffd_source *source, uint64_t start, uint64_t end);
 int uffd_slices_unmap(struct uffd_source *source, uint64_t start, uint64_t end);
