@@ -774,9 +774,12 @@ struct uffd_loop_opts {
    */
   int (*forked)(void *ctx, uffd_object *child, const void *ledger, uint64_t ledger_size);
   void *forked_ctx;
+  /* Told the sentence of each failure of this loop, where uffd_set_log() is told, under the same rules. NULL: not. */
+  uffd_log_fn *failed;
+  void *failed_ctx;
 };
 #define UFFD_LOOP_OPTS_INIT                                                                                            \
-  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL }
+  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL }
 
 /*
  * The bytes of a ledger for regions of so many pages together, at most 4096 of them; 0: too many. A ledger is memory of

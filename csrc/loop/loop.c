@@ -84,6 +84,8 @@ static uffd_loop *new_loop(const struct uffd_loop_opts *opts) {
   engine->features = opts->features;
   engine->forked = opts->forked;
   engine->forked_ctx = opts->forked_ctx;
+  engine->failure.log = opts->failed;
+  engine->failure.log_ctx = opts->failed_ctx;
   engine->epoll_fd = -1;
   atomic_init(&engine->paused, (opts->flags & UFFD_LOOP_PAUSED) != 0);
   pthread_mutex_init(&loop->lock, NULL);

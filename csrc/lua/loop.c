@@ -53,6 +53,16 @@ static struct region *check_region(lua_State *L, int arg) {
   return region;
 }
 
+/* In the handler: a failure becomes a message. */
+static void on_failure(void *messages, int level, const char *sentence) {
+  (void)level;
+  struct uffd_lua_message message = {.failure = true};
+  size_t length = strlen(sentence);
+  message.length = (uint32_t)(length < sizeof(message.text) ? length : sizeof(message.text));
+  memcpy(message.text, sentence, message.length);
+  uffd_lua_ring_push(messages, &message);
+}
+
 /* core.loop_create(engine, handlers, on_error, open_flags, route, features, paused, placement) */
 static int create(lua_State *L) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
@@ -72,6 +82,8 @@ static int create(lua_State *L) {
   lua_setiuservalue(L, -2, 1);
   loop->messages = uffd_lua_ring_new(sizeof(struct uffd_lua_message), MESSAGES);
   if (loop->messages == NULL) uffd_lua_no_memory(L);
+  opts.failed = on_failure;
+  opts.failed_ctx = loop->messages;
   int result = uffd_loop_create(&opts, &loop->loop);
   if (result < 0) return uffd_lua_fail(L, result);
   loop->engine = (uint32_t)uffd_loop_engine(loop->loop, NULL);
@@ -464,7 +476,10 @@ static int next_message(lua_State *L) {
   }
   if (!uffd_lua_ring_pop(loop->messages, &message)) return 0;
   lua_pushlstring(L, message.text, message.length);
-  lua_pushinteger(L, message.handler);
+  if (message.failure)
+    lua_pushnil(L);
+  else
+    lua_pushinteger(L, message.handler);
   lua_pushstring(L, message.failure ? "failure" : "log");
   return 3;
 }

@@ -443,8 +443,9 @@ function loop:error() end
 ---@return integer? errno
 function loop:user_mode_only() end
 
----Iterates over the lines that policies logged with `print` and `uffd.log`, and takes them. 256 lines of 504 bytes are
----kept; how many were lost is told by a line. Lines that were not read when the loop is closed go to stderr.
+---Iterates over the lines that policies logged with `print` and `uffd.log`, and over the sentence of each failure of the
+---loop, and takes them. 256 lines of 504 bytes are kept; how many were lost is told by a line. Lines that were not read
+---when the loop is closed go to stderr.
 ---@return fun(self: uffd.Loop): string?, integer?, "log"|"failure"|nil next a line, the handler that logged it, its kind
 ---@return uffd.Loop self
 function loop:messages() end

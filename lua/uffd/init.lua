@@ -371,9 +371,9 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 ---A resolver written in Lua. The factory runs once in each handler's own Lua state and returns the function that is
 ---asked for pages. It may use no locals from outside of it, except one that is this module, of which a policy has
 ---`ZERO`, `POISON`, `LATER`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings,
----the sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are its
----own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine, the clocks of os,
----`uffd`, and, while the factory runs, `require`. `print` and `uffd.log` give a line to `loop:messages()`.
+---the sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are
+---its own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine, the clocks of
+---os, `uffd`, and, while the factory runs, `require`. `print` and `uffd.log` give a line to `loop:messages()`.
 ---
 ---The function gets a `uffd.Fault`, the same table each time, and returns one of
 ---* nothing, or `uffd.ZERO`: a page of zeros

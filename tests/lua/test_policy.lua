@@ -699,4 +699,35 @@ function tests.test_ask()
   raises("unknown option 'size'", uffd.ask, zero, 0, { size = 1 })
 end
 
+-- Each failure is told, not only the first.
+function tests.test_each_failure_is_a_message()
+  support.needs "poison"
+  local memory, served = support.serve(policy(function()
+    return function(fault)
+      print("asked for", fault.offset)
+      if fault.offset == 0 then error "first" end
+      if fault.offset == fault.page_size then return "x", 5 end
+      return "fine"
+    end
+  end), 3)
+  local loop <close> = served
+  fails("EHWPOISON", nil, memory:read(0, 1))
+  fails("EHWPOISON", nil, memory:read(page, 1))
+  lu.assertEquals(memory:read(2 * page, 1), "f")
+  support.counts(loop, { errors = 2 })
+  local failures, lines = {}, 0
+  for text, handler, kind in loop:messages() do
+    if kind == "failure" then
+      failures[#failures + 1] = text
+      lu.assertNil(handler)
+    else
+      lines = lines + 1
+      lu.assertIsNumber(handler)
+    end
+  end
+  lu.assertEquals({ #failures, lines }, { 2, 3 })
+  lu.assertStrContains(failures[1], "first")
+  lu.assertStrContains(failures[2], "not a multiple of the page size")
+end
+
 return tests

@@ -68,7 +68,7 @@ static void adopt_child(struct uffd_reader *reader, const struct uffd_source *pa
     uffd_close(object);
   }
   uffd_failure_note(&reader->engine->failure,
-                    -fail(ENOMEM, "No memory to serve a forked child: its missing pages read as zeros."));
+                    -fail(ENOMEM, "No memory to serve a forked child: its missing pages read as zeros."), false);
 }
 
 static int follow(struct uffd_reader *reader, struct uffd_source *source, const struct uffd_event *event) {
@@ -103,9 +103,10 @@ static void apply_event(struct uffd_reader *reader, struct uffd_source *source, 
                       -fail(ENOSPC,
                             "The ledger has no room for another piece of a region: the client has "
                             "cut its mappings into more than %u.",
-                            UFFD_LEDGER_SLICES));
+                            UFFD_LEDGER_SLICES),
+                      false);
   } else if (result < 0) {
-    uffd_failure_note(&reader->engine->failure, -fail(ENOMEM, "No memory to follow a change of mappings."));
+    uffd_failure_note(&reader->engine->failure, -fail(ENOMEM, "No memory to follow a change of mappings."), false);
   }
 }
 

@@ -264,8 +264,7 @@ static struct uffd_filled give_up(struct walk *walk, int error) {
   struct uffd_lane *lane = walk->lane;
   uint32_t on_error = walk->slice->terms->on_error;
   uffd_count(&lane->counters.errors, 1);
-  bool first = uffd_failure_note(lane->failure, error);
-  if (first || on_error != UFFD_ON_ERROR_RETRY) uffd_log(UFFD_LOG_ERROR, "%s", uffd_errmsg());
+  uffd_failure_note(lane->failure, error, on_error == UFFD_ON_ERROR_RETRY);
   if (on_error == UFFD_ON_ERROR_RETRY) return nothing_filled(UFFD_OUTCOME_DEFERRED);
   if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&lane->failure->stopped, true);
   struct uffd_filled filled =

@@ -1,17 +1,24 @@
 /*
- * Written once, by the first that fails.
+ * The first failure is written once; every failure is said to the log.
  */
 #include "loop/pages/failure.h"
 
 #include <stdio.h>
 
-bool uffd_failure_note(struct uffd_failure *failure, int error) {
+static bool keep_first(struct uffd_failure *failure, int error) {
   int none = 0;
   if (!atomic_compare_exchange_strong(&failure->state, &none, 1)) return false;
   failure->error = error;
   snprintf(failure->text, sizeof(failure->text), "%s", uffd_errmsg());
   atomic_store_explicit(&failure->state, 2, memory_order_release);
   return true;
+}
+
+void uffd_failure_note(struct uffd_failure *failure, int error, bool repeats) {
+  bool first = keep_first(failure, error);
+  if (repeats && !first) return;
+  uffd_log(UFFD_LOG_ERROR, "%s", uffd_errmsg());
+  if (failure->log != NULL) failure->log(failure->log_ctx, UFFD_LOG_ERROR, uffd_errmsg());
 }
 
 int uffd_failure_tell(const struct uffd_failure *failure, char *text, size_t length) {
