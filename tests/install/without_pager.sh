@@ -34,10 +34,12 @@ cmake_minimum_required(VERSION 3.21)
 project(user LANGUAGES C)
 find_package(uffd CONFIG REQUIRED)
 find_package(uffd CONFIG COMPONENTS pager)
+message(STATUS "because: ${uffd_NOT_FOUND_MESSAGE}")
 if(uffd_FOUND)
   message(FATAL_ERROR "the component pager is found, and is not there")
 endif()
 END
 cmake -S "$scratch" -B "$scratch/user" -DCMAKE_PREFIX_PATH="$scratch/installed" > "$scratch/log" 2>&1 ||
   { cat "$scratch/log"; fail "the package does not tell that it has no pager"; }
+grep -q 'because: .*-DUFFD_BUILD_PAGER=ON' "$scratch/log" || { cat "$scratch/log"; fail "it is not told why"; }
 echo "libraries, module and runner are built without the pager, and need no jansson"
