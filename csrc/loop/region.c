@@ -226,6 +226,7 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
   terms->address = uffd_memory_start(memory) + opts->offset;
   terms->length = opts->length;
   terms->page_size = memory->page_size;
+  terms->page_shift = (uint32_t)__builtin_ctzll(memory->page_size);
   terms->modes = opts->modes;
   terms->resolver_offset = opts->resolver_offset;
   terms->around = opts->around == UFFD_AROUND_AUTO

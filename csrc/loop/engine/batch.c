@@ -64,8 +64,11 @@ void uffd_batch_note(struct uffd_batch *batch, const struct uffd_source *source,
   if (!answered || batch->source != source) forget(batch);
   if (!answered) return;
   batch->source = source;
-  if (filled->woke_high != 0) note_range(batch, filled->woke_low, filled->woke_high);
-  if (filled->unprotected != 0) batch->unprotected = filled->unprotected;
+  if (filled->unprotected) {
+    batch->unprotected = filled->woke_start;
+  } else if (filled->woke_end != 0) {
+    note_range(batch, filled->woke_start, filled->woke_end);
+  }
 }
 
 static bool has_woken(const struct uffd_batch *batch, const struct uffd_pending *fault, uint64_t page) {

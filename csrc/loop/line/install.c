@@ -22,8 +22,7 @@ struct work {
  */
 static void mark(const struct uffd_install *install, uint64_t start, uint64_t end, uint8_t state) {
   const struct uffd_slice *slice = install->slice;
-  uint64_t page_size = slice->terms->page_size;
-  for (uint64_t i = (start - slice->start) / page_size; i < (end - slice->start) / page_size; i++) {
+  for (uint64_t i = page_index(slice, start); i < page_index(slice, end); i++) {
     if (page_state(slice, i) != UFFD_PAGE_REMOVED) set_page_state(slice, i, state);
   }
 }
@@ -33,16 +32,16 @@ static void account(struct work *work, uint32_t kind, uint64_t start, uint64_t d
   struct uffd_counters *counters = &work->lane->counters;
   struct uffd_filled *filled = &work->filled;
   bool poison = kind == UFFD_ANSWER_POISON, faulting = work->install->page - start < done;
-  if (faulting) filled->page_kind = kind;
+  if (faulting) filled->page_kind = (uint8_t)kind;
   if (faulting) filled->poisoned = poison;
-  uffd_count(&counters->pages[kind], done / work->install->slice->terms->page_size);
+  uffd_count(&counters->pages[kind], done >> work->install->slice->terms->page_shift);
   if (poison) {
     work->lane->poisoned_ns = uffd_now();
   } else {
     uffd_count(&counters->bytes, done);
     uffd_filled_woke(filled, start, start + done);
     filled->bytes += done;
-    if (kind == work->asked) filled->as_asked += done;
+    if (kind != work->asked) filled->other_way = true;
   }
   mark(work->install, start, start + done, poison ? UFFD_PAGE_POISONED : UFFD_PAGE_INSTALLED);
 }
@@ -235,7 +234,8 @@ struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *so
   int error = uffd_raw_writeprotect(source->fd, page, page_size, 0);
   if (error == 0) {
     uffd_count(&lane->counters.unprotected, 1);
-    filled.unprotected = page;
+    filled.unprotected = true;
+    uffd_filled_woke(&filled, page, page + page_size);
     return filled;
   }
   if (error == -ESRCH) source->gone = true;
@@ -245,15 +245,14 @@ struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *so
 }
 
 void uffd_filled_woke(struct uffd_filled *filled, uint64_t start, uint64_t end) {
-  bool before = end == filled->woke_low, behind = start == filled->woke_high;
-  if (!behind) filled->woke_low = start;
-  if (!before) filled->woke_high = end;
+  bool before = end == filled->woke_start, behind = start == filled->woke_end;
+  if (!behind) filled->woke_start = start;
+  if (!before) filled->woke_end = end;
 }
 
 void uffd_filled_add(struct uffd_filled *sum, const struct uffd_filled *more) {
   sum->bytes += more->bytes;
-  sum->as_asked += more->as_asked;
+  sum->other_way = sum->other_way || more->other_way;
   sum->poisoned = sum->poisoned || more->poisoned;
-  if (more->woke_high != 0) uffd_filled_woke(sum, more->woke_low, more->woke_high);
-  if (more->unprotected != 0) sum->unprotected = more->unprotected;
+  if (more->woke_end != 0) uffd_filled_woke(sum, more->woke_start, more->woke_end);
 }

@@ -9,18 +9,18 @@
 
 #define UFFD_OUTCOME_ABSENT 5u /* inside only: CONTINUE found nothing in the page cache */
 
-/* What a step of the line has done. */
+/* What a step of the line has done. Small: it is returned at each step of a fault. */
 struct uffd_filled {
   uint32_t outcome; /* UFFD_OUTCOME_*, of the faulting page */
   /* FAILED: the errno. DEFERRED: 0, or why the page can neither be filled nor become what on_error says. */
   int error;
-  uint32_t page_kind; /* UFFD_ANSWER_*, as which the faulting page went in; LATER: it did not */
-  bool poisoned;      /* the faulting page is poison, by this step or another */
-  uint64_t bytes;     /* filled; poison fills none */
-  uint64_t as_asked;  /* bytes of them that went in in the way that was asked for */
-  /* Whoever slept in [woke_low, woke_high) was woken: addresses, the last run of them. */
-  uint64_t woke_low, woke_high;
-  uint64_t unprotected; /* the page whose writers were woken; 0: none */
+  uint8_t page_kind;   /* UFFD_ANSWER_*, as which the faulting page went in; LATER: it did not */
+  bool poisoned;       /* the faulting page is poison, by this step or another */
+  bool other_way;      /* some bytes went in in another way than was asked for */
+  bool unprotected;    /* only writers were woken, of one page */
+  uint64_t bytes;      /* filled; poison fills none */
+  uint64_t woke_start; /* whoever slept in [woke_start, woke_end) was woken: addresses, the last run of them */
+  uint64_t woke_end;   /* 0: nobody was */
 };
 
 struct uffd_install {
@@ -39,7 +39,7 @@ struct uffd_filled uffd_install(struct uffd_lane *lane, const struct uffd_instal
 struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *source, uint64_t page,
                                   uint64_t page_size);
 
-/* Adds what another step has done to *sum; outcome, error and page_kind stay *sum's. */
+/* Adds what another step has done to *sum. Outcome, error and page_kind stay *sum's. */
 void uffd_filled_add(struct uffd_filled *sum, const struct uffd_filled *more);
 /* Whoever sleeps in [start, end) was woken. Ranges come by address: the last one, with what it touches, is enough. */
 void uffd_filled_woke(struct uffd_filled *filled, uint64_t start, uint64_t end);

@@ -34,6 +34,7 @@ struct uffd_terms {
   _Atomic uint8_t *pages; /* enum uffd_page */
   void *cookie;
   uint64_t kind[UFFD_KIND_WORDS]; /* the resolver's name, cut */
+  uint32_t page_shift;            /* of page_size: a division costs more than the rest of a look at a state */
   uint32_t on_error;              /* UFFD_ON_ERROR_*, never DEFAULT */
   bool finds_zeros; /* zero pages of large answers go in as such; elsewhere a zero page costs as much as another */
   bool foreign;     /* in another process */
@@ -59,11 +60,11 @@ static inline void set_page_state(const struct uffd_slice *slice, uint64_t index
   atomic_store_explicit(&slice->pages[index], state, memory_order_relaxed);
 }
 static inline uint64_t page_index(const struct uffd_slice *slice, uint64_t address) {
-  return (address - slice->start) / slice->terms->page_size;
+  return (address - slice->start) >> slice->terms->page_shift;
 }
 /* The address of the page that holds address. */
 static inline uint64_t page_of(const struct uffd_slice *slice, uint64_t address) {
-  return slice->start + round_down(address - slice->start, slice->terms->page_size);
+  return slice->start + ((address - slice->start) & ~(slice->terms->page_size - 1));
 }
 static inline uint64_t region_offset(const struct uffd_slice *slice, uint64_t address) {
   return address - slice->start + slice->offset;
