@@ -235,10 +235,14 @@ typedef void uffd_reply_fn(void *ctx, const char *reply, size_t length);
 UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms, uffd_reply_fn *reply,
                                void *ctx);
 
+enum {
+  UFFD_HANDOFF_NO_ANSWER = 1 /* do not wait for the pager's answer: it is another program's, and sends none */
+};
+
 struct uffd_handoff_opts {
   size_t size;
-  uint32_t timeout_ms; /* to connect and send; 0: 5000 */
-  uint32_t flags;      /* 0 */
+  uint32_t timeout_ms; /* to connect, to send, and for the answer; 0: 5000 */
+  uint32_t flags;      /* UFFD_HANDOFF_* */
   uint64_t features;   /* UFFD_FEAT_* that the object needs; EVENT_REMOVE is added where the kernel has it */
   uint32_t open_flags; /* UFFD_OPEN_* */
   uint32_t reserved;   /* 0 */
@@ -258,10 +262,11 @@ typedef struct uffd_handoff uffd_handoff;
  * Hands memories of this process to the pager behind the socket: makes an object, registers the memories with it, and
  * sends it with the list of regions, in Firecracker's format. From then on the pager answers the faults, and a loop
  * cannot have the memories (-EBUSY). Parts must not overlap, in memory or in the image; a pager with an image wants all
- * of it covered. The pager sends no answer; it hangs up when it refuses: see uffd_handoff_connected(). The memories
- * must stay open until the handle is closed. Errors: those of uffd_open(), uffd_register() and connect(2) (-ENOENT,
- * -ECONNREFUSED no pager there; -EACCES); -ENAMETOOLONG the socket's path; -ETIMEDOUT; -EPIPE the pager has hung up,
- * its report says why; -EINVAL no parts, or memories that overlap or have different page sizes; -ENOMEM.
+ * of it covered. It waits until the pager has taken or refused them. A pager of another program sends no answer: after
+ * timeout_ms the memories count as taken; with NO_ANSWER it does not wait. The memories must stay open until the handle
+ * is closed. Errors: those of uffd_open(), uffd_register() and connect(2) (-ENOENT, -ECONNREFUSED no pager there;
+ * -EACCES); -ENAMETOOLONG the socket's path; -ETIMEDOUT; -EPIPE the pager has refused, and the sentence says why, or it
+ * has hung up; -EINVAL no parts, or memories that overlap or have different page sizes; -ENOMEM.
  */
 UFFD_EXPORT int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts, size_t count,
                                   const struct uffd_handoff_opts *opts, uffd_handoff **handoff);

@@ -1012,10 +1012,11 @@ function core.pager_ask(control, request, timeout_ms) end
 ---@param timeout_ms? integer
 ---@param features? uffd.Mask
 ---@param open_flags? integer
+---@param no_answer? boolean
 ---@return uffd.Handoff? handoff
 ---@return string? message
 ---@return integer? errno
-function core.handoff(socket, parts, timeout_ms, features, open_flags) end
+function core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer) end
 
 ---Columns of the terminal behind a descriptor; nil: it is none on which a line can be redrawn.
 ---@param fd integer

@@ -801,16 +801,17 @@ end
 ---@field memory? uffd.Memory what is handed over; the image's first byte is its first
 ---instead of `memory`: several, each with the offset of its contents in the image, `{ { memory, offset }, ... }`
 ---@field parts? { [1]: uffd.Memory, [2]: integer }[]
----@field timeout? integer milliseconds to connect and send (default 5000)
+---@field timeout? integer milliseconds to connect, to send, and for the answer (default 5000)
+---@field answer? boolean false: the pager is another program's and sends no answer, do not wait for one
 ---@field features? uffd.Mask of the object that is made; event_remove is added where the kernel has it
 ---@field user_mode_only? boolean as in `uffd.open`
 
 ---Hands memory of this program to the pager behind a socket, which answers its faults from then on. Keep the handle:
----when it is closed, or collected, pages that are still missing read as zeros from then on. If the pager does not take
----what it is given, it hangs up, and its report says why.
+---when it is closed, or collected, pages that are still missing read as zeros from then on. It waits until the pager has
+---taken the memory or refused it.
 ---
 ---Errors: those of `uffd.open` and `register`; ENOENT, ECONNREFUSED no pager there; EACCES; ETIMEDOUT; EPIPE the pager
----has hung up; EINVAL no parts, or memories of different page sizes; ENOSYS built without the pager.
+---has refused, and the message says why, or has hung up; EINVAL no parts, or memories of different page sizes; ENOSYS built without the pager.
 ---@param options uffd.HandoffOptions
 ---@return uffd.Handoff? handoff
 ---@return string? message
@@ -818,12 +819,13 @@ end
 function uffd.handoff(options)
   local what = "uffd.handoff"
   check_options(what, options,
-    { socket = true, memory = true, parts = true, timeout = true, features = true, user_mode_only = true })
+    { socket = true, memory = true, parts = true, timeout = true, answer = true, features = true,
+      user_mode_only = true })
   if (options.memory == nil) == (options.parts == nil) then error(what .. ": either memory or parts", 2) end
   if options.socket == nil then error(what .. ": it needs the socket of a pager", 2) end
   local parts = options.parts or { { options.memory, 0 } }
   return call(what, needs_pager(what, core.handoff), options.socket, parts, options.timeout, options.features,
-    open_flags(options))
+    open_flags(options), options.answer == false)
 end
 
 -- ------------------------------------------------------------------------------------------------ the kernel

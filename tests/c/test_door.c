@@ -170,7 +170,7 @@ static void check_refused(struct stage *stage, int error, const char *words) {
   } while (result == 0);
   CHECK_ERR(result, error);
   CHECK_SAYS(words);
-  CHECK_EQ(handshake.object_fd, -1);
+  uffd_handshake_release(&handshake); /* a userfaultfd that came is not closed before */
   CHECK_EQ(count_fds(), stage->fds);
   tear_down(stage);
 }
@@ -729,6 +729,7 @@ static void our_own_table_is_full(void) {
   CHECK_ERR(uffd_connection_read(stage.connection, &handshake), -EMSGSIZE);
   CHECK_SAYS("ulimit -n");
   CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  uffd_handshake_release(&handshake);
   CHECK_EQ(count_fds(), stage.fds);
   tear_down(&stage);
 }
@@ -782,6 +783,8 @@ static void deaf_after_a_refusal(void) {
   uffd_handshake_release(&handshake);
   CHECK_EQ(vmm_hand_over(&stage.vmm, &(struct vmm_message){.text = "what?"}), 0);
   CHECK_ERR(read_connection(&stage, &handshake), -EPROTO);
+  CHECK_EQ(syscall(SYS_kcmp, getpid(), getpid(), 0, handshake.object_fd, stage.vmm.uffd), 0); /* not closed: zeros */
+  uffd_handshake_release(&handshake);
   CHECK_EQ(vmm_hand_over(&stage.vmm, &(struct vmm_message){.keys = VMM_PAGE_SIZE, .extra_fds = 3}), 0);
   CHECK_EQ(read_connection(&stage, &handshake), 0);
   CHECK_EQ(handshake.object_fd, -1);
@@ -1104,6 +1107,7 @@ static bool meet_damaged(uint64_t *random, struct stage *stage, int other) {
     taken = true;
     uffd_handshake_release(&handshake);
   }
+  uffd_handshake_release(&handshake);
   CHECK(strlen(uffd_errmsg()) > 10);
   uffd_connection_close(stage->connection);
   stage->connection = NULL;

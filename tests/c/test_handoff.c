@@ -75,6 +75,9 @@ static void open_pager(struct pager *pager, uint64_t image_length) {
   pager->poisoned = UINT64_MAX;
 }
 
+/* This pager does not answer: it lives in the thread that hands over. */
+static const struct uffd_handoff_opts no_answer = {sizeof(no_answer), 0, UFFD_HANDOFF_NO_ANSWER, 0, 0, 0};
+
 static void answer(struct pager *pager, const struct uffd_event *event) {
   if (event->type != UFFD_PAGEFAULT) return;
   for (uint32_t i = 0; i < pager->handshake.regions_count; i++) {
@@ -140,7 +143,7 @@ static void close_pager(struct pager *pager) {
 static uffd_handoff *hand_over(uffd_memory *memory) {
   uffd_handoff *handoff = NULL;
   struct uffd_handoff_part part = {memory, 0};
-  CHECK_OK(uffd_handoff_send(path, &part, 1, NULL, &handoff));
+  CHECK_OK(uffd_handoff_send(path, &part, 1, &no_answer, &handoff));
   return handoff;
 }
 
@@ -163,7 +166,7 @@ static void sends_what_firecracker_sends(void) {
   uffd_memory *low = memory_make(MEMORY_ANON, 3), *high = memory_make(MEMORY_MEMFD, 2);
   struct uffd_handoff_part parts[] = {{high, 3 * PAGE}, {low, 0}};
   uffd_handoff *handoff = NULL;
-  CHECK_OK(uffd_handoff_send(path, parts, 2, NULL, &handoff));
+  CHECK_OK(uffd_handoff_send(path, parts, 2, &no_answer, &handoff));
   int fd = accept(listener, NULL, NULL), passed[2] = {-1, -1};
   char text[1024], expected[1024], control[CMSG_SPACE(sizeof(passed))];
   struct iovec data = {text, sizeof(text)};
@@ -250,7 +253,7 @@ static void several_memories(void) {
     parts[i] = (struct uffd_handoff_part){memories[i], (2 - i) * 3 * PAGE};
   }
   uffd_handoff *handoff = NULL;
-  CHECK_OK(uffd_handoff_send(path, parts, 3, NULL, &handoff));
+  CHECK_OK(uffd_handoff_send(path, parts, 3, &no_answer, &handoff));
   take_in(&pager);
   for (unsigned i = 0; i < 3; i++) {
     CHECK(image_there(memory_at(memories[i], 0), parts[i].offset, 3 * PAGE));
@@ -317,6 +320,7 @@ static void complete_in_user_mode(void) {
   struct uffd_handoff_part part = {memory, 0};
   uffd_handoff *handoff = NULL;
   opts.open_flags = UFFD_OPEN_USER_MODE_ONLY;
+  opts.flags = UFFD_HANDOFF_NO_ANSWER;
   CHECK_OK(uffd_handoff_send(path, &part, 1, &opts, &handoff));
   take_in(&pager);
   CHECK_OK(uffd_handoff_complete(handoff));
@@ -336,6 +340,7 @@ static void complete_stops_at_poison(void) {
   struct uffd_handoff_part part = {memory, 0};
   uffd_handoff *handoff = NULL;
   opts.features = UFFD_FEAT_POISON;
+  opts.flags = UFFD_HANDOFF_NO_ANSWER;
   CHECK_OK(uffd_handoff_send(path, &part, 1, &opts, &handoff));
   take_in(&pager);
   CHECK_ERR(uffd_handoff_complete(handoff), -EHWPOISON);
@@ -449,7 +454,7 @@ static void parts_that_cannot_be(void) {
   CHECK_SAYS("a page of the image");
   CHECK_ERR(uffd_handoff_send(NULL, parts, 1, NULL, &handoff), -EINVAL);
   struct uffd_handoff_opts opts = UFFD_HANDOFF_OPTS_INIT;
-  opts.flags = 1;
+  opts.flags = 2;
   CHECK_ERR(uffd_handoff_send(path, parts, 1, &opts, &handoff), -EINVAL);
   opts.flags = 0;
   opts.features = UINT64_C(1) << 60;

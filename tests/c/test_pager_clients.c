@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "paging.h"
@@ -229,10 +230,94 @@ static void more_clients_than_allowed_are_refused(void) {
   pid_t second = paging_client(&job);
   paging_await(&paging, UFFD_REPORT_REFUSED, 1);
   CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "max_clients") != NULL);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "It is killed") != NULL);
   raise_flag(&paging, 1);
   paging_client_ok(first);
-  paging_client_ok(second);
+  int status;
+  CHECK_EQ(waitpid(second, &status, 0), second);
+  CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 1);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* It has closed its own userfaultfd: the pager's copies are the last ones. */
+static void touch_without_a_copy(struct paging_job *job) {
+  close(job->vmm.uffd);
+  (void)*(volatile unsigned char *)vmm_at(&job->vmm, 0);
+  _exit(3); /* it was given something, zeros most likely */
+}
+
+static bool sleeps_at_a_fault(pid_t process) {
+  char path[64], where[64] = "";
+  snprintf(path, sizeof(path), "/proc/%d/wchan", process);
+  FILE *file = fopen(path, "re");
+  if (file == NULL) return false;
+  if (fgets(where, sizeof(where), file) == NULL) where[0] = '\0';
+  fclose(file);
+  return strstr(where, "userfault") != NULL;
+}
+
+/* Refused for one reason or another, it sleeps at its missing page, and what is kept of it goes when it is dead. */
+static void refused_client_is_given_no_zeros(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  if (!check_is_root()) SKIP("where a process sleeps is told to root");
+  opts.max_clients = 1;
+  opts.on_crash = UFFD_PAGER_FREEZE;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = nap_until_flag};
+  pid_t first = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  paging_turn(&paging);
+  unsigned fds = atomic_load(&paging.seen->fds);
+  job.run = touch_without_a_copy;
+  pid_t second = paging_client(&job);
+  paging_await(&paging, UFFD_REPORT_REFUSED, 1);
+  while (!sleeps_at_a_fault(second)) {
+    CHECK_EQ(waitpid(second, NULL, WNOHANG), 0);
+    check_pause();
+  }
+  CHECK_EQ(kill(second, SIGKILL), 0);
+  CHECK_EQ(waitpid(second, NULL, 0), second);
+  do {
+    paging_turn(&paging);
+  } while (atomic_load(&paging.seen->fds) != fds);
+  raise_flag(&paging, 1);
+  paging_client_ok(first);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static void hand_over_in_vain(const struct paging *paging) {
+  uffd_memory *memory;
+  uffd_handoff *handoff;
+  CHECK_OK(uffd_map(MIB, NULL, &memory));
+  struct uffd_handoff_part part = {memory, 0};
+  CHECK_ERR(uffd_handoff_send(paging->socket, &part, 1, NULL, &handoff), -EPIPE);
+  CHECK_SAYS("refuses the memory: There are 1 clients already");
+  CHECK_EQ(*(volatile unsigned char *)uffd_memory_address(memory), 0); /* ordinary memory again */
+  uffd_memory_close(memory);
+  _exit(0);
+}
+
+static void handoff_is_told_that_it_is_refused(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.max_clients = 1;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = nap_until_flag};
+  pid_t first = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  fflush(NULL);
+  pid_t second = fork();
+  CHECK(second >= 0);
+  if (second == 0) hand_over_in_vain(&paging);
+  paging_client_ok(second);
+  raise_flag(&paging, 1);
+  paging_client_ok(first);
   CHECK_EQ(paging_end(&paging), 1);
   paging_tear_down(&paging);
 }
@@ -247,6 +332,70 @@ static int refuse_all(void *ctx, const struct uffd_client *client, uffd_resolver
 static void await_kill(struct paging_job *job) {
   (void)*(volatile unsigned char *)vmm_at(&job->vmm, 0);
   _exit(3); /* it was given something */
+}
+
+static int receive_fd(int socket) {
+  union {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(sizeof(int))];
+  } control;
+  char byte;
+  int fd = -1;
+  struct iovec data = {&byte, 1};
+  struct msghdr message = {
+      .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+  CHECK_EQ(recvmsg(socket, &message, 0), 1);
+  const struct cmsghdr *part = CMSG_FIRSTHDR(&message);
+  if (part != NULL) memcpy(&fd, CMSG_DATA(part), sizeof(fd));
+  return fd;
+}
+
+/* The memory is its child's, and so is the userfaultfd; it only hands them over. */
+static _Noreturn void orchestrate(const struct paging *paging) {
+  struct vmm *vmm = mmap(NULL, sizeof(*vmm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  int ends[2];
+  const uint64_t pages[] = {paging->length / 4096};
+  CHECK(vmm != MAP_FAILED && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    alarm(60); /* should the test fail */
+    CHECK_EQ(vmm_map(vmm, 4096, pages, 1), 0);
+    CHECK_EQ(vmm_register(vmm, 0, UFFDIO_REGISTER_MODE_MISSING), 0);
+    CHECK_EQ(vmm_send(ends[1], "x", 1, &vmm->uffd, 1), 0);
+    for (;;) {
+      pause();
+    }
+  }
+  vmm->uffd = receive_fd(ends[0]);
+  vmm->socket = vmm_connect(paging->socket);
+  CHECK(vmm->uffd >= 0 && vmm->socket >= 0);
+  CHECK_EQ(vmm_hand_over(vmm, NULL), 0);
+  while (atomic_load(&paging->seen->flags[1]) == 0) {
+    check_pause();
+  }
+  kill(child, SIGKILL);
+  _exit(0);
+}
+
+static void who_hands_over_for_another_is_not_killed(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  check_needs(0);
+  opts.resolver = refuse_all;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  fflush(NULL);
+  pid_t orchestrator = fork();
+  CHECK(orchestrator >= 0);
+  if (orchestrator == 0) orchestrate(&paging);
+  paging_await(&paging, UFFD_REPORT_FROZEN, 1);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_FROZEN], "is not known") != NULL);
+  raise_flag(&paging, 1);
+  paging_client_ok(orchestrator);
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
 }
 
 static void client_without_a_resolver_is_killed(void) {
@@ -524,7 +673,10 @@ static const struct check_test tests[] = {
     TEST(client_that_hangs_up_is_served),
     TEST(pager_serves_one_client_and_ends),
     TEST(more_clients_than_allowed_are_refused),
+    TEST(refused_client_is_given_no_zeros),
+    TEST(handoff_is_told_that_it_is_refused),
     TEST(client_without_a_resolver_is_killed),
+    TEST(who_hands_over_for_another_is_not_killed),
     TEST(frozen_client_sleeps_until_a_reload),
     TEST(reload_that_fails_leaves_clients_where_they_are),
     TEST(client_that_workers_die_of_is_given_up),

@@ -1,12 +1,12 @@
 /*
  * A connection of the front door: which descriptors belong to which handshake, and how long a handshake may take.
  *
- * The descriptors of a refused handshake are closed. Where ours was the last copy of a userfaultfd, its owner's missing
- * pages read as zeros from then on. Firecracker and uffd_handoff_send() keep a copy of their own, so that a refused
- * client sleeps at its next fault instead. The refusal is reported, because somebody has to end that client.
+ * Of a refused handshake only the userfaultfd is kept, for the supervisor: where ours is the last copy, its owner's
+ * missing pages read as zeros when it is closed.
  */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -97,15 +97,46 @@ void uffd_connection_close(struct uffd_connection *connection) {
   DELETE(connection);
 }
 
-/* Throws away what has come of the handshake. The caller has set the sentence. */
-static int refuse(struct uffd_connection *connection, int result) {
+static bool is_userfaultfd(int fd) {
+  static const char name[] = "anon_inode:[userfaultfd]";
+  char path[64], target[sizeof(name)];
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  ssize_t length = readlink(path, target, sizeof(target));
+  return length == (ssize_t)sizeof(name) - 1 && memcmp(target, name, sizeof(name) - 1) == 0;
+}
+
+static void name_owner(const struct uffd_connection *connection, struct uffd_handshake *handshake) {
+  handshake->connection = connection->number;
+  handshake->pid = connection->peer.pid;
+  handshake->uid = connection->peer.uid;
+  handshake->gid = connection->peer.gid;
+}
+
+/* Throws away what has come of the handshake, but for the userfaultfd. The caller has set the sentence. */
+static int refuse(struct uffd_connection *connection, int result, struct uffd_handshake *handshake) {
+  *handshake = connection->handshake;
+  connection->handshake = (struct uffd_handshake)UFFD_HANDSHAKE_INIT;
+  name_owner(connection, handshake);
+  if (connection->peer.pidfd >= 0) {
+    uffd_close_fds(&handshake->pidfd, 1);
+    handshake->pidfd = fcntl(connection->peer.pidfd, F_DUPFD_CLOEXEC, 0);
+  }
+  if (connection->fds_count != 0 && is_userfaultfd(connection->fds[0])) {
+    handshake->object_fd = connection->fds[0];
+    connection->fds[0] = -1;
+  }
   drop_fds(connection);
-  uffd_handshake_release(&connection->handshake);
   connection->at = connection->end = 0;
   connection->whole = false;
   connection->deadline = UFFD_NO_DEADLINE;
   connection->deaf = true;
   return result;
+}
+
+void uffd_connection_answer(const struct uffd_connection *connection, uint64_t client, const char *why) {
+  char text[1024];
+  size_t length = connection->kind->answer(client, why, text, sizeof(text));
+  if (length != 0) (void)send(connection->fd, text, length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /* The kernel has installed these descriptors even when others did not fit: each one is kept, or it would leak. */
@@ -242,10 +273,7 @@ static int give(struct uffd_connection *connection, struct uffd_handshake *out) 
     handshake->pidfd = fcntl(connection->peer.pidfd, F_DUPFD_CLOEXEC, 0);
     if (handshake->pidfd < 0) return fail(errno, "No descriptor left for another client: raise ulimit -n.");
   }
-  handshake->connection = connection->number;
-  handshake->pid = connection->peer.pid;
-  handshake->uid = connection->peer.uid;
-  handshake->gid = connection->peer.gid;
+  name_owner(connection, handshake);
   handshake->object_fd = connection->fds[0];
   handshake->fds_count = mine - 1;
   memcpy(handshake->fds, connection->fds + 1, (mine - 1) * sizeof(int));
@@ -299,5 +327,5 @@ int uffd_connection_read(struct uffd_connection *connection, struct uffd_handsha
   do {
     result = step(connection, handshake, &reads);
   } while (result == CALL_AGAIN);
-  return result < 0 ? refuse(connection, result) : result;
+  return result < 0 ? refuse(connection, result, handshake) : result;
 }

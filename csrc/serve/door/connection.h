@@ -34,10 +34,12 @@ uint64_t uffd_connection_number(const struct uffd_connection *connection);
  *   -EPIPE      it hung up before its handshake, or in the middle of one
  *   -ETIMEDOUT  the handshake was not whole in time
  *   others      refused: the sentence names the cause and the mend
- * After a refusal the connection gives no handshake any more and throws away what still comes. It may be kept and read
- * to learn when its earlier clients hang up.
+ * After a refusal the connection gives no handshake any more and throws away what still comes. The handshake has what
+ * is known of who was refused then, and the userfaultfd, if one came: its last close turns missing pages into zeros.
  */
 int uffd_connection_read(struct uffd_connection *connection, struct uffd_handshake *handshake);
+/* Tells the client that it is served, or (client 0) refused and why. What does not fit at once is lost. */
+void uffd_connection_answer(const struct uffd_connection *connection, uint64_t client, const char *why);
 uint64_t uffd_connection_deadline(const struct uffd_connection *connection); /* as uffd_now(); UFFD_NO_DEADLINE */
 uint32_t uffd_connection_count(const struct uffd_connection *connection);    /* of handshakes so far */
 void uffd_connection_close(struct uffd_connection *connection);              /* NULL is allowed */

@@ -137,6 +137,10 @@ static int read_region(const json_t *json, size_t index, struct uffd_client_regi
   return result < 0 ? result : 0;
 }
 
+static bool wants_answer(const json_t *list) {
+  return json_is_true(json_object_get(json_array_get(list, 0), UFFD_ANSWER_KEY));
+}
+
 static int read_regions(const json_t *list, struct uffd_client_region *regions) {
   size_t index;
   json_t *region;
@@ -163,6 +167,7 @@ static int take_list(const json_t *list, const struct uffd_door_limits *limits, 
   }
   handshake->regions = regions;
   handshake->regions_count = (uint32_t)count;
+  handshake->wants_answer = wants_answer(list);
   return UFFD_FEED_WHOLE;
 }
 
@@ -195,6 +200,17 @@ static int feed(void *room, const struct uffd_door_limits *limits, const char *b
   return state->depth == 0 ? UFFD_FEED_NOTHING : UFFD_FEED_MORE;
 }
 
+/* A line of JSON. Firecracker never reads from the connection. */
+static size_t answer(uint64_t client, const char *why, char *text, size_t size) {
+  json_t *line = client != 0 ? json_pack("{s:b, s:I}", "ok", 1, "client", (json_int_t)client)
+                             : json_pack("{s:b, s:s}", "ok", 0, "error", why);
+  size_t length = line != NULL ? json_dumpb(line, text, size - 1, JSON_COMPACT | JSON_ENSURE_ASCII) : 0;
+  json_decref(line);
+  if (length == 0 || length >= size) return 0;
+  text[length] = '\n';
+  return length + 1;
+}
+
 static void release(void *room) {
   struct firecracker *state = room;
   uffd_release(state->text, state->capacity);
@@ -204,6 +220,7 @@ const struct uffd_door_kind uffd_door_firecracker = {
     .name = "firecracker",
     .state_size = sizeof(struct firecracker),
     .feed = feed,
+    .answer = answer,
     .is_blank = is_blank,
     .release = release,
 };

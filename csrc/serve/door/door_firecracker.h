@@ -6,6 +6,12 @@
 
 #include "serve/door/protocol.h"
 
+/*
+ * Our own extension: a client whose first region has this key with the value true is told, by one line of JSON, whether
+ * it is served: {"ok":true,"client":1} or {"ok":false,"error":"A sentence."}. A client that is refused is told anyway.
+ */
+#define UFFD_ANSWER_KEY "uffd_answer"
+
 extern const struct uffd_door_kind uffd_door_firecracker;
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * The client's side of the front door: hands memory of this process to a pager. It speaks Firecracker's handshake, so
- * any pager that serves Firecracker serves this too. The pager sends no answer, and none is waited for.
+ * any pager that serves Firecracker serves this too. Our own pager answers with one line, others with nothing.
  */
 #include <inttypes.h>
 #include <jansson.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "serve/door/door_firecracker.h"
 #include "serve/door/regions.h"
 
 #define TIMEOUT_MS 5000
@@ -72,10 +73,12 @@ static json_t *describe(const struct uffd_client_region *region) {
 }
 
 /* The list of regions as text of *length bytes, or NULL. */
-static char *write_list(const uffd_handoff *handoff, size_t *length) {
+static char *write_list(const uffd_handoff *handoff, bool answered, size_t *length) {
   json_t *list = json_array();
   for (uint32_t i = 0; i < handoff->count; i++) {
-    if (json_array_append_new(list, describe(&handoff->regions[i])) != 0) {
+    json_t *region = describe(&handoff->regions[i]);
+    if (i == 0 && answered) json_object_set_new(region, UFFD_ANSWER_KEY, json_true());
+    if (json_array_append_new(list, region) != 0) {
       json_decref(list);
       return NULL;
     }
@@ -148,14 +151,48 @@ static int send_all(int socket, const char *text, size_t length, int fd) {
   return 0;
 }
 
+/* The line that the pager answers with: its length, 0 when none came in time, or -EPIPE. */
+static int read_answer(int socket, char *line, size_t size, uint64_t until) {
+  for (size_t length = 0;;) {
+    uint64_t now = uffd_now();
+    struct pollfd descriptor = {.fd = socket, .events = POLLIN};
+    int ready = now < until ? poll(&descriptor, 1, (int)((until - now) / 1000000) + 1) : 0;
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) return 0;
+    ssize_t count = recv(socket, line + length, size - length, MSG_DONTWAIT);
+    if (count < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+    if (count <= 0) return fail(EPIPE, "The pager has hung up: its report says why.");
+    length += (size_t)count;
+    if (memchr(line, '\n', length) != NULL || length == size) return (int)length;
+  }
+}
+
+/* A pager that does not know of answers sends none: after the time limit the memory counts as taken. */
+static int await_answer(int socket, uint32_t timeout_ms) {
+  char line[2048];
+  int length = read_answer(socket, line, sizeof(line), uffd_now() + timeout_ms * UINT64_C(1000000));
+  if (length <= 0) return length;
+  json_error_t error;
+  json_t *answer = json_loadb(line, (size_t)length, JSON_DISABLE_EOF_CHECK, &error);
+  const char *why = json_string_value(json_object_get(answer, "error"));
+  int result = 0;
+  if (!json_is_true(json_object_get(answer, "ok"))) {
+    result = fail(EPIPE, "The pager refuses the memory: %s", why != NULL ? why : "it does not say why.");
+  }
+  json_decref(answer);
+  return result;
+}
+
 static int hand_over(uffd_handoff *handoff, const char *path, const struct uffd_handoff_opts *opts) {
   size_t length;
-  char *text = write_list(handoff, &length);
+  bool answered = (opts->flags & UFFD_HANDOFF_NO_ANSWER) == 0;
+  uint32_t timeout_ms = opts->timeout_ms != 0 ? opts->timeout_ms : TIMEOUT_MS;
+  char *text = write_list(handoff, answered, &length);
   if (text == NULL) return fail(ENOMEM, "No memory for a handshake of %" PRIu32 " regions.", handoff->count);
-  int result = connect_to(handoff, path, opts->timeout_ms != 0 ? opts->timeout_ms : TIMEOUT_MS);
+  int result = connect_to(handoff, path, timeout_ms);
   if (result == 0) result = send_all(handoff->socket, text, length, uffd_fd(handoff->object));
   uffd_release(text, length);
-  return result;
+  return result == 0 && answered ? await_answer(handoff->socket, timeout_ms) : result;
 }
 
 static int make(uffd_handoff *handoff, const char *path, const struct uffd_handoff_part *parts, size_t count,
@@ -177,7 +214,8 @@ int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts,
   *handoff = NULL;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_handoff_opts");
   if (result < 0) return result;
-  if (opts.flags != 0) return fail(EINVAL, "Unknown flag of uffd_handoff_send 0x%x.", opts.flags);
+  if ((opts.flags & ~(uint32_t)UFFD_HANDOFF_NO_ANSWER) != 0)
+    return fail(EINVAL, "Unknown flag of uffd_handoff_send 0x%x.", opts.flags);
   if (opts.reserved != 0) return fail(EINVAL, "reserved is not 0.");
   if (socket == NULL) return fail(EINVAL, "The socket has no path.");
   if (parts == NULL || count == 0) return fail(EINVAL, "There is nothing to hand over: give at least one part.");

@@ -4,6 +4,8 @@
 #ifndef UFFD_SERVE_HANDSHAKE_H
 #define UFFD_SERVE_HANDSHAKE_H
 
+#include <stdbool.h>
+
 #include "serve/paper/descriptors.h"
 #include "uffd_pager.h"
 
@@ -22,6 +24,7 @@ struct uffd_handshake {
   struct uffd_client_region *regions; /* sorted by offset, checked by uffd_regions_check() */
   uint32_t fds_count;
   int fds[UFFD_HANDSHAKE_FDS]; /* that came after the userfaultfd */
+  bool wants_answer;           /* the client waits to be told whether it is served */
 };
 #define UFFD_HANDSHAKE_INIT                                                                                            \
   { .object_fd = -1, .pidfd = -1 }

@@ -27,6 +27,11 @@ struct uffd_door_kind {
    */
   int (*feed)(void *state, const struct uffd_door_limits *limits, const char *bytes, size_t length, size_t *used,
               struct uffd_handshake *handshake);
+  /*
+   * The answer to a client: it is served, or (client 0) refused and why. Writes at most size bytes, returns their
+   * number. Clients that do not know of answers must not be harmed by one.
+   */
+  size_t (*answer)(uint64_t client, const char *why, char *text, size_t size);
   bool (*is_blank)(char c); /* may the byte stand between two handshakes? */
   void (*release)(void *state);
 };

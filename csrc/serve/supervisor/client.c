@@ -137,6 +137,8 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake) {
   result = uffd_book_create(&client->who, pager->opts.record != NULL, &client->book);
   if (result == 0) result = poll_exit(pager, client);
   if (result < 0) {
+    handshake->pidfd = client->pidfd;
+    client->pidfd = -1;
     free_client(pager, client);
     return result;
   }
@@ -250,8 +252,11 @@ static void probe(uffd_pager *pager, struct uffd_supervised *client, uint64_t no
   client->probe_step = min_u64(2 * client->probe_step, PROBE_MAX_NS);
 }
 
+/* Whoever hands over another process's memory is not killed for it. */
 bool uffd_client_kill(const struct uffd_supervised *client) {
-  return client->pidfd >= 0 && syscall(SYS_pidfd_send_signal, client->pidfd, SIGKILL, NULL, 0) == 0;
+  const struct uffd_client *who = &client->who;
+  return client->pidfd >= 0 && uffd_family_owns(who->pid, who->regions, who->regions_count) &&
+         syscall(SYS_pidfd_send_signal, client->pidfd, SIGKILL, NULL, 0) == 0;
 }
 
 void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why) {
@@ -261,7 +266,7 @@ void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int 
   bool killed = pager->opts.on_crash == UFFD_PAGER_KILL && uffd_client_kill(client);
   uffd_report(pager, UFFD_REPORT_FROZEN, error, client, NULL, "%s It is %s.", why,
               killed                                    ? "killed"
-              : pager->opts.on_crash == UFFD_PAGER_KILL ? "frozen: there is no pidfd to kill it with"
+              : pager->opts.on_crash == UFFD_PAGER_KILL ? "frozen: the process that has its memory is not known"
                                                         : "frozen");
 }
 

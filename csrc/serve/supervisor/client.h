@@ -62,7 +62,7 @@ bool uffd_clients_of(const uffd_pager *pager, uint64_t connection); /* has the c
 void uffd_client_leave(struct uffd_supervised *client, uint32_t state, const char *why);
 /* No worker can serve it: does what on_crash says. */
 void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why);
-bool uffd_client_kill(const struct uffd_supervised *client); /* false: there is no pidfd to kill it with */
+bool uffd_client_kill(const struct uffd_supervised *client); /* false: the process that has the memory is not known */
 
 /* Looks for clients whose memory is gone, reports those that no worker begins, ends those that have left. */
 void uffd_clients_check(uffd_pager *pager, uint64_t now);

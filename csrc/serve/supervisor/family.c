@@ -57,6 +57,31 @@ static bool has_memory(int32_t pid, uint64_t address) {
   return found;
 }
 
+/* In smaps, whose VmFlags tell: um, uw, ui are the modes of a userfaultfd. */
+static bool is_registered(FILE *smaps, uint64_t address) {
+  char line[4352];
+  bool inside = false;
+  rewind(smaps);
+  while (fgets(line, sizeof(line), smaps) != NULL) {
+    char *rest;
+    uint64_t start = strtoull(line, &rest, 16);
+    if (*rest == '-') inside = start <= address && address < strtoull(rest + 1, NULL, 16);
+    if (!inside || strncmp(line, "VmFlags:", 8) != 0) continue;
+    return strstr(line, " um") != NULL || strstr(line, " uw") != NULL || strstr(line, " ui") != NULL;
+  }
+  return false;
+}
+
+bool uffd_family_owns(int32_t pid, const struct uffd_client_region *regions, uint32_t count) {
+  FILE *smaps = pid > 0 ? open_of(pid, "smaps") : NULL;
+  bool owns = smaps != NULL && count != 0;
+  for (uint32_t i = 0; owns && i < count && i < 8; i++) {
+    owns = is_registered(smaps, regions[i].address);
+  }
+  if (smaps != NULL) (void)fclose(smaps);
+  return owns;
+}
+
 static bool taken(const uffd_pager *pager, int32_t pid) {
   const struct uffd_supervised *client = pager->clients;
   while (client != NULL && client->who.pid != pid) {

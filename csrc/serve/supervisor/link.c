@@ -8,6 +8,7 @@
 #include "serve/door/door_firecracker.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/pager.h"
+#include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
 
 #define LINKS_SPARE 64u /* connections beyond max_clients, for those whose handshake is not whole yet */
@@ -17,7 +18,6 @@ struct uffd_link {
   struct uffd_poll poll;
   struct uffd_connection *connection;
   uint64_t clients_ended; /* of the pager, when the link was last checked for clients */
-  bool refused;           /* no more handshakes are taken from it */
 };
 
 static void drop(uffd_pager *pager, struct uffd_link *link) {
@@ -32,25 +32,40 @@ static void drop(uffd_pager *pager, struct uffd_link *link) {
   DELETE(link);
 }
 
-static void refuse(uffd_pager *pager, int error) {
+static void refuse(uffd_pager *pager, int error, const char *what_becomes) {
   pager->refused++;
-  uffd_report(pager, UFFD_REPORT_REFUSED, -error, NULL, NULL, "%s", uffd_errmsg());
+  uffd_report(pager, UFFD_REPORT_REFUSED, -error, NULL, NULL, "%s%s", uffd_errmsg(), what_becomes);
 }
 
-/* The link may be kept after this: its end tells something of its earlier clients. */
-static void refuse_link(uffd_pager *pager, struct uffd_link *link, int error) {
-  if (!link->refused) refuse(pager, error);
-  link->refused = true;
-}
-
-static void end(uffd_pager *pager, struct uffd_link *link, int error) {
+/* Its clients are served on: they need the connection only to say that they need no pager any more. */
+static void hang_up(uffd_pager *pager, struct uffd_link *link, bool bye) {
   uint64_t number = uffd_connection_number(link->connection);
   bool used = uffd_connection_count(link->connection) != 0;
-  bool over = error == -ESHUTDOWN || error == -ECONNRESET || error == -EPIPE;
-  if (error != -ESHUTDOWN && error != -ECONNRESET) refuse_link(pager, link, error);
-  if (used && !over) return;
   drop(pager, link);
-  if (used) uffd_clients_hang_up(pager, number, error == -ESHUTDOWN);
+  if (used) uffd_clients_hang_up(pager, number, bye);
+}
+
+/* The client gets one line with the reason, then its connection is closed. */
+static void refuse_link(uffd_pager *pager, struct uffd_link *link, int error, struct uffd_handshake *handshake) {
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_connection_answer(link->connection, 0, why.text);
+  const char *what_becomes = uffd_refused_keep(pager, handshake, handshake->wants_answer);
+  uffd_restore_sentence(&why);
+  refuse(pager, error, what_becomes);
+  hang_up(pager, link, false);
+}
+
+static void end(uffd_pager *pager, struct uffd_link *link, int error, struct uffd_handshake *handshake) {
+  if (error == -ESHUTDOWN || error == -ECONNRESET) {
+    hang_up(pager, link, error == -ESHUTDOWN);
+  } else {
+    refuse_link(pager, link, error, handshake);
+  }
+}
+
+static void take_in(uffd_pager *pager, const struct uffd_link *link, bool wants_answer) {
+  if (wants_answer) uffd_connection_answer(link->connection, pager->last_id, NULL);
+  if ((pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
 }
 
 static void read_link(uffd_pager *pager, void *owner) {
@@ -58,12 +73,14 @@ static void read_link(uffd_pager *pager, void *owner) {
   struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
   int result;
   while ((result = uffd_connection_read(link->connection, &handshake)) == 1) {
-    int taken = uffd_client_come(pager, &handshake);
+    bool wants_answer = handshake.wants_answer;
+    result = uffd_client_come(pager, &handshake);
+    if (result < 0) break;
     uffd_handshake_release(&handshake);
-    if (taken < 0) refuse(pager, taken);
-    if (taken == 0 && (pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
+    take_in(pager, link, wants_answer);
   }
-  if (result < 0) end(pager, link, result);
+  if (result < 0) end(pager, link, result, &handshake);
+  uffd_handshake_release(&handshake);
 }
 
 static int link_in(uffd_pager *pager, struct uffd_connection *connection) {
@@ -91,7 +108,7 @@ static void take(uffd_pager *pager, struct uffd_connection *connection) {
   if (result == 0) result = link_in(pager, connection);
   if (result == 0) return;
   uffd_connection_close(connection);
-  refuse(pager, result);
+  refuse(pager, result, "");
 }
 
 /* A few at a time: a client that connects in a loop must not hold up the others. */
@@ -102,7 +119,7 @@ static void accept_some(uffd_pager *pager, void *owner) {
     int result = uffd_door_accept(pager->door, &connection);
     if (result == 0) return;
     if (result < 0) {
-      refuse(pager, result);
+      refuse(pager, result, "");
     } else {
       take(pager, connection);
     }

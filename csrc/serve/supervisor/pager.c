@@ -17,6 +17,7 @@
 #include "serve/supervisor/link.h"
 #include "serve/supervisor/options.h"
 #include "serve/supervisor/order.h"
+#include "serve/supervisor/refused.h"
 #include "serve/supervisor/slot.h"
 #include "serve/supervisor/task.h"
 
@@ -47,7 +48,7 @@ static void take_time(uffd_pager *pager, void *owner) {
 
 static void set_timer(uffd_pager *pager) {
   uint64_t due = min_u64(min_u64(uffd_links_due(pager), uffd_clients_due(pager)), uffd_slots_due(pager));
-  due = min_u64(due, uffd_images_due(pager));
+  due = min_u64(due, min_u64(uffd_images_due(pager), uffd_refused_due(pager)));
   struct itimerspec when = {{0, 0}, {0, 0}};
   if (due != UINT64_MAX) {
     due = max_u64(due, 1); /* 0 would disarm the timer */
@@ -61,6 +62,7 @@ static void settle(uffd_pager *pager) {
   uint64_t now = uffd_now();
   obey(pager);
   uffd_images_look(pager, now);
+  uffd_refused_check(pager, now);
   uffd_links_check(pager, now);
   uffd_clients_check(pager, now);
   uffd_slots_fill(pager, now);

@@ -9,7 +9,7 @@
  *   pager -> {options, forget, link, control, slot, task, client, order}
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {client, blame, image, worker, stage}      who serves whom
- *   control -> {status, order}; link -> client; forget -> {link, control, client, worker}
+ *   control -> {status, order}; link -> {client, refused}; refused -> family; forget -> {link, control, client, worker}
  *   client -> {record, family, image, report, stage}; image -> {report, worker}; worker -> poll; status -> report;
  * report -> stage
  */
@@ -27,6 +27,7 @@ struct uffd_control;
 struct uffd_door;
 struct uffd_image;
 struct uffd_link;
+struct uffd_refused;
 struct uffd_slot;
 struct uffd_supervised;
 struct uffd_worker;
@@ -46,10 +47,13 @@ struct uffd_pager {
   uint32_t links_count;
   struct uffd_supervised *clients;
   uint32_t clients_count;
-  uint64_t clients_ended;    /* so far */
-  struct uffd_image *images; /* the current one first; NULL: the user's function makes all contents */
-  uint64_t images_opened;    /* so far */
-  uint64_t look_ns;          /* when to look at the images again */
+  uint64_t clients_ended; /* so far */
+  struct uffd_refused *refused_list;
+  uint32_t refused_kept;
+  uint64_t refused_ns, refused_step; /* when to check them again; the pause after that */
+  struct uffd_image *images;         /* the current one first; NULL: the user's function makes all contents */
+  uint64_t images_opened;            /* so far */
+  uint64_t look_ns;                  /* when to look at the images again */
   struct uffd_worker *workers;
   uint64_t workers_started; /* so far */
   struct uffd_slot *slots;
