@@ -381,8 +381,8 @@ enum {
 };
 
 enum {
-  UFFD_MAP_FORK = 1,   /* children of fork inherit it; by default they do not (MADV_DONTFORK): they would read zeros
-                          unless a loop with EVENT_FORK serves them, threads or pump */
+  UFFD_MAP_FORK = 1,   /* forked children inherit it. By default they do not (MADV_DONTFORK), because they would read
+                          zeros where pages are missing, unless a loop with EVENT_FORK serves them (threads, pump) */
   UFFD_MAP_PRIVATE = 2 /* memfd, hugetlb: the served mapping is private (the alias stays shared) */
 };
 
@@ -396,16 +396,19 @@ struct uffd_map_opts {
   { sizeof(struct uffd_map_opts), 0, 0, NULL }
 
 /*
- * Maps length bytes, rounded up to whole pages, filled with zeros until served.
- * Errors: -EINVAL length 0 or beyond the address space, unknown kind or flag; -ENOMEM no memory, or no free huge pages
- * (the sentence says how to get them); -EMFILE, -ENFILE; -ENOSYS a kernel without hugetlb.
+ * Maps length bytes, rounded up to whole pages. The memory reads as zeros until it is served.
+ *   -EINVAL  length is 0 or beyond the address space, or an unknown kind or flag
+ *   -ENOMEM  no memory, or no free huge pages; the sentence says how to get them
+ *   -EMFILE, -ENFILE  out of descriptors (memfd, hugetlb)
+ *   -ENOSYS  a kernel without hugetlb
  */
 UFFD_EXPORT int uffd_map(uint64_t length, const struct uffd_map_opts *opts, uffd_memory **memory);
 
 /*
- * Adopts [address, address+length) of this process, which stays mapped by its owner until the handle is closed. The
- * page size is the kernel's word for it (/proc/self/maps); all of the range must have the same.
- * Errors: -EINVAL alignment, overflow, not wholly mapped, mixed page sizes; -ENOMEM.
+ * A handle for [address, address+length) of this process, mapped by somebody else, who keeps it mapped until the handle
+ * is closed. The page size is the one that the kernel tells (/proc/self/maps); the whole range must have the same.
+ *   -EINVAL  alignment, overflow, a part is not mapped, or page sizes are mixed
+ *   -ENOMEM  no memory
  */
 UFFD_EXPORT int uffd_memory_adopt(void *address, uint64_t length, uffd_memory **memory);
 
@@ -419,19 +422,20 @@ struct uffd_foreign_opts {
   { sizeof(struct uffd_foreign_opts), 0, 0, 0 }
 
 /*
- * A handle for [address, address+length) of another process, whose userfaultfd was handed over (uffd_adopt()). Nothing
- * here looks at the addresses: uffd_memory_address() is NULL, reading, writing and prefaulting are refused. A region of
- * it names the object (uffd_region_opts.object) and, as its modes, what the owner has registered: the loop neither
- * registers nor, but for uffd_region_complete(), unregisters. Threads and pump engines.
- * With the pid a huge page that is there can be told from a pool that is empty (/proc/PID/pagemap, where it may be
- * read). Errors: -EINVAL length 0, overflow, not whole pages, a page size that is none, pid or reserved; -ENOMEM.
+ * A handle for [address, address+length) of another process, whose userfaultfd was handed over (uffd_adopt()). The
+ * addresses mean nothing here: uffd_memory_address() is NULL, and reading, writing and prefaulting are refused. A
+ * region of it names the object (uffd_region_opts.object) and, as its modes, what the owner has registered. The loop
+ * does not register it, and unregisters it in uffd_region_complete() only. Not for the inline engine. With the pid, a
+ * huge page that is there can be told from an empty pool of huge pages (/proc/PID/pagemap, where it may be read).
+ *   -EINVAL  length is 0, overflow, not whole pages, an impossible page size, pid is negative, or reserved is not 0
+ *   -ENOMEM  no memory
  */
 UFFD_EXPORT int uffd_memory_foreign(uint64_t address, uint64_t length, const struct uffd_foreign_opts *opts,
                                     uffd_memory **memory);
 
 /*
- * Ends the caller's use of the memory; NULL is allowed. While a loop serves it, or a resolver reads from it, the
- * mapping stays until they are closed; then what uffd_map() mapped is unmapped.
+ * Ends the caller's use of the memory; NULL is allowed. What uffd_map() mapped is unmapped when no loop serves it and
+ * no resolver reads from it any more.
  */
 UFFD_EXPORT void uffd_memory_close(uffd_memory *memory);
 
@@ -441,47 +445,55 @@ UFFD_EXPORT uint64_t uffd_memory_length(const uffd_memory *memory);    /* bytes,
 UFFD_EXPORT uint64_t uffd_memory_page_size(const uffd_memory *memory); /* bytes */
 UFFD_EXPORT int uffd_memory_kind(const uffd_memory *memory);           /* UFFD_MEMORY_* */
 UFFD_EXPORT int uffd_memory_fd(const uffd_memory *memory); /* the memfd, owned by the memory; -ENOENT if none */
-/* The unregistered second mapping of a memfd or hugetlb memory, to fill pages before CONTINUE; NULL if it has none. */
+/* The second mapping of memfd or hugetlb memory. It is not registered: fill pages through it, then CONTINUE. Or NULL.
+ */
 UFFD_EXPORT void *uffd_memory_alias(const uffd_memory *memory);
 
 /*
- * Bounds-checked copies out of and into the memory, through the same faults as any access; safe on poisoned pages.
- * offset and length in bytes. Errors: -ERANGE outside the memory; -EHWPOISON a poisoned page; -EFAULT missing and not
- * to be had (USER_MODE_ONLY without a loop that serves it); -EDEADLK a page that the calling thread would have to
- * answer for: it drives the pump that serves it; -EOPNOTSUPP another process's memory; -EOWNERDEAD.
- * On an error the pages before it have been copied.
+ * Copies out of the memory, and into it, with checked bounds. Missing pages are served as for any other access. A
+ * poisoned page is an error here, not a SIGBUS. offset and length are bytes. On an error the pages before it are
+ * copied.
+ *   -ERANGE      outside the memory
+ *   -EHWPOISON   a poisoned page
+ *   -EFAULT      a missing page that nobody serves in kernel mode (USER_MODE_ONLY without a loop)
+ *   -EDEADLK     a missing page that the calling thread itself would have to answer: it drives the pump that serves it
+ *   -EOPNOTSUPP  memory of another process
+ *   -EOWNERDEAD  a forked child
  */
 UFFD_EXPORT int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_t length);
 UFFD_EXPORT int uffd_memory_write(uffd_memory *memory, uint64_t offset, const void *buffer, uint64_t length);
 
 /*
- * Brings the pages of [offset, offset+length) in (write: unprotects them as well) for a system call that is to be given
- * their address: with the inline engine, and USER_MODE_ONLY, it would get EFAULT. Pages already there stay; a memory
- * that is not served is left alone. Errors as uffd_memory_read().
+ * Brings in the pages of [offset, offset+length), bytes, before a system call is given their address: with the inline
+ * engine, and with USER_MODE_ONLY, the call would fail with EFAULT. write: also unprotects them. Pages that are there
+ * stay. Memory that is not served is left alone. Errors as uffd_memory_read().
  */
 UFFD_EXPORT int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, int write);
 
 /*
- * Discards whole pages that a loop serves: they are absent again, and the next access asks their resolver anew. What
- * was written to them is lost, poison too. Of shared memory (a memfd without UFFD_MAP_PRIVATE, hugetlb, adopted) the
- * pages go for every mapping of it, the alias included; of private memory its own alone. Every engine, every kind.
- * Errors: -ERANGE; -EINVAL not whole pages, or locked by mlock(2); -ENOENT a part that nobody serves, which would read
- * as zeros: nothing is discarded then; -EDEADLK from a callback of the loop, and from a pump's driver whose object has
- * UFFD_FEAT_EVENT_REMOVE; -ECANCELED the loop was closed; -EOPNOTSUPP another process's memory; -EOWNERDEAD. Any
- * thread.
+ * Discards [offset, offset+length), whole pages that a loop serves: they are missing again, and the next access asks
+ * their resolver anew. What was written to them is lost, and so is poison. Of shared memory (a memfd without
+ * UFFD_MAP_PRIVATE, hugetlb, adopted) the pages go for every mapping of it, the alias included.
+ *   -ERANGE      outside the memory
+ *   -EINVAL      not whole pages, or locked by mlock(2)
+ *   -ENOENT      a part that nobody serves, which would read as zeros: nothing is discarded
+ *   -EDEADLK     called from a callback of the loop, or by the driver of a pump whose object has EVENT_REMOVE
+ *   -ECANCELED   the loop was closed
+ *   -EOPNOTSUPP  memory of another process
+ *   -EOWNERDEAD  a forked child
  */
 UFFD_EXPORT int uffd_memory_discard(uffd_memory *memory, uint64_t offset, uint64_t length);
 
 /* Group: resolvers */
 
 /*
- * Answers faults. A resolver has a size (bytes it can answer for, from offset 0; UINT64_MAX: any), is immutable, may
- * serve many regions and loops at once, and lives until the last of them lets go.
+ * Says what pages hold. A resolver has a size: the bytes that it can answer for, from offset 0 on; UINT64_MAX: any
+ * number. It never changes, may serve many regions and loops at once, and lives until the last of them is closed.
  */
 typedef struct uffd_resolver uffd_resolver;
 
 UFFD_EXPORT void uffd_resolver_close(uffd_resolver *resolver); /* ends the caller's use; NULL is allowed */
-/* One more use of it, which needs a close of its own: for callers that share it. NULL is allowed. */
+/* One more use, which needs a close of its own: for callers that share a resolver. NULL is allowed. */
 UFFD_EXPORT void uffd_resolver_hold(uffd_resolver *resolver);
 UFFD_EXPORT uint64_t uffd_resolver_size(const uffd_resolver *resolver);
 UFFD_EXPORT const char *uffd_resolver_kind(const uffd_resolver *resolver); /* "zero", "file", ... */
@@ -489,7 +501,7 @@ UFFD_EXPORT const char *uffd_resolver_kind(const uffd_resolver *resolver); /* "z
 /* Zero pages. Errors: -ENOMEM. */
 UFFD_EXPORT int uffd_resolver_zero(uffd_resolver **resolver);
 
-/* Poison: every access raises SIGBUS. Errors: -ENOMEM; adding it to a loop: -EOPNOTSUPP before 6.6. */
+/* 6.6: poison. Every access raises SIGBUS. Errors: -ENOMEM. Adding it to a loop before 6.6: -EOPNOTSUPP. */
 UFFD_EXPORT int uffd_resolver_poison(uffd_resolver **resolver);
 
 /* A copy of length bytes of data, zeros to the end of their last page. Errors: -EINVAL length 0; -ENOMEM. */
@@ -507,65 +519,71 @@ struct uffd_file_opts {
   { sizeof(struct uffd_file_opts), 0, 0 }
 
 /*
- * The contents of a file, mapped: zeros after its end to the end of the last page, holes (SEEK_HOLE) as zero pages. The
- * file must not change while it is served; where it has shrunk, faults fail as on_error says, and nothing crashes.
- * Errors: those of open(2); -EINVAL not a regular file or block device, empty, or offset + length beyond its end.
- * _fd leaves fd with the caller, who may close it.
+ * The contents of a file or block device. Holes (SEEK_HOLE) are zero pages; after the file's end zeros follow, to the
+ * end of the last page. The file must not change while it is served. Where it has shrunk, faults fail, and on_error
+ * says what becomes of the page. _fd leaves fd with the caller, who may close it.
+ *   -EINVAL  not a regular file or block device, empty, or offset + length is beyond its end
+ *   and those of open(2)
  */
 UFFD_EXPORT int uffd_resolver_file(const char *path, const struct uffd_file_opts *opts, uffd_resolver **resolver);
 UFFD_EXPORT int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolver **resolver);
 
 /*
- * Copies the contents of another memory from offset on. That memory must not be served (a handler that waits for its
- * own answer would wait for ever): -EBUSY here, and -EBUSY for serving it later. -ERANGE offset outside; -EOPNOTSUPP
- * another process's memory.
+ * Copies the contents of another memory, from offset (bytes) on. That memory must not be served, because a handler that
+ * waits for its own answer would wait for ever.
+ *   -EBUSY       it is served; serving it later is -EBUSY too
+ *   -ERANGE      offset is outside of it
+ *   -EOPNOTSUPP  memory of another process
+ *   -ENOMEM      no memory
  */
 UFFD_EXPORT int uffd_resolver_memory(uffd_memory *source, uint64_t offset, uffd_resolver **resolver);
 
 /*
- * For memfd and hugetlb memory: pages that the page cache has are mapped (CONTINUE, minor faults), the others come from
- * fill, or are zeros when fill is NULL. Errors: -ENOMEM; adding it to other memory: -EINVAL.
+ * For memfd and hugetlb memory (5.13 and 5.14): pages that the page cache has are mapped, without a copy. Other pages
+ * come from fill; NULL: they are zeros. Errors: -ENOMEM. Adding it to other kinds of memory: -EINVAL.
  */
 UFFD_EXPORT int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **resolver);
 
 /*
- * Moves the pages of another, unserved, anonymous memory in: no copy; each page moves once, and reads as zeros at a
- * second fault. A forked child would read zeros for every page that its parent has taken since: with EVENT_FORK adding
- * it is -EINVAL. A page that cannot be moved (shared by fork, pinned, or a kernel before 6.8) is copied. Errors as
- * uffd_resolver_memory(); -EINVAL source not private anonymous memory; for a target that is not: when it is added.
+ * Moves the pages of another memory in, without a copy (6.8). Each page moves once: a second fault there reads zeros. A
+ * page that cannot be moved (shared by fork, pinned, or a kernel before 6.8) is copied. Source and target must be
+ * private anonymous memory, and the source must not be served. Errors as uffd_resolver_memory(), and
+ *   -EINVAL  the source is of another kind. When the resolver is added: the target is, or the loop has EVENT_FORK: a
+ *            forked child would read zeros for every page that its parent has taken since
  */
 UFFD_EXPORT int uffd_resolver_move(uffd_memory *source, uint64_t offset, uffd_resolver **resolver);
 
 struct uffd_layer {
   uint64_t offset;          /* where the layer lies, bytes */
-  uint64_t length;          /* bytes; 0: a ground layer, see below */
+  uint64_t length;          /* bytes; 0: a ground layer, which lies beneath the others */
   uffd_resolver *resolver;  /* answers there, asked from resolver_offset on */
   uint64_t resolver_offset; /* bytes */
 };
 
 /*
- * Several resolvers side by side; what no layer covers is zero. A layer with a length lies on top, and two of them must
- * not overlap. A ground layer (length 0) reaches to the next ground layer, or as far as its resolver does, beneath
- * them. Errors: -EINVAL an overlap (the sentence names both ranges), a resolver shorter than its layer, no layers;
- * -ENOMEM.
+ * Several resolvers side by side. A layer with a length lies on top; two of these must not overlap. A ground layer
+ * (length 0) lies beneath them, and reaches to the next ground layer or to its resolver's end. What no layer covers is
+ * zeros.
+ *   -EINVAL  layers overlap (the sentence names both ranges), a resolver is shorter than its layer, or count is 0
+ *   -ENOMEM  no memory
  */
 UFFD_EXPORT int uffd_resolver_layers(const struct uffd_layer *layers, size_t count, uffd_resolver **resolver);
 
-/* One fault, as a callback sees it. Newer libraries may append fields. */
+/* One fault, as a callback sees it. Newer libraries may append fields. Offsets and lengths are bytes. */
 struct uffd_fault {
   uint64_t offset;        /* of the page in the resolver's own coordinates, bytes */
   uint64_t region_offset; /* of the page in the region */
   uint64_t address;       /* of the page */
   uint64_t page_size;     /* bytes */
-  uint64_t cover_offset;  /* the cover that is wanted (around, prefetch, or neighbours that others wait for), in the
-                             resolver's coordinates: */
-  uint64_t cover_length;  /*   whole pages, holding the faulting page */
+  uint64_t cover_offset;  /* the range that should be answered (around, prefetch, or neighbours that others wait for),
+                             in the resolver's coordinates: */
+  uint64_t cover_length;  /*   whole pages, the faulting one among them */
   uint64_t flags;         /* UFFD_FAULT_*, UFFD_FAULT_PREFETCH; unknown bits are carried */
   uint32_t tid;           /* the faulting thread, 0 if unknown */
   uint32_t handler;       /* index of the handler that asks */
   void *cookie;           /* the region's */
 };
-#define UFFD_FAULT_PREFETCH (UINT64_C(1) << 63) /* nobody waits: prefetch, or complete */
+#define UFFD_FAULT_PREFETCH (UINT64_C(1) << 63) /* no thread waits for it: prefetch, or complete */
 
 enum {
   UFFD_ANSWER_ZERO = 0,
@@ -575,12 +593,12 @@ enum {
                                child that asks for it later finds a hole, which reads as zeros */
   UFFD_ANSWER_POISON = 4,
   UFFD_ANSWER_LATER = 5,   /* ask again soon */
-  UFFD_ANSWER_RESOLVER = 6 /* take it from there: resolver, at resolver_offset for this page */
+  UFFD_ANSWER_RESOLVER = 6 /* another resolver answers; this page lies at resolver_offset there */
 };
 
 /*
- * An answer. The callback finds it as {ZERO, fault->offset, fault->page_size}. offset is a multiple of the page size;
- * the answer must cover the faulting page and may be larger: what reaches beyond the region is cut off.
+ * An answer. The callback finds it filled in as zeros for the faulting page. The answer must cover that page, and may
+ * be larger; what reaches beyond the region is cut off. offset is a multiple of the page size.
  */
 struct uffd_answer {
   uint32_t kind;           /* UFFD_ANSWER_* */
@@ -592,57 +610,59 @@ struct uffd_answer {
   uint64_t resolver_offset;
 };
 
-/* What a callback's set-up is told about the handler that will ask. */
+/* What setup is told about the handler that will ask. */
 struct uffd_handler {
   uint32_t index;     /* 0 .. count-1 */
-  uint32_t count;     /* handlers of the loop; inline one more than asked for: the first answers where nobody waits */
-  const void *key;    /* unique among all living handlers: callbacks that share state a handler find each other by it */
-  uint64_t page_size; /* the largest page size that the callback will be asked for so far */
+  uint32_t count;     /* handlers of the loop; inline one more than asked for: the first one prefetches */
+  const void *key;    /* unique among all living handlers: callbacks may share state by it, handler by handler */
+  uint64_t page_size; /* the largest page size of the regions that ask the callback so far */
 };
 
 struct uffd_callback_ops {
   size_t size;
   /*
-   * Once for each handler, in the thread that adds the region, before its first fault: *state is passed to resolve,
-   * idle and teardown. 0 or -errno (call uffd_set_errmsg() for the sentence). May be NULL.
+   * Called once for each handler, in the thread that adds the region, before the first fault. *state is passed to
+   * resolve, idle and teardown. Returns 0 or -errno (uffd_set_errmsg() for the sentence). May be NULL.
    */
   int (*setup)(void *ctx, const struct uffd_handler *handler, void **state);
   /*
-   * Answers one fault: 0, or -errno, and the region's on_error says what becomes of the page. In a handler thread: it
-   * must not touch served memory, nor wait for a lock that a faulting thread may hold. One handler asks one fault at a
-   * time, though not always in the same thread; several handlers ask at the same time, each with its own state.
+   * Answers one fault: 0, or -errno, and then on_error says what becomes of the page. It must not touch served memory,
+   * and must not wait for a lock that a faulting thread may hold. One handler asks about one fault at a time, though
+   * not always in the same thread. Several handlers ask at the same time, each with its own state.
    */
   int (*resolve)(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer);
   /*
-   * The handler is about to wait: time to tidy. Returns 1 if there is more to tidy (called again if still idle).
-   * Inline, where no handler waits: after every 64th fault that it has answered. May be NULL.
+   * Called when the handler has nothing to do: time to tidy. Returns 1 if there is more to tidy, and is then called
+   * again while the handler is idle. Inline: after every 64th fault that the handler has answered. May be NULL.
    */
   int (*idle)(void *ctx, void *state);
-  /* The other end of setup. May be NULL. */
+  /* Undoes setup. May be NULL. */
   void (*teardown)(void *ctx, void *state);
-  /* The resolver is gone: free ctx. May be NULL. */
+  /* Called when the resolver is freed: free ctx. May be NULL. */
   void (*destroy)(void *ctx);
 };
 #define UFFD_CALLBACK_OPS_INIT                                                                                         \
   { sizeof(struct uffd_callback_ops), NULL, NULL, NULL, NULL, NULL }
 
 /*
- * A resolver that calls back. uses: the resolvers that it may hand over to (UFFD_ANSWER_RESOLVER); they are kept alive,
- * and set up with it. kind (copied) is what uffd_resolver_kind() says, NULL: "callback". Errors: -EINVAL, -ENOMEM.
+ * A resolver that calls functions of the program. uses: the resolvers that it may hand over to (UFFD_ANSWER_RESOLVER);
+ * they are kept alive and set up with it. kind (copied) is what uffd_resolver_kind() returns; NULL: "callback".
+ *   -EINVAL  resolve is NULL, a size, or resolvers that are nested too deep
+ *   -ENOMEM  no memory
  */
 UFFD_EXPORT int uffd_resolver_callback(const struct uffd_callback_ops *ops, void *ctx, const char *kind,
                                        uffd_resolver *const *uses, size_t uses_count, uffd_resolver **resolver);
 
-/* Sets the calling thread's uffd_errmsg(): for callbacks that fail. Returns -error, so: return uffd_set_errmsg(EIO,
- * "..."). */
+/* For callbacks that fail: sets the calling thread's uffd_errmsg(). Returns -error: return uffd_set_errmsg(EIO, "...").
+ */
 UFFD_EXPORT int uffd_set_errmsg(int error, const char *format, ...) UFFD_PRINTF(2, 3);
 
 /* Group: stores */
 
 /*
- * Where pages go: the twin of a resolver. What is put into a store is there for good when uffd_store_finish() has
- * succeeded, and not before; a store that is closed unfinished leaves nothing behind. After a put that failed,
- * finishing fails too: there is no store with pages missing. One thread at a time.
+ * Where pages go, as a resolver says where they come from. What is put into a store counts when uffd_store_finish() has
+ * succeeded, and not before. A store that is closed before that leaves nothing behind. After a put that failed,
+ * finishing fails too, so no store lacks pages. One thread at a time.
  */
 typedef struct uffd_store uffd_store;
 
@@ -653,23 +673,28 @@ enum {
 };
 
 /*
- * Puts [offset, offset+length), in any order; what is put again replaces what was put before. data: DATA only, length
- * bytes, copied. Errors: -EINVAL a kind that the store cannot keep, length 0, a range that is beyond its length or not
- * whole pages of it, a finished store; those of writing (-ENOSPC, -EIO, ...); -EOWNERDEAD in a forked child.
+ * Puts [offset, offset+length), bytes, in any order; what is put again replaces what was put before. kind:
+ * UFFD_STORE_*. data: length bytes, copied; for DATA only.
+ *   -EINVAL      a kind that the store cannot keep, length 0, beyond the store's length, not whole pages of it, or a
+ *                finished store
+ *   -EOWNERDEAD  a forked child
+ *   and those of writing (-ENOSPC, -EIO, ...)
  */
 UFFD_EXPORT int uffd_store_put(uffd_store *store, uint64_t offset, uint32_t kind, const void *data, uint64_t length);
 
-/* What was put is on the disk after this, though not yet in its place. Errors: those of writing. */
+/* Writes what was put to the disk, though not yet in its place. Errors: those of writing. */
 UFFD_EXPORT int uffd_store_flush(uffd_store *store);
 
 /*
- * All is put: the store appears, under its name and whole, even if the machine stops right after this. What was never
- * put is the same as below, or zero. Errors: those of writing; -EINVAL it is finished already; -EIO a put has failed
- * before. When it fails nothing appears, and what was there before stays.
+ * Finishes the store: it appears under its name, whole, and stays even if the machine stops right after this call. What
+ * was never put is the same as below, or zero. If this fails, nothing appears, and what was there before stays.
+ *   -EINVAL  it is finished already
+ *   -EIO     a put has failed before
+ *   and those of writing
  */
 UFFD_EXPORT int uffd_store_finish(uffd_store *store);
 
-/* Ends the caller's use. Gives up what is not finished. NULL is allowed. */
+/* Closes the store; NULL is allowed. If it is not finished, what was put is dropped. */
 UFFD_EXPORT void uffd_store_close(uffd_store *store);
 UFFD_EXPORT const char *uffd_store_kind(const uffd_store *store); /* "file", "layer", ... */
 
@@ -696,7 +721,7 @@ UFFD_EXPORT int uffd_store_callback(const struct uffd_store_ops *ops, void *ctx,
 
 /* Group: the loop */
 
-/* Regions, the engine that serves them, and statistics: started and stopped as one. */
+/* Regions of memory, the engine that answers their faults, and statistics. */
 typedef struct uffd_loop uffd_loop;
 /* A range of memory in a loop, with the resolver that answers for it. Lives until its loop is closed. */
 typedef struct uffd_region uffd_region;
@@ -709,10 +734,12 @@ enum {
 };
 
 /*
- * The inline engine is the fastest: nobody else has to wake up. Its price: a system call that meets a missing page gets
- * EFAULT, as with USER_MODE_ONLY (uffd_memory_prefault() before it, or uffd_memory_read() and _write(), help); SIGBUS
- * must not be blocked; and callbacks run in a signal handler, at the same time in as many threads as fault: they must
- * be async-signal-safe. Threads whose stack is small or itself served need uffd_signal_stack().
+ * The inline engine is the fastest, because no other thread has to wake up. What it costs:
+ *
+ * A system call that meets a missing page gets EFAULT, as with USER_MODE_ONLY. Call uffd_memory_prefault() before it,
+ * or use uffd_memory_read() and uffd_memory_write(). SIGBUS must not be blocked. Callbacks run in a signal handler, in
+ * as many threads at the same time as fault, so they must be async-signal-safe. A thread whose stack is small, or is
+ * served itself, needs uffd_signal_stack().
  *
  * The SIGBUS handler is the library's from the first inline loop on, also when all are closed: a thread may have
  * faulted before, and get its signal only then. Other SIGBUS go on to the handler that was there before, with its mask
@@ -720,30 +747,30 @@ enum {
  * that installs a handler later calls uffd_sigbus() from it, or the handler that sigaction() has returned. The next
  * inline loop that is made puts the library's handler over it, which goes on to it.
  *
- * A forked child cannot be served: EVENT_FORK is refused (-EINVAL), and in memory that a child inherits all the same
- * (UFFD_MAP_FORK) it reads zeros where pages were missing. Nor is a mapping followed that mremap moves: EVENT_REMAP is
- * refused as well, and what was missing there reads as zeros; one that grows in place raises SIGBUS in what it gains.
- * The signal does not tell a minor fault from a missing one: where both may come, resolvers are asked as for a minor
- * one, and if they say CONTINUE in vain, again as for a missing one.
+ * A forked child cannot be served: EVENT_FORK is refused (-EINVAL). In memory that a child inherits all the same
+ * (UFFD_MAP_FORK) it reads zeros where pages are missing. A mapping that mremap moves is not followed: EVENT_REMAP is
+ * refused too, and missing pages read as zeros at the new place. A mapping that grows in place raises SIGBUS in the
+ * part that it gains. The signal does not tell a minor fault from a missing one: where both are possible, the resolver
+ * is asked for a minor one first, and if the page cache has no page, again for a missing one.
  */
 
-/* What becomes of a page whose resolver failed. The first failure's sentence is kept: uffd_loop_error(). */
+/* What becomes of a page whose resolver failed. uffd_loop_error() keeps the sentence of the first failure. */
 enum {
-  UFFD_ON_ERROR_DEFAULT = 0, /* poison; a loop: as said here, a region: as its loop */
+  UFFD_ON_ERROR_DEFAULT = 0, /* of a loop: poison; of a region: what its loop says */
   UFFD_ON_ERROR_ZERO = 1,    /* it reads as zeros */
   UFFD_ON_ERROR_POISON = 2,  /* it raises SIGBUS (6.6) */
-  UFFD_ON_ERROR_STOP = 3,    /* poison, and so does every later fault of the loop */
+  UFFD_ON_ERROR_STOP = 3,    /* it is poisoned, and so is the page of every later fault of the loop */
   UFFD_ON_ERROR_RETRY = 4    /* the resolver is asked again, with pauses of up to 10 ms, until it has an answer; whoever
                                 faults waits as long. Not inline */
 };
 
 enum {
-  UFFD_LOOP_PAUSED = 1 /* no object is read before uffd_loop_start(): all regions of one are added before that */
+  UFFD_LOOP_PAUSED = 1 /* no object is read before uffd_loop_start(); all regions of an object are added before that */
 };
 
 /*
- * Where the threads of the threads engine run, which decides what a fault costs: waking a processor that sleeps takes
- * longer than anything else in it.
+ * Where the threads of the threads engine run. This decides what a fault costs, because waking a processor that sleeps
+ * takes longer than all the rest.
  */
 enum {
   UFFD_PLACEMENT_COMPANION = 0, /* two threads a handler: the companion, in SCHED_IDLE, which follows the thread that
@@ -766,15 +793,17 @@ struct uffd_loop_opts {
   void *ledger;         /* what a successor needs if this process dies, see uffd_ledger_size(); or NULL */
   uint64_t ledger_size; /* bytes */
   /*
-   * Called in the handler when the user's object has told of a fork, and all before it is applied: child serves the
-   * forked process, whose memory is its parent's, with the same addresses. 0: child is the hook's now. Negative: the
-   * loop serves it. ledger (NULL for a loop without) is the child's own to begin with, to be copied; it is unmapped
-   * when the hook returns. child is NULL when a predecessor had read of a fork and died, perhaps before its hook
-   * returned: if that has not kept the child's descriptor, the child's missing pages read as zeros. NULL: none.
+   * Called in the handler when an object of the user's has told of a fork, and everything before it is applied. child
+   * serves the forked process, whose memory has the same addresses as its parent's. Return 0 to take child over; a
+   * negative number leaves it to the loop. ledger (NULL for a loop without one) is what the child's own ledger begins
+   * with: copy it, it is unmapped when the hook returns. child is NULL when a predecessor had read of a fork and died,
+   * perhaps before its hook returned: if that hook has not kept the child's descriptor, the child's missing pages read
+   * as zeros. The member may be NULL: the loop serves all children.
    */
   int (*forked)(void *ctx, uffd_object *child, const void *ledger, uint64_t ledger_size);
   void *forked_ctx;
-  /* Told the sentence of each failure of this loop, where uffd_set_log() is told, under the same rules. NULL: not. */
+  /* Called with the sentence of each failure of this loop, when the log of uffd_set_log() is; the same rules. Or NULL.
+   */
   uffd_log_fn *failed;
   void *failed_ctx;
 };
@@ -782,39 +811,47 @@ struct uffd_loop_opts {
   { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL }
 
 /*
- * The bytes of a ledger for regions of so many pages together, at most 4096 of them; 0: too many. A ledger is memory of
- * the caller's, all zeros at first, page-aligned, normally a shared mapping of a memfd that another process keeps too;
- * what is not used of it is not touched. A loop with a ledger has one handler, and serves memory of another process
- * through one object (threads or pump). All that a successor must know is there: page states, where the regions lie
- * since munmap and mremap, and the messages that were read. The process may be killed at any instant: another, with a
- * duplicate of the object's descriptor, makes a loop with the same ledger and UFFD_LOOP_PAUSED, adds the same regions
- * in the same order, completed ones too, and calls uffd_loop_start(), which applies what was read and not applied, and
- * lets all faults be told again. The same after uffd_loop_close(). All but uffd_loop_start() may be done while the
- * predecessor still serves.
+ * The size in bytes of a ledger for so many regions (at most 4096) with so many pages together; 0: too many.
+ *
+ * A ledger lets another process go on when this one is killed at any instant. It is the caller's memory: page-aligned,
+ * all zeros at first, normally a shared mapping of a memfd that another process keeps too. Parts that are not used are
+ * not touched. It holds what a successor must know: page states, where the regions lie after munmap and mremap, and the
+ * messages that were read. A loop with a ledger has one handler, and serves memory of another process through one
+ * object (threads or pump).
+ *
+ * The successor needs a duplicate of the object's descriptor. It makes a loop with the same ledger and
+ * UFFD_LOOP_PAUSED, adds the same regions in the same order, completed ones too, and calls uffd_loop_start(), which
+ * applies what was read and not applied, and lets the kernel tell all waiting faults again. It may do all but
+ * uffd_loop_start() while its predecessor still serves. The same works after uffd_loop_close().
  */
 UFFD_EXPORT uint64_t uffd_ledger_size(uint64_t pages, uint32_t regions);
 
 /*
- * Makes a loop and starts its handlers; regions are added to it while it runs.
- * Errors: -EINVAL options (SIGBUS and WP_ASYNC bring no faults to a loop; inline there is no EVENT_FORK or
- * EVENT_REMAP); -EOPNOTSUPP on_error asks for poison, also by default, and the kernel is older than 6.6: choose "zero"
- * knowingly; -EAGAIN, -ENOMEM no thread; -EMFILE, -ENFILE; -EBUSY inline, eight different SIGBUS handlers have been put
- * over the library's, one after the other. With a ledger also -EINVAL: too small, not aligned, damaged
- * or of another version or size, several handlers, inline, or not new without UFFD_LOOP_PAUSED.
+ * Makes a loop and starts its handlers. Regions are added while it runs.
+ *   -EINVAL      an option; features SIGBUS or WP_ASYNC, which bring no faults to a loop; inline: EVENT_FORK or
+ *                EVENT_REMAP; a ledger that is too small, not aligned, damaged, of another version or size, or not new
+ *                without UFFD_LOOP_PAUSED; a ledger with several handlers or inline
+ *   -EOPNOTSUPP  on_error asks for poison, also by default, and the kernel is older than 6.6: choose ZERO knowingly
+ *   -EBUSY       inline: eight different SIGBUS handlers have been put over the library's, one after the other
+ *   -EAGAIN, -ENOMEM  no thread, or no memory
+ *   -EMFILE, -ENFILE  out of descriptors
  */
 UFFD_EXPORT int uffd_loop_create(const struct uffd_loop_opts *opts, uffd_loop **loop);
 
 /*
- * Lets a loop that was made with UFFD_LOOP_PAUSED read its objects. A fault in a range that is registered and not yet
- * added would be taken for one in a mapping that has grown, and read as zeros. Prefetching goes on before that, too,
- * but not with a ledger (-EINVAL). Again, and for other loops: 0. Errors: -EINVAL not all regions of the ledger are
- * added; -EDEADLK from a callback of this loop; -EOWNERDEAD.
+ * Lets a loop that was made with UFFD_LOOP_PAUSED read its objects. Add all regions of an object before: a fault in a
+ * range that is registered and not added would be taken for one in a mapping that has grown, and read as zeros.
+ * Prefetch works before it too, but not with a ledger (-EINVAL). For a loop that has started already: 0.
+ *   -EINVAL   a region of the ledger is not added
+ *   -EDEADLK  called from a callback of this loop
+ *   -EOWNERDEAD  a forked child
  */
 UFFD_EXPORT int uffd_loop_start(uffd_loop *loop);
 
 /*
- * The engine that a loop has, and in *why (may be NULL) a sentence that says why. AUTO chooses inline where the loop's
- * objects can only be USER_MODE_ONLY, so that inline costs nothing more, else threads. Never fails.
+ * The engine of a loop, UFFD_ENGINE_*; *why (may be NULL) becomes a sentence that says why. AUTO chooses inline where
+ * the loop's objects can only be USER_MODE_ONLY, because system calls get EFAULT there with any engine; else threads.
+ * Never fails.
  */
 UFFD_EXPORT int uffd_loop_engine(const uffd_loop *loop, const char **why);
 
@@ -826,23 +863,23 @@ UFFD_EXPORT int uffd_loop_engine(const uffd_loop *loop, const char **why);
 UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 
 /*
- * Inline engine, for programs that handle SIGBUS themselves: 1 when the signal was a fault of an inline loop, which is
- * resolved now, or may be one of a region that was removed since (return from the handler: the access is repeated), 0
- * when it is not ours. info is the siginfo_t *, context the ucontext_t * of an SA_SIGINFO handler. Signals whose
- * handlers may touch served memory must be in its sa_mask, as they are in the library's own handler: in the midst of a
- * fault they would meet SIGBUS. Async-signal-safe.
+ * Inline engine, for programs that handle SIGBUS themselves; called from their SA_SIGINFO handler. info is the
+ * siginfo_t *, context the ucontext_t *. Returns 1 when the signal was a fault of an inline loop, which is resolved, or
+ * may have been one of a region that was removed since: return from the handler, and the access is repeated. 0: the
+ * signal is not ours. The handler's sa_mask must hold all signals whose handlers may touch served memory, as that of
+ * the library's own handler does: amid a fault they would meet SIGBUS. Async-signal-safe.
  */
 UFFD_EXPORT int uffd_sigbus(int signal, void *info, void *context);
 
 /*
- * Inline engine: gives the calling thread a signal stack of 256 KiB (sigaltstack) for as long as it lives, unless it
+ * Inline engine: gives the calling thread a signal stack (sigaltstack) of 256 KiB for as long as it lives, unless it
  * has one. Errors: -ENOMEM.
  */
 UFFD_EXPORT int uffd_signal_stack(void);
 
 /*
- * around: follows the accesses. While they are sequential, in either direction or with strides of up to 8 pages,
- * answers grow from a page to 2 MiB; where they are random, it is one page.
+ * around: as much as the accesses suggest. While they are sequential, forwards, backwards or with strides of up to 8
+ * pages, answers grow from one page to 2 MiB. Where they are random, an answer is one page.
  */
 #define UFFD_AROUND_AUTO UINT64_MAX
 
@@ -866,22 +903,30 @@ struct uffd_region_opts {
   { sizeof(struct uffd_region_opts), 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
 
 /*
- * Adds a region and serves it from now on. Callbacks are set up here, in the calling thread. *region may be NULL.
- * Errors: -EINVAL alignment, a range outside the memory, a resolver shorter than the region, a layer that is not page
- * aligned, a resolver that the memory cannot have, memory of another process without its object or inline or with an
- * object that serves this process; -EBUSY the range is served already, is the source of a resolver, or
- * belongs to another userfaultfd; -EOPNOTSUPP the kernel lacks what the resolver needs; -ECANCELED the loop has
- * stopped; -EDEADLK from a callback of this loop; and those of uffd_open() for the loop's own objects, which are made
- * with the first region that needs them, of uffd_register(), of setup, -ENOMEM.
+ * Adds a region, which is served from now on. Callbacks are set up here, in the calling thread. region may be NULL. The
+ * loop's own objects are made with the first region that needs them.
+ *   -EINVAL      alignment, a range outside the memory, a resolver that is shorter than the region or that the memory
+ *                cannot have, a layer that is not page-aligned; memory of another process without its object, inline,
+ *                or
+ *                with an object that serves this process
+ *   -EBUSY       the range is served already, is the source of a resolver, or belongs to another userfaultfd
+ *   -EOPNOTSUPP  the kernel lacks what the resolver needs
+ *   -ECANCELED   the loop has stopped
+ *   -EDEADLK     called from a callback of this loop
+ *   -ENOMEM      no memory
+ *   and those of uffd_open(), of uffd_register(), and of setup
  */
 UFFD_EXPORT int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
                               const struct uffd_region_opts *opts, uffd_region **region);
 
 /*
- * Fills [offset, offset+length) of the region now, in the handlers, faults first; returns when it is done. length 0: to
- * the end. Pages already there stay. Errors: -ERANGE; -ECANCELED the loop was closed or has stopped; -EDEADLK from a
- * callback of this loop; the resolver's error (those pages stay missing, the rest of the range is done); -ENOENT the
- * region is complete or removed.
+ * Fills [offset, offset+length) of the region, bytes, and returns when it is done. length 0: to the end. The handlers
+ * do it, faults first. Pages that are there stay. If the resolver fails for some pages, these stay missing, the rest is
+ * filled, and the first error is returned.
+ *   -ERANGE     outside of the region
+ *   -ECANCELED  the loop was closed, or has stopped
+ *   -EDEADLK    called from a callback of this loop
+ *   -ENOENT     the region is complete or removed
  */
 UFFD_EXPORT int uffd_region_prefetch(uffd_region *region, uint64_t offset, uint64_t length);
 
@@ -900,13 +945,18 @@ struct uffd_prefetch_opts {
   { sizeof(struct uffd_prefetch_opts), 0 }
 
 /*
- * Begins to fill the ranges in the background and returns at once; ranges NULL or count 0: the whole region. Faults
- * always go first; the ranges are filled in the order of their offsets, what overlaps once, in steps of at most 2 MiB
- * between which faults have their turn. Threads and inline: in the threads that read the loop's objects; a pump: in
- * uffd_loop_step() and uffd_prefetch_wait(). Several may be under way at once. Whether the region is completed or
- * removed, or the loop closed, or the handle, is free to come first: what is left is cancelled then.
- * Errors: -ERANGE a range outside the region; -ENOENT the region is complete or removed; -ECANCELED the loop is being
- * closed; -EINVAL options; -ENOMEM; -EDEADLK from a callback of this loop; -EOWNERDEAD.
+ * Begins to fill ranges in the background, and returns at once. ranges NULL or count 0: the whole region. The ranges
+ * are filled in the order of their offsets, each page once, in steps of at most 2 MiB; faults are answered between two
+ * steps. The threads that read the loop's objects do it; with a pump, uffd_loop_step() and uffd_prefetch_wait().
+ * Several may be under way at once. The region may be completed or removed, and the loop or the handle closed, while a
+ * prefetch runs: the rest of the prefetch is cancelled.
+ *   -ERANGE     a range outside of the region
+ *   -ENOENT     the region is complete or removed
+ *   -ECANCELED  the loop is being closed
+ *   -EINVAL     an option
+ *   -ENOMEM     no memory
+ *   -EDEADLK    called from a callback of this loop
+ *   -EOWNERDEAD a forked child
  */
 UFFD_EXPORT int uffd_region_prefetch_start(uffd_region *region, const struct uffd_range *ranges, size_t count,
                                            const struct uffd_prefetch_opts *opts, uffd_prefetch **prefetch);
@@ -916,52 +966,58 @@ struct uffd_prefetch_status {
   int done;              /* 1: nothing goes on any more */
   int error;             /* 0, or the errno of the first failure: the resolver's, or ECANCELED */
   uint64_t bytes_wanted; /* the ranges, as whole pages */
-  uint64_t bytes_done;   /* of those: filled, there already, failed, or not mapped any more */
+  uint64_t bytes_done;   /* of those: filled, there before, failed, or not mapped any more */
 };
 #define UFFD_PREFETCH_STATUS_INIT                                                                                      \
   { sizeof(struct uffd_prefetch_status), 0, 0, 0, 0 }
 
-/* Fills *status. Cheap; any thread, also when the loop is closed. -EBADF NULL; -EINVAL size; -EOWNERDEAD. */
+/* Fills *status. Cheap, and works when the loop is closed. -EBADF: prefetch is NULL; -EINVAL: size; -EOWNERDEAD. */
 UFFD_EXPORT int uffd_prefetch_status(const uffd_prefetch *prefetch, struct uffd_prefetch_status *status);
 
 /*
- * Waits up to timeout_ms (-1: for ever) until it is over: 1; 0 the time has passed. Errors: the first failure as
- * uffd_region_prefetch() tells it (what else could be filled is filled), -ECANCELED included; -EDEADLK from a callback
- * of this loop; -EBADF NULL; -EOWNERDEAD. Any thread; a pump's: the one that drives it.
+ * Waits up to timeout_ms (-1: for ever) until the prefetch is over. Returns 1: it is over; 0: the time has passed. With
+ * a pump only the thread that drives it may wait.
+ *   -ECANCELED  it was cancelled
+ *   -EDEADLK    called from a callback of this loop
+ *   -EBADF      prefetch is NULL
+ *   -EOWNERDEAD a forked child
+ *   and the first error of the resolver; what else could be filled is filled
  */
 UFFD_EXPORT int uffd_prefetch_wait(uffd_prefetch *prefetch, int timeout_ms);
 
-/* Ends the handle, and cancels what is left without waiting for it. NULL is allowed. Any thread, callbacks too. */
+/* Closes the handle and cancels the rest, without waiting. NULL is allowed. May be called from callbacks. */
 UFFD_EXPORT void uffd_prefetch_close(uffd_prefetch *prefetch);
 
 /*
- * Fills the rest of the region and unregisters it: the memory is ordinary from then on, and the region is out of the
- * loop. Memory of another process is unregistered where mremap has moved it, too. Errors as uffd_region_prefetch():
- * then it goes on being served. Again: 0.
+ * Fills the rest of the region and unregisters it: the memory is ordinary from then on, and the loop serves it no more.
+ * Memory of another process is unregistered also where mremap has moved it. On an error the region goes on being
+ * served. Errors as uffd_region_prefetch(). Of a region that is complete: 0.
  */
 UFFD_EXPORT int uffd_region_complete(uffd_region *region);
 
 /*
- * Takes the region out of the loop as it is: missing pages read as zeros from then on. Another process's memory stays
- * registered: its faults wait, until the range is added again or the loop is closed, and then are told to whoever reads
- * the object next. Again: 0. -EDEADLK.
+ * Takes the region out of the loop as it is: missing pages read as zeros from then on. Memory of another process stays
+ * registered instead: its faults wait until the range is added again, or until the loop is closed; whoever reads the
+ * object next is told of them. Of a region that is removed: 0. -EDEADLK: called from a callback of this loop.
  */
 UFFD_EXPORT int uffd_region_remove(uffd_region *region);
 
-/* uffd_region_complete() for every region: the first error is returned, the others are still tried. */
+/* uffd_region_complete() for every region. All are tried; the first error is returned. */
 UFFD_EXPORT int uffd_loop_complete(uffd_loop *loop);
 
 /*
- * Pump engine: answers what is waiting, waiting up to timeout_ms for it (0: not, -1: for ever), in the calling
- * thread, which must not itself touch missing pages of the loop. Returns the number of faults answered. All calls on a
- * pump loop belong to one thread at a time. -EINVAL another engine; -ECANCELED stopped.
+ * Pump engine: waits up to timeout_ms (0: not at all, -1: for ever) for faults, and answers them in the calling thread,
+ * which must not touch missing pages of the loop itself. Returns the number of faults that were answered. Only one
+ * thread at a time may call functions on a pump loop.
+ *   -EINVAL     another engine
+ *   -ECANCELED  the loop has stopped
  */
 UFFD_EXPORT int uffd_loop_step(uffd_loop *loop, int timeout_ms);
 
-/* Pump engine: a descriptor that polls readable when uffd_loop_step() has work; owned by the loop. -EINVAL,
+/* Pump engine: a descriptor, owned by the loop, that polls readable when uffd_loop_step() has work. -EINVAL,
  * -EOWNERDEAD. */
 UFFD_EXPORT int uffd_loop_fd(const uffd_loop *loop);
-/* Pump engine: milliseconds after which uffd_loop_step() must be called even if the descriptor is silent; -1: none. */
+/* Pump engine: milliseconds after which uffd_loop_step() must be called even if the descriptor is silent; -1: never. */
 UFFD_EXPORT int uffd_loop_timeout(const uffd_loop *loop);
 
 /* 1 when the loop's own objects are USER_MODE_ONLY, else 0; -ENOENT before the first region that needs them. */
@@ -975,7 +1031,7 @@ struct uffd_stats {
   uint64_t minor;
   uint64_t writes; /* of the faults: by a write */
   uint64_t events; /* fork, remap, remove, unmap messages read */
-  uint64_t zero;   /* pages installed, as: zero pages, also those found in large answers of bytes into private memory */
+  uint64_t zero;   /* pages installed as zero pages, also those found in large answers of bytes into private memory */
   uint64_t copied;
   uint64_t continued;
   uint64_t moved; /* whole huge pages of bytes into UFFD_MEMORY_THP, too */
@@ -1015,10 +1071,10 @@ struct uffd_stats_field {
 /* All fields of struct uffd_stats that the library knows, in their order; *count of them. Any thread. */
 UFFD_EXPORT const struct uffd_stats_field *uffd_stats_fields(size_t *count);
 
-/* Fills *stats, as much of it as both sides know. Cheap; any thread. -EINVAL size, -EOWNERDEAD. */
+/* Fills *stats. Cheap. -EINVAL: stats->size; -EOWNERDEAD. */
 UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats);
 
-/* A fault that was read and is not answered yet. Newer libraries may append fields. */
+/* A fault that was read and is not answered yet. */
 struct uffd_waiting {
   size_t size;       /* in: sizeof(struct uffd_waiting); UFFD_WAITING_INIT sets it */
   uint64_t age_ns;   /* since the message was read */
@@ -1038,27 +1094,27 @@ struct uffd_waiting {
   }
 
 /*
- * The fault that has waited longest, being in a resolver or put off: 1 and *waiting, or 0 when none waits. For
- * watchdogs: cheap, waits for nobody, any thread. Faults that are answered inline are not told. -EINVAL size;
- * -EOWNERDEAD.
+ * The fault that has waited longest, because its resolver takes long or because it was deferred. Returns 1 and fills
+ * *waiting; 0: no fault waits. For watchdogs: cheap, and never waits. Faults that are answered inline are not seen
+ * here. -EINVAL: waiting->size; -EOWNERDEAD.
  */
 UFFD_EXPORT int uffd_loop_oldest(const uffd_loop *loop, struct uffd_waiting *waiting);
 
 /*
- * The loop's first failure: returns its errno and copies its sentence (at most length bytes with the final zero; text
- * may be NULL), or 0 if there was none.
+ * The loop's first failure: returns its errno (positive), and copies its sentence, at most length bytes with the final
+ * zero; text may be NULL. 0: there was none.
  */
 UFFD_EXPORT int uffd_loop_error(const uffd_loop *loop, char *text, size_t length);
 
 enum {
   UFFD_OUTCOME_INSTALLED = 0,
   UFFD_OUTCOME_PRESENT = 1,  /* there already: woken */
-  UFFD_OUTCOME_DEFERRED = 2, /* put off; another record will follow, but inline if another thread brings the page */
+  UFFD_OUTCOME_DEFERRED = 2, /* put off: another record follows; inline not, if another thread brings the page in */
   UFFD_OUTCOME_GONE = 3,     /* the range or the address space is no more: woken */
   UFFD_OUTCOME_FAILED = 4    /* on_error was applied */
 };
 
-/* One fault's way through the loop. Newer libraries may append fields. */
+/* A record of one fault. Newer libraries may append fields. */
 struct uffd_trace {
   uint64_t time_ns;    /* CLOCK_MONOTONIC at the outcome */
   uint64_t latency_ns; /* since the message was read */
@@ -1076,16 +1132,17 @@ struct uffd_trace {
 typedef void uffd_trace_fn(void *ctx, const struct uffd_trace *trace);
 
 /*
- * Calls fn after every outcome, in the handler; NULL switches it off. The rules of uffd_callback_ops.resolve hold. When
- * it returns, the previous hook is no longer running (except when called from the hook itself).
+ * Calls fn with a record of every fault, in the thread that answers it; NULL switches it off. The rules of
+ * uffd_callback_ops.resolve apply to fn. When uffd_loop_trace() returns, the previous fn is no longer running, unless
+ * that is where it was called from.
  */
 UFFD_EXPORT int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *fn, void *ctx);
 
 /*
- * Stops and joins the handlers, wakes everything, unregisters every region, frees. Pages still missing read as zeros
- * from then on: uffd_loop_complete() first where they matter. Another process's memory stays registered instead: faults
- * that were read and not answered are told again to whoever reads the object next. NULL is allowed. In a forked child
- * it only frees. From a callback of this loop: -EDEADLK.
+ * Stops the handlers, wakes all sleepers, unregisters every region, and frees the loop; NULL is allowed. Pages that are
+ * still missing read as zeros from then on: call uffd_loop_complete() first where they matter. Memory of another
+ * process stays registered instead, and faults that were read and not answered are told again to whoever reads the
+ * object next. In a forked child it only frees. -EDEADLK: called from a callback of this loop.
  */
 UFFD_EXPORT int uffd_loop_close(uffd_loop *loop);
 
