@@ -151,7 +151,9 @@ typedef int uffd_progress_fn(void *ctx, uint64_t done, uint64_t total);
 /* Group: writing */
 
 enum {
-  UFFD_STORE_COMPARE = 1 /* pages that are put as data, and are as below, are kept as the same as below */
+  UFFD_STORE_COMPARE = 1, /* pages that are put as data, and are as below, are kept as the same as below */
+  UFFD_STORE_PLAIN = 2    /* zero pages are in the stream too: `zstd -d` gives the image, when all of it is put, once, from
+                             the first page to the last. Only without below */
 };
 
 struct uffd_store_layer_opts {
@@ -162,7 +164,7 @@ struct uffd_store_layer_opts {
   uint64_t frame_bytes;   /* of a frame, at most, unless a page is larger; 0: 64 KiB */
   int32_t level;          /* of zstd; 0: 3 */
   uint32_t digest;        /* UFFD_DIGEST_*; NONE: as below, or XXH3. SHA256 where strangers keep the file */
-  uint32_t flags;         /* UFFD_STORE_COMPARE */
+  uint32_t flags;         /* UFFD_STORE_COMPARE, UFFD_STORE_PLAIN */
   uint32_t reserved;      /* 0 */
   const char *parent;     /* the parent's name in the index, as seen from path's directory; NULL: found out, or "" */
   const char *attributes; /* JSON, at most 64 KiB; NULL: none */

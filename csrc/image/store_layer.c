@@ -34,7 +34,7 @@ struct layer {
   uffd_image *below;       /* NULL: none */
   const struct uffd_index *below_index;
   struct uffd_reader *below_reader;
-  bool compare;
+  bool compare, plain;
   uint64_t *pages; /* a mapping: what is not put costs nothing */
   uint64_t pages_bytes;
   unsigned char *known; /* a bit for each chunk whose digest is right */
@@ -167,13 +167,22 @@ static int put_page(struct layer *layer, uint64_t page, const char *data) {
     layer->pages[page] = PAGE_BELOW;
     return same < 0 ? same : 0;
   }
-  if (is_zero(data, length)) {
+  bool zero = is_zero(data, length);
+  if (zero && !layer->plain) {
     layer->pages[page] = PAGE_ZERO;
     return 0;
   }
   int result = uffd_packer_add(&layer->packer, data, length, &stream_offset);
-  layer->pages[page] = AT_STREAM + stream_offset;
+  layer->pages[page] = zero ? PAGE_ZERO : AT_STREAM + stream_offset;
   return result;
+}
+
+static int put_zero_page(struct layer *layer, uint64_t page) {
+  uint64_t length = bytes_of(layer, page, layer->index.page_size), stream_offset;
+  layer->pages[page] = PAGE_ZERO;
+  if (!layer->plain) return 0;
+  memset(layer->scratch, 0, length);
+  return uffd_packer_add(&layer->packer, layer->scratch, length, &stream_offset);
 }
 
 static int put(uffd_store *store, uint64_t offset, uint32_t kind, const void *data, uint64_t length) {
@@ -185,8 +194,10 @@ static int put(uffd_store *store, uint64_t offset, uint32_t kind, const void *da
   for (uint64_t page = first; result == 0 && page < end; page++) {
     if (kind == UFFD_STORE_DATA) {
       result = put_page(layer, page, (const char *)data + (page - first) * page_size);
+    } else if (kind == UFFD_STORE_ZERO) {
+      result = put_zero_page(layer, page);
     } else {
-      layer->pages[page] = kind == UFFD_STORE_ZERO ? PAGE_ZERO : PAGE_BELOW;
+      layer->pages[page] = PAGE_BELOW;
     }
   }
   if (result == 0) digest_put(layer, offset, kind, kind == UFFD_STORE_DATA ? data : NULL, length);
@@ -358,7 +369,12 @@ static int check_opts(const struct uffd_store_layer_opts *opts) {
   if (opts->frame_bytes > FRAME_LIMIT) return fail(EINVAL, "A frame has at most 1 GiB.");
   if (opts->level < -100 || opts->level > 22) return fail(EINVAL, "zstd has no level %" PRId32 ".", opts->level);
   if (opts->digest > UFFD_DIGEST_SHA256) return fail(EINVAL, "%" PRIu32 " is no digest.", opts->digest);
-  if ((opts->flags & ~(uint32_t)UFFD_STORE_COMPARE) != 0) return fail(EINVAL, "An unknown flag of a layer's store.");
+  if ((opts->flags & ~(uint32_t)(UFFD_STORE_COMPARE | UFFD_STORE_PLAIN)) != 0) {
+    return fail(EINVAL, "A flag of a layer's store that is not known: %#" PRIx32 ".", opts->flags);
+  }
+  if ((opts->flags & UFFD_STORE_PLAIN) != 0 && below != NULL) {
+    return fail(EINVAL, "An increment's frames do not make an image: it cannot be plain.");
+  }
   if ((opts->flags & UFFD_STORE_COMPARE) != 0 && below == NULL) return fail(EINVAL, "Nothing below to compare with.");
   if (opts->attributes != NULL && strlen(opts->attributes) > JSON_LIMIT) {
     return fail(EINVAL, "The attributes have more than 64 KiB.");
@@ -479,6 +495,7 @@ int uffd_store_layer(const char *path, const struct uffd_store_layer_opts *user_
   uffd_store_init(&layer->head, &class);
   layer->file.fd = -1;
   layer->compare = (opts.flags & UFFD_STORE_COMPARE) != 0;
+  layer->plain = (opts.flags & UFFD_STORE_PLAIN) != 0;
   layer->below = opts.below;
   if (layer->below != NULL) uffd_image_hold(layer->below);
   result = open_layer(layer, path, &opts);

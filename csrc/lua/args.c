@@ -147,7 +147,7 @@ static void put_value(struct copier *copier, int index) {
     put_table(copier, index);
     return;
   default:
-    if (luaL_testudata(L, index, RESOLVER_TYPE) != NULL)
+    if (uffd_lua_is_resolver(L, index))
       put_resolver(copier, index);
     else if (luaL_testudata(L, index, MEMORY_TYPE) != NULL)
       put_memory(copier, index);

@@ -133,6 +133,9 @@ int luaopen_uffd_core(lua_State *L) {
   uffd_lua_open_prefetch(L);
   uffd_lua_open_policy(L);
   uffd_lua_open_system(L);
+#ifdef UFFD_WITH_IMAGE
+  uffd_lua_open_image(L);
+#endif
   uffd_lua_open_process(L);
 #ifdef UFFD_WITH_PAGER
   uffd_lua_open_workingset(L);

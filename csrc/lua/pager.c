@@ -152,7 +152,7 @@ static int ask_resolver(lua_State *L) {
     lua_settop(L, -2);
     return lua_error(L);
   }
-  if (luaL_testudata(L, -3, RESOLVER_TYPE) == NULL)
+  if (!uffd_lua_is_resolver(L, -3))
     return luaL_error(L, "it returned a %s; it must return a %s", luaL_typename(L, -3), RESOLVER_TYPE);
   *question->resolver = uffd_lua_check_resolver(L, -3);
   if (*question->resolver != question->image) uffd_resolver_hold(*question->resolver);

@@ -10,14 +10,28 @@ struct resolver {
   struct uffd_lua_policy *policy; /* its own, when it is a policy */
 };
 
+/* The handle; of an image, which has one as its user value, NULL when it is closed. */
+static struct resolver *handle_of(lua_State *L, int arg) {
+  if (luaL_testudata(L, arg, IMAGE_TYPE) == NULL) return luaL_checkudata(L, arg, RESOLVER_TYPE);
+  lua_getiuservalue(L, arg, 1);
+  struct resolver *resolver = luaL_testudata(L, -1, RESOLVER_TYPE);
+  lua_pop(L, 1); /* the image keeps it */
+  if (resolver == NULL) uffd_lua_raise_closed(L, IMAGE_TYPE);
+  return resolver;
+}
+
 static struct resolver *check(lua_State *L, int arg) {
-  struct resolver *resolver = luaL_checkudata(L, arg, RESOLVER_TYPE);
+  struct resolver *resolver = handle_of(L, arg);
   uffd_lua_check_handle(L, RESOLVER_TYPE, resolver->resolver != NULL, resolver->process);
   return resolver;
 }
 
 uffd_resolver *uffd_lua_check_resolver(lua_State *L, int arg) {
   return check(L, arg)->resolver;
+}
+
+bool uffd_lua_is_resolver(lua_State *L, int arg) {
+  return luaL_testudata(L, arg, RESOLVER_TYPE) != NULL || luaL_testudata(L, arg, IMAGE_TYPE) != NULL;
 }
 
 struct uffd_lua_policy *uffd_lua_resolver_policy(lua_State *L, int arg) {
@@ -134,8 +148,7 @@ static void read_layer(lua_State *L, lua_Integer index, struct uffd_layer *layer
   lua_getfield(L, table, "from");
   layer->resolver_offset = layer_number(L, index, "from", 0);
   lua_geti(L, table, 2);
-  if (luaL_testudata(L, -1, RESOLVER_TYPE) == NULL)
-    luaL_error(L, "layer %I: its resolver is a %s", index, luaL_typename(L, -1));
+  if (!uffd_lua_is_resolver(L, -1)) luaL_error(L, "layer %I: its resolver is a %s", index, luaL_typename(L, -1));
   layer->resolver = uffd_lua_check_resolver(L, -1);
   lua_pop(L, 1);
 }

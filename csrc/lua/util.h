@@ -19,6 +19,8 @@
 #define OBJECT_TYPE     "uffd.object"
 #define MEMORY_TYPE     "uffd.memory"
 #define RESOLVER_TYPE   "uffd.resolver"
+#define IMAGE_TYPE      "uffd.image"
+#define STORE_TYPE      "uffd.store"
 #define LOOP_TYPE       "uffd.loop"
 #define REGION_TYPE     "uffd.region"
 #define PREFETCH_TYPE   "uffd.prefetch"
@@ -127,7 +129,9 @@ struct uffd_lua_memory_ref *uffd_lua_check_source(lua_State *L, int arg);
 bool uffd_lua_is_memory(lua_State *L, int arg);
 /* memory:read(offset, length), for the program's handles and the handlers'. */
 int uffd_lua_read_memory(lua_State *L, uffd_memory *memory);
+/* A resolver, or an image, which has one. */
 uffd_resolver *uffd_lua_check_resolver(lua_State *L, int arg);
+bool uffd_lua_is_resolver(lua_State *L, int arg);
 
 struct uffd_lua_policy;
 /* Pushes a resolver handle, closed as yet; *slot is where its resolver goes. */
@@ -147,6 +151,9 @@ void uffd_lua_open_loop(lua_State *L);
 void uffd_lua_open_prefetch(lua_State *L);
 void uffd_lua_open_policy(lua_State *L);
 void uffd_lua_open_system(lua_State *L);
+#ifdef UFFD_WITH_IMAGE
+void uffd_lua_open_image(lua_State *L);
+#endif
 void uffd_lua_open_process(lua_State *L);
 #ifdef UFFD_WITH_PAGER
 void uffd_lua_open_workingset(lua_State *L);

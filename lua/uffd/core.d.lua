@@ -574,6 +574,112 @@ function prefetch:wait(timeout_ms) end
 ---@return true
 function prefetch:close() end
 
+-- ------------------------------------------------------------------------------------------------ uffd.Image
+
+---What memory is filled from: a stack of layers, opened by `uffd.image`. It is a resolver, too: a loop, layers and
+---policies take it as one. `image.resolver` is that resolver alone. `#image` is `image.size`.
+---@class uffd.Image
+---@field size integer bytes
+---@field kind "image"
+---@field resolver uffd.Resolver
+local stack = {}
+
+---What the whole image is: `length`, `page_size`, `layers`, `pieces`, and how many bytes are `data` and `zero`.
+---@return table info
+function stack:info() end
+
+---What one layer is: `path`, `format` ("raw", "zstd"), `indexed`, `digest`, `length`, `page_size`, bytes of `data`, `zero`
+---and `below`, `file_bytes`, `stream_bytes`, `frames`, `frame_bytes`, `checksums`, `generation`, `time_ns`, `parent`,
+---`attributes`, and in hexadecimal `id`, `parent_id`, `uuid` where it has them. ERANGE: there is no such layer.
+---@param number integer 1 is the lowest
+---@return table? layer
+---@return string? message
+---@return integer? errno
+function stack:layer(number) end
+
+---Iterates over what comes from where: `for offset, length, kind, layer, stream_offset in image:map() do`. kind is "data",
+---"zero", or, of one layer alone, "below".
+---@param number? integer the layer alone (default: the whole image)
+---@return fun(): integer?, integer?, string?, integer?, integer? next
+function stack:map(number) end
+
+---Bytes of the image. Raises beyond its end. Errors: EIO damage, with its place.
+---@param offset integer
+---@param length integer
+---@return string? bytes
+---@return string? message
+---@return integer? errno
+function stack:read(offset, length) end
+
+---Puts all of the image into a store, which is left unfinished. Errors: those of reading and of the store; ECANCELED.
+---@param store uffd.Store
+---@param from_layer? integer what comes from the layers under this one is put as the same as below (default: nothing)
+---@param progress? fun(done: integer, total: integer): boolean? false stops it
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function stack:copy(store, from_layer, progress) end
+
+---Compares the image with the digests of its top layer; without an index, reads all. Errors: ENOMEM; ECANCELED.
+---@param sample? integer so many chunks of 64 KiB only
+---@param progress? fun(done: integer, total: integer): boolean? false stops it
+---@return { offset: integer, length: integer, message: string }[]? problems none: all is well
+---@return string? message
+---@return integer? errno
+function stack:verify(sample, progress) end
+
+---Ends this use; loops and stores that use it keep it open.
+---@return true
+function stack:close() end
+
+-- ------------------------------------------------------------------------------------------------ uffd.Store
+
+---Where pages go. Made by `uffd.store`. What is put again replaces what was put before. Errors of all functions: those of
+---writing, such as ENOSPC; EINVAL a finished store.
+---@class uffd.Store
+local store = {}
+
+---Puts data. Errors also: EINVAL not whole pages, beyond the end.
+---@param offset integer
+---@param data string
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function store:put(offset, data) end
+
+---These bytes are zero. Errors as of `put`.
+---@param offset integer
+---@param length integer
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function store:zero(offset, length) end
+
+---These bytes are the same as below. Errors as of `put`; EINVAL nothing is below.
+---@param offset integer
+---@param length integer
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function store:below(offset, length) end
+
+---What was put is on the disk after this, though not yet in its place.
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function store:flush() end
+
+---The store appears under its name, whole. When it fails, nothing appears, and what was there before stays. Errors also:
+---EIO a page could not be put before.
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function store:finish() end
+
+---Ends the use of it; what is not finished is given up.
+---@return true
+function store:close() end
+
 -- ------------------------------------------------------------------------------------------------ uffd.WorkingSet
 
 ---The pages of an image that a client touched, in the order of touching. Made by `uffd.workingset` and
@@ -971,6 +1077,35 @@ function core.prefetch_start(filled, ranges, rate) end
 ---@return integer|string identity
 ---@return integer? errno
 function core.image_identity(image) end
+
+---@param paths string[]
+---@param frame_limit? integer
+---@return uffd.Image? image
+---@return string? message
+---@return integer? errno
+function core.image_open(paths, frame_limit) end
+
+---@param path string
+---@param digest? string
+---@param progress? fun(done: integer, total: integer): boolean?
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function core.image_index(path, digest, progress) end
+
+---@param path string
+---@param length integer
+---@return uffd.Store? store
+---@return string? message
+---@return integer? errno
+function core.store_file(path, length) end
+
+---@param path string
+---@param options table as `uffd.StoreLayerOptions`, sizes as integers
+---@return uffd.Store? store
+---@return string? message
+---@return integer? errno
+function core.store_layer(path, options) end
 
 ---@param page_size integer
 ---@param length integer

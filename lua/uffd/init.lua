@@ -836,6 +836,8 @@ function uffd.probe()
   return core.probe()
 end
 
+require "uffd.images"(uffd, { call = call, check_options = check_options, bytes = bytes })
+
 ---The monotonic clock, for measuring: it goes on while the program waits. Never fails.
 ---@return number seconds since some moment in the past
 function uffd.now()

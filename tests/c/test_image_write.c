@@ -138,11 +138,18 @@ static void what_is_not_put_is_zero(void) {
 
 static void the_zstd_program_reads_it(void) {
   if (system("command -v zstd >/dev/null") != 0) SKIP("zstd is not installed"); /* NOLINT(cert-env33-c) */
-  unsigned char *pages = imaging_pages(1, COUNT + 1);
+  unsigned char *pages = contents();
   imaging_write(imaging_path("raw"), pages, LENGTH);
-  uffd_store *store = layer_store("ours.zst", LENGTH, NULL, 0, 0);
-  put(store, 0, pages, LENGTH);
+  uffd_store *store = layer_store("ours.zst", LENGTH, NULL, UFFD_STORE_PLAIN, 0);
+  put(store, 0, pages, 170 * PAGE);
+  CHECK_OK(uffd_store_put(store, 170 * PAGE, UFFD_STORE_ZERO, NULL, 10 * PAGE));
+  put(store, 180, pages + 180 * PAGE, LENGTH - 180 * PAGE);
   finish(store);
+  uffd_image *image = imaging_open(imaging_path("ours.zst"), NULL, NULL);
+  CHECK_EQ(top_of(image).bytes[UFFD_IMAGE_ZERO], 49 * PAGE);
+  imaging_expect(image, pages, LENGTH);
+  verified(image);
+  uffd_image_close(image);
   CHECK_EQ(imaging_run("zstd -q -t ours.zst && zstd -q -d ours.zst -o back && cmp raw back"), 0);
   free(pages);
 }

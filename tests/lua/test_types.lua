@@ -32,7 +32,7 @@ end
 local classes = {
   object = "uffd.Object", memory = "uffd.Memory", resolver = "uffd.Resolver", loop = "uffd.Loop",
   region = "uffd.Region", prefetch = "uffd.Prefetch", workingset = "uffd.WorkingSet",
-  pager = "uffd.Pager", handoff = "uffd.Handoff",
+  pager = "uffd.Pager", handoff = "uffd.Handoff", image = "uffd.Image", store = "uffd.Store",
 }
 
 local function functions_of(list, class, found)
@@ -68,7 +68,11 @@ function tests.test_module()
   functions_of(uffd, "uffd", real)
   functions_of(uffd.resolver, "uffd.resolver", real)
   functions_of(uffd.workingset, "uffd.workingset", real)
-  compare(real, declared(source "init.lua"))
+  functions_of(uffd.image, "uffd.image", real)
+  functions_of(uffd.store, "uffd.store", real)
+  local typed = declared(source "init.lua")
+  for name in pairs(declared(source "images.lua")) do typed[name] = true end
+  compare(real, typed)
 end
 
 -- Fields of the classes, of events, statistics and the like.

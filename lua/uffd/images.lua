@@ -1,0 +1,117 @@
+-- Images and stores, the part of the module that is about files: options as tables, sizes as a person types them. What
+-- it calls is uffd.core; the methods of the handles are documented in core.d.lua.
+local core = require "uffd.core"
+
+local tools = {} -- of init.lua: call, check_options, bytes
+
+local function need(what, f)
+  if f then return f end
+  local message = what .. ": uffd was built without images (-DUFFD_BUILD_IMAGE=OFF)"
+  return function() return nil, message, core.errno.ENOSYS end
+end
+
+---What memory is filled from: a stack of layers. `uffd.image { ... }` is `uffd.image.open { ... }`.
+---@class uffd.image
+---@overload fun(layers: uffd.ImageLayers): uffd.Image?, string?, integer?
+local image = {}
+
+---A list of paths, the lowest first; or one path.
+---@class uffd.ImageLayers
+---@field [integer] string
+---@field frame_limit? integer|string bytes: a file with a longer zstd frame is refused (default 16M)
+
+---Opens layers: raw files, zstd files of many frames, and increments; each is told by its contents. An increment that
+---stands first names its parent, which is looked for in its directory. The image is a resolver too.
+---
+---Errors: those of opening; EINVAL a file is damaged, or is not the parent of the one above it: the message says which
+---and where; ELOOP more than 64 layers; EFBIG; ENOMEM; ENOSYS built without images.
+---@param layers uffd.ImageLayers|string
+---@return uffd.Image? image
+---@return string? message
+---@return integer? errno
+function image.open(layers)
+  local what = "uffd.image"
+  if type(layers) == "string" then layers = { layers } end
+  tools.check_options(what, layers, { frame_limit = true }, math.huge)
+  return tools.call(what, need(what, core.image_open), layers, tools.bytes(what .. ": frame_limit", layers.frame_limit))
+end
+
+setmetatable(image, { __call = function(_, layers) return image.open(layers) end })
+
+---@class uffd.IndexOptions
+---@field digest? "xxh3"|"sha256" (default "xxh3")
+---@field progress? fun(done: integer, total: integer): boolean? false stops it
+
+---Makes `path.uidx`, the sidecar of a raw file: digests, which give it an identity, and where it is zero.
+---Errors: those of reading and writing; EINVAL a zstd file; ECANCELED by progress; ENOSYS.
+---@param path string
+---@param options? uffd.IndexOptions
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function image.index(path, options)
+  local what = "uffd.image.index"
+  options = options or {}
+  tools.check_options(what, options, { digest = true, progress = true })
+  return tools.call(what, need(what, core.image_index), path, options.digest, options.progress)
+end
+
+---Where pages go: the twin of `uffd.resolver`. What is put appears when the store is finished, whole; a store that is
+---closed before leaves nothing behind.
+---@class uffd.store
+local store = {}
+
+---@class uffd.StoreFileOptions
+---@field path string
+---@field length integer|string bytes
+
+---A file of bytes, in which zeros are holes. Errors: those of making files; EINVAL a length of 0; EFBIG.
+---@param options uffd.StoreFileOptions
+---@return uffd.Store? store
+---@return string? message
+---@return integer? errno
+function store.file(options)
+  local what = "uffd.store.file"
+  tools.check_options(what, options, { path = true, length = true })
+  return tools.call(what, need(what, core.store_file), options.path, tools.bytes(what .. ": length", options.length))
+end
+
+local layer_options = {
+  path = true, length = true, page_size = true, below = true, compare = true, frame = true, level = true,
+  digest = true, parent = true, attributes = true, plain = true,
+}
+
+---@class uffd.StoreLayerOptions
+---@field path string
+---@field below? uffd.Image what the layer is an increment on (default: nothing, it is a whole image)
+---@field length? integer|string of the image, bytes (default: as below)
+---@field page_size? integer|string bytes (default: as below, or 4096)
+---@field compare? boolean pages put as data that are as below are kept as the same as below
+---@field plain? boolean zeros are in the stream too: `zstd -d` gives the image when it is put once, in order
+---@field frame? integer|string bytes of a zstd frame (default 64K)
+---@field level? integer of zstd (default 3)
+---@field digest? "xxh3"|"sha256" (default: as below, or "xxh3")
+---@field parent? string the parent's name in the index (default: found out)
+---@field attributes? string JSON
+
+---A layer: a zstd file with an index. Pages that are never put are the same as below, or zero.
+---
+---Errors: those of making files; EINVAL an option, or `below` has no index; ELOOP too many layers; EFBIG; ENOMEM.
+---@param options uffd.StoreLayerOptions
+---@return uffd.Store? store
+---@return string? message
+---@return integer? errno
+function store.layer(options)
+  local what = "uffd.store.layer"
+  tools.check_options(what, options, layer_options)
+  local taken = {}
+  for name, value in pairs(options) do taken[name] = value end
+  for _, name in ipairs { "length", "page_size", "frame" } do
+    taken[name] = tools.bytes(what .. ": " .. name, options[name])
+  end
+  return tools.call(what, need(what, core.store_layer), options.path, taken)
+end
+return function(uffd, given)
+  for name, tool in pairs(given) do tools[name] = tool end
+  uffd.image, uffd.store = image, store
+end
