@@ -872,8 +872,20 @@ UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 UFFD_EXPORT int uffd_sigbus(int signal, void *info, void *context);
 
 /*
+ * Bytes of a signal stack that answering a fault takes at most, with resolvers nested as deep as they may be; where they
+ * are not nested, 4096 are enough. To these come the kernel's own frame (sysconf(_SC_MINSIGSTKSZ)); what a callback, a
+ * policy or the function of uffd_set_log() uses; and the same once more for each callback that touches memory of another
+ * inline loop.
+ */
+#define UFFD_SIGNAL_STACK_BYTES 16384
+
+/*
  * Inline engine: gives the calling thread a signal stack (sigaltstack) of 256 KiB for as long as it lives, unless it
- * has one. Errors: -ENOMEM.
+ * has one of UFFD_SIGNAL_STACK_BYTES besides the kernel's frame. A smaller one is replaced; its owner may free it.
+ * Called again after the thread has disabled or changed its signal stack: the same 256 KiB. A thread that touches
+ * served memory with less than 4096 bytes of signal stack left is not answered: SIGBUS goes on as if it were not ours,
+ * with a sentence on stderr. Errors: -ENOMEM; -EAGAIN no thread-specific key is left; -EPERM the thread is in a signal
+ * handler, on the stack that would be replaced.
  */
 UFFD_EXPORT int uffd_signal_stack(void);
 

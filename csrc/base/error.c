@@ -32,6 +32,16 @@ int uffd_set_errmsg(int error, const char *format, ...) {
   return -error;
 }
 
+/* strerror() looks for a translation, with locks that the thread may hold which a signal handler has interrupted. */
+const char *uffd_error_text(int error) {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 32)
+  const char *text = strerrordesc_np(error);
+  return text != NULL ? text : "unknown error";
+#else
+  return strerror(error);
+#endif
+}
+
 struct uffd_sentence uffd_keep_sentence(void) {
   struct uffd_sentence kept;
   snprintf(kept.text, sizeof(kept.text), "%s", uffd_errmsg());

@@ -72,7 +72,8 @@ static int read_piece(const struct checked *checked, char *buffer, uint64_t offs
     ssize_t count = pread(checked->fd, buffer + done, length - done, (off_t)(offset + done));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) {
-      return fail(errno, "Cannot read %s at offset %" PRIu64 ": %s.", checked->name, offset + done, strerror(errno));
+      return fail(errno, "Cannot read %s at offset %" PRIu64 ": %s.", checked->name, offset + done,
+                  uffd_error_text(errno));
     }
     if (count == 0) break; /* it has shrunk: the stamp says so */
     done += (uint64_t)count;

@@ -124,11 +124,11 @@ static void take_apart(struct bulk *bulk) {
   }
 }
 
-static bool may_have_zeros(const struct uffd_install *install) {
+static bool may_have_zeros(struct uffd_lane *lane, const struct uffd_install *install) {
   const struct uffd_terms *terms = install->slice->terms;
   if (!terms->finds_zeros) return false;
   if (atomic_load_explicit(&terms->hints->zeros_found, memory_order_relaxed)) return true;
-  return uffd_may_have_zero_pages(install->data, round_down(install->length, BASE_PAGE));
+  return uffd_may_have_zero_pages(install->data, round_down(install->length, BASE_PAGE), lane->staging);
 }
 
 static bool may_move_huge(const struct uffd_install *install) {
@@ -149,7 +149,7 @@ struct uffd_filled uffd_bulk_install(struct uffd_lane *lane, const struct uffd_i
       .install = install,
       .end = install->dst + round_down(install->length, BASE_PAGE),
       .huge = large && may_move_huge(install),
-      .zeros = large && may_have_zeros(install),
+      .zeros = large && may_have_zeros(lane, install),
       .filled = {.outcome = UFFD_OUTCOME_INSTALLED, .page_kind = UFFD_ANSWER_LATER},
   };
   if (!bulk.huge && !bulk.zeros) return uffd_install(lane, install);

@@ -167,7 +167,7 @@ static void explain(const struct walk *walk, int error) {
   bool huge = error == ENOMEM && terms->page_size != BASE_PAGE;
   fail(error, "Installing the page at offset %" PRIu64 " from the %s resolver: %s.",
        region_offset(walk->slice, walk->page), terms->resolver->kind,
-       huge ? "no huge page is free (sysctl vm.nr_hugepages)" : strerror(error));
+       huge ? "no huge page is free (sysctl vm.nr_hugepages)" : uffd_error_text(error));
 }
 
 /* Resolver, answer, install for a page that is to be filled, with [low, high) as the cover that is wanted. */
@@ -349,8 +349,9 @@ static uint64_t settled_flags(const struct uffd_pending *fault, uint64_t flags, 
   return fault->guessed && filled->page_kind != UFFD_ANSWER_CONTINUE ? flags & ~UFFD_FAULT_MINOR : flags;
 }
 
-static void trace(const struct walk *walk, const struct uffd_pending *fault, const struct uffd_filled *filled,
-                  uint64_t now) {
+/* Not inlined: the record would be on the signal stack of whoever is not traced. */
+static __attribute__((noinline)) void trace(const struct walk *walk, const struct uffd_pending *fault,
+                                            const struct uffd_filled *filled, uint64_t now) {
   const struct uffd_hook *hook = atomic_load_explicit(walk->lane->trace, memory_order_acquire);
   if (hook == NULL) return;
   const struct uffd_trace record = {
@@ -405,7 +406,7 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
   if (filled.outcome == UFFD_OUTCOME_GONE) uffd_raw_wake(fault->source->fd, walk.page, slice->terms->page_size);
   uint64_t now = uffd_now();
   count(lane, fault, &filled, now);
-  trace(&walk, fault, &filled, now);
+  if (atomic_load_explicit(lane->trace, memory_order_relaxed) != NULL) trace(&walk, fault, &filled, now);
   return filled;
 }
 

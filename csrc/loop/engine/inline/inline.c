@@ -79,19 +79,22 @@ static bool is_foreign(uint64_t address, uint32_t outcome) {
   return times > GONE_TWICE;
 }
 
-/* *again: nothing was done, because an event must be read first, or the resolver has no answer yet. */
-static enum uffd_inline_result resolve(const struct uffd_entry *entry, uint64_t address, uint64_t flags, bool *again) {
+/*
+ * False: the fault is not ours, or cannot be resolved. *again: nothing was done, because an event must be read first,
+ * or the resolver has no answer yet.
+ */
+static bool resolve(const struct uffd_entry *entry, uint64_t address, uint64_t flags, bool *again) {
   struct uffd_engine *engine = entry->engine;
   /* poison raises SIGBUS as well, and must go on doing so */
   bool foreign =
       engine->process != uffd_process() || is_own_callback(engine) || uffd_line_is_poison(&entry->slice, address);
-  if (foreign) return UFFD_INLINE_NOT_OURS;
+  if (foreign) return false;
   struct uffd_slot *slot = uffd_slot_take(engine);
   const struct uffd_filled filled = walk(slot, entry, address, flags);
   uffd_slot_give(slot);
   *again = filled.outcome == UFFD_OUTCOME_DEFERRED;
   bool hopeless = *again && filled.error != 0 && filled.error != ENOMEM; /* beyond the end of a file, for one */
-  return hopeless || is_foreign(address, filled.outcome) ? UFFD_INLINE_NOT_OURS : UFFD_INLINE_RESOLVED;
+  return !hopeless && !is_foreign(address, filled.outcome);
 }
 
 /*
@@ -106,37 +109,43 @@ static bool is_late(uint64_t address) {
   return late;
 }
 
-static enum uffd_inline_result resolve_held(const struct uffd_entry *entry, uint64_t address, uint64_t flags) {
-  bool again = false;
-  enum uffd_inline_result result = resolve(entry, address, flags, &again);
+/* The process dies of this SIGBUS, unless the program handles it: with a word of why. */
+static void tell_cramped(void) {
+  static const char sentence[] = "uffd: a thread touched served memory with too small a signal stack (sigaltstack): it "
+                                 "needs UFFD_SIGNAL_STACK_BYTES "
+                                 "besides the kernel's frame, and uffd_signal_stack() gives it one.\n";
+  (void)!write(STDERR_FILENO, sentence, sizeof(sentence) - 1);
+}
+
+static bool resolve_held(const struct uffd_entry *entry, uint64_t address, uint64_t flags) {
+  bool again = false, resolved = resolve(entry, address, flags, &again);
   uffd_entry_drop(entry);
-  again = again && result == UFFD_INLINE_RESOLVED;
+  again = again && resolved;
   if (again) BARRIER("deferred", &address);
   put_off(again);
-  return result;
+  return resolved;
+}
+
+static bool resolve_at(uint64_t address, uint64_t flags, bool cramped) {
+  const struct uffd_entry *entry = uffd_entry_hold(address);
+  if (entry == NULL) return is_late(address);
+  if (!cramped) return resolve_held(entry, address, flags);
+  uffd_entry_drop(entry);
+  tell_cramped();
+  return false;
 }
 
 /*
  * Callbacks and file reads may be where a thread is cancelled, or it is cancelled anywhere
  * (PTHREAD_CANCEL_ASYNCHRONOUS): not while it has a slot.
  */
-enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags) {
+static bool resolve_signal(uint64_t address, uint64_t flags, bool cramped) {
   int cancelable;
   BARRIER("signalled", &address);
   pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
-  enum uffd_inline_result result = UFFD_INLINE_NOT_OURS;
-  const struct uffd_entry *entry = uffd_entry_hold(address);
-  if (entry != NULL) {
-    result = resolve_held(entry, address, flags);
-  } else if (is_late(address)) {
-    result = UFFD_INLINE_RESOLVED;
-  }
+  bool resolved = resolve_at(address, flags, cramped);
   pthread_setcancelstate(cancelable, NULL);
-  return result;
-}
-
-static bool resolve_signal(uint64_t address, uint64_t flags) {
-  return uffd_inline_resolve(address, flags) == UFFD_INLINE_RESOLVED;
+  return resolved;
 }
 
 static int start(struct uffd_engine *engine) {

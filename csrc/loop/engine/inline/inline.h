@@ -9,8 +9,4 @@
 
 extern const struct uffd_engine_class uffd_inline_engine;
 
-enum uffd_inline_result { UFFD_INLINE_RESOLVED, UFFD_INLINE_NOT_OURS };
-/* Resolves the fault of the calling thread at address. flags: UFFD_FAULT_*. From a signal handler. */
-enum uffd_inline_result uffd_inline_resolve(uint64_t address, uint64_t flags);
-
 #endif

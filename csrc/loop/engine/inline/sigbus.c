@@ -57,6 +57,12 @@ static uint64_t fault_flags(const ucontext_t *context) {
 #endif
 }
 
+/* The thread is on a signal stack, of which less is left than an answer needs. */
+static bool is_cramped(const ucontext_t *context) {
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0), low = (uintptr_t)context->uc_stack.ss_sp;
+  return here - low < context->uc_stack.ss_size && here - low < UFFD_ANSWER_STACK;
+}
+
 /* Missing and protected pages are BUS_ADRERR. Others are poison (BUS_MCEERR_AR), bad alignment, or sent by somebody. */
 int uffd_sigbus(int number, void *information, void *context) {
   const siginfo_t *info = information;
@@ -64,7 +70,8 @@ int uffd_sigbus(int number, void *information, void *context) {
   int error = errno;
   uffd_sigbus_fn *resolve = atomic_load_explicit(&resolver, memory_order_acquire);
   uint64_t flags = context == NULL ? 0 : fault_flags(context);
-  bool resolved = resolve != NULL && resolve((uintptr_t)info->si_addr, flags);
+  bool cramped = context != NULL && is_cramped(context);
+  bool resolved = resolve != NULL && resolve((uintptr_t)info->si_addr, flags, cramped);
   errno = error;
   return resolved;
 }
@@ -148,7 +155,8 @@ static struct disposition *find_next(uint32_t level, const ucontext_t *context) 
   return reached == 0 ? NULL : &below[min_u64(level, reached - 1)];
 }
 
-static void pass_on(uint32_t level, int number, siginfo_t *info, ucontext_t *context) {
+/* Apart from the path of our own faults, which needs little of the stack. */
+static __attribute__((noinline)) void pass_on(uint32_t level, int number, siginfo_t *info, ucontext_t *context) {
   struct disposition *next = find_next(level, context);
   if (next == NULL) {
     act_by_default(number, info);
