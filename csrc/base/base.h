@@ -120,6 +120,17 @@ extern _Atomic(void (*)(const char *name, void *ctx)) uffd_barrier_hook;
 #define BARRIER(name, ctx) ((void)0)
 #endif
 
+/*
+ * A named step that UFFD_BREAK=name in the environment leaves out, to see that a test then fails
+ * (tests/house/breaks.sh). Compiled in with UFFD_BARRIERS only.
+ */
+#ifdef UFFD_BARRIERS
+bool uffd_is_broken(const char *name);
+#define BROKEN(name) uffd_is_broken(name)
+#else
+#define BROKEN(name) false
+#endif
+
 /* What a descriptor is ready for now, of these events and those that are always told (POLLHUP, ...); 0: nothing. */
 static inline short uffd_ready(int fd, short events) {
   struct pollfd descriptor = {.fd = fd, .events = events};

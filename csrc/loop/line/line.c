@@ -268,7 +268,7 @@ static struct uffd_filled give_up(struct walk *walk, int error) {
   if (on_error == UFFD_ON_ERROR_RETRY) return nothing_filled(UFFD_OUTCOME_DEFERRED);
   if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&lane->failure->stopped, true);
   struct uffd_filled filled =
-      install_page(walk, on_error == UFFD_ON_ERROR_ZERO ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
+      install_page(walk, on_error == UFFD_ON_ERROR_ZERO || BROKEN("poison") ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
   if (filled.outcome == UFFD_OUTCOME_FAILED) { /* filled.error says why not even that */
     filled.outcome = UFFD_OUTCOME_DEFERRED;
   } else if (filled.outcome == UFFD_OUTCOME_INSTALLED) {
@@ -403,7 +403,9 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
   };
   struct uffd_filled filled = resolve(&walk, fault->woken);
   if (filled.outcome == UFFD_OUTCOME_FAILED) filled = give_up(&walk, filled.error);
-  if (filled.outcome == UFFD_OUTCOME_GONE) uffd_raw_wake(fault->source->fd, walk.page, slice->terms->page_size);
+  if (filled.outcome == UFFD_OUTCOME_GONE && !BROKEN("wake-gone")) {
+    uffd_raw_wake(fault->source->fd, walk.page, slice->terms->page_size);
+  }
   uint64_t now = uffd_now();
   count(lane, fault, &filled, now);
   if (atomic_load_explicit(lane->trace, memory_order_relaxed) != NULL) trace(&walk, fault, &filled, now);

@@ -222,7 +222,7 @@ int uffd_ledger_commit(struct uffd_ledger *ledger, const struct uffd_source *sou
   uint64_t next = atomic_load_explicit(&book->sequence, memory_order_relaxed) + 1;
   write_table(&book->tables[next % 2], source, ledger->applied);
   BARRIER("committing", ledger);
-  atomic_store_explicit(&book->sequence, next, memory_order_release);
+  if (!BROKEN("ledger-commit")) atomic_store_explicit(&book->sequence, next, memory_order_release);
   for (uint32_t i = 0; i < source->count; i++) {
     atomic_store_explicit(&book->regions[source->slices[i].terms->entry].placed, 1, memory_order_release);
   }
@@ -275,7 +275,7 @@ bool uffd_ledger_next(struct uffd_ledger *ledger, struct uffd_raw_msg *message) 
   uint64_t base = atomic_load(&book->base);
   for (uint64_t at = max_u64(ledger->applied, base); at < base + UFFD_READ_MAX; at++) {
     memcpy(message, &book->messages[at - base], sizeof(*message));
-    if (message->event == 0) continue;
+    if (message->event == 0 || BROKEN("ledger-event")) continue;
     ledger->applied = at + 1;
     return true;
   }

@@ -1,0 +1,48 @@
+#!/bin/sh
+# sh breaks.sh BUILD: the tests are tested. The library of the tests leaves out one step, named by UFFD_BREAK (BROKEN in
+# base/base.h): for each, the test that is named beside it must fail. A test that only a hang tells hangs for 4 s.
+set -u
+programs=$1/tests
+fixed_addresses=""
+if setarch "$(uname -m)" -R true 2> /dev/null; then fixed_addresses="setarch $(uname -m) -R"; fi
+export CHECK_SECONDS=4
+tests=0 skipped=0 failed=0
+
+while read -r name program test; do
+  tests=$((tests + 1))
+  # shellcheck disable=SC2086
+  seen=$(UFFD_BREAK=$name $fixed_addresses "$programs/$program" "$test" 2>&1)
+  case $seen in
+    *"FAILED $test"*) echo "$name: $test fails, as it must" ;;
+    *"skipped $test: "*)
+      skipped=$((skipped + 1))
+      echo "skipped $name: ${seen#*skipped "$test": }" | head -n 1 ;;
+    *)
+      failed=$((failed + 1))
+      echo "FAILED $name"
+      echo "without its step $name, $test of $program does not fail:"
+      echo "$seen" ;;
+  esac
+done << END
+wake-present test_race_install R5_a_present_page_is_woken
+wake-gone test_race_install R7_unmapped_meanwhile
+wake-put-back test_race_events R8_the_event_is_behind_a_full_queue
+wake-unregistered test_register unregister_wakes_wp_sleepers
+wake-everywhere test_ledger killed_at_every_point_2
+event-remove test_race_events R8_the_event_is_older
+event-unmap test_loop_object what_is_unmapped_is_forgotten
+ledger-commit test_ledger killed_at_every_point_1
+ledger-event test_ledger killed_at_every_point_4
+poison test_loop_error failures_become_what_was_chosen
+poison-time test_race_install R5_an_answer_never_heals_poison
+END
+
+# Each step that can be left out is in the list.
+root=$(cd "$(dirname "$0")/../.." && pwd -P)
+named=$(grep -rhoE 'BROKEN\("[^"]*"\)' "$root/csrc" | wc -l)
+if [ "$named" != $tests ]; then
+  failed=$((failed + 1))
+  echo "FAILED the list: $tests of $named steps are in it"
+fi
+echo "$((tests + 1)) tests, $skipped skipped, $failed failed"
+[ $failed = 0 ]
