@@ -13,7 +13,7 @@ build=${1:-$root/build}
 rooms='base
 kernel
 memory
-resolver
+resolver store
 loop/pages
 loop/line
 loop/engine
