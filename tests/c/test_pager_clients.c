@@ -7,7 +7,9 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "paging.h"
@@ -318,6 +320,143 @@ static void handoff_is_told_that_it_is_refused(void) {
   paging_client_ok(second);
   raise_flag(&paging, 1);
   paging_client_ok(first);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* On the same connection, and on another one. */
+static void hand_over_again(struct paging_job *job) {
+  CHECK_EQ(vmm_hand_over(&job->vmm, NULL), 0);
+  int first = job->vmm.socket;
+  job->vmm.socket = vmm_connect(job->paging->socket);
+  CHECK(job->vmm.socket >= 0);
+  CHECK_EQ(vmm_hand_over(&job->vmm, NULL), 0);
+  CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
+  close(first);
+}
+
+/* Two loops would each have half of its events: pages that were removed would come back with the image's bytes. */
+static void userfaultfd_that_comes_twice_is_one_client(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  if (syscall(SYS_kcmp, getpid(), getpid(), 0, 0, 0) != 0) SKIP("kcmp: %s", strerror(errno));
+  paging_set_up(&paging, 4 * MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .features = UFFD_FEATURE_EVENT_REMOVE, .run = hand_over_again};
+  job.work.removes = 500;
+  paging_client_ok(paging_client(&job));
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 1);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_REFUSED), 0);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static void silent_connections_keep_nobody_out(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  int silent[150];
+  opts.max_clients = 2;
+  opts.handshake_ms = 600000;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  for (unsigned i = 0; i < 150; i++) {
+    silent[i] = vmm_connect(paging.socket);
+    CHECK(silent[i] >= 0);
+  }
+  struct paging_job job = {.paging = &paging};
+  paging_client_ok(paging_client(&job));
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "gives way") != NULL);
+  for (unsigned i = 0; i < 150; i++) {
+    close(silent[i]);
+  }
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static void fork_and_nap(struct paging_job *job) {
+  for (unsigned i = 0; i < 3; i++) {
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) nap_until_flag(job);
+    if (child == 0) _exit(0);
+  }
+  nap_until_flag(job);
+  while (wait(NULL) > 0) {
+  }
+}
+
+/* Nor do the forked children of another client. */
+static void forked_children_keep_nobody_out(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  check_needs(UFFD_FEAT_EVENT_FORK);
+  if (!check_is_root()) SKIP("forks are told to those with CAP_SYS_PTRACE");
+  opts.max_clients = 2;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .features = UFFD_FEATURE_EVENT_FORK, .run = fork_and_nap};
+  pid_t first = paging_client(&job);
+  paging_await(&paging, UFFD_REPORT_ERROR, 1); /* the third child */
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_ERROR], "forked children already") != NULL);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 3);
+  job = (struct paging_job){.paging = &paging};
+  paging_client_ok(paging_client(&job));
+  raise_flag(&paging, 1);
+  paging_client_ok(first);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* What cannot be held is refused at the door, and those that are in are served. */
+static void clients_beyond_the_descriptors_are_refused(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  struct rlimit limit = {40, 64 + 7 * 4}; /* the soft one is raised */
+  pid_t clients[6];
+  paging_set_up(&paging, MIB);
+  CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = nap_until_flag};
+  for (unsigned i = 0; i < 6; i++) {
+    clients[i] = paging_client(&job);
+    while (paging_reports(&paging, UFFD_REPORT_CLIENT) + paging_reports(&paging, UFFD_REPORT_REFUSED) <= i) {
+      check_pause();
+    }
+  }
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 4);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "ulimit -n") != NULL);
+  paging_await_clients(&paging, 4, UFFD_CLIENT_SERVED);
+  raise_flag(&paging, 1);
+  for (unsigned i = 0; i < 4; i++) {
+    paging_client_ok(clients[i]);
+  }
+  CHECK(is_killed(clients[4]) && is_killed(clients[5]));
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_FROZEN), 0);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static int lack_descriptors_at_first(void *ctx, const struct uffd_client *client, uffd_resolver *image,
+                                     uffd_resolver **resolver) {
+  const struct paging *paging = ctx;
+  (void)client;
+  *resolver = image;
+  return atomic_fetch_add(&paging->seen->numbers[0], 1) < 2 ? uffd_set_errmsg(EMFILE, "Too many files.") : 0;
+}
+
+static void client_waits_when_descriptors_are_lacking(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.resolver = lack_descriptors_at_first;
+  opts.resolver_ctx = &paging;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging};
+  paging_client_ok(paging_client(&job));
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_ERROR), 1);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_ERROR], "waits until there is room") != NULL);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_FROZEN), 0);
   CHECK_EQ(paging_end(&paging), 1);
   paging_tear_down(&paging);
 }
@@ -675,6 +814,11 @@ static const struct check_test tests[] = {
     TEST(more_clients_than_allowed_are_refused),
     TEST(refused_client_is_given_no_zeros),
     TEST(handoff_is_told_that_it_is_refused),
+    TEST(userfaultfd_that_comes_twice_is_one_client),
+    TEST(silent_connections_keep_nobody_out),
+    TEST(forked_children_keep_nobody_out),
+    TEST(clients_beyond_the_descriptors_are_refused),
+    TEST(client_waits_when_descriptors_are_lacking),
     TEST(client_without_a_resolver_is_killed),
     TEST(who_hands_over_for_another_is_not_killed),
     TEST(frozen_client_sleeps_until_a_reload),

@@ -70,8 +70,7 @@ true	true	true	true
 
 # What is refused is told, and the next one is served.
 # (Whose memory it is cannot be told from nonsense: the VMM is not killed, and sleeps at its first fault.)
-$ sh with --image image --once -- 'timeout -s KILL 1 vmm --socket door --image image --send nonsense; vmm --socket door --image image'
-Killed
+$ sh with --image image --once -- 'vmm --socket door --image image --send nonsense & await "grep -q refused err"; kill -KILL $!; vmm --socket door --image image'
 pages 1024 wrong 0 ms *
 serve: 0
 $ grep refused err

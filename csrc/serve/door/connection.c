@@ -133,6 +133,10 @@ static int refuse(struct uffd_connection *connection, int result, struct uffd_ha
   return result;
 }
 
+void uffd_connection_give_up(struct uffd_connection *connection, struct uffd_handshake *handshake) {
+  (void)refuse(connection, -EBUSY, handshake);
+}
+
 void uffd_connection_answer(const struct uffd_connection *connection, uint64_t client, const char *why) {
   char text[1024];
   size_t length = connection->kind->answer(client, why, text, sizeof(text));

@@ -38,6 +38,8 @@ uint64_t uffd_connection_number(const struct uffd_connection *connection);
  * is known of who was refused then, and the userfaultfd, if one came: its last close turns missing pages into zeros.
  */
 int uffd_connection_read(struct uffd_connection *connection, struct uffd_handshake *handshake);
+/* Refuses what has not come yet. The handshake is as after a refusal. */
+void uffd_connection_give_up(struct uffd_connection *connection, struct uffd_handshake *handshake);
 /* Tells the client that it is served, or (client 0) refused and why. What does not fit at once is lost. */
 void uffd_connection_answer(const struct uffd_connection *connection, uint64_t client, const char *why);
 uint64_t uffd_connection_deadline(const struct uffd_connection *connection); /* as uffd_now(); UFFD_NO_DEADLINE */

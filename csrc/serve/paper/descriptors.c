@@ -1,6 +1,9 @@
 /*
- * Closing descriptors in arrays where -1 stands for "none".
+ * Descriptors: closing them, how many there may be, which are the same.
  */
+#include <linux/kcmp.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "serve/paper/descriptors.h"
@@ -10,4 +13,18 @@ void uffd_close_fds(int *fds, uint32_t count) {
     if (fds[i] >= 0) close(fds[i]);
     fds[i] = -1;
   }
+}
+
+uint64_t uffd_raise_fd_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
+  if (limit.rlim_cur < limit.rlim_max) {
+    struct rlimit raised = {limit.rlim_max, limit.rlim_max};
+    if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
+  }
+  return limit.rlim_cur;
+}
+
+bool uffd_same_file(int fd, int other) {
+  return syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, fd, other) == 0;
 }

@@ -4,6 +4,7 @@
 #ifndef UFFD_SERVE_DESCRIPTORS_H
 #define UFFD_SERVE_DESCRIPTORS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define UFFD_HANDSHAKE_FDS                                                                                             \
@@ -11,5 +12,9 @@
       */
 
 void uffd_close_fds(int *fds, uint32_t count); /* closes those that are not -1, and sets them to -1 */
+/* Raises this process's soft limit of descriptors to the hard one, and returns it. */
+uint64_t uffd_raise_fd_limit(void);
+/* Are both descriptors of one open file? (kcmp(2); false also where the kernel does not say.) */
+bool uffd_same_file(int fd, int other);
 
 #endif

@@ -18,6 +18,8 @@
 #include "serve/supervisor/record.h"
 #include "serve/supervisor/report.h"
 
+#define FDS_A_CLIENT 7u                   /* in a worker; the supervisor has five */
+#define FDS_SPARE    64u                  /* images, workers, connections without a client */
 #define KIN_TRIES    5                    /* to find the process of a forked child */
 #define PROBE_MIN_NS UINT64_C(10000000)   /* the first pause before a client's memory is asked for, */
 #define PROBE_MAX_NS UINT64_C(1000000000) /* and the longest */
@@ -76,6 +78,8 @@ static void link_in(uffd_pager *pager, struct uffd_supervised *client) {
   client->next = pager->clients;
   pager->clients = client;
   pager->clients_count++;
+  pager->forks_count += client->who.of != 0;
+  pager->fds_extra += client->who.fds_count;
   pager->clients_come++;
   if (client->image != NULL) client->image->clients_count++;
   pager->last_id = client->who.id;
@@ -95,13 +99,44 @@ static void free_client(uffd_pager *pager, struct uffd_supervised *client) {
   DELETE(client);
 }
 
-static int check_room(const uffd_pager *pager) {
+/* A worker has the most for a client: object, book, pidfd, and four of its loop. */
+static int check_fds(const uffd_pager *pager, uint32_t extra) {
+  uint64_t clients = pager->clients_count + pager->refused_kept + 1;
+  if (clients * FDS_A_CLIENT + pager->fds_extra + extra + FDS_SPARE <= pager->fds_limit) return 0;
+  return fail(EMFILE, "There are %u clients already, and no descriptors for another: raise the limit (ulimit -n).",
+              pager->clients_count);
+}
+
+static int check_room(const uffd_pager *pager, const struct uffd_handshake *handshake) {
+  uint32_t count = pager->clients_count - pager->forks_count;
   if (pager->draining) return fail(ESHUTDOWN, "The pager takes no new clients: it is being drained.");
   if ((pager->opts.flags & UFFD_PAGER_ONCE) != 0 && pager->clients_come != 0) {
     return fail(ESHUTDOWN, "The pager takes no new clients: it was to serve one only.");
   }
-  if (pager->clients_count < pager->opts.max_clients) return 0;
-  return fail(EBUSY, "There are %u clients already: more must be allowed by max_clients.", pager->clients_count);
+  if (count < pager->opts.max_clients) return check_fds(pager, handshake->fds_count);
+  return fail(EBUSY, "There are %u clients already: more must be allowed by max_clients.", count);
+}
+
+/* A client that hands over its userfaultfd once more: a retry, or a handshake that was sent twice. */
+static struct uffd_supervised *find_same(const uffd_pager *pager, int object_fd) {
+  struct uffd_supervised *client = pager->clients;
+  while (client != NULL && !uffd_same_file(client->object_fd, object_fd)) {
+    client = client->next;
+  }
+  return client;
+}
+
+/* Two loops for one userfaultfd would each have half of its events. */
+static int meet_again(struct uffd_supervised *client, const struct uffd_handshake *handshake) {
+  const struct uffd_client *who = &client->who;
+  bool same = who->regions_count == handshake->regions_count && !uffd_stage_is_leaving(client->stage) &&
+              memcmp(who->regions, handshake->regions, who->regions_count * sizeof(*who->regions)) == 0;
+  if (!same) {
+    return fail(EEXIST, "This userfaultfd is client %" PRIu64 "'s already, with other regions: hand it over once.",
+                who->id);
+  }
+  client->connection = handshake->connection;
+  return 0;
 }
 
 /* The regions must be the current image's, and the image must be what it was. */
@@ -117,8 +152,13 @@ static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake
   return uffd_regions_cover(handshake->regions, handshake->regions_count, image->backing.length);
 }
 
-int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake) {
-  int result = check_room(pager);
+int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64_t *id) {
+  struct uffd_supervised *known = find_same(pager, handshake->object_fd);
+  if (known != NULL) {
+    *id = known->who.id;
+    return meet_again(known, handshake);
+  }
+  int result = check_room(pager, handshake);
   if (result == 0) result = check_image(pager, handshake);
   if (result < 0) return result;
   struct uffd_supervised *client = make(pager, pager->images);
@@ -150,10 +190,17 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake) {
     handshake->fds[i] = -1;
   }
   link_in(pager, client);
+  *id = client->who.id;
   return 0;
 }
 
 int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd) {
+  if (pager->forks_count >= pager->opts.max_clients) {
+    return fail(EBUSY, "There are %u forked children already: more must be allowed by max_clients.",
+                pager->forks_count);
+  }
+  int room = check_fds(pager, 0);
+  if (room < 0) return room;
   struct uffd_supervised *client = make(pager, parent->image);
   if (client == NULL) return fail(ENOMEM, "No memory for a forked client.");
   int result = uffd_book_open(book_fd, &client->book);
@@ -279,6 +326,8 @@ bool uffd_clients_of(const uffd_pager *pager, uint64_t connection) {
 
 static void finish(uffd_pager *pager, struct uffd_supervised *client) {
   pager->clients_count--;
+  pager->forks_count -= client->who.of != 0;
+  pager->fds_extra -= client->who.fds_count;
   pager->clients_ended++;
   uffd_record_write(pager, client);
   uffd_report(pager, client->left_as == UFFD_CLIENT_COMPLETE ? UFFD_REPORT_COMPLETE : UFFD_REPORT_GONE, 0, client, NULL,
@@ -318,10 +367,11 @@ void uffd_clients_check(uffd_pager *pager, uint64_t now) {
 }
 
 uint64_t uffd_clients_due(const uffd_pager *pager) {
-  uint64_t due = UINT64_MAX;
+  uint64_t due = UINT64_MAX, now = uffd_now();
   for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
     if (client->probe_ns != 0 && !uffd_stage_is_leaving(client->stage)) due = min_u64(due, client->probe_ns);
     due = min_u64(due, begin_due(client));
+    if (client->stage == UFFD_STAGE_QUEUED && client->retry_ns > now) due = min_u64(due, client->retry_ns);
   }
   return due;
 }

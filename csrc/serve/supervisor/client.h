@@ -35,6 +35,7 @@ struct uffd_supervised {
   uint64_t completer;         /* number of the worker that was told to complete it */
   uint64_t late_ns;           /* when it is reported that no worker has begun; UINT64_MAX: never, or no more */
   uint64_t make_ns;           /* that the last worker needed to make it */
+  uint64_t retry_ns;          /* queued: not before; 0: at once */
   uint32_t begun;             /* times that a worker began to serve it */
   struct uffd_stats former;   /* of its former workers together */
   /* deaths of its workers: see blame.h */
@@ -50,7 +51,8 @@ struct uffd_supervised {
   const char *why;     /* it left */
 };
 
-int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake); /* -errno with a sentence: refused */
+/* *id: the client's. A userfaultfd that is served already stays the same client. -errno with a sentence: refused. */
+int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64_t *id);
 /* A child that parent has forked. Takes both descriptors when it succeeds. */
 int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd);
 struct uffd_supervised *uffd_client_find(const uffd_pager *pager, uint64_t id); /* NULL: none */

@@ -49,7 +49,7 @@ static void hang_up(uffd_pager *pager, struct uffd_link *link, bool bye) {
 static void refuse_link(uffd_pager *pager, struct uffd_link *link, int error, struct uffd_handshake *handshake) {
   struct uffd_sentence why = uffd_keep_sentence();
   uffd_connection_answer(link->connection, 0, why.text);
-  const char *what_becomes = uffd_refused_keep(pager, handshake, handshake->wants_answer);
+  const char *what_becomes = uffd_refused_keep(pager, handshake, handshake->wants_answer || error == -EEXIST);
   uffd_restore_sentence(&why);
   refuse(pager, error, what_becomes);
   hang_up(pager, link, false);
@@ -63,8 +63,8 @@ static void end(uffd_pager *pager, struct uffd_link *link, int error, struct uff
   }
 }
 
-static void take_in(uffd_pager *pager, const struct uffd_link *link, bool wants_answer) {
-  if (wants_answer) uffd_connection_answer(link->connection, pager->last_id, NULL);
+static void take_in(uffd_pager *pager, const struct uffd_link *link, uint64_t id, bool wants_answer) {
+  if (wants_answer) uffd_connection_answer(link->connection, id, NULL);
   if ((pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
 }
 
@@ -74,10 +74,11 @@ static void read_link(uffd_pager *pager, void *owner) {
   int result;
   while ((result = uffd_connection_read(link->connection, &handshake)) == 1) {
     bool wants_answer = handshake.wants_answer;
-    result = uffd_client_come(pager, &handshake);
+    uint64_t id = 0;
+    result = uffd_client_come(pager, &handshake, &id);
     if (result < 0) break;
     uffd_handshake_release(&handshake);
-    take_in(pager, link, wants_answer);
+    take_in(pager, link, id, wants_answer);
   }
   if (result < 0) end(pager, link, result, &handshake);
   uffd_handshake_release(&handshake);
@@ -99,14 +100,36 @@ static int link_in(uffd_pager *pager, struct uffd_connection *connection) {
   return 0;
 }
 
-static void take(uffd_pager *pager, struct uffd_connection *connection) {
-  int result = 0;
-  if (pager->links_count >= pager->opts.max_clients + LINKS_SPARE) {
-    result =
-        fail(EBUSY, "There are %u connections already: more clients than max_clients lets in.", pager->links_count);
+/* The connection whose handshake is being waited for longest. */
+static struct uffd_link *find_half_open(const uffd_pager *pager) {
+  struct uffd_link *oldest = NULL;
+  for (struct uffd_link *link = pager->links; link != NULL; link = link->next) {
+    if (uffd_connection_count(link->connection) == 0) oldest = link; /* the newest come first in the list */
   }
+  return oldest;
+}
+
+/* Silent connections must not keep others out: the oldest of them gives way. */
+static int make_room(uffd_pager *pager) {
+  if (pager->links_count < pager->opts.max_clients + LINKS_SPARE) return 0;
+  struct uffd_link *oldest = find_half_open(pager);
+  if (oldest == NULL) {
+    return fail(EBUSY, "There are %u connections already: more clients than max_clients lets in.", pager->links_count);
+  }
+  struct uffd_handshake handshake;
+  int error = fail(EBUSY, "There are %u connections: this one, which has sent no handshake, gives way to another.",
+                   pager->links_count);
+  uffd_connection_give_up(oldest->connection, &handshake);
+  refuse_link(pager, oldest, error, &handshake);
+  uffd_handshake_release(&handshake);
+  return 0;
+}
+
+static void take(uffd_pager *pager, struct uffd_connection *connection) {
+  int result = make_room(pager);
   if (result == 0) result = link_in(pager, connection);
   if (result == 0) return;
+  uffd_connection_answer(connection, 0, uffd_errmsg());
   uffd_connection_close(connection);
   refuse(pager, result, "");
 }

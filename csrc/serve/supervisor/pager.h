@@ -47,6 +47,9 @@ struct uffd_pager {
   uint32_t links_count;
   struct uffd_supervised *clients;
   uint32_t clients_count;
+  uint32_t forks_count;   /* of them: forked children */
+  uint64_t fds_limit;     /* of this process, and of its workers */
+  uint64_t fds_extra;     /* descriptors that clients sent after their userfaultfds */
   uint64_t clients_ended; /* so far */
   struct uffd_refused *refused_list;
   uint32_t refused_kept;

@@ -10,10 +10,12 @@
 #include "serve/supervisor/blame.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/pager.h"
+#include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
 
-#define MAKING_MAX   16u /* clients that a worker makes at a time: the channel holds so many messages */
-#define HEIR_STRIKES 2u  /* heirs that died while they made the client: it stays where it is */
+#define MAKING_MAX   16u                 /* clients that a worker makes at a time: the channel holds so many messages */
+#define SHORTAGE_NS  UINT64_C(500000000) /* a client is tried again after so long when we lack descriptors or memory */
+#define HEIR_STRIKES 2u                  /* heirs that died while they made the client: it stays where it is */
 
 static bool tell(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_supervised *client, uint32_t kind) {
   struct uffd_message message = {.kind = kind, .client = client->who.id};
@@ -58,8 +60,9 @@ static bool is_before(const uffd_pager *pager, const struct uffd_supervised *a, 
 
 static struct uffd_supervised *choose(const uffd_pager *pager, const struct uffd_worker *worker) {
   struct uffd_supervised *best = NULL;
+  uint64_t now = uffd_now();
   for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
-    if (client->worker != worker || client->stage != UFFD_STAGE_QUEUED) continue;
+    if (client->worker != worker || client->stage != UFFD_STAGE_QUEUED || client->retry_ns > now) continue;
     if (best == NULL || is_before(pager, client, best)) best = client;
   }
   return best;
@@ -239,11 +242,28 @@ void uffd_tasks_ready(uffd_pager *pager, struct uffd_worker *worker) {
   }
 }
 
+/* What we lack is not the client's guilt. */
+static bool is_shortage(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM;
+}
+
+/* It is tried again in a while: others may have gone. */
+static void wait_for_room(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why) {
+  bool first = client->retry_ns == 0;
+  client->retry_ns = uffd_now() + SHORTAGE_NS;
+  if (first) uffd_report(pager, UFFD_REPORT_ERROR, error, client, NULL, "%s It waits until there is room.", why);
+}
+
 /* Its worker cannot serve it. */
 static void fail_making(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why) {
   fold(client);
   inherit(client);
-  if (client->worker == NULL) uffd_client_give_up(pager, client, error, why);
+  if (client->worker != NULL) return;
+  if (is_shortage(error)) {
+    wait_for_room(pager, client, error, why);
+  } else {
+    uffd_client_give_up(pager, client, error, why);
+  }
 }
 
 static void serving(uffd_pager *pager, struct uffd_supervised *client, const struct uffd_worker *worker,
@@ -257,6 +277,7 @@ static void serving(uffd_pager *pager, struct uffd_supervised *client, const str
   }
   if (message->number != 0) client->make_ns = message->number;
   client->begun++;
+  client->retry_ns = 0;
   uffd_stage_enter(&client->stage, client->heir != NULL ? UFFD_STAGE_HEIR_QUEUED : UFFD_STAGE_SERVED);
 }
 
@@ -301,6 +322,17 @@ static void completed(uffd_pager *pager, struct uffd_supervised *client, const s
   }
 }
 
+/* A forked child that cannot be a client sleeps at its missing pages: its userfaultfd is kept. */
+static int refuse_child(uffd_pager *pager, const struct uffd_supervised *parent, int error, int *fds) {
+  struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
+  uffd_report(pager, UFFD_REPORT_ERROR, -error, parent, NULL, "A forked child of it is not served: %s", uffd_errmsg());
+  handshake.object_fd = fds[0];
+  fds[0] = -1;
+  (void)uffd_refused_keep(pager, &handshake, false);
+  uffd_handshake_release(&handshake);
+  return 0;
+}
+
 /* The worker keeps its copies of the descriptors until it has our answer. */
 static void forked(uffd_pager *pager, const struct uffd_supervised *parent, struct uffd_worker *worker,
                    const struct uffd_message *message, int *fds) {
@@ -310,13 +342,15 @@ static void forked(uffd_pager *pager, const struct uffd_supervised *parent, stru
     result = fail(EMFILE, "A forked child cannot be taken in: no descriptors are left, raise the limit (ulimit -n).");
   }
   if (result == 0) result = uffd_client_fork(pager, parent, fds[0], fds[1]);
-  answer.error = -result;
   if (result == 0) {
     fds[0] = fds[1] = -1;
+  } else if (fds[0] >= 0 && parent != NULL) {
+    result = refuse_child(pager, parent, result, fds);
   } else {
     uffd_report(pager, UFFD_REPORT_ERROR, -result, parent, worker, "Its worker keeps a forked child of it: %s",
                 uffd_errmsg());
   }
+  answer.error = -result;
   uffd_worker_owe(pager, worker, &answer);
 }
 
