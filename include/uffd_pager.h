@@ -44,7 +44,10 @@ struct uffd_client {
 
 typedef struct uffd_pager uffd_pager;
 
-/* on_crash: what happens to the clients of a worker that has died and cannot be replaced. */
+/*
+ * on_crash: what happens to a client that no worker can serve: its workers died of it again and again, its resolver
+ * cannot be made, or no worker could be started for a minute.
+ */
 enum {
   UFFD_PAGER_KILL = 0,  /* they are killed: SIGKILL by pidfd */
   UFFD_PAGER_FREEZE = 1 /* nothing: they sleep at their next fault as long as the supervisor lives. A reload tries again
@@ -121,8 +124,9 @@ UFFD_EXPORT int uffd_pager_create(const struct uffd_pager_opts *opts, uffd_pager
 
 /*
  * A step of the supervisor: waits up to timeout_ms (-1: for ever) and handles what has happened. Returns 1: call it
- * again; 0: done (drained, or ONCE and the client is gone). Errors: -EOWNERDEAD in a forked child; -ECHILD no worker
- * can be started any more, and on_crash has been applied.
+ * again; 0: done (drained, or ONCE and the client is gone). Errors: -EOWNERDEAD in a forked child; -ECHILD the first
+ * worker could not be started. When later ones cannot be, the pager tries again and again, at last every five seconds;
+ * with several workers, the others take over the clients.
  */
 UFFD_EXPORT int uffd_pager_step(uffd_pager *pager, int timeout_ms);
 

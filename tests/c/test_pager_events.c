@@ -376,6 +376,46 @@ static void *wait_for_flag(void *flag) {
   return NULL;
 }
 
+static void read_before_and_after(struct paging_job *job) {
+  CHECK_EQ(vmm_page(&job->vmm, &job->work, 0), 1);
+  atomic_store(&job->paging->seen->flags[0], 1);
+  while (atomic_load(&job->paging->seen->flags[1]) == 0) {
+    paging_sleep_us(1000);
+  }
+  CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
+}
+
+/* Its program is away for longer than five starts take: nobody is given up for that. */
+static void program_of_the_workers_is_away_for_a_while(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  char program[64], away[128];
+  paging_set_up(&paging, MIB);
+  snprintf(program, sizeof(program), "/proc/%d/exe", getpid());
+  snprintf(away, sizeof(away), "%s/away", paging.directory);
+  char script[256];
+  snprintf(script, sizeof(script), "[ ! -e %s ] || exit 1; exec \"$@\"", away);
+  const char *const command[] = {"/bin/sh", "-c", script, "sh", program, "--image", paging.image, NULL};
+  opts.worker = command;
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = read_before_and_after};
+  pid_t client = paging_client(&job);
+  while (atomic_load(&paging.seen->flags[0]) == 0) {
+    paging_sleep_us(1000);
+  }
+  int fd = open(away, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  CHECK(fd >= 0);
+  close(fd);
+  CHECK(paging_kill_worker(&paging, 0));
+  paging_await(&paging, UFFD_REPORT_DIED, 8);
+  CHECK_EQ(unlink(away), 0);
+  atomic_store(&paging.seen->flags[1], 1);
+  paging_client_ok(client);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_FROZEN), 0);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
 static void threads_forbid_forked_workers(void) {
   struct paging paging;
   pthread_t thread;
@@ -464,6 +504,7 @@ static const struct check_test tests[] = {
     TEST(memory_is_prefetched),
     TEST(late_faults_are_named_once),
     TEST(worker_is_another_program),
+    TEST(program_of_the_workers_is_away_for_a_while),
     TEST(threads_forbid_forked_workers),
     TEST(pager_uses_the_users_allocator),
 };

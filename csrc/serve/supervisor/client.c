@@ -17,6 +17,7 @@
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/record.h"
 #include "serve/supervisor/report.h"
+#include "serve/supervisor/worker.h"
 
 #define FDS_A_CLIENT 7u                   /* in a worker; the supervisor has five */
 #define FDS_SPARE    64u                  /* images, workers, connections without a client */
@@ -42,17 +43,25 @@ static int poll_exit(uffd_pager *pager, struct uffd_supervised *client) {
   return 0;
 }
 
-/* The slot with the fewest clients. */
+static uint32_t count_clients(const uffd_pager *pager, uint32_t slot) {
+  uint32_t count = 0;
+  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (client->slot == slot) count++;
+  }
+  return count;
+}
+
+/* The slot with the fewest clients, of those that have a worker if any has one. */
 static uint32_t choose_slot(const uffd_pager *pager) {
   uint32_t best = 0, fewest = UINT32_MAX;
+  bool has_worker = false;
   for (uint32_t slot = 0; slot < pager->opts.workers; slot++) {
-    uint32_t count = 0;
-    for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
-      if (client->slot == slot) count++;
-    }
-    if (count >= fewest) continue;
+    bool has = uffd_worker_of(pager, slot) != NULL;
+    uint32_t count = count_clients(pager, slot);
+    if (has == has_worker ? count >= fewest : has_worker) continue;
     best = slot;
     fewest = count;
+    has_worker = has;
   }
   return best;
 }

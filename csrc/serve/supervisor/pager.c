@@ -102,7 +102,8 @@ int uffd_pager_step(uffd_pager *pager, int timeout_ms) {
   if (result == 0) result = take_events(pager, timeout_ms);
   if (result < 0) return result;
   if (is_done(pager)) return 0;
-  return pager->error != 0 ? fail(pager->error, "No worker can be started any more.") : 1;
+  bool waits = pager->opts.on_crash == UFFD_PAGER_FREEZE && pager->clients_count != 0;
+  return pager->error != 0 && !waits ? fail(pager->error, "No worker can be started.") : 1;
 }
 
 int uffd_pager_run(uffd_pager *pager) {

@@ -10,7 +10,7 @@
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {client, blame, image, worker, stage}      who serves whom
  *   control -> {status, order}; link -> {client, refused}; refused -> family; forget -> {link, control, client, worker}
- *   client -> {record, family, image, report, stage}; image -> {report, worker}; worker -> poll; status -> report;
+ *   client -> {record, family, image, report, stage, worker}; image -> {report, worker}; worker -> poll; status -> report;
  * report -> stage
  */
 #ifndef UFFD_SERVE_PAGER_H
@@ -59,6 +59,7 @@ struct uffd_pager {
   uint64_t look_ns;                  /* when to look at the images again */
   struct uffd_worker *workers;
   uint64_t workers_started; /* so far */
+  uint64_t workers_ready;   /* so far */
   struct uffd_slot *slots;
   bool draining;
   bool closing;

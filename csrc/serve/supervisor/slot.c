@@ -18,8 +18,9 @@
 #include "serve/supervisor/report.h"
 #include "serve/supervisor/task.h"
 
-#define STARTS         5u                 /* starts of a worker that fail before its slot is given up */
-#define START_PAUSE_NS UINT64_C(20000000) /* after a start that failed; doubles with each */
+#define STARTS         5u                    /* starts that fail before the first worker is ready: there will be none */
+#define PATIENCE_NS    UINT64_C(60000000000) /* a client whose slot has had no worker for so long: on_crash */
+#define START_PAUSE_NS UINT64_C(20000000)    /* after a start that failed; doubles with each */
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -36,6 +37,7 @@ bool uffd_slots_starting(const uffd_pager *pager) {
 static void ready(uffd_pager *pager, struct uffd_worker *worker) {
   struct uffd_slot *slot = &pager->slots[worker->index];
   worker->state = UFFD_WORKER_READY;
+  pager->workers_ready++;
   slot->failures = 0;
   slot->retry_ns = 0;
   slot->given_up = false;
@@ -90,22 +92,27 @@ static const char *describe(const struct uffd_worker *worker, char *text, size_t
 }
 
 /* Clients that a living worker still has are left to it: a retiring worker goes on. */
+static void give_up_clients(uffd_pager *pager, uint32_t index, uint64_t come_before, const char *why) {
+  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    if (client->slot == index && client->worker == NULL && client->since_ns <= come_before) {
+      uffd_client_give_up(pager, client, ECHILD, why);
+    }
+  }
+}
+
+/* No worker of this pager has ever been ready: the command line is wrong, or the program. */
 static void give_up_slot(uffd_pager *pager, uint32_t index) {
   pager->slots[index].given_up = true;
   pager->error = ECHILD;
-  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
-    if (client->slot == index && client->worker == NULL) {
-      uffd_client_give_up(pager, client, ECHILD, "No worker can be started any more.");
-    }
-  }
+  give_up_clients(pager, index, UINT64_MAX, "No worker can be started.");
 }
 
 static void fail_start(uffd_pager *pager, uint32_t index, bool reloaded) {
   struct uffd_slot *slot = &pager->slots[index];
   if (reloaded && uffd_worker_of(pager, index) != NULL) return; /* the old one goes on */
-  slot->failures++;
+  if (slot->failures++ == 0) slot->failing_ns = uffd_now();
   slot->retry_ns = uffd_now() + (START_PAUSE_NS << min_u64(slot->failures, 8));
-  if (slot->failures >= STARTS) give_up_slot(pager, index);
+  if (slot->failures >= STARTS && pager->workers_ready == 0) give_up_slot(pager, index);
 }
 
 static void died(uffd_pager *pager, void *owner) {
@@ -223,6 +230,16 @@ static void retire_idle(uffd_pager *pager) {
   }
 }
 
+/* What is lacking now (a program that is being replaced, processes, memory) may come back. */
+static void fill_slot(uffd_pager *pager, uint32_t index, uint64_t now) {
+  const struct uffd_slot *slot = &pager->slots[index];
+  if (uffd_worker_of(pager, index) != NULL) return;
+  if (slot->failures != 0 && now - slot->failing_ns > PATIENCE_NS) {
+    give_up_clients(pager, index, now - PATIENCE_NS, "No worker could be started for a minute.");
+  }
+  if (slot->retry_ns <= now) try_start(pager, index, false);
+}
+
 void uffd_slots_fill(uffd_pager *pager, uint64_t now) {
   retire_idle(pager);
   if (pager->closing) return;
@@ -230,8 +247,8 @@ void uffd_slots_fill(uffd_pager *pager, uint64_t now) {
     const struct uffd_slot *slot = &pager->slots[index];
     if (slot->given_up) {
       give_up_slot(pager, index); /* clients that have come since */
-    } else if (uffd_worker_of(pager, index) == NULL && slot->retry_ns <= now) {
-      try_start(pager, index, false);
+    } else {
+      fill_slot(pager, index, now);
     }
   }
 }

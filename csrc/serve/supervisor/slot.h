@@ -11,9 +11,10 @@
 
 /* While a worker is being replaced there are two workers in its slot. */
 struct uffd_slot {
-  uint32_t failures; /* starts in a row that failed */
-  uint64_t retry_ns; /* when the next start may be tried; 0: at once */
-  bool given_up;     /* no further start is tried before a reload */
+  uint32_t failures;   /* starts in a row that failed */
+  uint64_t failing_ns; /* since when */
+  uint64_t retry_ns;   /* when the next start may be tried; 0: at once */
+  bool given_up;       /* the pager has never had a worker: no further start is tried before a reload */
 };
 
 void uffd_slots_fill(uffd_pager *pager, uint64_t now); /* starts missing workers, ends idle ones that retire */

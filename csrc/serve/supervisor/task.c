@@ -12,6 +12,7 @@
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
+#include "serve/supervisor/slot.h"
 
 #define MAKING_MAX   16u                 /* clients that a worker makes at a time: the channel holds so many messages */
 #define SHORTAGE_NS  UINT64_C(500000000) /* a client is tried again after so long when we lack descriptors or memory */
@@ -127,10 +128,23 @@ static void push_release(uffd_pager *pager, struct uffd_supervised *client) {
   }
 }
 
+/* A slot whose worker cannot be started leaves its clients to others. */
+static struct uffd_worker *find_worker(const uffd_pager *pager, uint32_t slot) {
+  struct uffd_worker *worker = uffd_worker_of(pager, slot);
+  if (worker != NULL || pager->slots[slot].failures < 2) return worker;
+  for (uint32_t i = 0; worker == NULL && i < pager->opts.workers; i++) {
+    worker = uffd_worker_of(pager, i);
+    if (worker != NULL && worker->state != UFFD_WORKER_READY) worker = NULL;
+  }
+  return worker;
+}
+
 /* A client without a worker gets the newest one of its slot, once that is ready. */
 static void assign(const uffd_pager *pager, struct uffd_supervised *client) {
-  struct uffd_worker *worker = client->worker == NULL ? uffd_worker_of(pager, client->slot) : NULL;
-  if (worker != NULL && worker->state == UFFD_WORKER_READY) client->worker = worker;
+  struct uffd_worker *worker = client->worker == NULL ? find_worker(pager, client->slot) : NULL;
+  if (worker == NULL || worker->state != UFFD_WORKER_READY) return;
+  client->worker = worker;
+  client->slot = worker->index;
 }
 
 static void push(uffd_pager *pager, struct uffd_supervised *client) {
