@@ -210,24 +210,27 @@ static void image_that_changed_before_a_worker_died_is_not_given(void) {
 }
 
 /* Without a lease, and unchanged: read with a look at the file each time. */
-static void image_that_is_open_for_writing_is_served(void) {
+static void serve_open_image(uint64_t around, uint32_t flags) {
   struct paging paging;
   struct uffd_pager_opts opts = image_opts();
   paging_set_up(&paging, 4 * MIB);
   int fd = open(paging.image, O_RDWR | O_CLOEXEC);
   CHECK(fd >= 0);
-  for (unsigned i = 0; i < 2; i++) {
-    opts.around = i == 0 ? PAGE : UFFD_AROUND_AUTO;
-    opts.flags = i == 0 ? 0 : UFFD_PAGER_PREFETCH;
-    paging_start(&paging, &opts);
-    struct paging_job job = {.paging = &paging, .regions = 2, .features = UFFD_FEAT_EVENT_REMOVE};
-    job.work.removes = 200;
-    job.work.threads = 2;
-    paging_client_ok(paging_client(&job));
-    CHECK_EQ(paging_end(&paging), 1);
-  }
+  opts.around = around;
+  opts.flags = flags;
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .regions = 2, .features = UFFD_FEAT_EVENT_REMOVE};
+  job.work.removes = 200;
+  job.work.threads = 2;
+  paging_client_ok(paging_client(&job));
+  CHECK_EQ(paging_end(&paging), 1);
   close(fd);
   paging_tear_down(&paging);
+}
+
+static void image_that_is_open_for_writing_is_served(void) {
+  serve_open_image(PAGE, 0);
+  serve_open_image(UFFD_AROUND_AUTO, UFFD_PAGER_PREFETCH);
 }
 
 static const struct check_test tests[] = {
