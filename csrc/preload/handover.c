@@ -98,7 +98,7 @@ static size_t write_list(char *text, size_t size, const struct uffd_match *match
   return length + uffd_preload_format(text + length, size - length, "]");
 }
 
-static int connect_to(const char *path) {
+int uffd_preload_connect(const char *path) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   struct timeval patience = {.tv_sec = SEND_SECONDS};
   uffd_preload_format(address.sun_path, sizeof(address.sun_path), "%s", path);
@@ -137,9 +137,8 @@ static void send_all(int socket, const char *text, size_t length, int object) {
   }
 }
 
-/* The socket stays open: while it does, the pager knows that this process was its maker. */
-void uffd_preload_send(int object, const char *path, const struct uffd_match *matches, unsigned count) {
+void uffd_preload_send(int object, int socket, const struct uffd_match *matches, unsigned count) {
   char text[UFFD_MATCHES_MAX * REGION_BYTES];
   size_t length = write_list(text, sizeof(text), matches, count);
-  send_all(connect_to(path), text, length, object);
+  send_all(socket, text, length, object);
 }

@@ -77,7 +77,9 @@ bool uffd_match_fits(const struct uffd_match *match, const struct uffd_mapping *
 int uffd_preload_open(bool *forks);
 void uffd_preload_register(int object, const struct uffd_mapping *mapping);
 void uffd_preload_unregister(int object, const struct uffd_mapping *mapping);
-/* Sends all matches and the userfaultfd to the pager at the path. Does not return on failure. */
-void uffd_preload_send(int object, const char *path, const struct uffd_match *matches, unsigned count);
+/* Connects to the pager. The socket stays open: while it does, the pager knows that this process was its maker. */
+int uffd_preload_connect(const char *path);
+/* Sends all matches and the userfaultfd. Neither returns on failure. */
+void uffd_preload_send(int object, int socket, const struct uffd_match *matches, unsigned count);
 
 #endif

@@ -160,14 +160,15 @@ static void hand_over(void) {
     }
     length += mapping->length;
   }
-  uffd_preload_send(state.object, state.door, state.matches, state.count);
+  int socket = uffd_preload_connect(state.door);
+  uffd_preload_say("process %u hands over %u bytes in %u %s%s", (uint64_t)state.process, length, (uint64_t)state.count,
+                   state.count == 1 ? "mapping" : "mappings",
+                   state.forks ? "" : "; forked children do not have them, which takes the capability sys_ptrace");
+  uffd_preload_send(state.object, socket, state.matches, state.count);
   state.handed = true;
   for (unsigned i = 0; i < state.count && state.forks; i++) {
     advise(state.matches[i].mapping.address, state.matches[i].mapping.length, MADV_DOFORK);
   }
-  uffd_preload_say("process %u handed over %u bytes in %u mappings%s", (uint64_t)state.process, length,
-                   (uint64_t)state.count,
-                   state.forks ? "" : "; forked children do not have them, which takes the capability sys_ptrace");
 }
 
 /* ---- what is mapped */

@@ -56,7 +56,7 @@ uffd-lua run: *image*
 # Every kind of memory that can be served; each program is a client.
 $ vmm --make 4194304 --image image && vmm --make 8388608 --image large
 $ for kind in anonymous shared memfd private populate locked; do uffd-lua run --image image --memory size=4M -- mapper map=$kind,4194304 check=image || echo $kind; done
-uffd-preload: process * handed over 4194304 bytes in 1 mappings
+uffd-preload: process * hands over 4194304 bytes in 1 mapping
 pages 1024 wrong 0
 uffd-preload: *
 pages 1024 wrong 0
@@ -71,7 +71,7 @@ pages 1024 wrong 0
 # A file in tmpfs, whose pages are all there after that: they are the program's, and another run leaves them alone.
 $ file=/dev/shm/uffd-run-test.$$
 > for i in 1 2; do uffd-lua run --image image --memory name=uffd-run-test.$$ -- mapper map=file,4194304,$file check=image; echo $?; done; rm $file
-uffd-preload: process * handed over 4194304 bytes in 1 mappings
+uffd-preload: process * hands over 4194304 bytes in 1 mapping
 pages 1024 wrong 0
 0
 uffd-preload: the mapping at 0x* of 4194304 bytes is left alone: its file has pages already
@@ -95,7 +95,7 @@ uffd-lua run: no memory was served: *
 
 # Which mapping: by name, by order, by address, by what is left; several together, and where they lie in the image.
 $ uffd-lua run --image image --memory name=ram -- mapper map=memfd,4194304,other unmap map=memfd,4194304,ram check=image
-uffd-preload: process * handed over 4194304 bytes in 1 mappings
+uffd-preload: process * hands over 4194304 bytes in 1 mapping
 pages 1024 wrong 0
 $ uffd-lua run --image image --memory size=4M,order=2 -- mapper map=memfd,4194304 unmap map=memfd,4194304 check=image
 uffd-preload: *
@@ -109,12 +109,12 @@ pages 1024 wrong 0
 $ uffd-lua run --image large --memory size=2M --memory size=2M --memory size=4M -- mapper map=memfd,2097152 map=anonymous,2097152 map=shared,4194304 check=large
 uffd-preload: the mapping at 0x* of 2097152 bytes waits for 2 more
 uffd-preload: the mapping at 0x* of 2097152 bytes waits for 1 more
-uffd-preload: process * handed over 8388608 bytes in 3 mappings
+uffd-preload: process * hands over 8388608 bytes in 3 mappings
 pages 2048 wrong 0
 $ head -c 4194304 large > halves; tail -c 4194304 large | cat - halves > swapped
 $ uffd-lua run --image swapped --memory name=a,offset=4M --memory name=b,offset=0 -- mapper map=memfd,4194304,a map=memfd,4194304,b check=large
 ...
-uffd-preload: process * handed over 8388608 bytes in 2 mappings
+uffd-preload: process * hands over 8388608 bytes in 2 mappings
 pages 2048 wrong 0
 # What waits may be unmapped, moved and dropped, and a child may be forked: no pager is there to read of it.
 $ uffd-lua run --image large --memory size=4M --memory size=4M -- mapper map=memfd,4194304 unmap map=memfd,4194304 brief drop=0,4096 drop=0,0 move map=anonymous,4194304 check=large
@@ -185,7 +185,7 @@ uffd-preload: Nobody listens at *door: start the pager first.
 $ uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
 > for i in $(seq 200); do grep -qs "listening on" err && break; sleep 0.05; done
 > uffd-lua run --door door --memory size=4M -- mapper map=memfd,4194304 check=image; echo $?; wait $pid; echo $?
-uffd-preload: process * handed over 4194304 bytes in 1 mappings
+uffd-preload: process * hands over 4194304 bytes in 1 mapping
 pages 1024 wrong 0
 0
 0
