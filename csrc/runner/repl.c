@@ -3,20 +3,45 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runner/runner.h"
 
-static void print_prompt(lua_State *L, const char *name, const char *usual) {
-  lua_getglobal(L, name);
-  fputs(lua_isnil(L, -1) ? usual : luaL_tolstring(L, -1, NULL), stdout);
-  fflush(stdout);
+#ifdef UFFD_WITH_EDITING
+#include UFFD_EDITING_HEADER
+#ifdef UFFD_EDITING_HISTORY
+#include UFFD_EDITING_HISTORY
+#endif
+#endif
+
+/* The prompt as the program has set it, on top of the stack. */
+static const char *push_prompt(lua_State *L, const char *name, const char *usual) {
+  if (lua_getglobal(L, name) == LUA_TNIL)
+    lua_pushstring(L, usual);
+  else
+    luaL_tolstring(L, -1, NULL);
+  lua_remove(L, -2);
+  return lua_tostring(L, -1);
 }
 
-/* Reads a line, without its newline, onto the stack; false at the end of input. */
-static bool read_line(lua_State *L) {
+#ifdef UFFD_WITH_EDITING
+/* A line with history, on a terminal. */
+static bool edit_line(lua_State *L, const char *prompt) {
+  char *line = readline(prompt);
+  if (line == NULL) return false;
+  if (line[0] != '\0') add_history(line);
+  lua_pushstring(L, line);
+  free(line);
+  return true;
+}
+#endif
+
+static bool read_plain(lua_State *L, const char *prompt) {
   char piece[512];
   luaL_Buffer line;
   bool any = false;
+  fputs(prompt, stdout);
+  fflush(stdout);
   luaL_buffinit(L, &line);
   while (fgets(piece, sizeof(piece), stdin) != NULL) {
     size_t length = strlen(piece);
@@ -26,6 +51,20 @@ static bool read_line(lua_State *L) {
     if (whole) break;
   }
   luaL_pushresult(&line);
+  if (!any) lua_pop(L, 1);
+  return any;
+}
+
+/* Reads a line, without its newline, onto the stack; false, with nothing there, at the end of input. */
+static bool read_line(lua_State *L, const char *name, const char *usual) {
+  const char *prompt = push_prompt(L, name, usual);
+#ifdef UFFD_WITH_EDITING
+  bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+  bool any = terminal ? edit_line(L, prompt) : read_plain(L, prompt);
+#else
+  bool any = read_plain(L, prompt);
+#endif
+  lua_remove(L, any ? -2 : -1);
   return any;
 }
 
@@ -59,10 +98,9 @@ static int load_statement(lua_State *L) {
     const char *code = lua_tolstring(L, 1, &length);
     int status = load_line(L, code, length);
     if (!lacks_end(L, status)) return status;
-    print_prompt(L, "_PROMPT2", ">> ");
     lua_pushvalue(L, 1);
     lua_pushliteral(L, "\n");
-    if (!read_line(L)) {
+    if (!read_line(L, "_PROMPT2", ">> ")) {
       lua_settop(L, 2); /* the message that the end is lacking */
       return status;
     }
@@ -84,9 +122,7 @@ static void print_results(lua_State *L) {
 void uffd_run_prompt(lua_State *L) {
   for (;;) {
     lua_settop(L, 0);
-    print_prompt(L, "_PROMPT", "> ");
-    lua_settop(L, 0);
-    if (!read_line(L)) break;
+    if (!read_line(L, "_PROMPT", "> ")) break;
     int status = load_expression(L) ? LUA_OK : load_statement(L);
     lua_remove(L, 1); /* the line */
     if (status == LUA_OK) status = uffd_call(L, 0, LUA_MULTRET);

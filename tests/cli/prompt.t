@@ -47,3 +47,9 @@ $ uffd-lua -e 'print("= #\"" .. ("x"):rep(100000) .. "\"")' | uffd-lua -i
 uffd-lua *
 > 100000
 >
+
+# On a terminal, lines are edited and remembered, where a line editor is built in.
+? ldd "$BUILD/bin/uffd-lua" | grep -qE 'libedit|libreadline' || { echo "built without a line editor"; exit 1; }
+? command -v script > /dev/null || { echo "script is not installed (Debian: bsdutils)"; exit 1; }
+$ { printf '40 + 2\n'; printf '\033[A\n'; } | TERM=xterm script -qec 'uffd-lua -i' /dev/null | tr -d '\r' | grep -c '^42$'
+2
