@@ -38,8 +38,6 @@ static void close_handoff(struct handoff *handoff) {
   handoff->memory_count = 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ making */
-
 /* {memory, offset} on top of the stack. */
 static void read_part(lua_State *L, lua_Integer index, struct handoff *handoff, struct uffd_handoff_part *part) {
   int exact = 1;
@@ -83,8 +81,6 @@ static int hand_over(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
-/* ------------------------------------------------------------------------------------------------ the handle */
-
 static int handoff_close(lua_State *L) {
   close_handoff(luaL_checkudata(L, 1, HANDOFF_TYPE));
   lua_pushboolean(L, 1);
@@ -92,7 +88,11 @@ static int handoff_close(lua_State *L) {
 }
 
 static int handoff_complete(lua_State *L) {
-  return uffd_lua_done(L, uffd_handoff_complete(check(L, 1)->handoff));
+  uffd_handoff *handoff = check(L, 1)->handoff;
+  uffd_lua_waiting(L, true);
+  int result = uffd_handoff_complete(handoff);
+  uffd_lua_waiting(L, false);
+  return uffd_lua_done(L, result);
 }
 
 static int handoff_object(lua_State *L) {
@@ -104,7 +104,8 @@ static int handoff_object(lua_State *L) {
 static int handoff_tostring(lua_State *L) {
   struct handoff *handoff = luaL_checkudata(L, 1, HANDOFF_TYPE);
   if (handoff->handoff == NULL) return uffd_lua_push_closed(L, HANDOFF_TYPE);
-  lua_pushfstring(L, "%s (%d memories)", HANDOFF_TYPE, (int)handoff->memory_count);
+  lua_pushfstring(L, "%s (%d %s)", HANDOFF_TYPE, (int)handoff->memory_count,
+                  handoff->memory_count == 1 ? "memory" : "memories");
   return 1;
 }
 

@@ -46,8 +46,8 @@ static struct memory *new_memory(lua_State *L) {
 static int map(lua_State *L) {
   struct uffd_map_opts opts = UFFD_MAP_OPTS_INIT;
   uint64_t length = uffd_lua_unsigned(L, 1);
-  opts.kind = uffd_lua_choice(L, 2, UFFD_MEMORY_ANONYMOUS, kinds, "kind of memory");
-  luaL_argcheck(L, opts.kind < UFFD_MEMORY_ADOPTED, 2, "memory is adopted by its address");
+  static const char *const mapped[] = {"anonymous", "thp", "memfd", "hugetlb", NULL};
+  opts.kind = uffd_lua_choice(L, 2, UFFD_MEMORY_ANONYMOUS, mapped, "kind of memory");
   opts.flags = uffd_lua_opt_u32(L, 3, 0);
   opts.name = luaL_optstring(L, 4, NULL);
   struct memory *memory = new_memory(L);
@@ -105,7 +105,9 @@ int uffd_lua_read_memory(lua_State *L, uffd_memory *memory) {
   uffd_lua_check_range(L, 2, offset, length, size, "memory");
   luaL_Buffer buffer;
   char *data = luaL_buffinitsize(L, &buffer, (size_t)length);
+  uffd_lua_waiting(L, true);
   int result = uffd_memory_read(memory, offset, data, length);
+  uffd_lua_waiting(L, false);
   if (result < 0) return uffd_lua_fail(L, result);
   luaL_pushresultsize(&buffer, (size_t)length);
   return 1;
@@ -121,7 +123,10 @@ static int memory_write(lua_State *L) {
   size_t length = 0;
   const char *data = luaL_checklstring(L, 3, &length);
   uffd_lua_check_range(L, 2, offset, length, uffd_memory_length(memory), "memory");
-  return uffd_lua_done(L, uffd_memory_write(memory, offset, data, length));
+  uffd_lua_waiting(L, true);
+  int result = uffd_memory_write(memory, offset, data, length);
+  uffd_lua_waiting(L, false);
+  return uffd_lua_done(L, result);
 }
 
 static int memory_prefault(lua_State *L) {
@@ -129,7 +134,10 @@ static int memory_prefault(lua_State *L) {
   uint64_t size = uffd_memory_length(memory), offset = uffd_lua_opt_unsigned(L, 2, 0);
   uint64_t length = uffd_lua_opt_unsigned(L, 3, offset < size ? size - offset : 0);
   uffd_lua_check_range(L, 2, offset, length, size, "memory");
-  return uffd_lua_done(L, uffd_memory_prefault(memory, offset, length, lua_toboolean(L, 4)));
+  uffd_lua_waiting(L, true);
+  int result = uffd_memory_prefault(memory, offset, length, lua_toboolean(L, 4));
+  uffd_lua_waiting(L, false);
+  return uffd_lua_done(L, result);
 }
 
 static int memory_discard(lua_State *L) {
@@ -137,7 +145,10 @@ static int memory_discard(lua_State *L) {
   uint64_t size = uffd_memory_length(memory), offset = uffd_lua_opt_unsigned(L, 2, 0);
   uint64_t length = uffd_lua_opt_unsigned(L, 3, offset < size ? size - offset : 0);
   uffd_lua_check_range(L, 2, offset, length, size, "memory");
-  return uffd_lua_done(L, uffd_memory_discard(memory, offset, length));
+  uffd_lua_waiting(L, true);
+  int result = uffd_memory_discard(memory, offset, length);
+  uffd_lua_waiting(L, false);
+  return uffd_lua_done(L, result);
 }
 
 static char check_byte(lua_State *L, int arg) {
@@ -161,12 +172,14 @@ static int memory_fill(lua_State *L) {
   uint64_t length = uffd_lua_opt_unsigned(L, 4, offset < size ? size - offset : 0);
   uffd_lua_check_range(L, 3, offset, length, size, "memory");
   int result = 0;
+  uffd_lua_waiting(L, true);
   while (length > 0 && result >= 0) {
     uint64_t step = length < sizeof(chunk) ? length : sizeof(chunk);
     result = uffd_memory_write(memory, offset, chunk, step);
     offset += step;
     length -= step;
   }
+  uffd_lua_waiting(L, false);
   return uffd_lua_done(L, result);
 }
 

@@ -24,6 +24,15 @@ int uffd_lua_done(lua_State *L, int result) {
   return 1;
 }
 
+void uffd_lua_waiting(lua_State *L, bool waits) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, UFFD_LUA_WAITING) != LUA_TFUNCTION) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pushboolean(L, waits);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) lua_pop(L, 1);
+}
+
 void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value) {
   lua_pushinteger(L, (lua_Integer)value);
   lua_setfield(L, -2, name);
@@ -98,8 +107,6 @@ uint32_t uffd_lua_choice(lua_State *L, int arg, uint32_t missing, const char *co
   return missing;
 }
 
-/* ------------------------------------------------------------------------------------------------ masks */
-
 const struct uffd_lua_names uffd_lua_features = {"feature", uffd_feature_name, uffd_feature_bit, NULL};
 const struct uffd_lua_names uffd_lua_modes = {"mode", uffd_mode_name, uffd_mode_bit, NULL};
 const struct uffd_lua_names uffd_lua_ioctls = {"operation", uffd_ioctl_name, uffd_ioctl_bit, NULL};
@@ -172,8 +179,6 @@ void uffd_lua_push_names(lua_State *L, uint64_t mask, const struct uffd_lua_name
     lua_seti(L, -2, ++count);
   }
 }
-
-/* ------------------------------------------------------------------------------------------------ handles */
 
 /* The kernel wipes this page in every child, so a 0 there says that the process is a new one. */
 static _Atomic(_Atomic uint64_t *) process_page;

@@ -32,6 +32,13 @@
 int uffd_lua_fail(lua_State *L, int result);
 /* True for a result of 0 or more, else as uffd_lua_fail(). */
 int uffd_lua_done(lua_State *L, int result);
+/*
+ * Around a call that may wait in the kernel for a page, where signal handlers do not run: tells the host, which has
+ * left a function of a boolean in the registry under this name if it wants to know (the runner, for SIGINT). Raises
+ * nothing.
+ */
+#define UFFD_LUA_WAITING "uffd.waiting"
+void uffd_lua_waiting(lua_State *L, bool waits);
 /* Sets a field of the table on top of the stack. */
 void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value);
 /* Pushes a table of the counts. */

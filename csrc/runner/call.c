@@ -1,7 +1,9 @@
 /* Calling Lua from the program: tracebacks, interruption, error messages. */
 #include <lauxlib.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "runner/runner.h"
 
@@ -18,6 +20,54 @@ static void stop_script(lua_State *L, lua_Debug *debug) {
 static void on_interrupt(int number) {
   (void)number;
   lua_sethook(interrupted, stop_script, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+/*
+ * A thread that waits in the kernel for a page runs no signal handler, and keeps the second SIGINT from being seen
+ * while the first is pending. So, while it waits, SIGINT is blocked in it, and this thread takes it.
+ */
+static void *take_interrupts(void *nothing) {
+  sigset_t others;
+  sigfillset(&others);
+  sigdelset(&others, SIGINT);
+  for (;;)
+    sigsuspend(&others);
+  return nothing;
+}
+
+static void start_taker(void) {
+  static pid_t started; /* the process that has the thread: a forked child has none */
+  pthread_t thread;
+  sigset_t all, before;
+  if (started == getpid()) return;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  if (pthread_create(&thread, NULL, take_interrupts, NULL) == 0) {
+    pthread_detach(thread);
+    started = getpid();
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Called by uffd around what may wait for a page: waiting(true), waiting(false). */
+static int waiting(lua_State *L) {
+  static _Thread_local bool blocked_before;
+  sigset_t interrupt, before;
+  sigemptyset(&interrupt);
+  sigaddset(&interrupt, SIGINT);
+  if (lua_toboolean(L, 1)) {
+    start_taker();
+    pthread_sigmask(SIG_BLOCK, &interrupt, &before);
+    blocked_before = sigismember(&before, SIGINT) == 1;
+  } else if (!blocked_before) {
+    pthread_sigmask(SIG_UNBLOCK, &interrupt, NULL);
+  }
+  return 0;
+}
+
+void uffd_open_interrupts(lua_State *L) {
+  lua_pushcfunction(L, waiting);
+  lua_setfield(L, LUA_REGISTRYINDEX, "uffd.waiting");
 }
 
 /* Turns an error into the message that is printed: an error object speaks for itself, or gets a traceback. */

@@ -114,5 +114,6 @@ void uffd_open_environment(lua_State *L, const struct uffd_options *options) {
   add_uffd(L, package);
   lua_pop(L, 1);
   set_arg(L, options);
+  uffd_open_interrupts(L);
   lua_gc(L, LUA_GCGEN, 0, 0); /* as lua does */
 }

@@ -30,7 +30,7 @@ void uffd_print_usage(void) {
         "  run             run a program, unchanged, whose memory a pager serves\n"
         "  image           look into images, compare, convert, compact and verify them\n"
         "  ws              look into files of working sets: info, merge, diff, plot\n"
-        "exit codes: 0 done, 1 the script failed, 2 wrong usage, 77 userfaultfd cannot be had (--info)\n",
+        "exit codes: 0 done, 1 the script failed, 2 wrong usage, 77 userfaultfd cannot be had (--info and serve)\n",
         stdout);
 }
 

@@ -54,6 +54,7 @@ void uffd_open_environment(lua_State *L, const struct uffd_options *options);
  */
 int uffd_call(lua_State *L, int count, int results);
 int uffd_report_status(lua_State *L, int status);
+void uffd_open_interrupts(lua_State *L); /* so that SIGINT is seen too while Lua waits for a page */
 void uffd_complain(const char *program, const char *message);
 
 /* script.c: each says on stderr what failed, and returns a Lua status. */
@@ -64,7 +65,7 @@ int uffd_push_arguments(lua_State *L);                                  /* arg[1
 int uffd_run_script(lua_State *L, const struct uffd_options *options);
 int uffd_run_stdin(lua_State *L);
 
-/* repl.c */
+/* repl.c: with a line editor where one was found (UFFD_WITH_EDITING), on a terminal */
 void uffd_run_prompt(lua_State *L);
 
 /* png.c, with UFFD_WITH_PNG: the module uffd.png, which is in the program only */

@@ -26,3 +26,21 @@ uffd-lua: *interrupted!
 stack traceback:
 ...
 [1]
+
+# While Lua waits for a page that does not come, a second SIGINT ends the program.
+? uffd-lua -e 'os.exit(not require "uffd".probe().user_mode_only)' || { echo "faults of the kernel are not served here"; exit 1; }
+$ cat > waits.lua <<'END'
+> local uffd = require "uffd"
+> local memory = assert(uffd.map { size = 4096 })
+> local never = assert(uffd.resolver.policy(function() return function() return uffd.LATER end end))
+> local loop = assert(uffd.serve { { memory = memory, resolver = never }, engine = "threads" })
+> memory:read(0, 1)
+> END
+$ cat > waits.sh <<'END'
+> "$@" & pid=$!
+> until grep -q "^State:.D" /proc/$pid/status; do :; done
+> while kill -INT $pid 2> /dev/null; do :; done
+> wait $pid
+> END
+$ sh waits.sh env --default-signal=INT uffd-lua waits.lua
+[130]
