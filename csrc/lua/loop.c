@@ -192,8 +192,8 @@ static int loop_gc(lua_State *L) {
   lua_Integer served = open ? untie_all(L, 1) : 0;
   if (served > 0) {
     const char *text = lua_pushfstring(
-        L, "uffd: a loop with %I region(s) was collected before loop:close(): pages still missing read as zeros now",
-        served);
+        L, "uffd: a loop with %I region%s was collected before loop:close(): pages still missing read as zeros now",
+        served, served == 1 ? "" : "s");
     lua_warning(L, text, 0);
   }
   return 0;
@@ -546,7 +546,8 @@ static int loop_tostring(lua_State *L) {
   struct loop *loop = luaL_checkudata(L, 1, LOOP_TYPE);
   if (loop->loop == NULL) return uffd_lua_push_closed(L, LOOP_TYPE);
   push_regions(L, 1);
-  lua_pushfstring(L, "%s (%s, %I regions)", LOOP_TYPE, engines[loop->engine], luaL_len(L, -1));
+  lua_Integer count = luaL_len(L, -1);
+  lua_pushfstring(L, "%s (%s, %I region%s)", LOOP_TYPE, engines[loop->engine], count, count == 1 ? "" : "s");
   return 1;
 }
 

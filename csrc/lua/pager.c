@@ -450,7 +450,7 @@ static int pager_tostring(lua_State *L) {
   struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
   if (pager->pager == NULL) return uffd_lua_push_closed(L, PAGER_TYPE);
   uffd_pager_status(pager->pager, &status);
-  lua_pushfstring(L, "%s (%d clients)", PAGER_TYPE, (int)status.clients);
+  lua_pushfstring(L, "%s (%d client%s)", PAGER_TYPE, (int)status.clients, status.clients == 1 ? "" : "s");
   return 1;
 }
 

@@ -10,6 +10,12 @@ function arguments.integer(text)
   return nil, "an integer from 0 on"
 end
 
+function arguments.positive(text)
+  local number = arguments.integer(text)
+  if number and number > 0 then return number end
+  return nil, "an integer from 1 on"
+end
+
 local units = { [""] = 1, K = 1 << 10, M = 1 << 20, G = 1 << 30, T = 1 << 40 }
 
 function arguments.bytes(text)

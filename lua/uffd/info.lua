@@ -49,6 +49,21 @@ local function describe_use(probe)
   return ("usable %s, %s"):format(routes[probe.route] or probe.route, faults)
 end
 
+-- What the engine "auto" of uffd.serve comes to.
+local function describe_engine(probe)
+  if not probe.usable then return "none" end
+  return probe.user_mode_only and "auto is inline: faults of user mode only cost it nothing more" or "auto is threads"
+end
+
+-- A feature that the kernel has and this user may not enable is marked.
+local function usable_features(probe)
+  local list = {}
+  for i, name in ipairs(probe.features) do
+    list[i] = name == "event_fork" and not probe.event_fork and "event_fork(refused)" or name
+  end
+  return list
+end
+
 local function describe_hugepages(probe)
   if probe.hugepage_size == 0 then return "none" end
   return ("%d free of %d, %d bytes each"):format(probe.hugepages_free, probe.hugepages_total, probe.hugepage_size)
@@ -58,13 +73,13 @@ local function write_text(probe)
   write_line("uffd", uffd.version)
   write_line("kernel", probe.kernel)
   write_line("userfaultfd", describe_use(probe))
-  write_line("fork events", probe.event_fork and "yes" or "no")
-  write_line("features", names(probe.features))
+  write_line("engine", describe_engine(probe))
+  write_line("fork events", probe.event_fork and "yes" or "no: they need CAP_SYS_PTRACE")
+  write_line("features", names(usable_features(probe)))
   write_line("missing", names(probe.missing))
   write_line("page size", probe.page_size .. " bytes")
   write_line("huge pages", describe_hugepages(probe))
-  -- Unwrapped: it may hold a command to be copied.
-  for i, sentence in ipairs(probe.advice) do print(("%-16s%s"):format(i == 1 and "advice" or "", sentence)) end
+  for i, sentence in ipairs(probe.advice) do write_line(i == 1 and "advice" or "", sentence) end
 end
 
 -- Prints, and returns the exit code of uffd-lua.

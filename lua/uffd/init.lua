@@ -161,6 +161,7 @@ local map_options = { size = true, kind = true, fork = true, private = true, nam
 function uffd.map(options)
   check_options("uffd.map", options, map_options)
   local size = bytes("uffd.map: size", options.size)
+  if size == nil then error("uffd.map: it needs a size, in bytes or as \"64M\"", 2) end
   if options.address ~= nil then
     if options.kind or options.fork or options.private or options.name then
       error("uffd.map: memory at an address is as it was mapped: it takes size and nothing else", 2)
@@ -337,10 +338,10 @@ resolver["continue"] = function(options)
 end
 
 ---@class uffd.Layer
----@field [1] integer where the layer lies, bytes, whole pages
+---@field [1] integer|string where the layer lies, bytes, whole pages
 ---@field [2] uffd.Resolver what answers there
----@field length? integer bytes; none: a ground layer, as far as its resolver or the next ground layer reaches
----@field from? integer where in the resolver the layer begins, bytes (default 0)
+---@field length? integer|string bytes; none: a ground layer, as far as its resolver or the next ground layer reaches
+---@field from? integer|string where in the resolver the layer begins, bytes (default 0)
 
 ---Several resolvers side by side; what no layer covers is zero. A layer with a length lies on top of the ground
 ---layers, and two of them must not overlap. Errors: EINVAL an overlap (both ranges are named), a resolver shorter than
@@ -352,10 +353,13 @@ end
 function resolver.layers(layers)
   local what = "uffd.resolver.layers"
   check_options(what, layers, {}, type(layers) == "table" and #layers)
-  for _, layer in ipairs(layers) do
+  local list = {}
+  for i, layer in ipairs(layers) do
     check_options(what, layer, { length = true, from = true }, 2)
+    local function size(key, name) return bytes(("%s: %s of layer %d"):format(what, name, i), layer[key], 2) end
+    list[i] = { size(1, "offset"), layer[2], length = size("length", "length"), from = size("from", "from") }
   end
-  return call(what, core.resolver_layers, layers)
+  return call(what, core.resolver_layers, list)
 end
 
 local policy_options = { timeout_ms = true, memory = true, libs = true }
@@ -445,6 +449,10 @@ local function add_region(what, loop, entry, level)
   local function size(name) return bytes(what .. ": " .. name, entry[name], level + 1) end
   for _, name in ipairs { "memory", "resolver" } do
     if entry[name] == nil then error(("%s: a region needs a %s"):format(what, name), level + 1) end
+  end
+  if type(entry.resolver) == "function" then
+    error(what .. ": the resolver is a function: uffd.resolver.policy makes a resolver of a function that returns it",
+      level + 1)
   end
   local around = entry.around == "auto" and "auto" or size "around"
   local result = table.pack(pcall(core.loop_add, loop, entry.memory, entry.resolver, size "offset", size "length",
@@ -566,6 +574,9 @@ end
 ---@return string? message
 ---@return integer? errno
 function uffd.serve(options)
+  if type(options) == "table" and (options.memory ~= nil or options.resolver ~= nil) then
+    error("uffd.serve: a region is a table of its own: uffd.serve { { memory = ..., resolver = ... } }", 2)
+  end
   check_options("uffd.serve", options, serve_options, type(options) == "table" and #options)
   local foreign = has_foreign(options)
   local ok, loop, message, errno = pcall(core.loop_create, engine_for(options), options.handlers, options.on_error,

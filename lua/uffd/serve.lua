@@ -18,10 +18,10 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --around SIZE|auto    bytes answered around a fault (auto; with --record, a page)
   --prefetch            fill each client's memory in the background, faults first
   --record FILE         write the working set of the first client that is gone to FILE, those of others to FILE.ID
-  --replay FILE         prefetch this working set
+  --replay FILE         prefetch this working set (none)
   --rate SIZE           of prefetching, a second and client, such as 64M (no limit)
   --once                serve one client, and end when it is gone
-  --max-clients N       (256)
+  --max-clients N       clients at a time; more are refused (256)
   --mode OCTAL          of the sockets (600)
   --uid N               a user who may connect, beside root and this one
   --control PATH        a control socket, for uffd-lua ctl
@@ -50,9 +50,9 @@ local known = {
   help = true, h = "help", json = true, once = true, prefetch = true,
   socket = arguments.text, control = arguments.text, image = arguments.text, policy = arguments.text,
   record = arguments.text, replay = arguments.text,
-  workers = arguments.integer, uid = arguments.integer, watchdog = arguments.integer,
+  workers = arguments.positive, uid = arguments.integer, watchdog = arguments.integer,
   mode = octal, rate = arguments.bytes, around = size_or_auto,
-  ["max-clients"] = arguments.integer,
+  ["max-clients"] = arguments.positive,
   ["on-crash"] = arguments.choice("kill", "freeze"),
   ["on-drain"] = arguments.choice("complete", "refuse"),
 }

@@ -294,6 +294,24 @@ local function misfit(verb, options, paths)
   return nil
 end
 
+-- What help says of one verb: its usage, its lines with those that are set in further, and the exit codes.
+local function help_of(verb)
+  local lines = { "usage: " .. help:match("uffd%-lua ws " .. verb .. "[^\n]*") }
+  local taken = false
+  for line in help:gmatch "[^\n]+" do
+    local word = line:match "^  (%l+) "
+    if line:find "^   " then
+      if taken and not line:find "^       uffd" then lines[#lines + 1] = line end
+    else
+      taken = word == verb or line:find "^exit codes" ~= nil
+      if line:find "^of diff" then taken = verb == "diff" end
+      if taken then lines[#lines + 1] = line end
+    end
+  end
+  if known[verb].json then table.insert(lines, #lines, "  --json   one JSON object a line") end
+  return table.concat(lines, "\n") .. "\n"
+end
+
 return function(verb, ...)
   if verb == "--help" or verb == "-h" then
     io.write(help)
@@ -304,7 +322,7 @@ return function(verb, ...)
   local options, paths = arguments.parse(known[verb], ...)
   if not options then return arguments.refuse("ws " .. verb, paths, usage) end
   if options.help then
-    io.write(help)
+    io.write(help_of(verb))
     return 0
   end
   local message = misfit(verb, options, paths)

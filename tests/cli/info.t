@@ -7,6 +7,7 @@ $ uffd-lua --info > info.txt; test $? = 0 -o $? = 77 && cat info.txt
 uffd            *.*.*
 kernel          *
 userfaultfd     *
+engine          *
 fork events     *
 features        *
 ...

@@ -21,7 +21,7 @@ uffd-lua serve: '--bogus' is not an option
 usage: *
 [2]
 $ uffd-lua serve --socket door --image image --workers many
-uffd-lua serve: '--workers' takes an integer from 0 on, not 'many'
+uffd-lua serve: '--workers' takes an integer from 1 on, not 'many'
 usage: *
 [2]
 $ uffd-lua serve --socket door --image image --mode 888

@@ -130,5 +130,7 @@ usage: *
 $ cp a.ws -- --json; uffd-lua ws info -- --json | head -1
 --json
 $ uffd-lua ws plot --help
-usage: uffd-lua ws info *
+usage: uffd-lua ws plot *
+  plot     a heat map *
 ...
+exit codes: 0 done, *

@@ -397,4 +397,18 @@ function tests.test_oldest()
   os.remove(told)
 end
 
+-- What one writes first says what it should have been.
+function tests.test_mistakes_of_beginners()
+  local memory <close> = assert(uffd.map { size = page })
+  local zero = uffd.resolver.zero()
+  support.raises("a region is a table of its own", uffd.serve, { memory = memory, resolver = zero })
+  support.raises("uffd.resolver.policy makes a resolver of a function", uffd.serve,
+    { { memory = memory, resolver = function() return "x" end } })
+  support.raises("it needs a size", uffd.map, {})
+  local message = raises("there are: anonymous, thp, memfd, hugetlb", uffd.map, { size = page, kind = "memfdd" })
+  lu.assertNil(message:find("foreign", 1, true))
+  local layers = assert(uffd.resolver.layers { { "0", zero }, { "4K", zero, length = "4K", from = "8K" } })
+  lu.assertEquals(layers.kind, "layers")
+end
+
 return tests

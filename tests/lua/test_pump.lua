@@ -14,7 +14,7 @@ end
 function tests.test_step_answers_another_thread()
   local memory, served = pump(uffd.resolver.bytes(support.letters(8)), 8)
   local loop <close> = served
-  lu.assertEquals(tostring(loop), "uffd.loop (pump, 1 regions)")
+  lu.assertEquals(tostring(loop), "uffd.loop (pump, 1 region)")
   lu.assertEquals(loop:step(), 0)
   lu.assertEquals(loop:step(1), 0)
   local thread = toucher.start("read", memory.address, memory.size)
