@@ -396,9 +396,13 @@ struct uffd_map_opts {
   { sizeof(struct uffd_map_opts), 0, 0, NULL }
 
 /*
- * Maps length bytes, rounded up to whole pages. The memory reads as zeros until it is served.
+ * Maps length bytes, rounded up to whole pages. The memory reads as zeros until it is served. No page is there at
+ * first, also under mlockall(MCL_FUTURE), which then locks each page when it comes. What the program writes before the
+ * memory is served stays. Private pages that hold nothing but zeros when a region is added for the first time (because
+ * they were read, or locked) are dropped then, and asked for like missing ones: do not write to the memory meanwhile.
  *   -EINVAL  length is 0 or beyond the address space, or an unknown kind or flag
  *   -ENOMEM  no memory, or no free huge pages; the sentence says how to get them
+ *   -EAGAIN  mlockall(MCL_FUTURE), and the memory exceeds RLIMIT_MEMLOCK
  *   -EMFILE, -ENFILE  out of descriptors (memfd, hugetlb)
  *   -ENOSYS  a kernel without hugetlb
  */
@@ -407,6 +411,8 @@ UFFD_EXPORT int uffd_map(uint64_t length, const struct uffd_map_opts *opts, uffd
 /*
  * A handle for [address, address+length) of this process, mapped by somebody else, who keeps it mapped until the handle
  * is closed. The page size is the one that the kernel tells (/proc/self/maps); the whole range must have the same.
+ * Pages that are there when a region is added count as filled: they stay as they are, zeros included, nobody is asked
+ * for them, and UFFD_MODE_WP does not protect them.
  *   -EINVAL  alignment, overflow, a part is not mapped, or page sizes are mixed
  *   -ENOMEM  no memory
  */
@@ -435,11 +441,16 @@ UFFD_EXPORT int uffd_memory_foreign(uint64_t address, uint64_t length, const str
 
 /*
  * Ends the caller's use of the memory; NULL is allowed. What uffd_map() mapped is unmapped when no loop serves it and
- * no resolver reads from it any more.
+ * no resolver reads from it any more. Loops with EVENT_UNMAP and EVENT_REMAP tell a memory where its parts lie after
+ * munmap and mremap: all functions then use that place, and what was unmapped is -EFAULT. Without these events a part
+ * that the program has unmapped or moved is noticed when its region ends: it is not unmapped again, and what else lies
+ * there by then is left alone. Anonymous memory that no loop serves can be told from the program's other mappings only
+ * where the kernel has names for them (CONFIG_ANON_VMA_NAME, 5.17): elsewhere do not move it or unmap it by yourself.
  */
 UFFD_EXPORT void uffd_memory_close(uffd_memory *memory);
 
-UFFD_EXPORT void *uffd_memory_address(const uffd_memory *memory);      /* NULL: in another process */
+/* Where its first byte lies now; if that was unmapped, would lie. NULL: in another process, or all of it unmapped. */
+UFFD_EXPORT void *uffd_memory_address(const uffd_memory *memory);
 UFFD_EXPORT uint64_t uffd_memory_start(const uffd_memory *memory);     /* the address, in whichever process it lies */
 UFFD_EXPORT uint64_t uffd_memory_length(const uffd_memory *memory);    /* bytes, whole pages */
 UFFD_EXPORT uint64_t uffd_memory_page_size(const uffd_memory *memory); /* bytes */

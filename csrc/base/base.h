@@ -49,6 +49,8 @@ void uffd_pages_unmap(void *pages, uint64_t length);
 /* UFFD_ZEROS zero bytes that a copy never waits for, shared by the whole process, never given back; NULL: no memory. */
 #define UFFD_ZEROS (UINT64_C(2) << 20)
 const char *uffd_zeros(void);
+/* page: BASE_PAGE bytes, aligned. */
+bool uffd_is_zero_page(const char *page);
 
 /*
  * newfile.c: a file that is written beside its target, and put in its place when it is whole. keep syncs, renames and

@@ -6,6 +6,8 @@
 
 #include "base/base.h"
 
+#define LINE_WORDS 64u /* that are looked at together, eight or sixteen in an instruction where the machine can */
+
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
@@ -40,4 +42,16 @@ const char *uffd_zeros(void) {
   if (made == NULL || atomic_compare_exchange_strong(&shared, &present, made)) return made;
   uffd_pages_unmap(made, UFFD_ZEROS);
   return present;
+}
+
+bool uffd_is_zero_page(const char *page) {
+  const uint64_t *words = (const uint64_t *)(const void *)page;
+  for (uint64_t i = 0; i < BASE_PAGE / sizeof(*words); i += LINE_WORDS) {
+    uint64_t any = 0;
+    for (uint64_t j = 0; j < LINE_WORDS; j++) {
+      any |= words[i + j];
+    }
+    if (any != 0) return false;
+  }
+  return true;
 }

@@ -141,3 +141,7 @@ bool uffd_mapping_has(const struct uffd_mapping *mapping, const char *flag) {
     if ((at == mapping->flags || at[-1] == ' ') && (at[2] == ' ' || at[2] == '\0')) return true;
   return false;
 }
+
+bool uffd_mapping_is_registered(const struct uffd_mapping *mapping) {
+  return uffd_mapping_has(mapping, "um") || uffd_mapping_has(mapping, "uw") || uffd_mapping_has(mapping, "ui");
+}

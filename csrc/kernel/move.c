@@ -27,10 +27,6 @@ static const char *find_obstacle(const struct uffd_mapping *mapping) {
   return NULL;
 }
 
-static bool is_registered(const struct uffd_mapping *mapping) {
-  return uffd_mapping_has(mapping, "um") || uffd_mapping_has(mapping, "uw") || uffd_mapping_has(mapping, "ui");
-}
-
 int uffd_explain_move(const struct uffd_object *object, uint64_t dst, uint64_t src, uint64_t mode) {
   if (object->available != 0 && (object->available & UFFD_FEAT_MOVE) == 0)
     return fail(EINVAL, "This kernel has no move operation: it needs 6.8 or newer. Copy instead.");
@@ -47,7 +43,7 @@ int uffd_explain_move(const struct uffd_object *object, uint64_t dst, uint64_t s
   if (obstacle != NULL)
     return fail(EINVAL, "move: the source %#" PRIx64 " %s: only private anonymous memory can give pages.", src,
                 obstacle);
-  if (!is_registered(&to))
+  if (!uffd_mapping_is_registered(&to))
     return fail(EINVAL, "move: the destination %#" PRIx64 " is not registered with this userfaultfd.", dst);
   if (memcmp(to.protection, from.protection, 3) != 0)
     return fail(EINVAL, "move: the mappings differ in protection, %s at the destination and %s at the source.",

@@ -35,7 +35,7 @@ void uffd_object_free(struct uffd_object *object) {
   if (object->fd >= 0) close(object->fd);
   if (wake_fd >= 0) close(wake_fd);
   uffd_leave_nursery(object->nursery);
-  uffd_pages_unmap(object->spans, object->span_capacity * sizeof(*object->spans));
+  uffd_spans_unmap(&object->spans);
   pthread_mutex_destroy(&object->reading);
   pthread_mutex_destroy(&object->registering);
   if (object->home != NULL) {

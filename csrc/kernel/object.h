@@ -15,6 +15,11 @@
 struct uffd_span {
   uint64_t start, end;
 };
+/* Sorted, not overlapping. All zeros: empty; a set of one needs no memory of its own. */
+struct uffd_spans {
+  struct uffd_span one, *many; /* many: with a capacity above 1 */
+  size_t count, capacity;
+};
 
 struct uffd_object {
   /* set once */
@@ -35,8 +40,7 @@ struct uffd_object {
   struct uffd_nursery *nursery; /* spare objects for the children of FORK events, or NULL */
   /* whoever registers, under the lock */
   pthread_mutex_t registering;
-  struct uffd_span *spans; /* what closing must unregister: sorted, not overlapping */
-  size_t span_count, span_capacity;
+  struct uffd_spans spans; /* what closing must unregister */
 };
 
 /* object.c: a bare object (NULL: a sentence is set), and its end: descriptors closed, all freed. */
@@ -50,10 +54,15 @@ int uffd_wake_fd(struct uffd_object *object); /* makes it if need be; -EMFILE, -
 int uffd_enter(struct uffd_object *object);
 void uffd_leave(struct uffd_object *object);
 
-/* span.c: which ranges are registered through this object. The first three with the lock held. */
-int uffd_reserve_span(struct uffd_object *object); /* makes room for a change: 0 or -ENOMEM, no sentence */
-void uffd_add_span(struct uffd_object *object, uint64_t start, uint64_t end);
-void uffd_remove_span(struct uffd_object *object, uint64_t start, uint64_t end);
+/* span.c. A change adds one span at most (a new one, or the second half of one that is cut): make room for it before.
+ */
+int uffd_spans_reserve(struct uffd_spans *spans); /* 0 or -ENOMEM, no sentence; waits for no allocator */
+void uffd_spans_add(struct uffd_spans *spans, uint64_t start, uint64_t end);
+void uffd_spans_remove(struct uffd_spans *spans, uint64_t start, uint64_t end);
+struct uffd_span *uffd_spans_first(struct uffd_spans *spans);
+void uffd_spans_unmap(struct uffd_spans *spans); /* its end */
+
+/* Which ranges are registered through an object. */
 void uffd_drop_spans(struct uffd_object *object); /* unregisters them all and wakes their sleepers */
 void uffd_inherit_spans(struct uffd_object *child, struct uffd_object *parent); /* where memory allows */
 void uffd_follow_spans(struct uffd_object *object, const struct uffd_event *event);
@@ -71,6 +80,11 @@ int uffd_check_range(uint64_t start, uint64_t length);
 int uffd_raw_register(int fd, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls);
 int uffd_raw_unregister(int fd, uint64_t start, uint64_t length);
 int uffd_raw_wake(int fd, uint64_t start, uint64_t length);
+/*
+ * Whether the anonymous page at address is registered, with whichever object; true as well when the kernel cannot say.
+ * CONTINUE is refused by both, and changes neither.
+ */
+bool uffd_raw_is_registered(int fd, uint64_t address);
 int uffd_raw_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode);
 
 /* The fill operations: one driver serves all five. */
@@ -136,6 +150,7 @@ void uffd_maps_close(struct uffd_maps *maps);
 /* The mapping that holds address, with VmFlags. 0, -ENOENT (nothing mapped), or -errno of /proc. Slow. */
 int uffd_find_mapping(uint64_t address, struct uffd_mapping *mapping);
 bool uffd_mapping_has(const struct uffd_mapping *mapping, const char *flag); /* the two letters in VmFlags */
+bool uffd_mapping_is_registered(const struct uffd_mapping *mapping);         /* with any userfaultfd; needs VmFlags */
 bool uffd_mapping_is_anonymous(const struct uffd_mapping *mapping);          /* and private */
 
 #endif

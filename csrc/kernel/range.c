@@ -152,10 +152,10 @@ static int explain_register(const struct uffd_object *object, int error, uint64_
 static int register_range(struct uffd_object *object, uint64_t start, uint64_t length, uint64_t modes,
                           uint64_t *ioctls) {
   pthread_mutex_lock(&object->registering);
-  bool room = uffd_reserve_span(object) == 0;
+  bool room = uffd_spans_reserve(&object->spans) == 0;
   int rc = room ? uffd_raw_register(object->fd, start, length, modes, ioctls) : -ENOMEM;
   /* Out of mappings in the middle, the kernel leaves the first part registered. */
-  if (room && (rc == 0 || rc == -ENOMEM)) uffd_add_span(object, start, start + length);
+  if (room && (rc == 0 || rc == -ENOMEM)) uffd_spans_add(&object->spans, start, start + length);
   pthread_mutex_unlock(&object->registering);
   if (!room) return fail(ENOMEM, "No memory to remember a registered range.");
   return rc < 0 ? explain_register(object, -rc, start, length, modes) : 0;
@@ -175,7 +175,7 @@ static int unregister_range(struct uffd_object *object, uint64_t start, uint64_t
   pthread_mutex_lock(&object->registering);
   int rc = uffd_raw_unregister(object->fd, start, length);
   /* Without room the span stays whole: closing will then unregister a little too much. */
-  if (rc == 0 && uffd_reserve_span(object) == 0) uffd_remove_span(object, start, start + length);
+  if (rc == 0 && uffd_spans_reserve(&object->spans) == 0) uffd_spans_remove(&object->spans, start, start + length);
   pthread_mutex_unlock(&object->registering);
   /* The kernel wakes those who miss a page; WP and MINOR sleepers, and those of unmapped memory, are left to us. */
   if (!BROKEN("wake-unregistered")) uffd_raw_wake(object->fd, start, length);

@@ -17,6 +17,11 @@ int uffd_raw_unregister(int fd, uint64_t start, uint64_t length) {
   return ioctl(fd, RAW_UFFDIO_UNREGISTER, &request) < 0 ? -errno : 0;
 }
 
+bool uffd_raw_is_registered(int fd, uint64_t address) {
+  struct uffd_raw_zeropage request = {.range = {address, BASE_PAGE}};
+  return ioctl(fd, RAW_UFFDIO_CONTINUE, &request) == 0 || errno != ENOENT;
+}
+
 int uffd_raw_wake(int fd, uint64_t start, uint64_t length) {
   struct uffd_raw_range request = {start, length};
   return ioctl(fd, RAW_UFFDIO_WAKE, &request) < 0 ? -errno : 0;

@@ -74,8 +74,13 @@ int uffd_region_bring_in(void *ctx, uint64_t address, bool write) {
   if (uffd_is_poisoned(address)) return -EHWPOISON;
   struct bring_in_job job = {.region = region, .address = address, .started_ns = uffd_now()};
   job.flags = guess_flags(region, address, write);
-  uffd_job_init(&job.job, bring_in_now);
-  job.job.anywhere = true;
-  uint64_t i = (address - region->terms.address) / region->slice_bytes;
-  return uffd_loop_run_job(region->loop, region->first + (uint32_t)i, &job.job);
+  /* where the page was when the region was added; it may have moved into another slice's addresses, or beyond all */
+  uint64_t likely = (address - region->terms.address) / region->slice_bytes;
+  int result = -ENOENT;
+  for (uint32_t i = 0; i < region->count && result == -ENOENT; i++) {
+    uffd_job_init(&job.job, bring_in_now);
+    job.job.anywhere = true;
+    result = uffd_loop_run_job(region->loop, region->first + (uint32_t)((likely + i) % region->count), &job.job);
+  }
+  return result;
 }

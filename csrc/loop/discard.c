@@ -8,7 +8,7 @@
 struct discard_job {
   struct uffd_job job;
   const uffd_region *region;
-  const uffd_memory *memory;
+  uffd_memory *memory;
   uint64_t start, end; /* in one slice */
 };
 
@@ -83,11 +83,13 @@ static int drop_and_tell(const struct discard_job *wanted, uint32_t slice) {
   return result;
 }
 
-int uffd_region_discard(void *ctx, const uffd_memory *memory, uint64_t start, uint64_t end) {
+int uffd_region_discard(void *ctx, uffd_memory *memory, uint64_t start, uint64_t end) {
   uffd_region *region = ctx;
   if (uffd_is_callback_of(region->loop)) return -EDEADLK;
   for (uint64_t at = start, next; at < end; at = next) {
-    uint32_t slice = (uint32_t)((at - region->terms.address) / region->slice_bytes);
+    /* what has moved beyond the region's first addresses is looked for in its last slice's reader */
+    uint64_t likely = (at - region->terms.address) / region->slice_bytes;
+    uint32_t slice = (uint32_t)min_u64(likely, region->count - 1);
     next = slice + 1 < region->count ? region->terms.address + (slice + 1) * region->slice_bytes : end;
     next = min_u64(next, end);
     const struct discard_job wanted = {.region = region, .memory = memory, .start = at, .end = next};

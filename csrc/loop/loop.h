@@ -31,6 +31,7 @@ struct uffd_region {
   struct uffd_slice whole;
   struct uffd_source *source;
   /* its life */
+  bool registered;      /* all of it, by nobody but the loop: set when it is added */
   pthread_mutex_t lock; /* prefetch, complete, remove: one at a time. Never taken by a reader */
   _Atomic bool served;  /* this one and the next are written under lock */
   _Atomic bool complete;
@@ -88,7 +89,7 @@ int uffd_loop_take_opts(struct uffd_loop_opts *opts, const struct uffd_loop_opts
 /* Sets the engine's class, and how many readers and slots it has; says why. */
 void uffd_choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts);
 /* Of a region: 0 or -errno with a sentence. opts is filled in. */
-int uffd_region_check_opts(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver,
+int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uffd_resolver *resolver,
                            struct uffd_region_opts *opts);
 
 /* region.c: unregistering lets sleepers go; missing pages are zeros from then on. */
@@ -111,7 +112,7 @@ int uffd_region_bring_in(void *ctx, uint64_t address, bool write);
  * discard.c: drops [start, end), whole pages of the region, which are absent then. ctx: the region. 0, -EDEADLK from
  * its callbacks and a pump's driver that would wait for itself, -ECANCELED, -errno of dropping.
  */
-int uffd_region_discard(void *ctx, const uffd_memory *memory, uint64_t start, uint64_t end);
+int uffd_region_discard(void *ctx, uffd_memory *memory, uint64_t start, uint64_t end);
 /* The calling thread answers for the region, and the kernel would take its fault. */
 bool uffd_region_is_own(void *ctx);
 

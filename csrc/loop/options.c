@@ -148,6 +148,17 @@ static int check_range(const uffd_memory *memory, struct uffd_region_opts *opts)
   return 0;
 }
 
+/* Where the range lies now: unmapping and moving may have cut it. */
+static int check_whole(uffd_memory *memory, const struct uffd_region_opts *opts) {
+  uint64_t run;
+  if (memory->kind == UFFD_MEMORY_FOREIGN) return 0;
+  if (uffd_place_find(memory, opts->offset, &run) != NULL && run >= opts->length) return 0;
+  return fail(EINVAL,
+              "A part of the range at offset %" PRIu64 " has been unmapped or moved away: what is left of it is added "
+              "piece by piece.",
+              opts->offset);
+}
+
 static bool continues(const uffd_resolver *resolver) { /* NOLINT(misc-no-recursion) */
   if (strcmp(resolver->class->kind, "continue") == 0) return true;
   uffd_resolver *child;
@@ -192,11 +203,12 @@ static int check_ledger(const uffd_loop *loop, bool foreign) {
   return fail(EINVAL, "A loop with a ledger serves memory of another process.");
 }
 
-int uffd_region_check_opts(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver,
+int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uffd_resolver *resolver,
                            struct uffd_region_opts *opts) {
   const struct uffd_engine_class *class = loop->engine.class;
   bool foreign = memory->kind == UFFD_MEMORY_FOREIGN;
   int result = check_range(memory, opts);
+  if (result == 0) result = check_whole(memory, opts);
   if (result == 0) result = check_ledger(loop, foreign);
   if (result == 0 && foreign) result = check_foreign(class, opts);
   if (result == 0 && opts->object != NULL) result = check_object(class, opts->object);

@@ -51,7 +51,8 @@ static int check_place(const struct uffd_source *source, const struct uffd_slice
 static int insert_slice(struct uffd_source *source, const struct uffd_slice *slice) {
   int result = check_place(source, slice);
   if (result == 0) result = uffd_slices_reserve(source, 2);
-  if (result == 0 && slice->terms->foreign) result = uffd_slices_unmap(source, slice->start, slice->end);
+  /* what another process has left, or what of this one was unmapped without an event */
+  if (result == 0) result = uffd_slices_unmap(source, slice->start, slice->end);
   if (result < 0) return result;
   source->foreign = slice->terms->foreign;
   uffd_slices_insert(source, slice);
@@ -192,12 +193,21 @@ static int register_slices(uffd_region *region) {
   return 0;
 }
 
+/* What of [start, end) still is the region's: other memory may lie there by now, and be served through the object. */
+static void unregister_slice(uffd_region *region, uffd_object *object, uint64_t start, uint64_t end) {
+  struct uffd_span part;
+  for (; uffd_claim_next(&region->claim, start, end, &part); start = part.end) {
+    if (region->registered) uffd_places_verify(region->terms.memory, object->fd, part.start, part.end);
+    uffd_unregister(object, part.start, part.end - part.start); /* what is gone already needs none */
+  }
+}
+
 void uffd_region_unregister(uffd_region *region) {
   uint64_t address = region->terms.address;
   if (!region->served || region->terms.foreign) return;
   for (uint32_t i = 0; i < region->count; i++) {
-    uint64_t start = address + slice_start(region, i), end = address + slice_end(region, i);
-    uffd_unregister(uffd_region_object(region, i), start, end - start); /* what is gone already needs none */
+    unregister_slice(region, uffd_region_object(region, i), address + slice_start(region, i),
+                     address + slice_end(region, i));
   }
   atomic_store(&region->ordinary, true);
 }
@@ -209,7 +219,7 @@ static uint64_t page_count(const uffd_region *region) {
 /* A destroyed region may be half made, and may be a forked child's copy. */
 void uffd_region_destroy(uffd_region *region) {
   retract(region);
-  uffd_unclaim(&region->claim);
+  uffd_claim_release(&region->claim);
   if (ledger_of(region) == NULL) uffd_pages_unmap((void *)(uintptr_t)region->terms.pages, page_count(region));
   uffd_memory_drop(region->terms.memory);
   uffd_resolver_drop(region->terms.resolver);
@@ -223,7 +233,9 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
   terms->memory = memory;
   terms->resolver = resolver;
   terms->foreign = memory->kind == UFFD_MEMORY_FOREIGN;
-  terms->address = uffd_memory_start(memory) + opts->offset;
+  uint64_t run;
+  terms->address =
+      terms->foreign ? memory->elsewhere + opts->offset : (uintptr_t)uffd_place_find(memory, opts->offset, &run);
   terms->length = opts->length;
   terms->page_size = memory->page_size;
   terms->page_shift = (uint32_t)__builtin_ctzll(memory->page_size);
@@ -253,6 +265,7 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
                                       .end = terms->address + terms->length,
                                       .served = true,
                                       .modes = terms->modes,
+                                      .memory = memory,
                                       .bring_in = uffd_region_bring_in,
                                       .discard = uffd_region_discard,
                                       .is_own = uffd_region_is_own,
@@ -319,6 +332,7 @@ static int begin_in_readers(uffd_region *region) {
   }
   if (result == 0) result = publish(region);
   if (result == 0 && !region->terms.foreign) result = register_slices(region);
+  region->registered = result == 0 && region->object == NULL;
   region->served = true;
   if (result == 0) return 0;
   const struct uffd_sentence why = uffd_keep_sentence();
@@ -363,12 +377,14 @@ static int add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver, co
   uffd_region *region = new_region(loop, memory, resolver, &opts);
   if (region == NULL) return fail(ENOMEM, "No memory for a region of %" PRIu64 " bytes.", opts.length);
   if (!region->terms.foreign) result = uffd_claim(&region->claim);
+  if (result == 0) result = uffd_memory_settle(memory, opts.offset, opts.length);
   if (result == 0) {
     pthread_mutex_lock(&loop->lock);
     result = begin(region);
     if (result == 0) {
       region->next = loop->regions;
       loop->regions = region;
+      uffd_memory_settled(memory, opts.offset, opts.length);
     }
     pthread_mutex_unlock(&loop->lock);
   }

@@ -23,17 +23,58 @@ static void close_book(void) {
   uffd_unlock(&book);
 }
 
-static const struct uffd_claim *find_conflict(const struct uffd_claim *claim) {
-  for (const struct uffd_claim *other = claims; other != NULL; other = other->next) {
-    if (claim->start < other->end && other->start < claim->end && (claim->served || other->served)) return other;
+static bool overlaps(struct uffd_claim *claim, uint64_t start, uint64_t end) {
+  const struct uffd_span *spans = uffd_spans_first(&claim->spans);
+  for (size_t i = 0; i < claim->spans.count; i++) {
+    if (spans[i].start < end && start < spans[i].end) return true;
+  }
+  return false;
+}
+
+/* Whether a mapping that overlaps the range is registered with any userfaultfd; true as well when nobody can tell. */
+static bool is_registered(uint64_t start, uint64_t end) {
+  struct uffd_maps maps;
+  struct uffd_mapping mapping;
+  if (uffd_maps_open(&maps, true) < 0) return true;
+  bool registered = false;
+  for (uint64_t at = start; at < end && !registered && uffd_maps_find(&maps, at, &mapping) == 0; at = mapping.end) {
+    registered = mapping.start < end && uffd_mapping_is_registered(&mapping);
+  }
+  uffd_maps_close(&maps);
+  return registered;
+}
+
+/*
+ * Without an event nobody tells that served memory was unmapped or moved: where the kernel has no registration any
+ * more, a claim that it is served is out of date.
+ */
+static struct uffd_claim *find_conflict(const struct uffd_claim *claim) {
+  bool known = false, registered = true;
+  for (struct uffd_claim *other = claims; other != NULL; other = other->next) {
+    if (!overlaps(other, claim->start, claim->end) || (!claim->served && !other->served)) continue;
+    if (other->served && !known) registered = is_registered(claim->start, claim->end);
+    known = known || other->served;
+    if (registered || !other->served) return other;
   }
   return NULL;
+}
+
+/* What the claim had in [start, end) is not mapped there any more. Without memory for the rest it keeps all. */
+static void give_up(struct uffd_claim *claim, uint64_t start, uint64_t end) {
+  if (!overlaps(claim, start, end) || uffd_spans_reserve(&claim->spans) < 0) return;
+  uffd_spans_remove(&claim->spans, start, end);
+  uffd_places_unmapped(claim->memory, start, end);
 }
 
 int uffd_claim(struct uffd_claim *claim) {
   open_book();
   const struct uffd_claim *other = find_conflict(claim);
   if (other == NULL) {
+    for (struct uffd_claim *old = claims; old != NULL; old = old->next) {
+      if (old->served) give_up(old, claim->start, claim->end); /* out of date */
+    }
+    uffd_spans_reserve(&claim->spans); /* the first needs no memory */
+    uffd_spans_add(&claim->spans, claim->start, claim->end);
     claim->next = claims;
     claims = claim;
     close_book();
@@ -66,12 +107,86 @@ void uffd_unclaim(struct uffd_claim *claim) {
   close_book();
 }
 
+bool uffd_claim_next(struct uffd_claim *claim, uint64_t start, uint64_t end, struct uffd_span *part) {
+  bool found = false;
+  open_book();
+  const struct uffd_span *spans = uffd_spans_first(&claim->spans);
+  for (size_t i = 0; i < claim->spans.count && !found; i++) {
+    *part = (struct uffd_span){max_u64(start, spans[i].start), min_u64(end, spans[i].end)};
+    found = part->start < part->end;
+  }
+  close_book();
+  return found;
+}
+
+void uffd_claim_release(struct uffd_claim *claim) {
+  uffd_unclaim(claim);
+  uffd_spans_unmap(&claim->spans);
+}
+
+/* The newest first: an older one may be out of date. */
 static struct uffd_claim *find_server(uint64_t address) {
   struct uffd_claim *claim = claims;
-  while (claim != NULL && !(claim->served && address >= claim->start && address < claim->end)) {
+  while (claim != NULL && !(claim->served && overlaps(claim, address, address + 1))) {
     claim = claim->next;
   }
   return claim;
+}
+
+bool uffd_claim_serves(uint64_t address, uint64_t limit, uint64_t *end) {
+  *end = limit;
+  open_book();
+  struct uffd_claim *server = find_server(address);
+  for (struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
+    const struct uffd_span *spans = uffd_spans_first(&claim->spans);
+    for (size_t i = 0; i < claim->spans.count && claim->served; i++) { /* the next border of any: it is asked again */
+      if (spans[i].start > address) *end = min_u64(*end, spans[i].start);
+      if (spans[i].end > address) *end = min_u64(*end, spans[i].end);
+    }
+  }
+  close_book();
+  return server != NULL;
+}
+
+/* What of [from, from+length) is claimed is claimed at to instead. Without memory all of it is: it is served once. */
+static void move_spans(struct uffd_claim *claim, uint64_t from, uint64_t to, uint64_t length) {
+  struct uffd_spans *spans = &claim->spans;
+  struct uffd_span inside;
+  for (;;) {
+    size_t i = 0;
+    const struct uffd_span *all = uffd_spans_first(spans);
+    while (i < spans->count && (all[i].end <= from || all[i].start >= from + length)) {
+      i++;
+    }
+    if (i == spans->count) return;
+    inside = (struct uffd_span){max_u64(all[i].start, from), min_u64(all[i].end, from + length)};
+    if (uffd_spans_reserve(spans) < 0) return;
+    uffd_spans_remove(spans, inside.start, inside.end);
+    if (uffd_spans_reserve(spans) < 0) return;
+    uffd_spans_add(spans, inside.start - from + to, inside.end - from + to);
+  }
+}
+
+static void follow_one(struct uffd_claim *claim, const struct uffd_event *event) {
+  uint64_t from = event->address, to = event->to, length = event->length;
+  bool moves = event->type == UFFD_REMAP;
+  if (moves) give_up(claim, to, to + length);
+  if (!overlaps(claim, from, from + length)) return;
+  if (moves) {
+    move_spans(claim, from, to, length);
+    uffd_places_moved(claim->memory, from, to, length);
+  } else {
+    give_up(claim, from, from + length);
+  }
+}
+
+void uffd_claims_follow(const struct uffd_event *event) {
+  if (event->type != UFFD_REMAP && event->type != UFFD_UNMAP) return;
+  open_book();
+  for (struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
+    if (claim->served) follow_one(claim, event);
+  }
+  close_book();
 }
 
 static struct uffd_claim *take_server(uint64_t address) {
@@ -97,32 +212,52 @@ int uffd_claim_bring_in(uint64_t address, bool write) {
   return result;
 }
 
-uint64_t uffd_claim_end(uint64_t address) {
-  open_book();
-  const struct uffd_claim *claim = find_server(address);
-  uint64_t end = claim == NULL ? 0 : claim->end;
-  close_book();
-  return end;
+/* The part of the claim that address lies in, in *span; false: it has none there. */
+static bool find_span(struct uffd_claim *claim, uint64_t address, struct uffd_span *span) {
+  const struct uffd_span *spans = uffd_spans_first(&claim->spans);
+  for (size_t i = 0; i < claim->spans.count; i++) {
+    *span = spans[i];
+    if (span->start <= address && address < span->end) return true;
+  }
+  return false;
 }
 
-int uffd_claim_discard(const uffd_memory *memory, uint64_t start, uint64_t end) {
+uint64_t uffd_claim_end(uint64_t address) {
+  struct uffd_span span = {0};
+  open_book();
+  struct uffd_claim *claim = find_server(address);
+  bool found = claim != NULL && find_span(claim, address, &span);
+  close_book();
+  return found ? span.end : 0;
+}
+
+int uffd_claim_discard(uffd_memory *memory, uint64_t start, uint64_t end) {
   struct uffd_claim *claim = take_server(start);
   if (claim == NULL) return -ENOENT;
-  int result = end <= claim->end ? claim->discard(claim->ctx, memory, start, end) : -ENOENT;
+  int result = end <= uffd_claim_end(start) ? claim->discard(claim->ctx, memory, start, end) : -ENOENT;
   release_server(claim);
   return result;
 }
 
 _Thread_local bool uffd_thread_answers;
 
+/* A claim's part of [start, end) that comes before what is known: it is the first. */
+static bool find_first(struct uffd_claim *claim, uint64_t start, uint64_t end, bool found, struct uffd_own *own) {
+  const struct uffd_span *spans = uffd_spans_first(&claim->spans);
+  for (size_t i = 0; i < claim->spans.count; i++) {
+    if (spans[i].end <= start || spans[i].start >= end || (found && spans[i].start >= own->start)) continue;
+    *own = (struct uffd_own){max_u64(start, spans[i].start), min_u64(end, spans[i].end), claim->modes};
+    return true;
+  }
+  return found;
+}
+
 bool uffd_claim_own(uint64_t start, uint64_t end, struct uffd_own *own) {
   bool found = false;
   open_book();
-  for (const struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
-    if (!claim->served || claim->end <= start || claim->start >= end || !claim->is_own(claim->ctx)) continue;
-    if (found && claim->start >= own->start) continue;
-    *own = (struct uffd_own){max_u64(start, claim->start), min_u64(end, claim->end), claim->modes};
-    found = true;
+  for (struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
+    if (claim->served && overlaps(claim, start, end) && claim->is_own(claim->ctx))
+      found = find_first(claim, start, end, found, own);
   }
   close_book();
   return found;

@@ -18,7 +18,8 @@
 
 /* One copy, as far as it goes. */
 struct copying {
-  char *inside; /* in the memory */
+  uint64_t offset; /* in the memory */
+  char *inside;    /* where that lies now */
   char *outside;
   uint64_t length;
   bool write; /* into the memory */
@@ -56,7 +57,7 @@ static ssize_t copy_some(const struct copying *rest) {
 }
 
 int uffd_peek(void *buffer, const void *source, uint64_t length) {
-  struct copying rest = {(char *)(uintptr_t)source, buffer, length, false};
+  struct copying rest = {.inside = (char *)(uintptr_t)source, .outside = buffer, .length = length};
   while (rest.length != 0) {
     ssize_t count = copy_some(&rest);
     if (count <= 0) return count < 0 ? (int)count : -EFAULT;
@@ -69,7 +70,7 @@ int uffd_peek(void *buffer, const void *source, uint64_t length) {
 
 static bool is_readable(char *byte) {
   char copy;
-  return copy_some(&(struct copying){byte, &copy, 1, false}) == 1;
+  return copy_some(&(struct copying){.inside = byte, .outside = &copy, .length = 1}) == 1;
 }
 
 /* Which side stopped the copy: the source when it cannot be read. */
@@ -86,11 +87,10 @@ static int bring_in(uint64_t address, bool write) {
 
 static int explain(const uffd_memory *memory, const struct copying *rest, bool outside, int error) {
   char where[64];
-  uint64_t at = (uint64_t)(rest->inside - memory->address);
   if (outside) {
     snprintf(where, sizeof(where), "buffer at %p", (void *)rest->outside);
   } else {
-    snprintf(where, sizeof(where), "page at offset %" PRIu64, round_down(at, memory->page_size));
+    snprintf(where, sizeof(where), "page at offset %" PRIu64, round_down(rest->offset, memory->page_size));
   }
   if (error == EFAULT && uffd_is_poisoned((uintptr_t)(outside ? rest->outside : rest->inside))) error = EHWPOISON;
   switch (error) {
@@ -120,43 +120,64 @@ static int check_range(const uffd_memory *memory, uint64_t offset, uint64_t leng
 }
 
 /* -EDEADLK where the kernel would take a fault that the calling thread has to answer. */
-static int refuse_own(const uffd_memory *memory, struct copying rest) {
+static int refuse_own(const uffd_memory *memory, struct copying part) {
   uint64_t page;
-  if (uffd_would_wait((uintptr_t)rest.inside, rest.length, rest.write, &page)) {
-    rest.inside = memory->address + (page - (uintptr_t)memory->address);
-    return explain(memory, &rest, false, EDEADLK);
+  if (uffd_would_wait((uintptr_t)part.inside, part.length, part.write, &page)) {
+    part.offset += page - (uintptr_t)part.inside; /* modulo 2^64: the page may begin before it */
+    return explain(memory, &part, false, EDEADLK);
   }
-  if (uffd_would_wait((uintptr_t)rest.outside, rest.length, !rest.write, &page))
-    return explain(memory, &rest, true, EDEADLK);
+  if (uffd_would_wait((uintptr_t)part.outside, part.length, !part.write, &page))
+    return explain(memory, &part, true, EDEADLK);
   return 0;
 }
 
-/* rest begins as the whole copy, but for the address inside. */
-static int copy(const uffd_memory *memory, uint64_t offset, struct copying rest) {
-  int result = check_range(memory, offset, rest.length);
-  if (result < 0) return result;
-  rest.inside = memory->address + offset;
-  result = refuse_own(memory, rest);
-  if (result < 0) return result;
+static void go_on(struct copying *rest, uint64_t count) {
+  rest->offset += count;
+  rest->inside += count;
+  rest->outside += count;
+  rest->length -= count;
+}
+
+/* A part that lies in one place. */
+static int copy_part(const uffd_memory *memory, struct copying *rest) {
   unsigned tries = 0;
-  while (rest.length != 0) {
-    ssize_t count = copy_some(&rest);
+  while (rest->length != 0) {
+    ssize_t count = copy_some(rest);
     if (count > 0) {
-      rest.inside += count;
-      rest.outside += count;
-      rest.length -= (uint64_t)count;
+      go_on(rest, (uint64_t)count);
       tries = 0;
       continue;
     }
-    if (count != 0 && count != -EFAULT) return explain(memory, &rest, false, (int)-count);
-    bool outside = outside_stopped(&rest);
-    result = -EFAULT;
+    if (count != 0 && count != -EFAULT) return explain(memory, rest, false, (int)-count);
+    bool outside = outside_stopped(rest);
+    int result = -EFAULT;
     if (tries++ < BRING_IN_TRIES) {
-      result = outside ? bring_in((uintptr_t)rest.outside, !rest.write) : bring_in((uintptr_t)rest.inside, rest.write);
+      result =
+          outside ? bring_in((uintptr_t)rest->outside, !rest->write) : bring_in((uintptr_t)rest->inside, rest->write);
     }
-    if (result < 0) return explain(memory, &rest, outside, -result);
+    if (result < 0) return explain(memory, rest, outside, -result);
   }
   return 0;
+}
+
+static int explain_unmapped(uint64_t offset) {
+  return fail(EFAULT, "The page at offset %" PRIu64 " is not mapped any more: the program has unmapped it.", offset);
+}
+
+static int copy(uffd_memory *memory, uint64_t offset, struct copying all) {
+  int result = check_range(memory, offset, all.length);
+  uint64_t run;
+  for (uint64_t done = 0; result == 0 && done < all.length; done += run) {
+    struct copying part = all;
+    part.offset = offset + done;
+    part.inside = uffd_place_find(memory, part.offset, &run);
+    part.outside += done;
+    run = min_u64(run, all.length - done);
+    part.length = run;
+    result = part.inside == NULL ? explain_unmapped(part.offset) : refuse_own(memory, part);
+    if (result == 0) result = copy_part(memory, &part);
+  }
+  return result;
 }
 
 int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_t length) {
@@ -169,27 +190,71 @@ int uffd_memory_write(uffd_memory *memory, uint64_t offset, const void *buffer, 
 }
 
 /* A page that comes with others may arrive protected: it is brought in, and then unprotected. */
-static int prefault_page(const uffd_memory *memory, uint64_t at, bool write) {
-  struct copying page = {.inside = memory->address + at, .length = memory->page_size, .write = write};
+static int prefault_page(const uffd_memory *memory, uint64_t offset, char *address, bool write) {
+  const struct copying page = {.offset = offset, .inside = address, .length = memory->page_size, .write = write};
   for (unsigned tries = 0; tries < 2; tries++) {
-    if (madvise(page.inside, page.length, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return 0;
-    int result = bring_in((uintptr_t)page.inside, write);
+    if (madvise(address, memory->page_size, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return 0;
+    int result = bring_in((uintptr_t)address, write);
     if (result < 0) return explain(memory, &page, false, -result);
   }
   return 0;
 }
 
+/* A part that lies in one place. */
+struct part {
+  const uffd_memory *memory;
+  uint64_t offset, start, end; /* addresses, and the offset of start */
+  bool write;
+};
+
+static int prefault_pages(const struct part *part, uint64_t low, uint64_t high) {
+  int result = 0;
+  for (uint64_t at = low; at < high && result == 0; at += part->memory->page_size) {
+    char *page = (char *)(uintptr_t)at; /* NOLINT(performance-no-int-to-ptr) */
+    result = prefault_page(part->memory, part->offset + (at - part->start), page, part->write);
+  }
+  return result;
+}
+
+/* No loop of this process serves [low, high); but it may be registered for somebody else, who reads its faults. */
+static int prefault_registered(const struct part *part, uint64_t low, uint64_t high) {
+  struct uffd_maps maps;
+  struct uffd_mapping mapping;
+  int result = uffd_maps_open(&maps, true);
+  if (result < 0) return 0;
+  for (uint64_t at = low; at < high && result == 0 && uffd_maps_find(&maps, at, &mapping) == 0; at = mapping.end) {
+    if (!uffd_mapping_is_registered(&mapping)) continue;
+    result = prefault_pages(part, max_u64(at, mapping.start), min_u64(high, mapping.end));
+  }
+  uffd_maps_close(&maps);
+  return result;
+}
+
+/* What nobody serves is left alone: what is missing there is not asked of anybody. */
+static int prefault_part(const struct part *part) {
+  int result = 0;
+  uint64_t page;
+  if (uffd_would_wait(part->start, part->end - part->start, part->write, &page)) {
+    const struct copying rest = {.offset = part->offset + (page - part->start)};
+    return explain(part->memory, &rest, false, EDEADLK);
+  }
+  for (uint64_t at = part->start, next; at < part->end && result == 0; at = next) {
+    bool served = uffd_claim_serves(at, part->end, &next);
+    result = (served ? prefault_pages : prefault_registered)(part, at, next);
+  }
+  return result;
+}
+
 int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, int write) {
   int result = check_range(memory, offset, length);
   if (result < 0 || length == 0) return result;
-  uint64_t page;
-  if (uffd_would_wait((uintptr_t)memory->address + offset, length, write != 0, &page)) {
-    const struct copying rest = {.inside = memory->address + (page - (uintptr_t)memory->address)};
-    return explain(memory, &rest, false, EDEADLK);
-  }
-  for (uint64_t at = round_down(offset, memory->page_size); at < offset + length && result == 0;) {
-    result = prefault_page(memory, at, write != 0);
-    at += memory->page_size;
+  uint64_t end = round_up(offset + length, memory->page_size), run;
+  for (uint64_t at = round_down(offset, memory->page_size); at < end && result == 0; at += run) {
+    struct part part = {.memory = memory, .offset = at, .write = write != 0};
+    part.start = (uintptr_t)uffd_place_find(memory, at, &run);
+    run = min_u64(run, end - at);
+    part.end = part.start + run;
+    result = part.start == 0 ? explain_unmapped(at) : prefault_part(&part);
   }
   return result;
 }

@@ -14,13 +14,13 @@ bool uffd_drop_tells(const uffd_memory *memory) {
 }
 
 /* A shared file is punched: its pages go, and every mapping of them. A private mapping loses its own pages alone. */
-int uffd_drop(const uffd_memory *memory, uint64_t start, uint64_t length) {
+int uffd_drop(uffd_memory *memory, uint64_t start, uint64_t length) {
   void *there = (void *)(uintptr_t)start; /* NOLINT(performance-no-int-to-ptr) */
   int result;
   if (memory->private_mapping) {
     result = madvise(there, length, MADV_DONTNEED);
   } else if (memory->fd >= 0) {
-    off_t offset = (off_t)(start - (uintptr_t)memory->address);
+    off_t offset = (off_t)uffd_place_offset(memory, start);
     result = fallocate(memory->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)length);
   } else {
     result = madvise(there, length, MADV_REMOVE);
@@ -28,8 +28,7 @@ int uffd_drop(const uffd_memory *memory, uint64_t start, uint64_t length) {
   return result == 0 ? 0 : -errno;
 }
 
-static int explain(const uffd_memory *memory, uint64_t at, int error) {
-  uint64_t offset = at - (uintptr_t)memory->address;
+static int explain(uint64_t offset, int error) {
   switch (error) {
   case ENOENT:
     return fail(error,
@@ -49,6 +48,42 @@ static int explain(const uffd_memory *memory, uint64_t at, int error) {
   }
 }
 
+/* What is to be discarded, and the part of it that lies in one place. */
+struct discarding {
+  uffd_memory *memory;
+  uint64_t offset, length;
+};
+
+static int check_part(uffd_memory *memory, uint64_t offset, uint64_t start, uint64_t end) {
+  (void)memory;
+  for (uint64_t at = start, served; at < end; at = served) {
+    served = uffd_claim_end(at);
+    if (served == 0) return explain(offset + (at - start), ENOENT);
+  }
+  return 0;
+}
+
+static int discard_part(uffd_memory *memory, uint64_t offset, uint64_t start, uint64_t end) {
+  for (uint64_t at = start, next; at < end; at = next) {
+    next = min_u64(end, uffd_claim_end(at));
+    int result = next <= at ? -ENOENT : uffd_claim_discard(memory, at, next);
+    if (result < 0) return explain(offset + (at - start), -result);
+  }
+  return 0;
+}
+
+static int each_part(const struct discarding *all,
+                     int (*run_part)(uffd_memory *memory, uint64_t offset, uint64_t start, uint64_t end)) {
+  uint64_t end = all->offset + all->length, run;
+  int result = 0;
+  for (uint64_t at = all->offset; at < end && result == 0; at += run) {
+    uint64_t start = (uintptr_t)uffd_place_find(all->memory, at, &run);
+    run = min_u64(run, end - at);
+    result = start == 0 ? explain(at, ENOENT) : run_part(all->memory, at, start, start + run);
+  }
+  return result;
+}
+
 int uffd_memory_discard(uffd_memory *memory, uint64_t offset, uint64_t length) {
   int result = uffd_memory_enter_own(memory);
   if (result < 0) return result;
@@ -60,16 +95,7 @@ int uffd_memory_discard(uffd_memory *memory, uint64_t offset, uint64_t length) {
     return fail(EINVAL, "%" PRIu64 " bytes at offset %" PRIu64 " are not whole pages of %" PRIu64 " bytes.", length,
                 offset, memory->page_size);
   }
-  uint64_t start = (uintptr_t)memory->address + offset, end = start + length;
-  for (uint64_t at = start; at < end;) { /* nothing is dropped before all of it is known to be served */
-    uint64_t served = uffd_claim_end(at);
-    if (served == 0) return explain(memory, at, ENOENT);
-    at = served;
-  }
-  for (uint64_t at = start, next; at < end; at = next) {
-    next = min_u64(end, uffd_claim_end(at));
-    result = next <= at ? -ENOENT : uffd_claim_discard(memory, at, next);
-    if (result < 0) return explain(memory, at, -result);
-  }
-  return 0;
+  struct discarding all = {.memory = memory, .offset = offset, .length = length};
+  result = each_part(&all, check_part); /* nothing is dropped before all of it is known to be served */
+  return result < 0 ? result : each_part(&all, discard_part);
 }

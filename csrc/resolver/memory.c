@@ -69,7 +69,7 @@ static int check_move(const uffd_resolver *resolver, const struct uffd_target *t
 
 static void destroy(uffd_resolver *resolver) {
   struct source *source = (struct source *)resolver;
-  uffd_unclaim(&source->claim);
+  uffd_claim_release(&source->claim);
   uffd_memory_drop(source->memory);
   uffd_buffer_unmap(source->tail, HUGE_PAGE);
   DELETE(source);
@@ -80,6 +80,12 @@ static int make(const struct uffd_resolver_class *class, uffd_memory *memory, ui
   if (offset >= memory->length) {
     return fail(ERANGE, "Offset %" PRIu64 " is outside a memory of %" PRIu64 " bytes.", offset, memory->length);
   }
+  uint64_t run;
+  const char *origin = uffd_place_find(memory, offset, &run);
+  if (origin == NULL || run < memory->length - offset) {
+    return fail(EINVAL, "A part of the source memory from offset %" PRIu64 " on has been unmapped or moved away.",
+                offset);
+  }
   struct source *source = NEW(struct source);
   char *tail = source == NULL ? NULL : uffd_buffer_map(HUGE_PAGE);
   if (tail == NULL) {
@@ -88,7 +94,7 @@ static int make(const struct uffd_resolver_class *class, uffd_memory *memory, ui
   }
   uffd_resolver_init(&source->head, class, memory->length - offset);
   source->memory = memory;
-  source->origin = memory->address + offset;
+  source->origin = origin;
   source->tail = tail;
   source->claim.start = (uintptr_t)source->origin;
   source->claim.end = source->claim.start + source->head.size;

@@ -412,21 +412,21 @@ static void wake_without_a_page_faults_again(void) {
 /* ---- the record of what is registered */
 
 static void spans_equal(const struct uffd_span *expected, size_t count) {
-  CHECK_EQ(object->span_count, count);
+  CHECK_EQ(object->spans.count, count);
   for (size_t i = 0; i < count; i++) {
-    CHECK_EQ(object->spans[i].start, expected[i].start);
-    CHECK_EQ(object->spans[i].end, expected[i].end);
+    CHECK_EQ(uffd_spans_first(&object->spans)[i].start, expected[i].start);
+    CHECK_EQ(uffd_spans_first(&object->spans)[i].end, expected[i].end);
   }
 }
 
 static void add_span(uint64_t start, uint64_t end) {
-  CHECK_EQ(uffd_reserve_span(object), 0);
-  uffd_add_span(object, start, end);
+  CHECK_EQ(uffd_spans_reserve(&object->spans), 0);
+  uffd_spans_add(&object->spans, start, end);
 }
 
 static void remove_span(uint64_t start, uint64_t end) {
-  CHECK_EQ(uffd_reserve_span(object), 0);
-  uffd_remove_span(object, start, end);
+  CHECK_EQ(uffd_spans_reserve(&object->spans), 0);
+  uffd_spans_remove(&object->spans, start, end);
 }
 
 static void spans_are_kept_sorted(void) {
@@ -451,7 +451,7 @@ static void spans_are_kept_sorted(void) {
   spans_equal(NULL, 0);
   for (uint64_t i = 0; i < 3000; i++)
     add_span(10 * i, 10 * i + 5);
-  CHECK_EQ(object->span_count, 3000);
+  CHECK_EQ(object->spans.count, 3000);
   remove_span(7, 29990);
   spans_equal((struct uffd_span[]){{0, 5}, {29990, 29995}}, 2);
   uffd_close(object);

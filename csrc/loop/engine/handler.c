@@ -73,6 +73,7 @@ static void adopt_child(struct uffd_reader *reader, const struct uffd_source *pa
 
 static int follow(struct uffd_reader *reader, struct uffd_source *source, const struct uffd_event *event) {
   struct uffd_ledger *ledger = ledger_of(reader, source);
+  if (!source->child && !source->foreign) uffd_claims_follow(event);
   int result = event->type == UFFD_REMAP ? uffd_slices_remap(source, event->address, event->to, event->length)
                                          : uffd_slices_unmap(source, event->address, event->address + event->length);
   if (result == 0 && ledger != NULL) result = uffd_ledger_commit(ledger, source);

@@ -6,21 +6,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define LINE_WORDS   64u /* that are looked at together, eight or sixteen in an instruction where the machine can */
 #define SAMPLES      8u
 #define SAMPLE_BYTES (UINT64_C(256) << 10)
-
-bool uffd_is_zero_page(const char *page) {
-  const uint64_t *words = (const uint64_t *)(const void *)page;
-  for (uint64_t i = 0; i < BASE_PAGE / sizeof(*words); i += LINE_WORDS) {
-    uint64_t any = 0;
-    for (uint64_t j = 0; j < LINE_WORDS; j++) {
-      any |= words[i + j];
-    }
-    if (any != 0) return false;
-  }
-  return true;
-}
 
 /*
  * A word of one page in so many: zeros are met where they are a good part of the answer, and where there are none, that

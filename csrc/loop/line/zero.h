@@ -6,8 +6,6 @@
 
 #include "memory/memory.h"
 
-/* page: BASE_PAGE bytes, aligned. */
-bool uffd_is_zero_page(const char *page);
 /* Some of the pages of [data, data+length), at least one, are looked at. page: room for one, aligned. */
 bool uffd_may_have_zero_pages(const char *data, uint64_t length, char *page);
 

@@ -32,7 +32,7 @@ static _Atomic uint64_t version; /* counts up after current has changed, before 
 static _Atomic uint64_t removals;
 /* under writing */
 static struct uffd_lock writing = UFFD_LOCK_INIT;
-static struct list *spare; /* the next one is written here; as large as the last current one */
+static struct list *spare; /* the next one is written here; as large as the current one */
 static struct record *unused;
 
 static bool hold(struct record *record) {
@@ -100,8 +100,9 @@ static void append(struct list *list, uint64_t start, uint64_t end, struct recor
   atomic_store_explicit(&list->count, at + 1, memory_order_release);
 }
 
-static void copy_place(const struct place *place) {
-  append(spare, atomic_load(&place->start), atomic_load(&place->end), atomic_load(&place->record));
+static void copy_part(const struct place *place, uint64_t start, uint64_t end) {
+  append(spare, max_u64(start, atomic_load(&place->start)), min_u64(end, atomic_load(&place->end)),
+         atomic_load(&place->record));
 }
 
 /* Makes the spare list the current one; the old one is the spare. */
@@ -110,14 +111,15 @@ static void publish(void) {
   atomic_fetch_add(&version, 1);
 }
 
-/* Not from the user's allocator: lists and records outlast every loop. A list that is too short is left: see above. */
-static int reserve(size_t count) {
-  if (spare != NULL && spare->capacity >= count) return 0;
+/*
+ * A list with room for so many places, if this one has not; NULL: no memory. Not from the user's allocator: lists and
+ * records outlast every loop. A list that is too short is left: see above.
+ */
+static struct list *enlarge(struct list *list, size_t count) {
+  if (list != NULL && list->capacity >= count) return list;
   struct list *made = uffd_pages_map(sizeof(*made) + 2 * count * sizeof(struct place));
-  if (made == NULL) return -ENOMEM;
-  made->capacity = 2 * count;
-  spare = made;
-  return 0;
+  if (made != NULL) made->capacity = 2 * count;
+  return made;
 }
 
 static struct record *take_unused(void) {
@@ -138,29 +140,42 @@ static size_t length(const struct list *list) {
   return list == NULL ? 0 : atomic_load(&list->count);
 }
 
+/*
+ * What older records had in the same addresses is cut out: it was unmapped, or moved away, unseen. One of which nothing
+ * is left keeps an empty place, where it is found when its region ends.
+ */
 static void insert(const struct list *old, struct record *record) {
   const struct uffd_slice *slice = &record->entry.slice;
-  size_t i = 0, count = length(old);
+  size_t count = length(old);
   atomic_store_explicit(&spare->count, 0, memory_order_release);
-  for (; i < count && atomic_load(&old->places[i].start) <= slice->start; i++) {
-    copy_place(&old->places[i]);
+  for (size_t i = 0; i < count; i++) {
+    const struct place *place = &old->places[i];
+    uint64_t start = atomic_load(&place->start), end = atomic_load(&place->end);
+    if (start < slice->start) {
+      copy_part(place, start, slice->start);
+    } else if (end <= slice->end) {
+      append(spare, slice->start, slice->start, atomic_load(&place->record));
+    }
   }
   append(spare, slice->start, slice->end, record);
-  for (; i < count; i++) {
-    copy_place(&old->places[i]);
+  for (size_t i = 0; i < count; i++) {
+    if (atomic_load(&old->places[i].end) > slice->end) copy_part(&old->places[i], slice->end, UINT64_MAX);
   }
 }
 
+/* One place may be cut in two. Both lists have room for all: the next removal cannot fail. */
 int uffd_directory_add(const struct uffd_entry *entry) {
   begin_writing();
-  const struct list *old = atomic_load(&current);
-  int result = reserve(length(old) + 1);
-  struct record *record = result == 0 ? take_unused() : NULL;
+  struct list *old = atomic_load(&current), *next = enlarge(spare, length(old) + 2);
+  struct list *after = next == NULL || old == NULL ? NULL : enlarge(old, length(old) + 2);
+  struct record *record = next == NULL || (old != NULL && after == NULL) ? NULL : take_unused();
+  if (next != NULL) spare = next;
   if (record != NULL) {
     record->entry = *entry;
     atomic_fetch_and_explicit(&record->users, ~CLOSED, memory_order_release);
     insert(old, record);
     publish();
+    spare = after;
   }
   uffd_unlock(&writing);
   return record == NULL ? -ENOMEM : 0;
@@ -174,12 +189,12 @@ static struct record *find_record(const struct list *list, const struct uffd_ter
   return NULL;
 }
 
-/* There is room: the spare list is what the current one was before its last entry was added, or larger. */
+/* There is room: the spare list is as large as the current one. */
 static void leave_out(const struct list *old, const struct record *record) {
   if (spare == NULL) return; /* there is but the one entry */
   atomic_store_explicit(&spare->count, 0, memory_order_release);
   for (size_t i = 0; i < length(old); i++) {
-    if (atomic_load(&old->places[i].record) != record) copy_place(&old->places[i]);
+    if (atomic_load(&old->places[i].record) != record) copy_part(&old->places[i], 0, UINT64_MAX);
   }
 }
 

@@ -1,0 +1,219 @@
+/*
+ * Making mappings: anonymous, THP-aligned, memfd with its alias, hugetlb. They are empty, whatever mlockall() has said
+ * about new mappings, and they can be told from others in /proc/self/maps.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "memory/memory.h"
+
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21U << 26)
+#endif
+#ifndef PR_SET_VMA
+#define PR_SET_VMA           0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+#define LENGTH_MAX     (UINT64_C(1) << 47) /* x86-64 user space with four levels; the kernel has the last word */
+#define NAME_MAX_BYTES 249                 /* of a memfd */
+#define POOL           "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+/* ---- empty mappings */
+
+/* mlockall(MCL_FUTURE) without MCL_ONFAULT: new mappings are populated at once. Nothing tells but a new mapping. */
+static bool populates_new_mappings(void) {
+  unsigned char resident = 0;
+  char *probe = mmap(NULL, BASE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (probe == MAP_FAILED) return false;
+  mincore(probe, BASE_PAGE, &resident);
+  munmap(probe, BASE_PAGE);
+  return (resident & 1) != 0;
+}
+
+/*
+ * A mapping that cannot be accessed is not populated; once its pages are locked only as they come, it stays empty when
+ * it is opened.
+ */
+static int open_up(char *address, uint64_t length) {
+  if (populates_new_mappings()) mlock2(address, length, MLOCK_ONFAULT); /* 4.4; else uffd_memory_settle() empties it */
+  return mprotect(address, length, PROT_READ | PROT_WRITE) == 0 ? 0 : -errno;
+}
+
+static int map_closed(uint64_t length, int flags, int fd, char **address) {
+  void *mapped = mmap(NULL, length, PROT_NONE, flags, fd, 0);
+  if (mapped == MAP_FAILED) return -errno;
+  *address = mapped;
+  return 0;
+}
+
+/* ---- anonymous */
+
+/*
+ * Anonymous mappings have nothing that tells one from another but a name, where the kernel has those
+ * (CONFIG_ANON_VMA_NAME, 5.17).
+ */
+static void name_it(uffd_memory *memory, char *address) {
+  static _Atomic uint32_t last;
+  char name[32];
+  uint32_t number = 1 + atomic_fetch_add(&last, 1);
+  snprintf(name, sizeof(name), "uffd-%" PRIu32, number);
+  if (prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, address, memory->length, name) == 0) memory->number = number;
+}
+
+static int map_anonymous(uint64_t length, char **address) {
+  return map_closed(length, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, address);
+}
+
+/* The rest of an anonymous memory that is mapped at address. */
+static int begin_anonymous(uffd_memory *memory, char *address) {
+  memory->private_mapping = true;
+  uffd_places_init(memory, address);
+  name_it(memory, address);
+  return open_up(address, memory->length);
+}
+
+static int map_plain(uffd_memory *memory) {
+  char *address = NULL;
+  int result = map_anonymous(memory->length, &address);
+  return result < 0 ? result : begin_anonymous(memory, address);
+}
+
+/* Reserves 2 MiB more than asked, and gives back what sticks out on both sides of the aligned part. */
+static int map_thp(uffd_memory *memory) {
+  char *raw = NULL;
+  uint64_t reserved = memory->length + HUGE_PAGE;
+  int result = map_anonymous(reserved, &raw);
+  if (result < 0) return result;
+  char *aligned = (char *)round_up((uintptr_t)raw, HUGE_PAGE); /* NOLINT(performance-no-int-to-ptr) */
+  uint64_t before = (uint64_t)(aligned - raw), after = reserved - before - memory->length;
+  if (before != 0) munmap(raw, before);
+  if (after != 0) munmap(aligned + memory->length, after);
+  madvise(aligned, memory->length, MADV_HUGEPAGE); /* a wish: a kernel without THP serves small pages */
+  return begin_anonymous(memory, aligned);
+}
+
+/* ---- files in memory */
+
+/*
+ * Never huge by accident: a host may make every page that is written to shared memory a huge one (shmem_enabled), and
+ * what was not written of it would be zeros that nobody is asked for.
+ */
+static int open_up_file(char *address, uint64_t length, uint32_t kind) {
+  if (kind == UFFD_MEMORY_MEMFD) madvise(address, length, MADV_NOHUGEPAGE); /* EINVAL: a kernel without THP */
+  return open_up(address, length);
+}
+
+static int map_memfd(uffd_memory *memory, const struct uffd_map_opts *opts) {
+  unsigned flags = MFD_CLOEXEC | (memory->kind == UFFD_MEMORY_HUGETLB ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+  char *address = NULL;
+  struct stat status;
+  memory->fd = memfd_create(opts->name != NULL ? opts->name : "uffd", flags);
+  if (memory->fd < 0) return -errno;
+  if (ftruncate(memory->fd, (off_t)memory->length) != 0 || fstat(memory->fd, &status) != 0) return -errno;
+  memory->inode = status.st_ino;
+  memory->private_mapping = (opts->flags & UFFD_MAP_PRIVATE) != 0;
+  int served = memory->private_mapping ? MAP_PRIVATE : MAP_SHARED;
+  /* as for anonymous memory; huge pages are reserved, or a fault may find none */
+  if (memory->kind == UFFD_MEMORY_MEMFD) served |= MAP_NORESERVE;
+  int result = map_closed(memory->length, served, memory->fd, &address);
+  if (result < 0) return result;
+  uffd_places_init(memory, address);
+  /* a private mapping has its own huge pages reserved: the alias must not ask for as many again */
+  int alias = MAP_SHARED | (memory->private_mapping ? MAP_NORESERVE : 0);
+  result = map_closed(memory->length, alias, memory->fd, &memory->alias);
+  if (result == 0) result = open_up_file(address, memory->length, memory->kind);
+  return result < 0 ? result : open_up_file(memory->alias, memory->length, memory->kind);
+}
+
+static int keep_from_children(const uffd_memory *memory) {
+  if (madvise(memory->whole.address, memory->length, MADV_DONTFORK) != 0) return -errno;
+  if (memory->alias != NULL && madvise(memory->alias, memory->length, MADV_DONTFORK) != 0) return -errno;
+  return 0;
+}
+
+/* ---- what went wrong */
+
+static uint64_t read_number(const char *path) {
+  unsigned long count = 0;
+  FILE *file = fopen(path, "re");
+  if (file == NULL) return 0;
+  if (fscanf(file, "%lu", &count) != 1) count = 0; /* NOLINT(cert-err34-c) */
+  fclose(file);
+  return count;
+}
+
+/* Free pages that are promised to other mappings are not to be had. */
+static uint64_t free_huge_pages(void) {
+  uint64_t free_pages = read_number(POOL "free_hugepages"), promised = read_number(POOL "resv_hugepages");
+  return free_pages > promised ? free_pages - promised : 0;
+}
+
+static int explain_map(int error, const uffd_memory *memory) {
+  uint64_t needed = memory->length / HUGE_PAGE, available = free_huge_pages();
+  if (memory->kind == UFFD_MEMORY_HUGETLB && error == ENOMEM && available < needed) {
+    return fail(ENOMEM,
+                "No free huge pages: %" PRIu64 " of 2 MiB needed, %" PRIu64 " free; as root: echo %" PRIu64
+                " > /proc/sys/vm/nr_hugepages.",
+                needed, available, read_number(POOL "nr_hugepages") + needed - available);
+  }
+  if (memory->kind == UFFD_MEMORY_HUGETLB && (error == ENOSYS || error == EINVAL || error == ENODEV)) {
+    return fail(ENOSYS, "This kernel has no 2 MiB huge pages (hugetlb).");
+  }
+  if (error == EAGAIN) {
+    return fail(EAGAIN,
+                "Cannot map %" PRIu64 " bytes: mlockall(MCL_FUTURE) locks new mappings, and they exceed RLIMIT_MEMLOCK "
+                "(ulimit -l).",
+                memory->length);
+  }
+  if (error == EMFILE || error == ENFILE) {
+    return fail(error, "No file descriptor left for a memfd: close some, or raise %s.",
+                error == EMFILE ? "RLIMIT_NOFILE (ulimit -n)" : "fs.file-max");
+  }
+  return fail(error, "Cannot map %" PRIu64 " bytes: %s.", memory->length, strerror(error));
+}
+
+int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory **memory) {
+  struct uffd_map_opts opts = UFFD_MAP_OPTS_INIT;
+  *memory = NULL;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_map_opts");
+  if (result < 0) return result;
+  if (opts.kind > UFFD_MEMORY_HUGETLB) return fail(EINVAL, "Unknown kind of memory %u.", opts.kind);
+  if ((opts.flags & ~(uint32_t)(UFFD_MAP_FORK | UFFD_MAP_PRIVATE)) != 0) {
+    return fail(EINVAL, "Unknown flag of uffd_map 0x%x.", opts.flags);
+  }
+  if (length == 0) return fail(EINVAL, "A memory of 0 bytes: give its length.");
+  if (length > LENGTH_MAX) return fail(EINVAL, "%" PRIu64 " bytes are beyond the address space.", length);
+  if (opts.name != NULL && strlen(opts.name) > NAME_MAX_BYTES) {
+    return fail(EINVAL, "The name of a memory has %zu bytes: the kernel takes %d.", strlen(opts.name), NAME_MAX_BYTES);
+  }
+
+  uint64_t page_size = opts.kind == UFFD_MEMORY_HUGETLB ? HUGE_PAGE : BASE_PAGE;
+  uffd_memory *made = uffd_memory_new(opts.kind, round_up(length, page_size), page_size);
+  if (made == NULL) return -ENOMEM;
+  switch (opts.kind) {
+  case UFFD_MEMORY_ANONYMOUS:
+    result = map_plain(made);
+    break;
+  case UFFD_MEMORY_THP:
+    result = map_thp(made);
+    break;
+  default:
+    result = map_memfd(made, &opts);
+    break;
+  }
+  if (result == 0 && (opts.flags & UFFD_MAP_FORK) == 0) result = keep_from_children(made);
+  if (result < 0) {
+    result = explain_map(-result, made);
+    const struct uffd_sentence why = uffd_keep_sentence();
+    uffd_memory_drop(made);
+    uffd_restore_sentence(&why);
+    return result;
+  }
+  *memory = made;
+  return 0;
+}
