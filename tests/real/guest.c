@@ -102,7 +102,7 @@ int main(int argc, char **argv) {
   pages = strtoull(argv[1], NULL, 10) << 20 >> 12;
   memory = map(pages * PAGE);
   char *identity = map(PAGE);
-  strcpy(identity, IDENTITY);
+  memcpy(identity, IDENTITY, sizeof(IDENTITY));
   for (uint64_t i = 0; i < pages * WORDS; i++) {
     memory[i] = word(i / WORDS, i % WORDS);
   }
