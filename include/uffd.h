@@ -883,10 +883,10 @@ UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 UFFD_EXPORT int uffd_sigbus(int signal, void *info, void *context);
 
 /*
- * Bytes of a signal stack that answering a fault takes at most, with resolvers nested as deep as they may be; where they
- * are not nested, 4096 are enough. To these come the kernel's own frame (sysconf(_SC_MINSIGSTKSZ)); what a callback, a
- * policy or the function of uffd_set_log() uses; and the same once more for each callback that touches memory of another
- * inline loop.
+ * Bytes of a signal stack that answering a fault takes at most, with resolvers nested as deep as they may be; where
+ * they are not nested, 4096 are enough. To these come the kernel's own frame (sysconf(_SC_MINSIGSTKSZ)); what a
+ * callback, a policy or the function of uffd_set_log() uses; and the same once more for each callback that touches
+ * memory of another inline loop.
  */
 #define UFFD_SIGNAL_STACK_BYTES 16384
 

@@ -273,6 +273,7 @@ static void serve_a_page(uffd_loop *loop) {
   uffd_memory *memory = memory_make(MEMORY_ANON, 2);
   region_add(loop, memory, image_resolver(2 * check_page()), NULL);
   CHECK_EQ(*memory_at(memory, 0), image_byte(0));
+  uffd_memory_close(memory); /* the loop has it as long as it serves it */
 }
 
 /* Each time a loop is made, and the same handler put over ours: what it has found is ours, over itself. */
@@ -326,6 +327,7 @@ static void handlers_that_jump_out_leave_nothing(void) {
   }
   serve_a_page(loop);
   CHECK_EQ(atomic_load(&seen->entered), 4); /* one of them for our page */
+  CHECK_OK(uffd_loop_close(loop));
 }
 
 /* An access is repeated once if a region was removed since the thread's last signal; else there is no doubt. */

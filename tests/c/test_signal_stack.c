@@ -268,6 +268,7 @@ static void a_stack_that_is_too_small_is_replaced(void) {
 
 /* It has one for as long as it lives, whatever else it uses in between. */
 static void a_stack_that_was_given_is_given_again(void) {
+  use_stack(NULL, 0);
   CHECK_OK(uffd_signal_stack());
   void *given = present_stack().ss_sp;
   for (int i = 0; i < 100; i++) {
