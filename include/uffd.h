@@ -14,6 +14,10 @@
  *            passed. A bit that this library does not know is passed on, never dropped.
  * Threads    Every function may be called from any thread unless its comment says otherwise. A handle must not be used
  *            while or after it is closed, except where uffd_close() says so.
+ * Cancelling A thread may be cancelled (pthread_cancel) while it waits in uffd_read(), uffd_loop_step() or
+ *            uffd_prefetch_wait(): nothing is lost. A call that waits for a loop, or on a memory, returns first, and an
+ *            access to served memory ends first. Any other call may be where a thread is cancelled, and then loses
+ *            what it was making.
  * Fork       Handles are dead in a forked child: every call there returns -EOWNERDEAD, and closing only frees memory.
  *            Children of raw clone() are noticed too.
  * Kernel     4.11 is the oldest useful one. Each comment names the kernel that a function needs beyond that. Everything

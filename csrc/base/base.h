@@ -99,6 +99,13 @@ struct uffd_lock {
 bool uffd_lock(struct uffd_lock *lock);
 void uffd_unlock(struct uffd_lock *lock);
 
+/*
+ * cancel.c: from hold to let the calling thread is not cancelled by pthread_cancel(). They nest. Within a signal handler
+ * they may not be used.
+ */
+void uffd_hold_cancel(void);
+void uffd_let_cancel(void);
+
 /* futex.c: waits while the word is as it was seen (it may return earlier), and wakes up to count of those that wait. */
 void uffd_futex_wait(_Atomic uint32_t *word, uint32_t seen);
 void uffd_futex_wake(_Atomic uint32_t *word, int count);

@@ -98,7 +98,9 @@ static int wait_readable(struct uffd_object *object, int64_t deadline) {
     int64_t left = deadline < 0 ? -1 : deadline - now_ms();
     if (deadline >= 0 && left < 0) left = 0;
     BARRIER("read.waiting", object);
+    uffd_let_cancel();
     int ready = poll(descriptors, 2, left > INT_MAX ? INT_MAX : (int)left);
+    uffd_hold_cancel();
     if (ready < 0 && errno != EINTR) return fail(errno, "Waiting for events failed: %s.", strerror(errno));
     if (ready > 0 && descriptors[1].revents == 0) {
       if ((descriptors[0].revents & (POLLERR | POLLNVAL)) == 0) return 1;
@@ -140,6 +142,23 @@ static int read_events(struct uffd_object *object, struct uffd_event *events, un
   }
 }
 
+static void stop_reading(void *argument) {
+  hold_nonblocking(argument, false);
+  uffd_leave(argument);
+}
+
+/* The thread may be cancelled while it waits, and is no longer counted then. The object has been entered. */
+static int read_and_leave(struct uffd_object *object, struct uffd_event *events, unsigned count, int timeout_ms) {
+  int rc;
+  uffd_hold_cancel();
+  hold_nonblocking(object, true);
+  pthread_cleanup_push(stop_reading, object);
+  rc = read_events(object, events, count, timeout_ms);
+  pthread_cleanup_pop(1);
+  uffd_let_cancel();
+  return rc;
+}
+
 int uffd_read(uffd_object *object, struct uffd_event *events, unsigned count, int timeout_ms) {
   int rc = uffd_enter(object);
   if (rc < 0) return rc;
@@ -150,9 +169,7 @@ int uffd_read(uffd_object *object, struct uffd_event *events, unsigned count, in
   } else if (object->blocking && timeout_ms != -1) {
     rc = fail(EINVAL, "A blocking object cannot wait for a limited time: open it without UFFD_OPEN_BLOCKING.");
   } else {
-    hold_nonblocking(object, true);
-    rc = read_events(object, events, count < UFFD_READ_MAX ? count : UFFD_READ_MAX, timeout_ms);
-    hold_nonblocking(object, false);
+    return read_and_leave(object, events, count < UFFD_READ_MAX ? count : UFFD_READ_MAX, timeout_ms);
   }
   uffd_leave(object);
   return rc;

@@ -97,9 +97,13 @@ void uffd_close(uffd_object *object) {
      * fork holds copies of those of its elder siblings, too), nor while a call on this object sleeps on a fault of its
      * own range (a copy whose source is missing).
      */
+    uffd_hold_cancel();
     uffd_drop_spans(object);
     wait_for_users(object);
     uffd_drop_spans(object);
+    uffd_object_free(object);
+    uffd_let_cancel();
+    return;
   }
   uffd_object_free(object);
 }

@@ -43,6 +43,7 @@ int uffd_region_check_served(const uffd_region *region) {
 int uffd_loop_enter(uffd_loop *loop) {
   int result = uffd_loop_check(loop);
   if (result < 0) return result;
+  uffd_hold_cancel();
   pthread_mutex_lock(&loop->gate.lock);
   if (loop->gate.closing) {
     result = fail(ECANCELED, "The loop is being closed.");
@@ -50,14 +51,19 @@ int uffd_loop_enter(uffd_loop *loop) {
     loop->gate.inside++;
   }
   pthread_mutex_unlock(&loop->gate.lock);
-  if (result == 0) uffd_pump_drive(&loop->engine);
+  if (result == 0) {
+    uffd_pump_drive(&loop->engine);
+  } else {
+    uffd_let_cancel();
+  }
   return result;
 }
 
 void uffd_loop_leave(uffd_loop *loop) {
   pthread_mutex_lock(&loop->gate.lock);
   if (--loop->gate.inside == 0) pthread_cond_broadcast(&loop->gate.left);
-  pthread_mutex_unlock(&loop->gate.lock);
+  pthread_mutex_unlock(&loop->gate.lock); /* from here on the loop may be gone */
+  uffd_let_cancel();
 }
 
 void uffd_gate_open(struct uffd_gate *gate) {

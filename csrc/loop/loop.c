@@ -101,8 +101,10 @@ int uffd_loop_create(const struct uffd_loop_opts *user_opts, uffd_loop **made) {
   if (result < 0) return result;
   uffd_loop *loop = new_loop(&opts);
   if (loop == NULL) return fail(ENOMEM, "No memory for a loop.");
+  uffd_hold_cancel();
   result = open_ledger(&loop->engine, &opts);
   if (result == 0) result = uffd_engine_open(&loop->engine);
+  uffd_let_cancel();
   if (result < 0) {
     const struct uffd_sentence why = uffd_keep_sentence();
     free_loop(loop);
@@ -179,9 +181,13 @@ int uffd_loop_close(uffd_loop *loop) {
   if (loop->process == uffd_process()) {
     int result = uffd_loop_check(loop);
     if (result < 0) return result;
+    uffd_hold_cancel();
     end(loop);
+    forget(loop);
+    uffd_let_cancel();
+  } else {
+    forget(loop);
   }
-  forget(loop);
   return 0;
 }
 

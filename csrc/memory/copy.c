@@ -164,7 +164,7 @@ static int explain_unmapped(uint64_t offset) {
   return fail(EFAULT, "The page at offset %" PRIu64 " is not mapped any more: the program has unmapped it.", offset);
 }
 
-static int copy(uffd_memory *memory, uint64_t offset, struct copying all) {
+static int copy_all(uffd_memory *memory, uint64_t offset, struct copying all) {
   int result = check_range(memory, offset, all.length);
   uint64_t run;
   for (uint64_t done = 0; result == 0 && done < all.length; done += run) {
@@ -177,6 +177,14 @@ static int copy(uffd_memory *memory, uint64_t offset, struct copying all) {
     result = part.inside == NULL ? explain_unmapped(part.offset) : refuse_own(memory, part);
     if (result == 0) result = copy_part(memory, &part);
   }
+  return result;
+}
+
+/* Whoever asks for a page is counted in the book of claims, and may have a helper process. */
+static int copy(uffd_memory *memory, uint64_t offset, struct copying all) {
+  uffd_hold_cancel();
+  int result = copy_all(memory, offset, all);
+  uffd_let_cancel();
   return result;
 }
 
@@ -249,6 +257,7 @@ int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, 
   int result = check_range(memory, offset, length);
   if (result < 0 || length == 0) return result;
   uint64_t end = round_up(offset + length, memory->page_size), run;
+  uffd_hold_cancel();
   for (uint64_t at = round_down(offset, memory->page_size); at < end && result == 0; at += run) {
     struct part part = {.memory = memory, .offset = at, .write = write != 0};
     part.start = (uintptr_t)uffd_place_find(memory, at, &run);
@@ -256,5 +265,6 @@ int uffd_memory_prefault(uffd_memory *memory, uint64_t offset, uint64_t length, 
     part.end = part.start + run;
     result = part.start == 0 ? explain_unmapped(at) : prefault_part(&part);
   }
+  uffd_let_cancel();
   return result;
 }

@@ -444,8 +444,10 @@ unsigned uffd_handler_pass(struct uffd_reader *reader, uint64_t timeout) {
   return uffd_handler_work(reader, wait_for_work(reader, timeout));
 }
 
+/* The driver of a pump may be cancelled while it waits, not amid what it has read. */
 unsigned uffd_handler_work(struct uffd_reader *reader, bool woken) {
   struct uffd_lane *outer = uffd_current_lane;
+  uffd_hold_cancel();
   uffd_current_lane = &reader->lane;
   uint32_t waiting = reader->queued;
   uint64_t calls = reader->lane.asker.policy_calls;
@@ -466,6 +468,7 @@ unsigned uffd_handler_work(struct uffd_reader *reader, bool woken) {
   }
   if (reader->children != 0) bury_children(reader);
   uffd_current_lane = outer;
+  uffd_let_cancel();
   return answered;
 }
 
