@@ -108,6 +108,12 @@ int uffd_check_present(uint64_t address);
  */
 bool uffd_is_present(int32_t pid, uint64_t address, uint64_t page_size);
 
+/*
+ * pagemap.c: there[i]: page i from address on is in the page tables (present, swapped, or a marker) of this process
+ * (pid 0) or another. 0, or -errno when that cannot be had: no sentence.
+ */
+int uffd_pagemap_read(int32_t pid, uint64_t address, uint64_t page_size, uint32_t count, bool *there);
+
 /* move.c: -EINVAL and a sentence for ranges that break a rule; and the sentence for the EINVAL of the kernel. */
 int uffd_check_move(uint64_t dst, uint64_t src, uint64_t length);
 int uffd_explain_move(const struct uffd_object *object, uint64_t dst, uint64_t src, uint64_t mode);

@@ -198,7 +198,7 @@ int uffd_loop_complete(uffd_loop *loop) {
   for (uffd_region *region = loop->regions; region != NULL; region = region->next) {
     pthread_mutex_unlock(&loop->lock); /* regions are only ever put in front, and live as long as the loop */
     result = uffd_region_complete(region);
-    if (result < 0 && result != -ENOENT && first == 0) first = result;
+    if (result < 0 && !atomic_load(&region->removed) && first == 0) first = result;
     pthread_mutex_lock(&loop->lock);
   }
   pthread_mutex_unlock(&loop->lock);

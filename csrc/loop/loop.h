@@ -23,10 +23,11 @@ struct uffd_region {
   struct uffd_region *next; /* of the loop */
   uffd_loop *loop;
   struct uffd_claim claim;
-  uint32_t count;       /* slices: slice i belongs to reader first + i */
-  uint32_t first;       /* reader */
+  uint32_t count;       /* slices */
+  uint32_t first;       /* the reader of slice 0; the next slice is the next reader's, in a circle */
   uint64_t slice_bytes; /* of each but the last */
   uffd_object *object;  /* the user's; NULL: the readers' own */
+  uffd_memory *memory;  /* NULL: the region has ended */
   /* inline: what is published, for any lane to use; source NULL: only readers know where the region lies */
   struct uffd_slice whole;
   struct uffd_source *source;
@@ -59,7 +60,7 @@ struct uffd_loop {
   pthread_mutex_t lock;
   uffd_region *regions;
   struct uffd_use *uses;
-  uint32_t next_reader; /* for the next user's object */
+  uint32_t next_reader; /* for the first slice of the next region, or for the next user's object */
   /* any thread, atomic */
   struct uffd_hook *_Atomic past_hooks; /* replaced by hooks themselves: a lane may still be in one */
 };
@@ -95,8 +96,11 @@ int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uff
 /* region.c: unregistering lets sleepers go; missing pages are zeros from then on. */
 void uffd_region_unregister(uffd_region *region); /* as it was added, without what mremap has moved */
 void uffd_region_destroy(uffd_region *region);
+static inline uint32_t uffd_region_lane(const uffd_region *region, uint32_t slice) {
+  return (region->first + slice) % region->loop->engine.readers_count;
+}
 static inline struct uffd_reader *uffd_region_reader(const uffd_region *region, uint32_t slice) {
-  return region->loop->engine.readers[region->first + slice];
+  return region->loop->engine.readers[uffd_region_lane(region, slice)];
 }
 static inline uffd_object *uffd_region_object(const uffd_region *region, uint32_t slice) {
   return region->object != NULL ? region->object : uffd_region_reader(region, slice)->object;

@@ -10,9 +10,8 @@
 #include "loop/loop.h"
 #include "loop/rate.h"
 
-#define STEP_BYTES     HUGE_PAGE           /* prefetch gives way to faults after so much */
-#define STEPS_A_SECOND 64u                 /* with a rate: little and often */
-#define LOOK_NS        UINT64_C(100000000) /* a part that waits looks so often whether it is still wanted */
+#define STEP_BYTES     HUGE_PAGE /* prefetch gives way to faults after so much */
+#define STEPS_A_SECOND 64u       /* with a rate: little and often */
 
 /* What one reader has to do: its slice's share of the ranges. Offsets in the region. */
 struct part {
@@ -20,6 +19,7 @@ struct part {
   uffd_prefetch *prefetch;
   size_t range; /* no range before this one is of interest any more */
   uint64_t at, end;
+  uint64_t verified; /* up to here the kernel was asked about pages that are said to be there */
 };
 
 struct uffd_prefetch {
@@ -114,6 +114,43 @@ static uint64_t run_end(const struct uffd_slice *slice, uint64_t at, uint64_t li
   return at;
 }
 
+/*
+ * A page that is said to be there, or to be poison, may have been dropped since: by madvise(), by a hole in its file.
+ * The page tables tell. One that is only in the page cache, or that is filled meanwhile, is asked for once more, and
+ * EEXIST says so.
+ */
+static void forget_dropped(const struct uffd_slice *slice, uint64_t low, uint64_t high) {
+  const struct uffd_terms *terms = slice->terms;
+  uint64_t first = (low - slice->offset) >> terms->page_shift;
+  uint32_t count = (uint32_t)((high - low) >> terms->page_shift);
+  bool there[STEP_BYTES / BASE_PAGE];
+  uint64_t address = slice->start + (low - slice->offset);
+  if (uffd_pagemap_read(terms->pid, address, terms->page_size, count, there) < 0) return;
+  for (uint32_t i = 0; i < count; i++) {
+    uint8_t state = page_state(slice, first + i);
+    bool filled = state == UFFD_PAGE_INSTALLED || state == UFFD_PAGE_POISONED;
+    if (filled && !there[i]) set_page_state(slice, first + i, UFFD_PAGE_ABSENT);
+  }
+}
+
+static bool any_filled(const struct uffd_slice *slice, uint64_t low, uint64_t high) {
+  const struct uffd_terms *terms = slice->terms;
+  for (uint64_t at = low; at < high; at += terms->page_size) {
+    uint8_t state = page_state(slice, (at - slice->offset) >> terms->page_shift);
+    if (state == UFFD_PAGE_INSTALLED || state == UFFD_PAGE_POISONED) return true;
+  }
+  return false;
+}
+
+/* Of another process whose number is not known, the states are all that there is. */
+static void verify(struct part *part, const struct uffd_source *source, const struct uffd_slice *slice,
+                   uint64_t limit) {
+  uint64_t low = max_u64(part->at, part->verified);
+  if (low >= limit || (source->foreign && slice->terms->pid == 0)) return;
+  part->verified = limit;
+  if (any_filled(slice, low, limit)) forget_dropped(slice, low, limit);
+}
+
 /* One run of absent pages, at most to limit; *filled: bytes more. False when the kernel wants events read first. */
 static bool fill_run(struct uffd_lane *lane, struct uffd_source *source, const struct uffd_slice *slice,
                      struct part *part, uint64_t limit, uint64_t *filled_bytes) {
@@ -132,9 +169,11 @@ static bool fill_run(struct uffd_lane *lane, struct uffd_source *source, const s
     note_error(part->prefetch, filled.error);
     pass(part, part->at + page_size);
     return true;
-  case UFFD_OUTCOME_GONE:
-    fail(ESRCH, "The page at offset %" PRIu64 " is no longer mapped or registered.", part->at);
-    note_error(part->prefetch, ESRCH);
+  case UFFD_OUTCOME_GONE: /* a page that is not mapped or registered any more has nothing to wait for */
+    if (source->gone) {
+      fail(ESRCH, "The process whose memory it is has ended.");
+      note_error(part->prefetch, ESRCH);
+    }
     pass(part, part->at + page_size);
     return true;
   default:
@@ -161,6 +200,7 @@ static bool fill_some(struct uffd_reader *reader, struct part *part, uint64_t by
     uint64_t before = part->at;
     bytes = trim_step(slice, before, bytes);
     end = min_u64(min_u64(end, slice_high(slice)), before + bytes);
+    verify(part, source, slice, end);
     if (!fill_run(&reader->lane, source, slice, part, end, filled)) return false;
     bytes -= part->at - before;
   }
@@ -175,9 +215,26 @@ static const char *find_obstacle(const struct uffd_lane *lane, const uffd_prefet
   return NULL;
 }
 
+/* Passes over what is there, or is not mapped any more, for at most a step. True: the next page is to be filled. */
+static bool skip_filled(const struct uffd_reader *reader, struct part *part) {
+  struct uffd_source *source;
+  uint64_t end;
+  if (!find_wanted(part, &end)) return false;
+  const struct uffd_slice *slice = find_slice(reader, part, &source);
+  uint64_t mapped = slice == NULL ? end : min_u64(max_u64(slice->offset, part->at), end);
+  pass(part, mapped);
+  if (mapped == end) return false;
+  uint64_t limit = min_u64(min_u64(end, slice_high(slice)), part->at + STEP_BYTES);
+  verify(part, source, slice, limit);
+  pass(part, run_end(slice, part->at, limit, false));
+  return part->at < limit;
+}
+
+/* The rate is asked for what is to be filled only: to pass over pages costs nothing of it. */
 static enum uffd_job_result step(struct uffd_lane *lane, struct uffd_job *job) {
   struct part *part = (struct part *)job;
   uffd_prefetch *prefetch = part->prefetch;
+  uint64_t filled = 0, end;
   BARRIER("prefetching", part);
   const char *obstacle = find_obstacle(lane, prefetch);
   if (obstacle != NULL) {
@@ -185,16 +242,16 @@ static enum uffd_job_result step(struct uffd_lane *lane, struct uffd_job *job) {
     note_error(prefetch, ECANCELED);
     return UFFD_JOB_DONE;
   }
-  struct uffd_source *source;
-  uint64_t now = uffd_now(), again = uffd_rate_take(&prefetch->rate, now, prefetch->step);
-  if (again != 0 && find_slice(uffd_reader_of(lane), part, &source) != NULL) {
-    job->due_ns = min_u64(again, now + LOOK_NS);
+  job->due_ns = 0;
+  if (!skip_filled(uffd_reader_of(lane), part)) return find_wanted(part, &end) ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
+  uint64_t again = uffd_rate_take(&prefetch->rate, uffd_now(), prefetch->step);
+  if (again != 0) {
+    job->due_ns = again; /* removing the region, or closing the loop, does not wait for it */
     return UFFD_JOB_AGAIN;
   }
-  uint64_t filled = 0, end;
   bool may_go_on = fill_some(uffd_reader_of(lane), part, prefetch->step, &filled);
   uffd_rate_give_back(&prefetch->rate, prefetch->step - min_u64(filled, prefetch->step));
-  job->due_ns = may_go_on ? 0 : uffd_now() + UFFD_RETRY_MAX_NS / 10;
+  if (!may_go_on) job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS / 10;
   return find_wanted(part, &end) ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
 }
 

@@ -21,7 +21,7 @@ static struct uffd_ledger *ledger_of(const uffd_region *region) {
 
 /* Runs a job in the reader of a slice. */
 static int run_job(const uffd_region *region, uint32_t i, struct uffd_job *job) {
-  return uffd_loop_run_job(region->loop, region->first + i, job);
+  return uffd_loop_run_job(region->loop, uffd_region_lane(region, i), job);
 }
 
 /*
@@ -157,14 +157,15 @@ static void detach_slices(uffd_region *region, bool unregister) {
 }
 
 /* The loop's own objects, one a reader, made when the first region needs them. */
-static int open_objects(uffd_loop *loop, uint32_t count) {
+static int open_objects(const uffd_region *region) {
+  const uffd_loop *loop = region->loop;
   struct uffd_open_opts opts = UFFD_OPEN_OPTS_INIT;
   opts.features = loop->engine.features | loop->engine.class->features;
   opts.optional = UFFD_FEAT_THREAD_ID;
   opts.flags = loop->open_flags;
   opts.route = loop->route;
-  for (uint32_t i = 0; i < count; i++) {
-    struct uffd_reader *reader = loop->engine.readers[i];
+  for (uint32_t i = 0; i < region->count; i++) {
+    struct uffd_reader *reader = uffd_region_reader(region, i);
     if (reader->object != NULL) continue;
     int result = uffd_open(&opts, &reader->object);
     if (result < 0) return result;
@@ -197,7 +198,7 @@ static int register_slices(uffd_region *region) {
 static void unregister_slice(uffd_region *region, uffd_object *object, uint64_t start, uint64_t end) {
   struct uffd_span part;
   for (; uffd_claim_next(&region->claim, start, end, &part); start = part.end) {
-    if (region->registered) uffd_places_verify(region->terms.memory, object->fd, part.start, part.end);
+    if (region->registered) uffd_places_verify(region->memory, object->fd, part.start, part.end);
     uffd_unregister(object, part.start, part.end - part.start); /* what is gone already needs none */
   }
 }
@@ -216,13 +217,28 @@ static uint64_t page_count(const uffd_region *region) {
   return region->terms.length / region->terms.page_size;
 }
 
+/*
+ * Gives up what only a region that is served needs. Forked children go on asking the resolver. Slices that were left
+ * have the page states.
+ */
+static void release_service(uffd_region *region) {
+  if (atomic_load(&region->loop->engine.has_children)) return;
+  uffd_memory_drop(region->memory);
+  uffd_resolver_drop(region->terms.resolver);
+  region->memory = NULL;
+  region->terms.resolver = NULL;
+  if (ledger_of(region) != NULL || region->terms.foreign) return;
+  uffd_pages_unmap((void *)(uintptr_t)region->terms.pages, page_count(region));
+  region->terms.pages = NULL;
+}
+
 /* A destroyed region may be half made, and may be a forked child's copy. */
 void uffd_region_destroy(uffd_region *region) {
   retract(region);
   uffd_claim_release(&region->claim);
   if (ledger_of(region) == NULL) uffd_pages_unmap((void *)(uintptr_t)region->terms.pages, page_count(region));
-  uffd_memory_drop(region->terms.memory);
-  uffd_resolver_drop(region->terms.resolver);
+  if (region->memory != NULL) uffd_memory_drop(region->memory);
+  if (region->terms.resolver != NULL) uffd_resolver_drop(region->terms.resolver);
   pthread_mutex_destroy(&region->lock);
   DELETE(region);
 }
@@ -230,8 +246,8 @@ void uffd_region_destroy(uffd_region *region) {
 static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
                       const struct uffd_region_opts *opts) {
   bool only_missing = (opts->modes & (UFFD_MODE_WP | UFFD_MODE_MINOR)) == 0;
-  terms->memory = memory;
   terms->resolver = resolver;
+  terms->pid = memory->pid;
   terms->foreign = memory->kind == UFFD_MEMORY_FOREIGN;
   uint64_t run;
   terms->address =
@@ -258,9 +274,10 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   struct uffd_terms *terms = &region->terms;
   set_terms(terms, loop, memory, resolver, opts);
   terms->hints = &region->hints;
-  atomic_init(&region->hints.huge, uffd_huge_serves(terms));
+  atomic_init(&region->hints.huge, uffd_huge_serves(memory, opts->modes));
   region->loop = loop;
   region->object = opts->object;
+  region->memory = memory;
   region->claim = (struct uffd_claim){.start = terms->address,
                                       .end = terms->address + terms->length,
                                       .served = true,
@@ -306,12 +323,13 @@ static void give_object_back(uffd_region *region) {
   run_job(region, 0, &job.job);
 }
 
+/* Small regions are shared out too: each begins where the last one ended. */
 static int choose_reader(uffd_region *region) {
   uffd_loop *loop = region->loop;
-  if (region->object == NULL) return open_objects(loop, region->count);
-  const uffd_region *sharer = find_sharer(region);
-  region->first = sharer != NULL ? sharer->first : loop->next_reader++ % loop->engine.readers_count;
-  return 0;
+  const uffd_region *sharer = region->object != NULL ? find_sharer(region) : NULL;
+  region->first = sharer != NULL ? sharer->first : loop->next_reader;
+  if (sharer == NULL) loop->next_reader = (loop->next_reader + region->count) % loop->engine.readers_count;
+  return region->object != NULL ? 0 : open_objects(region);
 }
 
 /* Under loop->lock: the last step that is undone here, when what follows fails. */
@@ -420,6 +438,7 @@ static void end(uffd_region *region, bool complete) {
   uffd_uses_drop(region->loop, region->terms.resolver);
   pthread_mutex_unlock(&region->loop->lock);
   region->served = false;
+  release_service(region);
 }
 
 int uffd_region_complete(uffd_region *region) {

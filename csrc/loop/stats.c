@@ -1,12 +1,13 @@
 /*
  * Statistics: each lane counts for itself in plain stores; who asks adds up.
  */
-#include <sched.h>
 #include <string.h>
+#include <time.h>
 
 #include "loop/loop.h"
 
-#define SETTLE_NS UINT64_C(200000000)
+#define SETTLE_NS UINT64_C(5000000)
+#define NAP_NS    20000
 
 static uint64_t read_counter(const _Atomic uint64_t *counter) {
   return atomic_load_explicit(counter, memory_order_relaxed);
@@ -59,15 +60,20 @@ static void add_counters(const struct uffd_counters *counters, struct uffd_stats
 }
 
 /*
- * A thread goes on as soon as its page is there, and may ask for statistics before the reader has counted that page.
- * So the pass that is under way may end first, but a slow callback is not waited for.
+ * Pages are counted before their threads are woken. What is counted afterwards (latency, twins of a fault that was
+ * answered) is there when the pass is over: passes under way are waited for, all of them together, but not for long,
+ * because a callback may be slow.
  */
-static void let_pass_end(const struct uffd_reader *reader) {
-  uint64_t pass = atomic_load_explicit(&reader->passes, memory_order_acquire);
-  if (pass % 2 == 0 || uffd_current_lane == &reader->lane) return;
+static void let_passes_end(const uffd_loop *loop) {
+  const struct timespec nap = {0, NAP_NS};
   uint64_t end = uffd_now() + SETTLE_NS;
-  while (atomic_load_explicit(&reader->passes, memory_order_acquire) == pass && uffd_now() < end) {
-    sched_yield();
+  for (uint32_t i = 0; i < loop->engine.readers_count; i++) {
+    const struct uffd_reader *reader = loop->engine.readers[i];
+    uint64_t pass = atomic_load_explicit(&reader->passes, memory_order_acquire);
+    if (pass % 2 == 0 || uffd_current_lane == &reader->lane) continue;
+    while (atomic_load_explicit(&reader->passes, memory_order_acquire) == pass && uffd_now() < end) {
+      nanosleep(&nap, NULL);
+    }
   }
 }
 
@@ -77,8 +83,8 @@ int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats) {
   if (result < 0) return result;
   if (stats == NULL || stats->size < 2 * sizeof(size_t))
     return fail(EINVAL, "uffd_stats: set size, UFFD_STATS_INIT does.");
+  let_passes_end(loop);
   for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
-    if (i < loop->engine.readers_count) let_pass_end(loop->engine.readers[i]);
     add_counters(&loop->engine.lanes[i]->counters, &all);
   }
   all.faults = all.missing + all.wp + all.minor;

@@ -369,10 +369,11 @@ uint64_t uffd_handler_due(const struct uffd_reader *reader) {
   if (atomic_load_explicit(&reader->posted, memory_order_relaxed) != NULL) return 0;
   uint64_t due = reader->untidy ? IDLE_NS : UINT64_MAX;
   if (is_starved(reader)) due = min_u64(due, UFFD_RETRY_MAX_NS);
-  if (reader->queued == 0 && reader->jobs == NULL) return due;
+  bool jobs = uffd_jobs_any(reader);
+  if (reader->queued == 0 && !jobs) return due;
   uint64_t now = uffd_now();
   if (reader->queued != 0) due = min_u64(due, until(reader->retry_ns, now));
-  if (reader->jobs != NULL) due = min_u64(due, until(uffd_jobs_due(reader), now));
+  if (jobs) due = min_u64(due, until(uffd_jobs_due(reader), now));
   return due;
 }
 
@@ -460,7 +461,7 @@ unsigned uffd_handler_work(struct uffd_reader *reader, bool woken) {
   if (reader->queued < UFFD_QUEUE_MAX / 2) wake_put_back(reader);
   atomic_store_explicit(&reader->passes, atomic_load_explicit(&reader->passes, memory_order_relaxed) + 1,
                         memory_order_release); /* with all that was counted */
-  if (answered == 0 && reader->jobs != NULL) uffd_jobs_run(reader, true);
+  if (answered == 0) uffd_jobs_run(reader, true);
   if (reader->lane.asker.policy_calls != calls) {
     reader->untidy = true;
   } else if (reader->untidy && !woken) {

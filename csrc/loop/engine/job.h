@@ -13,7 +13,8 @@ enum uffd_job_result { UFFD_JOB_DONE, UFFD_JOB_AGAIN };
  * waits for it, or has said (over) what becomes of it.
  */
 struct uffd_job {
-  struct uffd_job *next;
+  struct uffd_job *next;  /* in its list, or among those that wait behind the same one */
+  struct uffd_job *later; /* while it waits for its time: those behind it */
   enum uffd_job_result (*run)(struct uffd_lane *lane, struct uffd_job *job);
   bool anywhere;   /* inline: any lane will do */
   bool background; /* waits until no fault does */
@@ -23,6 +24,10 @@ struct uffd_job {
   void (*over)(struct uffd_job *job); /* takes the job back where nobody waits for it; NULL: done is posted */
 };
 
+struct uffd_jobs { /* in their order */
+  struct uffd_job *first, *last;
+};
+
 void uffd_job_init(struct uffd_job *job, enum uffd_job_result (*run)(struct uffd_lane *lane, struct uffd_job *job));
 void uffd_job_post(struct uffd_reader *reader, struct uffd_job *job);
 /* sem_wait() until then (UINT64_MAX: for ever), over signals: false when it is too late. */
@@ -30,6 +35,7 @@ bool uffd_semaphore_wait(sem_t *semaphore, uint64_t until_ns);
 
 /* The reader's side: takes what was posted, runs what it may. True if a background job did some work. */
 bool uffd_jobs_run(struct uffd_reader *reader, bool background);
+bool uffd_jobs_any(const struct uffd_reader *reader); /* taken, and not done */
 void uffd_jobs_cancel(struct uffd_reader *reader);
 void uffd_jobs_hasten(struct uffd_reader *reader);        /* what waits for its time looks around once more */
 uint64_t uffd_jobs_due(const struct uffd_reader *reader); /* of the first; UINT64_MAX: there is none */

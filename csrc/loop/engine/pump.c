@@ -22,9 +22,16 @@ static bool is_driver(const struct uffd_engine *engine) {
 
 /* A descriptor that is closed leaves the set by itself, but not while a forked child has a copy. */
 static int watch(struct uffd_reader *reader, int fd, bool comes) {
-  struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+  bool heard = fd == reader->wake_fd || !atomic_load(&reader->engine->paused);
+  struct epoll_event event = {.events = heard ? EPOLLIN : 0, .data.fd = fd};
   int result = epoll_ctl(reader->engine->epoll_fd, comes ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, comes ? &event : NULL);
   return result == 0 || !comes ? 0 : -errno;
+}
+
+/* An object that is not read now would make the pump's descriptor readable for nothing. */
+static void hear(struct uffd_reader *reader, int fd, bool heard) {
+  struct epoll_event event = {.events = heard ? EPOLLIN : 0, .data.fd = fd};
+  epoll_ctl(reader->engine->epoll_fd, EPOLL_CTL_MOD, fd, &event);
 }
 
 static int start(struct uffd_engine *engine) {
@@ -71,6 +78,7 @@ const struct uffd_engine_class uffd_pump_engine = {
     .stop = stop,
     .release = release,
     .watch = watch,
+    .hear = hear,
     .run_job = run_job,
     .wait = wait,
     .is_driver = is_driver,

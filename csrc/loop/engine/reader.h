@@ -32,8 +32,9 @@ struct uffd_reader {
   struct uffd_source *sources;
   struct pollfd *polls; /* the wake_fd, then one a source */
   uint32_t polls_count, polls_capacity;
-  struct uffd_job *jobs; /* taken from posted, not done */
-  uint64_t retry_ns;     /* when deferred faults are tried again */
+  struct uffd_jobs foreground, background; /* taken from posted, not done */
+  struct uffd_job *waiting;                /* of the background: until their time, the first one */
+  uint64_t retry_ns;                       /* when deferred faults are tried again */
   uint64_t retry_step;
   uint32_t queued;   /* of queue[] */
   uint32_t children; /* sources that are forked children */

@@ -28,8 +28,8 @@ static const char *source(const struct bulk *bulk, uint64_t at) {
   return (const char *)bulk->install->data + (at - bulk->install->dst);
 }
 
-/* A part of the answer by itself, from data. Whether all of it went in in that way. */
-static bool put(struct bulk *bulk, uint32_t kind, uint64_t start, uint64_t length, const char *data) {
+/* A part of the answer by itself, from data. */
+static struct uffd_filled put(struct bulk *bulk, uint32_t kind, uint64_t start, uint64_t length, const char *data) {
   struct uffd_install part = *bulk->install;
   bool holds = holds_page(bulk, start, start + length);
   part.kind = kind;
@@ -46,7 +46,7 @@ static bool put(struct bulk *bulk, uint32_t kind, uint64_t start, uint64_t lengt
   }
   uffd_filled_add(&bulk->filled, &filled);
   if (filled.outcome != UFFD_OUTCOME_INSTALLED && filled.outcome != UFFD_OUTCOME_PRESENT) bulk->stopped = true;
-  return filled.bytes == length && !filled.other_way;
+  return filled;
 }
 
 /* Runs of zero pages and of others take turns; the bytes are in the staging area. */
@@ -91,8 +91,7 @@ static bool put_huge(struct bulk *bulk, uint64_t start) {
     put(bulk, UFFD_ANSWER_ZERO, start, HUGE_PAGE, NULL);
     return true;
   }
-  bool all = put(bulk, UFFD_ANSWER_MOVE, start, HUGE_PAGE, staging);
-  if (!all && !bulk->stopped) {
+  if (put(bulk, UFFD_ANSWER_MOVE, start, HUGE_PAGE, staging).other_way) {
     atomic_store_explicit(&bulk->install->slice->terms->hints->huge, false, memory_order_relaxed);
   }
   return true;

@@ -18,8 +18,8 @@ static bool has_thp(void) {
   return known && strstr(text, "[never]") == NULL;
 }
 
-bool uffd_huge_serves(const struct uffd_terms *terms) {
-  bool moves = terms->memory->kind == UFFD_MEMORY_THP && (terms->modes & UFFD_MODE_WP) == 0;
+bool uffd_huge_serves(const uffd_memory *memory, uint64_t modes) {
+  bool moves = memory->kind == UFFD_MEMORY_THP && (modes & UFFD_MODE_WP) == 0;
   return moves && (uffd_kernel_features() & UFFD_FEAT_MOVE) != 0 && has_thp();
 }
 

@@ -173,8 +173,7 @@ static bool is_mapped(const struct work *work) {
   const struct uffd_slice *slice = work->install->slice;
   const struct uffd_source *source = work->install->source;
   unsigned char resident = 0;
-  if (source->foreign)
-    return uffd_is_present(source->child ? 0 : slice->terms->memory->pid, work->at, page_size_of(work));
+  if (source->foreign) return uffd_is_present(source->child ? 0 : slice->terms->pid, work->at, page_size_of(work));
   if (source->child) {
     return page_state(slice, page_index(slice, work->at)) == UFFD_PAGE_INSTALLED;
   }

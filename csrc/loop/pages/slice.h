@@ -28,7 +28,7 @@ struct uffd_hints {
 /* All that the line needs to know of a region. Set before the region is served; the line never changes it. */
 struct uffd_terms {
   uffd_resolver *resolver;
-  uffd_memory *memory;
+  int32_t pid;      /* of another process, 0: unknown; else 0 */
   uint64_t address; /* as it was added */
   uint64_t length, page_size, modes, resolver_offset, around;
   _Atomic uint8_t *pages; /* enum uffd_page */

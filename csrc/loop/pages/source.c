@@ -22,7 +22,7 @@ void uffd_source_destroy(struct uffd_source *source) {
 
 uint32_t uffd_source_pid(const struct uffd_source *source) {
   bool own = source->child || source->count == 0;
-  return own ? 0 : (uint32_t)source->slices[0].terms->memory->pid;
+  return own ? 0 : (uint32_t)source->slices[0].terms->pid;
 }
 
 void uffd_slice_unregister(const struct uffd_source *source, const struct uffd_slice *slice) {
@@ -157,6 +157,24 @@ int uffd_slices_remap(struct uffd_source *source, uint64_t from, uint64_t to, ui
   return result;
 }
 
+/*
+ * Copies count states. Most of a large region has never been touched: its states are read a word at a time, and the
+ * copy, which is new memory, is written only where they are not ABSENT.
+ */
+static void copy_states(_Atomic uint8_t *to, const _Atomic uint8_t *from, uint64_t count) {
+  for (uint64_t i = 0; i < count; i++) {
+    while ((uintptr_t)(from + i) % sizeof(uint64_t) == 0 && count - i >= sizeof(uint64_t)) {
+      uint64_t word;
+      memcpy(&word, (const void *)(uintptr_t)(from + i), sizeof(word));
+      if (word != 0) break;
+      i += sizeof(uint64_t);
+    }
+    if (i == count) return;
+    uint8_t state = atomic_load_explicit(&from[i], memory_order_relaxed);
+    if (state != UFFD_PAGE_ABSENT) atomic_store_explicit(&to[i], state, memory_order_relaxed);
+  }
+}
+
 int uffd_slices_clone(const struct uffd_source *parent, struct uffd_source *child) {
   uint64_t pages = 0;
   for (uint32_t i = 0; i < parent->count; i++) {
@@ -171,9 +189,7 @@ int uffd_slices_clone(const struct uffd_source *parent, struct uffd_source *chil
     struct uffd_slice slice = parent->slices[i];
     slice.pages = next;
     next += page_count(&slice);
-    for (uint64_t p = 0; p < page_count(&slice); p++) {
-      set_page_state(&slice, p, page_state(&parent->slices[i], p));
-    }
+    copy_states(slice.pages, parent->slices[i].pages, page_count(&slice));
     child->slices[child->count++] = slice;
   }
   return 0;
