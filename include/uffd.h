@@ -608,7 +608,8 @@ enum {
                                child that asks for it later finds a hole, which reads as zeros */
   UFFD_ANSWER_POISON = 4,
   UFFD_ANSWER_LATER = 5,   /* ask again soon */
-  UFFD_ANSWER_RESOLVER = 6 /* another resolver answers; this page lies at resolver_offset there */
+  UFFD_ANSWER_RESOLVER = 6, /* another resolver answers; this page lies at resolver_offset there */
+  UFFD_ANSWER_UNPROTECT = 7 /* in traces only: the write of a write-protect fault was let through */
 };
 
 /*

@@ -23,6 +23,8 @@
  * Not for the fault path, which formats nothing until a page has failed.
  */
 #define fail uffd_set_errmsg
+/* How many sentences the thread has set: a user's function that fails may have set none, and an older one stands. */
+uint32_t uffd_count_sentences(void);
 /* What errno says, in English, also for the fault path. */
 const char *uffd_error_text(int error);
 /* A copy of the thread's sentence. Cleaning up after a failure may fail as well and write another sentence: keep the

@@ -12,6 +12,7 @@
 
 /* Reached from signal handlers: the ordinary model may allocate at a thread's first access. */
 static _Thread_local __attribute__((tls_model("initial-exec"))) char sentence[sizeof(struct uffd_sentence)];
+static _Thread_local __attribute__((tls_model("initial-exec"))) uint32_t sentences;
 
 const char *uffd_version(void) {
   return VERSION(UFFD_VERSION_MAJOR, UFFD_VERSION_MINOR, UFFD_VERSION_PATCH);
@@ -29,6 +30,7 @@ int uffd_set_errmsg(int error, const char *format, ...) {
   vsnprintf(text, sizeof(text), format, arguments);
   va_end(arguments);
   memcpy(sentence, text, sizeof(sentence));
+  sentences++;
   return -error;
 }
 
@@ -40,6 +42,10 @@ const char *uffd_error_text(int error) {
 #else
   return strerror(error);
 #endif
+}
+
+uint32_t uffd_count_sentences(void) {
+  return sentences;
 }
 
 struct uffd_sentence uffd_keep_sentence(void) {

@@ -86,6 +86,13 @@ static int check_answer(const struct callback *callback, const struct uffd_answe
   return 0;
 }
 
+/* A callback that fails without a word would be blamed with the sentence of an older failure. */
+static int explain(const uffd_resolver *resolver, uint32_t sentences_before, int result, uint64_t offset) {
+  if (uffd_count_sentences() != sentences_before) return result;
+  return fail(-result, "The %s resolver failed at offset %" PRIu64 ": %s.", resolver->kind, offset,
+              uffd_error_text(-result));
+}
+
 static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                struct uffd_answer *answer) {
   const struct callback *callback = (const struct callback *)resolver;
@@ -97,8 +104,9 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
                 resolver->kind);
   }
   asker->policy_calls++;
+  uint32_t before = uffd_count_sentences();
   int result = callback->ops.resolve(callback->ctx, state, fault, answer);
-  if (result < 0) return result;
+  if (result < 0) return explain(resolver, before, result, fault->offset);
   if (answer->kind == UFFD_ANSWER_RESOLVER) return hand_over(callback, asker, fault, answer);
   return check_answer(callback, answer);
 }
@@ -128,7 +136,12 @@ uint32_t uffd_callback_slot(const uffd_resolver *resolver) {
 int uffd_callback_setup(const uffd_resolver *resolver, const struct uffd_handler *handler, void **state) {
   const struct callback *callback = (const struct callback *)resolver;
   *state = NULL;
-  return callback->ops.setup == NULL ? 0 : callback->ops.setup(callback->ctx, handler, state);
+  if (callback->ops.setup == NULL) return 0;
+  uint32_t before = uffd_count_sentences();
+  int result = callback->ops.setup(callback->ctx, handler, state);
+  if (result >= 0 || uffd_count_sentences() != before) return result;
+  return fail(-result, "The %s resolver could not be set up for handler %u: %s.", resolver->kind, handler->index,
+              uffd_error_text(-result));
 }
 
 void uffd_callback_teardown(const uffd_resolver *resolver, void *state) {

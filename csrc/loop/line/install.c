@@ -27,18 +27,29 @@ static void mark(const struct uffd_install *install, uint64_t start, uint64_t en
   }
 }
 
+/*
+ * Before the pages are there, because whoever waits for one may look at the counts as soon as he is woken; what did not
+ * go in is taken back.
+ */
+static void count_pages(const struct work *work, uint32_t kind, uint64_t start, uint64_t length, uint64_t sign) {
+  const struct uffd_install *install = work->install;
+  struct uffd_counters *counters = &work->lane->counters;
+  if (length == 0) return;
+  uffd_count(&counters->pages[kind], sign * (length >> install->slice->terms->page_shift));
+  if (kind == UFFD_ANSWER_POISON) return;
+  uffd_count(&counters->bytes, sign * length);
+  if (install->first_write && install->page - start < length) uffd_count(&counters->unprotected, sign);
+}
+
 static void account(struct work *work, uint32_t kind, uint64_t start, uint64_t done) {
   if (done == 0) return;
-  struct uffd_counters *counters = &work->lane->counters;
   struct uffd_filled *filled = &work->filled;
   bool poison = kind == UFFD_ANSWER_POISON, faulting = work->install->page - start < done;
   if (faulting) filled->page_kind = (uint8_t)kind;
   if (faulting) filled->poisoned = poison;
-  uffd_count(&counters->pages[kind], done >> work->install->slice->terms->page_shift);
   if (poison) {
-    if (!BROKEN("poison-time")) work->lane->poisoned_ns = uffd_now();
+    work->lane->poisoned_ns = uffd_now();
   } else {
-    uffd_count(&counters->bytes, done);
     uffd_filled_woke(filled, start, start + done);
     filled->bytes += done;
     if (kind != work->asked) filled->other_way = true;
@@ -46,9 +57,14 @@ static void account(struct work *work, uint32_t kind, uint64_t start, uint64_t d
   mark(work->install, start, start + done, poison ? UFFD_PAGE_POISONED : UFFD_PAGE_INSTALLED);
 }
 
+/* The modes of all five have DONTWAKE at the same place. */
+static uint64_t mode_of(const struct work *work, uint64_t protecting) {
+  return (work->install->wp ? protecting : 0) | (work->install->quiet ? UFFD_COPY_DONTWAKE : 0);
+}
+
 /* Zeros where ZEROPAGE does not serve: huge pages have none, and it cannot protect (R23: one ioctl for both). */
 static int fill_zeros(struct work *work, int fd, uint64_t dst, uint64_t length, uint64_t *done) {
-  uint64_t mode = work->install->wp ? UFFD_COPY_WP : 0;
+  uint64_t mode = mode_of(work, UFFD_COPY_WP);
   int result = 0;
   for (*done = 0; *done < length && result == 0;) {
     uint64_t part;
@@ -64,8 +80,8 @@ static int fill_tail(struct work *work, int fd, uint64_t dst, const char *data, 
   uint64_t page_size = work->install->slice->terms->page_size;
   memcpy(work->lane->staging, data, length);
   memset(work->lane->staging + length, 0, page_size - length);
-  return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)work->lane->staging, page_size,
-                   work->install->wp ? UFFD_COPY_WP : 0, done);
+  return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)work->lane->staging, page_size, mode_of(work, UFFD_COPY_WP),
+                   done);
 }
 
 static int fill_bytes(struct work *work, int fd, uint64_t dst, uint64_t length, uint64_t *done) {
@@ -74,7 +90,7 @@ static int fill_bytes(struct work *work, int fd, uint64_t dst, uint64_t length, 
   uint64_t has = install->length - (dst - install->dst), page_size = install->slice->terms->page_size;
   uint64_t whole = has >= length ? length : round_down(has, page_size);
   if (whole == 0) return fill_tail(work, fd, dst, data, has, done);
-  return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)data, whole, install->wp ? UFFD_COPY_WP : 0, done);
+  return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)data, whole, mode_of(work, UFFD_COPY_WP), done);
 }
 
 /* One step: as much of [at, at+length) as goes without a word from the kernel. The kind may differ from the answer's.
@@ -87,14 +103,15 @@ static int fill(struct work *work, uint32_t kind, uint64_t length, uint64_t *don
   case UFFD_ANSWER_BYTES:
     return fill_bytes(work, fd, at, length, done);
   case UFFD_ANSWER_CONTINUE:
-    return uffd_fill(fd, UFFD_FILL_CONTINUE, at, 0, length, install->wp ? UFFD_CONTINUE_WP : 0, done);
+    return uffd_fill(fd, UFFD_FILL_CONTINUE, at, 0, length, mode_of(work, UFFD_CONTINUE_WP), done);
   case UFFD_ANSWER_MOVE:
-    return uffd_fill(fd, UFFD_FILL_MOVE, at, (uintptr_t)install->data + (at - install->dst), length, 0, done);
+    return uffd_fill(fd, UFFD_FILL_MOVE, at, (uintptr_t)install->data + (at - install->dst), length, mode_of(work, 0),
+                     done);
   case UFFD_ANSWER_POISON:
-    return uffd_fill(fd, UFFD_FILL_POISON, at, 0, length, 0, done);
+    return uffd_fill(fd, UFFD_FILL_POISON, at, 0, length, mode_of(work, 0), done);
   default:
     if (install->wp || install->slice->terms->page_size != BASE_PAGE) return fill_zeros(work, fd, at, length, done);
-    return uffd_fill(fd, UFFD_FILL_ZEROPAGE, at, 0, length, 0, done);
+    return uffd_fill(fd, UFFD_FILL_ZEROPAGE, at, 0, length, mode_of(work, 0), done);
   }
 }
 
@@ -116,9 +133,11 @@ static void step_over_present(struct work *work) {
     set_page_state(install->slice, index, UFFD_PAGE_INSTALLED);
   }
   if (work->at == install->page) {
-    if (!BROKEN("wake-present")) uffd_raw_wake(install->source->fd, install->page, page_size_of(work));
-    uffd_filled_woke(&work->filled, install->page, install->page + page_size_of(work));
     uffd_count(&work->lane->counters.present, 1);
+    if (!install->quiet && !BROKEN("wake-present")) {
+      uffd_raw_wake(install->source->fd, install->page, page_size_of(work));
+    }
+    uffd_filled_woke(&work->filled, install->page, install->page + page_size_of(work));
   }
   pass_page(work, UFFD_OUTCOME_PRESENT);
 }
@@ -158,7 +177,9 @@ static void judge(struct work *work, int error) {
 /* One step in one way, and what it came to. */
 static int step(struct work *work, uint32_t kind, uint64_t length) {
   uint64_t done;
+  count_pages(work, kind, work->at, length, 1);
   int error = fill(work, kind, length, &done);
+  count_pages(work, kind, work->at + done, length - done, UINT64_MAX);
   work->kind = kind;
   account(work, kind, work->at, done);
   work->at += done;
@@ -227,16 +248,17 @@ struct uffd_filled uffd_install(struct uffd_lane *lane, const struct uffd_instal
   return work.filled;
 }
 
-struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *source, uint64_t page,
-                                  uint64_t page_size) {
+struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *source, uint64_t page, uint64_t page_size,
+                                  bool quiet) {
   struct uffd_filled filled = {.outcome = UFFD_OUTCOME_INSTALLED, .page_kind = UFFD_ANSWER_LATER};
-  int error = uffd_raw_writeprotect(source->fd, page, page_size, 0);
+  uffd_count(&lane->counters.unprotected, 1);
+  int error = uffd_raw_writeprotect(source->fd, page, page_size, quiet ? UFFD_WRITEPROTECT_DONTWAKE : 0);
   if (error == 0) {
-    uffd_count(&lane->counters.unprotected, 1);
     filled.unprotected = true;
     uffd_filled_woke(&filled, page, page + page_size);
     return filled;
   }
+  uffd_count(&lane->counters.unprotected, UINT64_MAX);
   if (error == -ESRCH) source->gone = true;
   /* whatever else it is, the page cannot become something else instead: again */
   filled.outcome = error == -ESRCH || error == -ENOENT ? UFFD_OUTCOME_GONE : UFFD_OUTCOME_DEFERRED;

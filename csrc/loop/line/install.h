@@ -33,11 +33,13 @@ struct uffd_install {
   uint32_t kind;    /* UFFD_ANSWER_* */
   bool wp;          /* arrives write-protected */
   bool minor;       /* the page cache has the page, as the fault said */
+  bool first_write; /* the faulting page arrives unprotected, for a write that is watched for */
+  bool quiet;       /* whoever sleeps is woken by the caller, when he has written his record */
 };
 
 struct uffd_filled uffd_install(struct uffd_lane *lane, const struct uffd_install *install);
-struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *source, uint64_t page,
-                                  uint64_t page_size);
+struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *source, uint64_t page, uint64_t page_size,
+                                  bool quiet);
 
 /* Adds what another step has done to *sum. Outcome, error and page_kind stay *sum's. */
 void uffd_filled_add(struct uffd_filled *sum, const struct uffd_filled *more);

@@ -18,10 +18,11 @@ struct walk {
   uint64_t flags; /* UFFD_FAULT_* */
   uint64_t read_ns, reach;
   uint32_t tid;
-  uint32_t answer;            /* UFFD_ANSWER_*, for the trace */
-  uint64_t dst, cover;        /* of the answer: its first address, and bytes */
-  uint64_t low, high;         /* addresses: what the region's around would bring in with this page */
-  struct uffd_stream *stream; /* around auto: the sequence that the fault belongs to, or NULL */
+  const struct uffd_hook *hook; /* of the trace: sleepers are woken when it has the record; NULL: at once */
+  uint32_t answer;              /* UFFD_ANSWER_*, for the trace */
+  uint64_t dst, cover;          /* of the answer: its first address, and bytes */
+  uint64_t low, high;           /* addresses: what the region's around would bring in with this page */
+  struct uffd_stream *stream;   /* around auto: the sequence that the fault belongs to, or NULL */
 };
 
 static struct uffd_filled nothing_filled(uint32_t outcome) {
@@ -138,10 +139,12 @@ static struct uffd_filled install_answer(struct walk *walk, struct uffd_answer *
       .kind = answer->kind,
       .wp = (terms->modes & UFFD_MODE_WP) != 0 && !written && answer->kind != UFFD_ANSWER_POISON,
       .minor = (walk->flags & UFFD_FAULT_MINOR) != 0,
+      .first_write = (terms->modes & UFFD_MODE_WP) != 0 && written,
+      .quiet = walk->hook != NULL,
   };
   walk->answer = answer->kind;
   walk->dst = install.dst;
-  walk->cover = answer->length;
+  walk->cover = round_up(answer->length, terms->page_size);
   BARRIER("installing", &walk->page);
   if (walk->lane->crowded && uffd_line_is_poison(slice, walk->page)) { /* since this lane has asked: do not heal it */
     uffd_count(&walk->lane->counters.present, 1);
@@ -165,8 +168,7 @@ static struct uffd_filled install_page(struct walk *walk, uint32_t kind) {
 static void explain(const struct walk *walk, int error) {
   const struct uffd_terms *terms = walk->slice->terms;
   bool huge = error == ENOMEM && terms->page_size != BASE_PAGE;
-  fail(error, "Installing the page at offset %" PRIu64 " from the %s resolver: %s.",
-       region_offset(walk->slice, walk->page), terms->resolver->kind,
+  fail(error, "Installing what the %s resolver answered: %s.", terms->resolver->kind,
        huge ? "no huge page is free (sysctl vm.nr_hugepages)" : uffd_error_text(error));
 }
 
@@ -189,7 +191,7 @@ static struct uffd_filled fill_or_refill(struct walk *walk, uint64_t low, uint64
   walk->flags &= ~UFFD_FAULT_MINOR;
   filled = fill(walk, walk->page, walk->page + walk->slice->terms->page_size);
   if (filled.outcome != UFFD_OUTCOME_ABSENT) return filled;
-  fail(EFAULT, "The page cache has no page at offset %" PRIu64 ".", region_offset(walk->slice, walk->page));
+  fail(EFAULT, "The page cache does not have it.");
   return failed(EFAULT);
 }
 
@@ -259,11 +261,21 @@ static void go_along(const struct walk *walk, struct uffd_filled *filled) {
   uffd_pattern_correct(walk->stream, bytes, low, region_offset(slice, high));
 }
 
+/* What becomes of a page that cannot be filled, by UFFD_ON_ERROR_*. */
+static const char *const fates[] = {"", "reads as zeros", "is poisoned", "is poisoned, and the loop stops",
+                                    "is tried again"};
+
+/* Puts the page before the thread's sentence, which says why. */
+static __attribute__((noinline)) void name_page(const struct walk *walk, int error, const char *what) {
+  fail(error, "The page at offset %" PRIu64 " %s: %s", region_offset(walk->slice, walk->page), what, uffd_errmsg());
+}
+
 /* on_error says what the page becomes. A page that cannot even become that is tried again, never dropped. */
 static struct uffd_filled give_up(struct walk *walk, int error) {
   struct uffd_lane *lane = walk->lane;
   uint32_t on_error = walk->slice->terms->on_error;
   uffd_count(&lane->counters.errors, 1);
+  name_page(walk, error, fates[on_error]);
   uffd_failure_note(lane->failure, error, on_error == UFFD_ON_ERROR_RETRY);
   if (on_error == UFFD_ON_ERROR_RETRY) return nothing_filled(UFFD_OUTCOME_DEFERRED);
   if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&lane->failure->stopped, true);
@@ -292,10 +304,14 @@ static struct uffd_filled resolve(struct walk *walk, bool woken) {
     uffd_count(&lane->counters.present, 1);
     return filled;
   }
-  if ((walk->flags & UFFD_FAULT_WP) != 0) return uffd_unprotect(lane, walk->source, walk->page, page_size);
+  if ((walk->flags & UFFD_FAULT_WP) != 0) {
+    walk->answer = UFFD_ANSWER_UNPROTECT;
+    walk->cover = page_size;
+    return uffd_unprotect(lane, walk->source, walk->page, page_size, walk->hook != NULL);
+  }
   if (was_poisoned_since(walk)) {
-    uffd_raw_wake(walk->source->fd, walk->page, page_size);
     uffd_count(&lane->counters.present, 1);
+    if (walk->hook == NULL) uffd_raw_wake(walk->source->fd, walk->page, page_size);
     filled.poisoned = true;
     return filled;
   }
@@ -352,8 +368,6 @@ static uint64_t settled_flags(const struct uffd_pending *fault, uint64_t flags, 
 /* Not inlined: the record would be on the signal stack of whoever is not traced. */
 static __attribute__((noinline)) void trace(const struct walk *walk, const struct uffd_pending *fault,
                                             const struct uffd_filled *filled, uint64_t now) {
-  const struct uffd_hook *hook = atomic_load_explicit(walk->lane->trace, memory_order_acquire);
-  if (hook == NULL) return;
   const struct uffd_trace record = {
       .time_ns = now,
       .latency_ns = now - fault->read_ns,
@@ -367,7 +381,18 @@ static __attribute__((noinline)) void trace(const struct walk *walk, const struc
       .error = filled->outcome == UFFD_OUTCOME_FAILED ? filled->error : 0,
       .cookie = walk->slice->terms->cookie,
   };
-  hook->fn(hook->ctx, &record);
+  walk->hook->fn(walk->hook->ctx, &record);
+}
+
+/* All that this fault may have filled. Inline, nobody sleeps. */
+static void wake_after_record(const struct walk *walk) {
+  uint64_t page_size = walk->slice->terms->page_size, start = walk->page, end = walk->page + page_size;
+  if (walk->lane->crowded) return;
+  if (walk->cover != 0 && walk->answer != UFFD_ANSWER_UNPROTECT) {
+    start = min_u64(start, min_u64(walk->dst, walk->low));
+    end = max_u64(end, max_u64(walk->dst + walk->cover, walk->high));
+  }
+  uffd_raw_wake(walk->source->fd, start, end - start);
 }
 
 /* A fault that was read is counted then; a guessed one when it is known what it was. */
@@ -400,6 +425,7 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
       .read_ns = fault->read_ns,
       .reach = fault->reach,
       .tid = fault->tid,
+      .hook = atomic_load_explicit(lane->trace, memory_order_acquire),
   };
   struct uffd_filled filled = resolve(&walk, fault->woken);
   if (filled.outcome == UFFD_OUTCOME_FAILED) filled = give_up(&walk, filled.error);
@@ -408,7 +434,10 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
   }
   uint64_t now = uffd_now();
   count(lane, fault, &filled, now);
-  if (atomic_load_explicit(lane->trace, memory_order_relaxed) != NULL) trace(&walk, fault, &filled, now);
+  if (walk.hook != NULL) {
+    trace(&walk, fault, &filled, now);
+    wake_after_record(&walk);
+  }
   return filled;
 }
 
@@ -423,7 +452,10 @@ struct uffd_filled uffd_line_prefetch(struct uffd_lane *lane, struct uffd_source
       .flags = UFFD_FAULT_PREFETCH | (minor ? UFFD_FAULT_MINOR : 0),
   };
   const struct uffd_filled filled = fill_or_refill(&walk, low, high);
-  uffd_count(&lane->counters.prefetched, filled.bytes / slice->terms->page_size);
-  if (filled.outcome == UFFD_OUTCOME_FAILED) uffd_count(&lane->counters.errors, 1);
+  uffd_count(&lane->counters.prefetched, filled.bytes >> slice->terms->page_shift);
+  if (filled.outcome == UFFD_OUTCOME_FAILED) {
+    uffd_count(&lane->counters.errors, 1);
+    name_page(&walk, filled.error, "cannot be filled");
+  }
   return filled;
 }
