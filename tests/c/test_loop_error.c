@@ -343,11 +343,13 @@ static void failures_become_what_was_chosen(void) {
       CHECK_EQ(*at(4), 'e'); /* the loop goes on */
       char why[512], brief[8];
       CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), ENODATA);
-      char expected[64];
-      snprintf(expected, sizeof(expected), "Nothing is known of byte %llu.", (unsigned long long)(3 * page));
-      CHECK(strcmp(why, expected) == 0); /* the first failure's, not the second's */
+      char expected[160];
+      const unsigned long long offset = 3 * page; /* the first failure's, not the second's */
+      snprintf(expected, sizeof(expected), "The page at offset %llu %s: Nothing is known of byte %llu.", offset,
+               on_error == UFFD_ON_ERROR_ZERO ? "reads as zeros" : "is poisoned", offset);
+      CHECK(strcmp(why, expected) == 0);
       CHECK_EQ(uffd_loop_error(serving.loop, brief, sizeof(brief)), ENODATA);
-      CHECK(strcmp(brief, "Nothing") == 0);
+      CHECK(strcmp(brief, "The pag") == 0);
       CHECK_EQ(uffd_loop_error(serving.loop, why, 0), ENODATA);
       struct uffd_stats stats = serving_stats(serving.loop);
       CHECK_EQ(stats.errors, 2);

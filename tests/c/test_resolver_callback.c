@@ -295,7 +295,7 @@ static void an_error_is_kept_with_its_sentence(void) {
   char text[128];
   CHECK_EQ(check_access(view.at + PAGE, true, NULL), SIGBUS);
   CHECK_EQ(uffd_loop_error(view.serving.loop, text, sizeof(text)), ETIMEDOUT);
-  CHECK(strcmp(text, "The store did not answer for 4096.") == 0);
+  CHECK(strcmp(text, "The page at offset 4096 is poisoned: The store did not answer for 4096.") == 0);
   CHECK_ERR(uffd_region_prefetch(view.region, 0, PAGE), -ETIMEDOUT);
   CHECK_SAYS("The store did not answer for 0.");
   view_close(&view);

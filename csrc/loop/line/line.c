@@ -384,15 +384,19 @@ static __attribute__((noinline)) void trace(const struct walk *walk, const struc
   walk->hook->fn(walk->hook->ctx, &record);
 }
 
-/* All that this fault may have filled. Inline, nobody sleeps. */
-static void wake_after_record(const struct walk *walk) {
-  uint64_t page_size = walk->slice->terms->page_size, start = walk->page, end = walk->page + page_size;
+/* All that this fault may have filled, and its page unless it waits on. Inline, nobody sleeps. */
+static void wake_after_record(const struct walk *walk, const struct uffd_filled *filled) {
+  uint64_t start = walk->page, end = walk->page + walk->slice->terms->page_size;
   if (walk->lane->crowded) return;
-  if (walk->cover != 0 && walk->answer != UFFD_ANSWER_UNPROTECT) {
-    start = min_u64(start, min_u64(walk->dst, walk->low));
+  if (filled->outcome == UFFD_OUTCOME_DEFERRED) {
+    start = filled->woke_start;
+    end = filled->woke_end;
+  } else if (walk->cover != 0 && walk->answer != UFFD_ANSWER_UNPROTECT) {
+    start =
+        min_u64(start, walk->high == 0 ? walk->dst : min_u64(walk->dst, walk->low)); /* high 0: no cover was sought */
     end = max_u64(end, max_u64(walk->dst + walk->cover, walk->high));
   }
-  uffd_raw_wake(walk->source->fd, start, end - start);
+  if (end > start) uffd_raw_wake(walk->source->fd, start, end - start);
 }
 
 /* A fault that was read is counted then; a guessed one when it is known what it was. */
@@ -436,7 +440,7 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
   count(lane, fault, &filled, now);
   if (walk.hook != NULL) {
     trace(&walk, fault, &filled, now);
-    wake_after_record(&walk);
+    wake_after_record(&walk, &filled);
   }
   return filled;
 }
