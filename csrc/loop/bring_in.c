@@ -80,7 +80,8 @@ int uffd_region_bring_in(void *ctx, uint64_t address, bool write) {
   for (uint32_t i = 0; i < region->count && result == -ENOENT; i++) {
     uffd_job_init(&job.job, bring_in_now);
     job.job.anywhere = true;
-    result = uffd_loop_run_job(region->loop, uffd_region_lane(region, (uint32_t)((likely + i) % region->count)), &job.job);
+    result =
+        uffd_loop_run_job(region->loop, uffd_region_lane(region, (uint32_t)((likely + i) % region->count)), &job.job);
   }
   return result;
 }

@@ -64,7 +64,7 @@ static int run(const struct discard_job *wanted, uint32_t slice,
                enum uffd_job_result (*step)(struct uffd_lane *lane, struct uffd_job *job)) {
   struct discard_job job = *wanted;
   uffd_job_init(&job.job, step);
-  return uffd_loop_run_job(wanted->region->loop, wanted->region->first + slice, &job.job);
+  return uffd_loop_run_job(wanted->region->loop, uffd_region_lane(wanted->region, slice), &job.job);
 }
 
 /* Under loop->lock: a source expects one discard at a time. */
