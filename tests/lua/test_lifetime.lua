@@ -111,7 +111,7 @@ function tests.test_memory_keeps_its_loop()
   local before = toucher.handlers()
   local function start()
     local memory = map(4)
-    assert(uffd.serve { { memory = memory, resolver = letters(4) } })
+    assert(uffd.serve { engine = "threads", { memory = memory, resolver = letters(4) } })
     return memory
   end
   local memory = start()
@@ -178,7 +178,7 @@ function tests.test_what_keeps_what()
   collect()
   local before = toucher.handlers()
   local function start()
-    local loop = assert(uffd.serve {})
+    local loop = assert(uffd.serve { engine = "threads" })
     local memory = map(4)
     local address = memory.address
     local region = assert(loop:add { memory = memory, resolver = uffd.resolver.policy(function()
