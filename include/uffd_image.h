@@ -152,8 +152,8 @@ typedef int uffd_progress_fn(void *ctx, uint64_t done, uint64_t total);
 
 enum {
   UFFD_STORE_COMPARE = 1, /* pages that are put as data, and are as below, are kept as the same as below */
-  UFFD_STORE_PLAIN = 2    /* zero pages are in the stream too: `zstd -d` gives the image, when all of it is put, once, from
-                             the first page to the last. Only without below */
+  UFFD_STORE_PLAIN = 2    /* zero pages are in the stream too: `zstd -d` gives the image, when all of it is put once, in
+                             order. Only without below */
 };
 
 struct uffd_store_layer_opts {

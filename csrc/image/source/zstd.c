@@ -24,6 +24,7 @@ struct zstd {
 struct kept {
   const struct zstd *of; /* NULL: nothing is kept here */
   size_t frame;
+  uint64_t used; /* when, counted by the reader */
 };
 
 struct uffd_reader {
@@ -32,6 +33,7 @@ struct uffd_reader {
   char *frames; /* kept_count of them */
   uint64_t packed_room, frame_room;
   uint32_t kept_count;
+  uint64_t uses;
   struct kept kept[KEPT_MOST];
 };
 
@@ -111,17 +113,34 @@ static int decode(const struct zstd *zstd, struct uffd_reader *reader, size_t in
   return 0;
 }
 
+/*
+ * Where a frame is kept, or is to be kept: instead of the one that was not used for the longest time. A chain of layers
+ * whose pages are scattered reads from a frame of each in turn, so that no slot is tied to a frame's number.
+ */
+static uint32_t choose_slot(const struct uffd_reader *reader, const struct zstd *zstd, size_t index) {
+  uint32_t oldest = 0;
+  for (uint32_t i = 0; i < reader->kept_count; i++) {
+    const struct kept *kept = &reader->kept[i];
+    if (kept->frame == index && kept->of == zstd) return i;
+    if (kept->used < reader->kept[oldest].used) oldest = i;
+  }
+  return oldest;
+}
+
 /* A frame of which a part is wanted, decoded now or before. */
 static int keep(const struct zstd *zstd, struct uffd_reader *reader, size_t index, const char **bytes) {
-  uint32_t slot = (uint32_t)(index % reader->kept_count);
+  uint32_t slot = choose_slot(reader, zstd, index);
   struct kept *kept = &reader->kept[slot];
   char *buffer = reader->frames + slot * reader->frame_room;
   *bytes = buffer;
+  kept->used = ++reader->uses;
   if (kept->of == zstd && kept->frame == index) return 0;
   kept->of = NULL;
   int result = decode(zstd, reader, index, buffer);
-  if (result == 0) *kept = (struct kept){zstd, index};
-  return result;
+  if (result < 0) return result;
+  kept->of = zstd;
+  kept->frame = index;
+  return 0;
 }
 
 static int read_zstd(struct uffd_source *source, struct uffd_reader *reader, uint64_t offset, char *buffer,
