@@ -130,5 +130,6 @@ int uffd_image_resolver(uffd_image *image, uffd_resolver **resolver) {
   if (result < 0) return result;
   uffd_image_hold(image);
   (*resolver)->size = image->length;
+  (*resolver)->built_in = true;
   return 0;
 }

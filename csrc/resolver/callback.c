@@ -103,7 +103,7 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
     return fail(EINVAL, "The %s resolver was handed a fault without having been set up: name it in `uses`.",
                 resolver->kind);
   }
-  asker->policy_calls++;
+  if (!resolver->built_in) asker->policy_calls++;
   uint32_t before = uffd_count_sentences();
   int result = callback->ops.resolve(callback->ctx, state, fault, answer);
   if (result < 0) return explain(resolver, before, result, fault->offset);

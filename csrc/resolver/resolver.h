@@ -53,6 +53,7 @@ struct uffd_resolver {
   uint64_t size;   /* bytes; UINT64_MAX: any */
   uint32_t depth;  /* of the resolvers nested in it; 0: none */
   bool calls_back; /* is a callback, or one is nested in it */
+  bool built_in;   /* is a callback of one of uffd's libraries: asking it is no policy call */
   _Atomic uint32_t references;
 };
 

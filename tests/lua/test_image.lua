@@ -91,6 +91,7 @@ function tests.test_served()
   raises("closed", image.read, image, 0, 1)
   lu.assertEquals(tostring(image), "uffd.image (closed)")
   lu.assertEquals(memory:read(), pages(5, 6, 0, 8))
+  support.counts(loop, { policy_calls = 0 })
   loop:close()
 end
 
