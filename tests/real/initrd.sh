@@ -8,6 +8,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/modules" "$root/proc" "$root/sys" "$root/dev" "$root/tmp"
 cat > "$root/init" && chmod 755 "$root/init"
+chmod 755 "$root" # of mktemp: tests that become another user need /proc
 cp "$(command -v busybox)" "$root/bin/busybox"
 number=1
 for name in $names; do
