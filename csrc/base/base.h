@@ -102,8 +102,8 @@ bool uffd_lock(struct uffd_lock *lock);
 void uffd_unlock(struct uffd_lock *lock);
 
 /*
- * cancel.c: from hold to let the calling thread is not cancelled by pthread_cancel(). They nest. Within a signal handler
- * they may not be used.
+ * cancel.c: from hold to let the calling thread is not cancelled by pthread_cancel(). They nest. Within a signal
+ * handler they may not be used.
  */
 void uffd_hold_cancel(void);
 void uffd_let_cancel(void);
