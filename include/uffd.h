@@ -270,12 +270,14 @@ UFFD_EXPORT int uffd_pending(uffd_object *object, uint64_t *pending, uint64_t *t
  * Registers [start, start+length), addresses and bytes, for modes (UFFD_MODE_*). *ioctls (may be NULL) receives the
  * operations that are offered there, as UFFD_IOCTL_*. start and length are multiples of the memory's page size, which
  * for huge pages is theirs. There may be holes, as long as something is mapped. To take a mode away, unregister first:
- * registering again with fewer modes changes nothing.
+ * registering again with fewer modes changes nothing. KSM drops the write protection of what it merges: for
+ * UFFD_MODE_WP the range is taken out of it (MADV_UNMERGEABLE); do not mark it again, nor the process
+ * (PR_SET_MEMORY_MERGE). Another process's memory is its owner's affair.
  *   -EINVAL  alignment, overflow, nothing mapped, no mode, or a kind of memory that the mode cannot have; the sentence
  *            says which (SysV shared memory, an ordinary file, MINOR on anonymous memory, ...)
  *   -EPERM   a read-only shared mapping, or a memfd sealed against writing
  *   -EBUSY   a part of it belongs to another userfaultfd
- *   -ENOMEM  the address space is gone, or vm.max_map_count is reached
+ *   -ENOMEM  the address space is gone, vm.max_map_count is reached, or no memory for what KSM has merged
  *   -EBADF, -EOWNERDEAD  the handle
  */
 UFFD_EXPORT int uffd_register(uffd_object *object, uint64_t start, uint64_t length, uint64_t modes, uint64_t *ioctls);
@@ -459,8 +461,17 @@ UFFD_EXPORT uint64_t uffd_memory_start(const uffd_memory *memory);     /* the ad
 UFFD_EXPORT uint64_t uffd_memory_length(const uffd_memory *memory);    /* bytes, whole pages */
 UFFD_EXPORT uint64_t uffd_memory_page_size(const uffd_memory *memory); /* bytes */
 UFFD_EXPORT int uffd_memory_kind(const uffd_memory *memory);           /* UFFD_MEMORY_* */
-UFFD_EXPORT int uffd_memory_fd(const uffd_memory *memory); /* the memfd, owned by the memory; -ENOENT if none */
-/* The second mapping of memfd or hugetlb memory. It is not registered: fill pages through it, then CONTINUE. Or NULL.
+/*
+ * The memfd, owned by the memory; -ENOENT if it has none. Read it through another mapping only when the region is
+ * complete: the kernel puts a page of zeros into the page cache for each hole that is read so (pread(2) does not), and
+ * what the page cache has counts as filled. The same holds for the rest of a huge page where the host makes them of
+ * what pwrite(2) writes (shmem_enabled always or within_size): write whole ones, or use uffd_memory_write().
+ */
+UFFD_EXPORT int uffd_memory_fd(const uffd_memory *memory);
+/*
+ * The second mapping of memfd or hugetlb memory. It is not registered: fill pages through it, then CONTINUE. It never
+ * has huge pages by accident, but reading a page through it that was not filled fills it with zeros, as said above. Or
+ * NULL.
  */
 UFFD_EXPORT void *uffd_memory_alias(const uffd_memory *memory);
 

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -149,8 +150,35 @@ static int explain_register(const struct uffd_object *object, int error, uint64_
   }
 }
 
+/*
+ * KSM merges equal pages and forgets that they were protected (6.18): a first write would never be told. What is marked
+ * for it is taken out of it. Holes are ENOMEM, and a kernel without KSM EINVAL: only a mark that stays is an obstacle.
+ */
+static int unmerge(uint64_t start, uint64_t length) {
+  struct uffd_maps maps;
+  struct uffd_mapping mapping;
+  void *at = (void *)(uintptr_t)start; /* NOLINT(performance-no-int-to-ptr) */
+  if (madvise(at, length, MADV_UNMERGEABLE) == 0 || errno == EINVAL || uffd_maps_open(&maps, true) < 0) return 0;
+  bool marked = false;
+  for (uint64_t next = start; next < start + length && !marked && uffd_maps_find(&maps, next, &mapping) == 0;
+       next = mapping.end) {
+    marked = mapping.start < start + length && uffd_mapping_has(&mapping, "mg");
+  }
+  uffd_maps_close(&maps);
+  if (!marked) return 0;
+  return fail(ENOMEM,
+              "The range %#" PRIx64 "+%#" PRIx64
+              " may be merged by KSM, which drops write protection, and cannot be taken out of it: no memory for pages "
+              "of its own.",
+              start, length);
+}
+
 static int register_range(struct uffd_object *object, uint64_t start, uint64_t length, uint64_t modes,
                           uint64_t *ioctls) {
+  if ((modes & UFFD_MODE_WP) != 0 && object->route != UFFD_ROUTE_ADOPTED) {
+    int result = unmerge(start, length);
+    if (result < 0) return result;
+  }
   pthread_mutex_lock(&object->registering);
   bool room = uffd_spans_reserve(&object->spans) == 0;
   int rc = room ? uffd_raw_register(object->fd, start, length, modes, ioctls) : -ENOMEM;

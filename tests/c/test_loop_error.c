@@ -592,6 +592,27 @@ static void handed_over_to_a_stranger(void) {
   uffd_resolver_close(stranger);
 }
 
+/* A callback's bytes may be a file's that has shrunk: in whole pages and in what is less than one, that is an error. */
+static void an_answer_that_cannot_be_read(void) {
+  for (int engine = 0; engine < ENGINES; engine++) {
+    int fd = memfd_create("check", MFD_CLOEXEC);
+    CHECK(fd >= 0 && ftruncate(fd, 2 * (off_t)check_page()) == 0);
+    const char *gone = mmap(NULL, 2 * check_page(), PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(gone != MAP_FAILED && ftruncate(fd, 0) == 0);
+    struct asked asked = {.answer = answer_given};
+    serve_with(engine, UFFD_ON_ERROR_POISON, asked_resolver(&asked), NULL);
+    give((struct uffd_answer){.kind = UFFD_ANSWER_BYTES, .length = 100, .data = gone});
+    CHECK_EQ(check_access(at(3), false, NULL), SIGBUS);
+    give((struct uffd_answer){.kind = UFFD_ANSWER_BYTES, .length = page + 100, .data = gone});
+    CHECK_EQ(check_access(at(5), false, NULL), SIGBUS);
+    CHECK(serving_stats(serving.loop).errors >= 2);
+    CHECK_EQ(uffd_loop_error(serving.loop, NULL, 0), EFAULT);
+    end();
+    munmap((void *)(uintptr_t)gone, 2 * page);
+    close(fd);
+  }
+}
+
 static const struct check_test tests[] = {
     TEST(what_a_callback_is_asked),
     TEST(answers_of_every_kind),
@@ -607,6 +628,7 @@ static const struct check_test tests[] = {
     TEST(a_region_chooses_for_itself),
     TEST(stop_poisons_every_later_fault),
     TEST(stop_is_told_by_the_pump),
+    TEST(an_answer_that_cannot_be_read),
     TEST(handed_over_with_an_offset),
     TEST(handed_over_beyond_the_end),
     TEST(handed_over_in_a_circle),

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "kernel/object.h"
 #include "serving.h"
 
 #define PAGES 600 /* more than one sample of them */
@@ -171,6 +172,20 @@ static void a_huge_memory_is_looked_at_quickly(void) {
   uffd_memory_close(memory);
 }
 
+/* A host may make huge pages of all that is written to shared memory: the rest of one would be zeros. */
+static void shared_memory_is_never_huge_by_accident(void) {
+  static const int kinds[] = {MEMORY_MEMFD, MEMORY_MEMFD_PRIVATE};
+  for (size_t i = 0; i < 2; i++) {
+    uffd_memory *memory = memory_make(kinds[i], PAGES);
+    struct uffd_mapping mapping;
+    CHECK_EQ(uffd_find_mapping(CHECK_ADDRESS(uffd_memory_alias(memory)), &mapping), 0);
+    if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) SKIP("a kernel without huge pages of this kind");
+    CHECK(memory_has(memory, 0, "nh"));
+    CHECK(uffd_mapping_has(&mapping, "nh"));
+    uffd_memory_close(memory);
+  }
+}
+
 /* ---- prefaulting */
 
 static void prefaulting_leaves_alone_what_is_not_served(void) {
@@ -204,6 +219,7 @@ static const struct check_test tests[] = {
     TEST(added_again),
     TEST(adopted_pages_count_as_filled),
     TEST(a_huge_memory_is_looked_at_quickly),
+    TEST(shared_memory_is_never_huge_by_accident),
     TEST(prefaulting_leaves_alone_what_is_not_served),
 };
 CHECK_MAIN(tests)

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include "check.h"
 #include "kernel/create.h"
+#include "kernel/object.h"
 
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT 21
@@ -196,6 +198,89 @@ static void the_sentence_names_the_page_anon(void) {
 }
 static void the_sentence_names_the_page_shmem(void) {
   the_sentence_names_the_page(CHECK_SHMEM);
+}
+
+/* ---- what takes protection away, or keeps it */
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#endif
+
+static bool has_flag(const void *at, const char *flag) {
+  struct uffd_mapping mapping;
+  CHECK_EQ(uffd_find_mapping(CHECK_ADDRESS(at), &mapping), 0);
+  return uffd_mapping_has(&mapping, flag);
+}
+
+/* KSM does not carry the bit: what may be merged is taken out of it. */
+static void memory_that_ksm_may_merge(void) {
+  for (int whole_process = 0; whole_process < 2; whole_process++) {
+    if (whole_process && prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) != 0) SKIP("no PR_SET_MEMORY_MERGE (6.4, CONFIG_KSM)");
+    struct check_area area = check_map(CHECK_ANON, 16);
+    memset(area.at, 7, area.length);
+    if (!whole_process && madvise(area.at, area.length, MADV_MERGEABLE) != 0) SKIP("no KSM in this kernel");
+    CHECK(has_flag(area.at, "mg"));
+    object = check_open(0);
+    CHECK(munmap(area.at + 5 * area.page, area.page) == 0); /* a hole is no obstacle */
+    CHECK_OK(uffd_register(object, CHECK_ADDRESS(area.at), area.length, UFFD_MODE_WP, NULL));
+    CHECK(!has_flag(area.at, "mg") && !has_flag(area.at + 15 * area.page, "mg"));
+    CHECK(has_flag(area.at, "uw"));
+    uffd_close(object);
+    object = NULL;
+  }
+}
+
+static void protect_and_back(unsigned char *at, uint64_t length) {
+  CHECK(mprotect(at, length, PROT_READ) == 0 && mprotect(at, length, PROT_READ | PROT_WRITE) == 0);
+}
+static void no_access_and_back(unsigned char *at, uint64_t length) {
+  CHECK(mprotect(at, length, PROT_NONE) == 0 && mprotect(at, length, PROT_READ | PROT_WRITE) == 0);
+}
+static void make_cold(unsigned char *at, uint64_t length) {
+  CHECK(madvise(at, length, MADV_COLD) == 0);
+}
+static void page_out(unsigned char *at, uint64_t length) {
+  madvise(at, length, MADV_PAGEOUT); /* without swap they stay */
+}
+static void drop_pages(unsigned char *at, uint64_t length) {
+  CHECK(madvise(at, length, MADV_DONTNEED) == 0);
+  CHECK_EQ(*at, 0);
+}
+static void collapse(unsigned char *at, uint64_t length) {
+  CHECK(madvise(at, length, MADV_COLLAPSE) != 0); /* refused */
+}
+static void split(unsigned char *at, uint64_t length) {
+  CHECK(madvise(at + length / 2, check_page(), MADV_DONTDUMP) == 0);
+}
+
+static void what_keeps_protection(void) {
+  static const struct {
+    const char *name;
+    void (*act)(unsigned char *at, uint64_t length);
+    bool kept;
+  } acts[] = {
+      {"mprotect to read and back", protect_and_back, true},
+      {"mprotect to none and back", no_access_and_back, true},
+      {"MADV_COLD", make_cold, true},
+      {"MADV_PAGEOUT", page_out, true},
+      {"MADV_COLLAPSE", collapse, true},
+      {"a border amid the mapping", split, true},
+      {"MADV_DONTNEED, read again", drop_pages, false},
+  };
+  for (size_t i = 0; i < sizeof(acts) / sizeof(acts[0]); i++) {
+    struct check_area area = registered(0, CHECK_ANON, 8, UFFD_MODE_WP);
+    memset(area.at, 7, area.length);
+    CHECK_OK(protect(area.at, area.length));
+    acts[i].act(area.at, area.length);
+    bool kept = is_protected(area.at) && is_protected(area.at + 7 * area.page);
+    printf("  %-28s %s\n", acts[i].name, kept ? "keeps the protection" : "drops it");
+    CHECK_EQ(kept, acts[i].kept);
+    uffd_close(object);
+    object = NULL;
+  }
 }
 
 static void arguments_hugetlb(void) {
@@ -464,6 +549,8 @@ static const struct check_test tests[] = {
     TEST(an_armed_hole),
     TEST(arguments),
     TEST(arguments_hugetlb),
+    TEST(memory_that_ksm_may_merge),
+    TEST(what_keeps_protection),
     TEST(the_sentence_names_the_page_anon),
     TEST(the_sentence_names_the_page_shmem),
     TEST(unregistering_takes_it_off),

@@ -75,10 +75,15 @@ static int fill_zeros(struct work *work, int fd, uint64_t dst, uint64_t length, 
   return result;
 }
 
-/* The bytes of the last page that the answer does not have are zeros. */
+/*
+ * The bytes of the last page that the answer does not have are zeros. The others are read by the kernel: where they are
+ * a file's that has shrunk, a touch would be a SIGBUS here.
+ */
 static int fill_tail(struct work *work, int fd, uint64_t dst, const char *data, uint64_t length, uint64_t *done) {
   uint64_t page_size = work->install->slice->terms->page_size;
-  memcpy(work->lane->staging, data, length);
+  int result = uffd_peek(work->lane->staging, data, length);
+  *done = 0;
+  if (result < 0) return result;
   memset(work->lane->staging + length, 0, page_size - length);
   return uffd_fill(fd, UFFD_FILL_COPY, dst, (uintptr_t)work->lane->staging, page_size, mode_of(work, UFFD_COPY_WP),
                    done);
