@@ -618,7 +618,7 @@ enum {
   UFFD_ANSWER_MOVE = 3,     /* data: pages of private anonymous memory to move in. A page moves once: with EVENT_FORK a
                                child that asks for it later finds a hole, which reads as zeros */
   UFFD_ANSWER_POISON = 4,
-  UFFD_ANSWER_LATER = 5,   /* ask again soon */
+  UFFD_ANSWER_LATER = 5,    /* ask again soon */
   UFFD_ANSWER_RESOLVER = 6, /* another resolver answers; this page lies at resolver_offset there */
   UFFD_ANSWER_UNPROTECT = 7 /* in traces only: the write of a write-protect fault was let through */
 };

@@ -10,8 +10,8 @@
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {client, blame, image, worker, stage}      who serves whom
  *   control -> {status, order}; link -> {client, refused}; refused -> family; forget -> {link, control, client, worker}
- *   client -> {record, family, image, report, stage, worker}; image -> {report, worker}; worker -> poll; status -> report;
- * report -> stage
+ *   client -> {record, family, image, report, stage, worker}; image -> {report, worker}; worker -> poll; status ->
+ * report; report -> stage
  */
 #ifndef UFFD_SERVE_PAGER_H
 #define UFFD_SERVE_PAGER_H
