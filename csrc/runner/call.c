@@ -35,18 +35,26 @@ static void *take_interrupts(void *nothing) {
   return nothing;
 }
 
+static pthread_t taker;
+static pid_t taker_process; /* that has the thread: a forked child has none */
+
 static void start_taker(void) {
-  static pid_t started; /* the process that has the thread: a forked child has none */
-  pthread_t thread;
   sigset_t all, before;
-  if (started == getpid()) return;
+  if (taker_process == getpid()) return;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  if (pthread_create(&thread, NULL, take_interrupts, NULL) == 0) {
-    pthread_detach(thread);
-    started = getpid();
-  }
+  if (pthread_create(&taker, NULL, take_interrupts, NULL) == 0) taker_process = getpid();
   pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Called by uffd before the process forks workers, which must be its only thread's. Waiting starts the taker again. */
+static int forking(lua_State *L) {
+  (void)L;
+  if (taker_process != getpid()) return 0;
+  pthread_cancel(taker); /* sigsuspend() is where it ends */
+  pthread_join(taker, NULL);
+  taker_process = 0;
+  return 0;
 }
 
 /* Called by uffd around what may wait for a page: waiting(true), waiting(false). */
@@ -68,6 +76,8 @@ static int waiting(lua_State *L) {
 void uffd_open_interrupts(lua_State *L) {
   lua_pushcfunction(L, waiting);
   lua_setfield(L, LUA_REGISTRYINDEX, "uffd.waiting");
+  lua_pushcfunction(L, forking);
+  lua_setfield(L, LUA_REGISTRYINDEX, "uffd.forking");
 }
 
 /* Turns an error into the message that is printed: an error object speaks for itself, or gets a traceback. */

@@ -818,11 +818,12 @@ end
 ---@field user_mode_only? boolean as in `uffd.open`
 
 ---Hands memory of this program to the pager behind a socket, which answers its faults from then on. Keep the handle:
----when it is closed, or collected, pages that are still missing read as zeros from then on. It waits until the pager has
----taken the memory or refused it.
+---when it is closed, or collected, pages that are still missing read as zeros from then on. It waits until the pager
+---has taken the memory or refused it.
 ---
 ---Errors: those of `uffd.open` and `register`; ENOENT, ECONNREFUSED no pager there; EACCES; ETIMEDOUT; EPIPE the pager
----has refused, and the message says why, or has hung up; EINVAL no parts, or memories of different page sizes; ENOSYS built without the pager.
+---has refused, and the message says why, or has hung up; EINVAL no parts, or memories of different page sizes; ENOSYS
+---built without the pager.
 ---@param options uffd.HandoffOptions
 ---@return uffd.Handoff? handoff
 ---@return string? message
