@@ -227,6 +227,14 @@ bool check_is_root(void) {
   return uffd_probe(&probe) == 0 && probe.event_fork;
 }
 
+bool check_mlock_works(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return false;
+#else
+  return true;
+#endif
+}
+
 bool check_under_tsan(void) {
 #ifdef __SANITIZE_THREAD__
   return true;

@@ -139,10 +139,12 @@ static void what_is_refused(void) {
   CHECK_EQ(uffd_memory_discard(memory, 0, 5 * page), -ERANGE);
   CHECK_EQ(uffd_memory_discard(memory, 5 * page, 0), -ERANGE);
   CHECK_EQ(uffd_memory_discard(NULL, 0, 0), -EBADF);
-  CHECK_EQ(mlock(memory_at(memory, 0), page), 0);
-  CHECK_EQ(uffd_memory_discard(memory, 0, page), -EINVAL);
-  CHECK(strstr(uffd_errmsg(), "mlock") != NULL);
-  munlock(memory_at(memory, 0), page);
+  if (check_mlock_works()) {
+    CHECK_EQ(mlock(memory_at(memory, 0), page), 0);
+    CHECK_EQ(uffd_memory_discard(memory, 0, page), -EINVAL);
+    CHECK(strstr(uffd_errmsg(), "mlock") != NULL);
+    munlock(memory_at(memory, 0), page);
+  }
   serving_close(&serving);
   CHECK_EQ(uffd_memory_discard(memory, 0, page), -ENOENT);
   uffd_memory_close(memory);

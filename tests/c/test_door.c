@@ -612,6 +612,7 @@ static void check_times_out(struct stage *stage, const char *says) {
   }
   CHECK_ERR(result, -ETIMEDOUT);
   CHECK_SAYS(says);
+  uffd_handshake_release(&handshake);
   tear_down(stage);
 }
 

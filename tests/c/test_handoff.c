@@ -397,6 +397,7 @@ static void a_refusal_is_seen(void) {
   uffd_handoff *handoff = hand_over(memory);
   CHECK_EQ(CHECK_OK(uffd_door_accept(pager.door, &pager.connection)), 1);
   CHECK_ERR(uffd_connection_read(pager.connection, &handshake), -EINVAL);
+  uffd_handshake_release(&handshake);
   CHECK_EQ(uffd_handoff_connected(handoff), 1);
   hang_up(&pager);
   CHECK_EQ(uffd_handoff_connected(handoff), 0);

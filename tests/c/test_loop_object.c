@@ -262,7 +262,10 @@ static void what_moves_takes_its_contents_along(void) {
   CHECK(image_there(moved.there + 4 * page, 8 * page, 2 * page));
   CHECK_EQ(serving_stats(moved.serving.loop).faults, 6);
   /* back again, half of it, over what is left of the other half */
-  void *back = memory_at(moved.memory, 4 * page);
+  void *back = mmap(memory_at(moved.memory, 4 * page), 4 * page, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (back == MAP_FAILED) back = mmap(NULL, 4 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); /* taken since */
+  CHECK(back != MAP_FAILED);
   CHECK(mremap(moved.there + 4 * page, 4 * page, 4 * page, MREMAP_MAYMOVE | MREMAP_FIXED, back) == back);
   CHECK(image_there(back, 8 * page, 4 * page));
   end(&moved);

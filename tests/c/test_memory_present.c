@@ -47,6 +47,7 @@ static void lock_future(void) {
 }
 
 static void mapped_under_mlockall(void) {
+  if (!check_mlock_works()) SKIP("Under a sanitizer mlock() does nothing.");
   static const int kinds[] = {MEMORY_ANON, MEMORY_THP, MEMORY_MEMFD, MEMORY_MEMFD_PRIVATE};
   page = check_page();
   lock_future();
@@ -64,6 +65,7 @@ static void huge_pages_under_mlockall(void) {
 }
 
 static void locked_before_it_is_served(void) {
+  if (!check_mlock_works()) SKIP("Under a sanitizer mlock() does nothing.");
   page = check_page();
   for (size_t i = 0; i < OWN_KINDS; i++) {
     uffd_memory *memory = memory_make(own_kinds[i], PAGES);

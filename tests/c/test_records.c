@@ -106,6 +106,7 @@ static void a_short_answer_covers_its_page(void) {
   region = region_add(serving.loop, memory, asked_resolver(&asked), NULL);
   CHECK_OK(uffd_loop_trace(serving.loop, keep, &records));
   CHECK_EQ(*memory_at(memory, page), 'x');
+  CHECK_EQ(atomic_load(&records.count), 1);
   CHECK_EQ(records.last.cover, page);
   end();
 }

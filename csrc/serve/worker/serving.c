@@ -94,6 +94,7 @@ static int make_resolver(struct uffd_serving *serving) {
   if (opts->resolver != NULL) {
     int result = opts->resolver(opts->resolver_ctx, &serving->client, image, &serving->resolver);
     if (result >= 0 && serving->resolver == NULL) return fail(EINVAL, "The resolver of a client was not made.");
+    if (result < 0 && serving->resolver == image) serving->resolver = NULL; /* it was named, and is not held */
     if (result < 0 || serving->resolver != image) return result;
   }
   if (image == NULL) return fail(EINVAL, "The client has no image.");
