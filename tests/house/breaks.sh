@@ -30,7 +30,7 @@ wake-put-back test_race_events R8_the_event_is_behind_a_full_queue
 wake-unregistered test_register unregister_wakes_wp_sleepers
 wake-everywhere test_ledger killed_at_every_point_2
 event-remove test_race_events R8_the_event_is_older
-event-unmap test_loop_object what_is_unmapped_is_forgotten
+event-unmap test_loop_object what_moves_takes_its_contents_along
 ledger-commit test_ledger killed_at_every_point_1
 ledger-event test_ledger killed_at_every_point_4
 poison test_loop_error failures_become_what_was_chosen
