@@ -114,30 +114,36 @@ static uint64_t run_end(const struct uffd_slice *slice, uint64_t at, uint64_t li
   return at;
 }
 
+static bool is_filled(uint8_t state) {
+  return state == UFFD_PAGE_INSTALLED || state == UFFD_PAGE_POISONED;
+}
+
 /*
  * A page that is said to be there, or to be poison, may have been dropped since: by madvise(), by a hole in its file.
- * The page tables tell. One that is only in the page cache, or that is filled meanwhile, is asked for once more, and
- * EEXIST says so.
+ * The page tables tell. States are read before: inline, another lane may fill or poison a page meanwhile, and its state
+ * then stands. A page that is only in the page cache is asked for once more, and EEXIST says so.
  */
 static void forget_dropped(const struct uffd_slice *slice, uint64_t low, uint64_t high) {
   const struct uffd_terms *terms = slice->terms;
   uint64_t first = (low - slice->offset) >> terms->page_shift;
   uint32_t count = (uint32_t)((high - low) >> terms->page_shift);
+  uint8_t before[STEP_BYTES / BASE_PAGE];
   bool there[STEP_BYTES / BASE_PAGE];
+  for (uint32_t i = 0; i < count; i++) {
+    before[i] = page_state(slice, first + i);
+  }
   uint64_t address = slice->start + (low - slice->offset);
   if (uffd_pagemap_read(terms->pid, address, terms->page_size, count, there) < 0) return;
   for (uint32_t i = 0; i < count; i++) {
-    uint8_t state = page_state(slice, first + i);
-    bool filled = state == UFFD_PAGE_INSTALLED || state == UFFD_PAGE_POISONED;
-    if (filled && !there[i]) set_page_state(slice, first + i, UFFD_PAGE_ABSENT);
+    if (!is_filled(before[i]) || there[i]) continue;
+    atomic_compare_exchange_strong(&slice->pages[first + i], &before[i], UFFD_PAGE_ABSENT);
   }
 }
 
 static bool any_filled(const struct uffd_slice *slice, uint64_t low, uint64_t high) {
   const struct uffd_terms *terms = slice->terms;
   for (uint64_t at = low; at < high; at += terms->page_size) {
-    uint8_t state = page_state(slice, (at - slice->offset) >> terms->page_shift);
-    if (state == UFFD_PAGE_INSTALLED || state == UFFD_PAGE_POISONED) return true;
+    if (is_filled(page_state(slice, (at - slice->offset) >> terms->page_shift))) return true;
   }
   return false;
 }
