@@ -10,7 +10,6 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -18,11 +17,10 @@
 #include <time.h>
 
 #include "base/base.h"
+#include "hugepages.h"
 #include "watchdog.h"
 
 #define SKIPPED       77
-#define HUGEPAGES     "/proc/sys/vm/nr_hugepages"
-#define HUGEPAGE_POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 #define HUGEPAGE_SIZE (UINT64_C(2) << 20)
 
 static const char *current_test = "?";
@@ -98,13 +96,10 @@ static int wait_for(pid_t child) {
   return verdict(status);
 }
 
-static void return_hugepages(void);
-
 static struct shared {
-  _Atomic int64_t idle_ms; /* that the running test has had since it made progress last */
-  _Atomic bool queues;     /* it waits for another test program */
-  _Atomic long lent;       /* huge pages added to the sysctl */
-  int lock; /* a file that programs lock against each other: opened by the runner, so the lock outlives a test */
+  _Atomic int64_t idle_ms;    /* that the running test has had since it made progress last */
+  _Atomic bool queues;        /* it waits for another test program */
+  struct hugepages hugepages; /* opened by the runner, so that the lock outlives a test */
 } * shared;
 
 /* The watchdog is the runner: no signal handler, which a sanitizer may hold back for ever. */
@@ -155,7 +150,7 @@ static int run_test(const struct check_test *test) {
   int rc = child < 0 ? 1 : watch(child);
   if (child > 0) kill(-child, SIGKILL);
   sigprocmask(SIG_SETMASK, &before, NULL);
-  return_hugepages();
+  hugepages_return(&shared->hugepages);
   return rc;
 }
 
@@ -165,16 +160,10 @@ static bool is_chosen(const char *name, int argc, char **argv) {
   return argc < 2;
 }
 
-static int open_lock(void) {
-  static const char path[] = "/tmp/uffd-test-hugepages.lock";
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  return fd >= 0 ? fd : open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0644);
-}
-
 int check_main(const struct check_test *tests, size_t count, int argc, char **argv) {
   shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (shared == MAP_FAILED) return 1;
-  shared->lock = open_lock();
+  hugepages_open(&shared->hugepages);
   int ran = 0, failed = 0, skipped = 0;
   for (size_t i = 0; i < count; i++) {
     if (!is_chosen(tests[i].name, argc, argv)) continue;
@@ -328,41 +317,13 @@ void check_unmap(struct check_area *area) {
   if (area->fd >= 0) close(area->fd);
 }
 
-static bool write_number(const char *path, uint64_t number) {
-  int fd = open(path, O_WRONLY | O_CLOEXEC);
-  if (fd < 0) return false;
-  bool done = dprintf(fd, "%llu", (unsigned long long)number) > 0;
-  close(fd);
-  return done;
-}
-
-/* Free, and not promised to a mapping. */
-static uint64_t free_hugepages(void) {
-  uint64_t present = check_number(HUGEPAGE_POOL "free_hugepages"),
-           promised = check_number(HUGEPAGE_POOL "resv_hugepages");
-  return present > promised ? present - promised : 0;
-}
-
 void check_hugepages(uint64_t count) {
   /* Others may have the pages for a while. */
   atomic_store(&shared->queues, true);
-  if (shared->lock >= 0) (void)flock(shared->lock, LOCK_EX);
+  int rc = hugepages_lend(&shared->hugepages, count);
   atomic_store(&shared->queues, false);
-  uint64_t present = free_hugepages();
-  if (present >= count) return;
-  uint64_t before = check_number(HUGEPAGES);
-  if (!write_number(HUGEPAGES, before + count - present))
-    SKIP("needs %llu free huge pages: sysctl vm.nr_hugepages", (unsigned long long)count);
-  uint64_t after = check_number(HUGEPAGES);
-  if (after > before) atomic_fetch_add(&shared->lent, (long)(after - before));
-  if (free_hugepages() < count) SKIP("the kernel finds no memory for %llu huge pages", (unsigned long long)count);
-}
-
-static void return_hugepages(void) {
-  uint64_t lent = (uint64_t)atomic_exchange(&shared->lent, 0), present = check_number(HUGEPAGES);
-  /* Somebody who does not know the lock may have taken them back already. */
-  if (lent > 0) write_number(HUGEPAGES, present > lent ? present - lent : 0);
-  if (shared->lock >= 0) (void)flock(shared->lock, LOCK_UN);
+  if (rc == -ENOMEM) SKIP("the kernel finds no memory for %llu huge pages", (unsigned long long)count);
+  if (rc != 0) SKIP("needs %llu free huge pages: sysctl vm.nr_hugepages", (unsigned long long)count);
 }
 
 unsigned char *check_pattern(uint64_t page, uint64_t count, unsigned first) {

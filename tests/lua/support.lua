@@ -134,28 +134,13 @@ function support.answer(factory, args, options)
   return data, message, errno, sentence, number
 end
 
--- Calls f with hugetlb memory of so many huge pages, if this user may have them. They are borrowed under the lock of
--- the C tests, and given back.
+-- Calls f with hugetlb memory of so many huge pages, if this user may have them. They are lent for as long as f runs.
 function support.with_huge_pages(count, f)
-  local path = "/proc/sys/vm/nr_hugepages"
   lu.skipIf(probe.hugepage_size ~= 2 << 20, "no huge pages of 2 MiB")
-  local lock = toucher.lock "/tmp/uffd-test-hugepages.lock"
-  local now = uffd.probe()
-  local function set(number)
-    local file = io.open(path, "w")
-    if file then
-      file:write(number)
-      file:close()
-    end
-  end
-  local lent = math.max(count - now.hugepages_free, 0)
-  local _ <close> = setmetatable({}, { __close = function()
-    if lent > 0 then set(uffd.probe().hugepages_total - lent) end
-    toucher.close(lock)
-  end })
-  if lent > 0 then set(now.hugepages_total + lent) end
-  local memory <close>, message = uffd.map { size = count * probe.hugepage_size, kind = "hugetlb" }
-  lu.skipIf(not memory, message)
+  local _ <close> = setmetatable({}, { __close = toucher.give_back })
+  local lent, message = toucher.lend(count)
+  lu.skipIf(not lent, message)
+  local memory <close> = assert(uffd.map { size = count * probe.hugepage_size, kind = "hugetlb" })
   f(memory)
 end
 

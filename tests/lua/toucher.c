@@ -25,6 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../c/hugepages.h"
+
 #define THREAD_TYPE "toucher.thread"
 
 __attribute__((visibility("default"))) int luaopen_toucher(lua_State *L);
@@ -332,12 +334,20 @@ static int pause_a_moment(lua_State *L) {
   return 0;
 }
 
-/* Opens a file and locks it against other programs, as flock(2) does, until the descriptor is closed. */
-static int lock(lua_State *L) {
-  int fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC | O_CREAT, 0644);
-  if (fd < 0) fd = open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC); /* another user's, in a sticky directory */
-  if (fd >= 0) (void)flock(fd, LOCK_EX);
-  return result_of(L, fd);
+static struct hugepages pool;
+
+/* toucher.lend(count): sees to it that so many huge pages are free, until toucher.give_back(); or nil and the reason.
+ */
+static int lend(lua_State *L) {
+  int error = -hugepages_lend(&pool, (uint64_t)luaL_checkinteger(L, 1));
+  if (error != 0) errno = error;
+  return luaL_fileresult(L, error == 0, NULL);
+}
+
+static int give_back(lua_State *L) {
+  (void)L;
+  hugepages_return(&pool);
+  return 0;
 }
 
 static int user(lua_State *L) {
@@ -361,11 +371,13 @@ static const luaL_Reg functions[] = {{"start", start},
                                      {"descriptors", descriptors},
                                      {"children_have_threads", children_have_threads},
                                      {"pause", pause_a_moment},
-                                     {"lock", lock},
+                                     {"lend", lend},
+                                     {"give_back", give_back},
                                      {"user", user},
                                      {NULL, NULL}};
 
 int luaopen_toucher(lua_State *L) {
+  hugepages_open(&pool);
   struct sigaction action = {.sa_handler = catch_bus}; /* before any inline loop: its handler goes first */
   sigaction(SIGBUS, &action, NULL);
   luaL_newmetatable(L, THREAD_TYPE);
