@@ -1,5 +1,5 @@
 # cmake --install: header, libraries, pkg-config, CMake package, Lua module and files, runner, documents.
-install(FILES include/uffd.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES include/uffd.h include/uffd.hpp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS ${UFFD_LIBRARIES} EXPORT uffdTargets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT uffdTargets NAMESPACE uffd:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)

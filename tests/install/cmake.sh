@@ -23,7 +23,7 @@ runs() {
 
 cmake --install "$build" --prefix "$scratch/installed" > /dev/null
 mv "$scratch/installed" "$prefix"
-for file in include/uffd.h lib/libuffd.a lib/libuffd.so lib/pkgconfig/uffd.pc lib/cmake/uffd/uffdConfig.cmake \
+for file in include/uffd.h include/uffd.hpp lib/libuffd.a lib/libuffd.so lib/pkgconfig/uffd.pc lib/cmake/uffd/uffdConfig.cmake \
   include/uffd_pager.h lib/libuffd-pager.a lib/libuffd-pager.so lib/libuffd-preload.so lib/pkgconfig/uffd-pager.pc lib/cmake/uffd/uffdPagerTargets.cmake \
   include/uffd_image.h lib/libuffd-image.a lib/libuffd-image.so lib/pkgconfig/uffd-image.pc lib/cmake/uffd/uffdImageTargets.cmake \
   lib/lua/5.4/uffd/core.so share/lua/5.4/uffd/init.lua share/lua/5.4/uffd/core.d.lua bin/uffd-lua share/doc/uffd/LICENSE; do
@@ -37,7 +37,8 @@ for file in share/bash-completion/completions/uffd-lua share/zsh/site-functions/
   share/doc/uffd/examples/microvm.md; do
   [ -e "$prefix/$file" ] || fail "$file is not installed"
 done
-[ "$(find "$prefix/include" -type f | wc -l)" = 3 ] || fail "more than uffd.h, uffd_image.h and uffd_pager.h in include"
+[ "$(find "$prefix/include" -type f | wc -l)" = 4 ] ||
+  fail "more than uffd.h, uffd.hpp, uffd_image.h and uffd_pager.h in include"
 
 export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"
 # shellcheck disable=SC2046
@@ -75,7 +76,7 @@ header_version=$(sed -n 's/^#define UFFD_VERSION_[A-Z]* //p' "$prefix/include/uf
 
 cmake -S "$here/package" -B "$scratch/package" -DCMAKE_PREFIX_PATH="$prefix" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
 cmake --build "$scratch/package" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
-for program in shared static cxx pager pager-static image image-static; do runs "$scratch/package/$program"; done
+for program in shared static cxx cxx17 pager pager-static image image-static; do runs "$scratch/package/$program"; done
 for program in static pager-static image-static; do
   if readelf -d "$scratch/package/$program" | grep libuffd; then fail "$program needs a shared library of uffd"; fi
 done
