@@ -1113,6 +1113,33 @@ UFFD_EXPORT const struct uffd_stats_field *uffd_stats_fields(size_t *count);
 /* Fills *stats. Cheap. -EINVAL: stats->size; -EOWNERDEAD. */
 UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats);
 
+/* Buckets of a latency histogram. Values below 16 ns have a bucket each, then each power of two has 16. */
+#define UFFD_HISTOGRAM_BUCKETS 640
+
+/* A part of a latency histogram: the faults that took more than the bound of the bucket before, and at most up_to_ns. */
+struct uffd_bucket {
+  uint64_t up_to_ns; /* at most 1/16 more than the smallest value in it; INT64_MAX in the last one, which has no bound */
+  uint64_t count;    /* faults */
+};
+
+/*
+ * The latencies of a region's faults, or of all faults of a loop, from the read of the message to the wake-up. Writes
+ * the buckets that are not empty, in the order of their bounds, at most room of them (UFFD_HISTOGRAM_BUCKETS are always
+ * enough), and returns how many there are. buckets may be NULL when room is 0. A region's faults are counted until the
+ * loop is closed, also those of forked children that the loop serves; when the region is complete or removed its counts
+ * stay. Cheap; any thread.
+ *   -EINVAL      buckets is NULL, and room is not 0
+ *   -EOWNERDEAD  a forked child
+ */
+UFFD_EXPORT int uffd_region_histogram(const uffd_region *region, struct uffd_bucket *buckets, size_t room);
+UFFD_EXPORT int uffd_loop_histogram(const uffd_loop *loop, struct uffd_bucket *buckets, size_t room);
+
+/*
+ * The bound of the bucket that holds this percentile, 0 to 100, of count buckets in the order of their bounds. 0: they
+ * are empty. Never fails.
+ */
+UFFD_EXPORT uint64_t uffd_histogram_percentile(const struct uffd_bucket *buckets, size_t count, double percent);
+
 /* A fault that was read and is not answered yet. */
 struct uffd_waiting {
   size_t size;       /* in: sizeof(struct uffd_waiting); UFFD_WAITING_INIT sets it */

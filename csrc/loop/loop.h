@@ -19,6 +19,7 @@ struct uffd_use {
 struct uffd_region {
   struct uffd_terms terms; /* what the line reads */
   struct uffd_hints hints; /* what the line has learnt */
+  _Atomic uint64_t latency[UFFD_HISTOGRAM_BUCKETS]; /* of its faults; any thread reads it */
   /* set once */
   struct uffd_region *next; /* of the loop */
   uffd_loop *loop;

@@ -274,6 +274,7 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   struct uffd_terms *terms = &region->terms;
   set_terms(terms, loop, memory, resolver, opts);
   terms->hints = &region->hints;
+  terms->latency = region->latency;
   atomic_init(&region->hints.huge, uffd_huge_serves(memory, opts->modes));
   region->loop = loop;
   region->object = opts->object;

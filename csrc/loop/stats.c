@@ -77,6 +77,63 @@ static void let_passes_end(const uffd_loop *loop) {
   }
 }
 
+/* ---- histograms */
+
+static int check_room(const uffd_loop *loop, const struct uffd_bucket *buckets, size_t room) {
+  int result = uffd_loop_check_process(loop);
+  if (result < 0) return result;
+  if (buckets == NULL && room != 0) return fail(EINVAL, "buckets is NULL, but has room for %zu.", room);
+  return 0;
+}
+
+/* Puts a bucket behind the `there` others. Returns how many there are. */
+static size_t put_bucket(struct uffd_bucket *buckets, size_t room, size_t there, uint32_t bucket, uint64_t count) {
+  if (count == 0) return there;
+  if (there < room) buckets[there] = (struct uffd_bucket){uffd_bucket_value(bucket), count};
+  return there + 1;
+}
+
+int uffd_region_histogram(const uffd_region *region, struct uffd_bucket *buckets, size_t room) {
+  int result = check_room(region->loop, buckets, room);
+  if (result < 0) return result;
+  let_passes_end(region->loop);
+  size_t there = 0;
+  for (uint32_t bucket = 0; bucket < UFFD_BUCKETS; bucket++) {
+    there = put_bucket(buckets, room, there, bucket, read_counter(&region->latency[bucket]));
+  }
+  return (int)there;
+}
+
+int uffd_loop_histogram(const uffd_loop *loop, struct uffd_bucket *buckets, size_t room) {
+  int result = check_room(loop, buckets, room);
+  if (result < 0) return result;
+  let_passes_end(loop);
+  size_t there = 0;
+  for (uint32_t bucket = 0; bucket < UFFD_BUCKETS; bucket++) {
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
+      count += read_counter(&loop->engine.lanes[i]->latency.buckets[bucket]);
+    }
+    there = put_bucket(buckets, room, there, bucket, count);
+  }
+  return (int)there;
+}
+
+uint64_t uffd_histogram_percentile(const struct uffd_bucket *buckets, size_t count, double percent) {
+  uint64_t all = 0, seen = 0;
+  for (size_t i = 0; i < count; i++) {
+    all += buckets[i].count;
+  }
+  double rank = (double)all * percent / 100;
+  for (size_t i = 0; i < count; i++) {
+    seen += buckets[i].count;
+    if ((double)seen > rank || seen == all) return buckets[i].up_to_ns;
+  }
+  return 0;
+}
+
+/* ---- all figures */
+
 int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats) {
   struct uffd_stats all = UFFD_STATS_INIT;
   int result = uffd_loop_check_process(loop);

@@ -424,6 +424,29 @@ static int loop_stats(lua_State *L) {
   return 1;
 }
 
+/* A list of {up_to_ns=, count=}. */
+static int push_buckets(lua_State *L, const struct uffd_bucket *buckets, int count) {
+  if (count < 0) return uffd_lua_fail(L, count);
+  lua_createtable(L, count, 1);
+  for (int i = 0; i < count; i++) {
+    lua_createtable(L, 0, 2);
+    uffd_lua_set_integer(L, "up_to_ns", buckets[i].up_to_ns);
+    uffd_lua_set_integer(L, "count", buckets[i].count);
+    lua_seti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+static int loop_histogram(lua_State *L) {
+  struct uffd_bucket buckets[UFFD_HISTOGRAM_BUCKETS];
+  return push_buckets(L, buckets, uffd_loop_histogram(check(L, 1)->loop, buckets, UFFD_HISTOGRAM_BUCKETS));
+}
+
+static int region_histogram(lua_State *L) {
+  struct uffd_bucket buckets[UFFD_HISTOGRAM_BUCKETS];
+  return push_buckets(L, buckets, uffd_region_histogram(check_region(L, 1)->region, buckets, UFFD_HISTOGRAM_BUCKETS));
+}
+
 static int loop_oldest(lua_State *L) {
   struct uffd_waiting waiting = UFFD_WAITING_INIT;
   int result = uffd_loop_oldest(check(L, 1)->loop, &waiting);
@@ -580,6 +603,7 @@ static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
                                         {"timeout", loop_timeout},
                                         {"dirty", loop_dirty},
                                         {"stats", loop_stats},
+                                        {"histogram", loop_histogram},
                                         {"error", loop_error},
                                         {"user_mode_only", loop_user_mode_only},
                                         {"messages", loop_messages},
@@ -591,8 +615,11 @@ static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
 static const luaL_Reg loop_meta[] = {
     {"__gc", loop_gc}, {"__close", loop_close}, {"__tostring", loop_tostring}, {NULL, NULL}};
 
-static const luaL_Reg region_methods[] = {
-    {"prefetch", region_prefetch}, {"complete", region_complete}, {"remove", region_remove}, {NULL, NULL}};
+static const luaL_Reg region_methods[] = {{"prefetch", region_prefetch},
+                                          {"complete", region_complete},
+                                          {"remove", region_remove},
+                                          {"histogram", region_histogram},
+                                          {NULL, NULL}};
 
 static const luaL_Reg region_meta[] = {{"__tostring", region_tostring}, {NULL, NULL}};
 

@@ -428,6 +428,10 @@ function loop:dirty() end
 ---@return uffd.Stats stats
 function loop:stats() end
 
+---The latencies of all faults so far. `region:histogram()` has those of one region.
+---@return uffd.Histogram histogram
+function loop:histogram() end
+
 ---The fault that has waited longest, being in a resolver or put off: for watchdogs. Nothing when none waits.
 ---@return uffd.Waiting? waiting
 function loop:oldest() end
@@ -547,6 +551,10 @@ function region:complete() end
 ---@return string? message
 ---@return integer? errno
 function region:remove() end
+
+---The latencies of the region's faults so far. When the region is complete or removed its counts stay.
+---@return uffd.Histogram histogram
+function region:histogram() end
 
 ---Ranges that are filled in the background. Made by `region:prefetch`; outlives its loop, which ends it.
 ---@class uffd.Prefetch

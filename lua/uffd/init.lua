@@ -1,6 +1,7 @@
 -- The public module: names one-to-one with <uffd.h>, options as tables, sizes as a person types them. What it calls is
 -- uffd.core; the methods of the handles are documented in core.d.lua, the functions of the module here.
 local core = require "uffd.core"
+local histogram = require "uffd.histogram"
 
 ---Page faults answered in user space, with Linux userfaultfd.
 ---
@@ -498,6 +499,12 @@ function region_methods:prefetch(options, length)
   done, message, errno = prefetch:wait()
   prefetch:close()
   return done, message, errno
+end
+
+-- The core gives a list of buckets.
+for _, class in ipairs { "loop", "region" } do
+  local buckets_of = core.methods[class].histogram
+  core.methods[class].histogram = function(self) return histogram(call(class .. ":histogram", buckets_of, self)) end
 end
 
 local serve_options = {

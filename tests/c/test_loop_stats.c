@@ -63,6 +63,108 @@ static void percentiles_of_few_values(void) {
   serving_close(&serving);
 }
 
+/* The buckets that hold values: in the order of their bounds, each value at most 1/16 under its own. */
+static void buckets_hold_what_was_added(void) {
+  struct serving serving;
+  serving_open(&serving, ENGINE_FIVE, NULL);
+  uffd_memory *memory = memory_make(MEMORY_ANON, 1);
+  uffd_region *region = region_add(serving.loop, memory, image_resolver(check_page()), NULL);
+  struct uffd_bucket buckets[UFFD_HISTOGRAM_BUCKETS], of_region[UFFD_HISTOGRAM_BUCKETS];
+  CHECK_EQ(uffd_loop_histogram(serving.loop, buckets, UFFD_HISTOGRAM_BUCKETS), 0);
+  CHECK_EQ(uffd_histogram_percentile(buckets, 0, 50), 0);
+  static const uint64_t values[] = {0, 0, 7, 15, 16, 17, 1000, 1003, 52000, 1000000000, UINT64_C(1) << 50, UINT64_MAX};
+  enum { COUNT = sizeof(values) / sizeof(values[0]) };
+  add_series(serving.loop, values, COUNT);
+  for (unsigned i = 0; i < COUNT; i++) {
+    uffd_histogram_add_shared(region->latency, values[i]);
+  }
+  int there = uffd_loop_histogram(serving.loop, buckets, UFFD_HISTOGRAM_BUCKETS);
+  CHECK_EQ(there, 9); /* 0 twice; 1000 and 1003; the last two, in the bucket without a bound */
+  CHECK_EQ(uffd_region_histogram(region, of_region, UFFD_HISTOGRAM_BUCKETS), there);
+  CHECK(memcmp(buckets, of_region, (size_t)there * sizeof(buckets[0])) == 0);
+  unsigned at = 0;
+  for (int i = 0; i < there; i++) {
+    uint64_t bound = buckets[i].up_to_ns;
+    CHECK(i == 0 || bound > buckets[i - 1].up_to_ns);
+    for (uint64_t n = 0; n < buckets[i].count; n++, at++) {
+      CHECK(values[at] <= bound || bound == INT64_MAX);
+      if (bound != INT64_MAX) check_near(bound, values[at]);
+    }
+  }
+  CHECK_EQ(at, COUNT);
+  CHECK_EQ(buckets[there - 1].up_to_ns, INT64_MAX);
+  CHECK_EQ(uffd_histogram_percentile(buckets, (size_t)there, 0), 0);
+  CHECK_EQ(uffd_histogram_percentile(buckets, (size_t)there, 25), 15);
+  check_near(uffd_histogram_percentile(buckets, (size_t)there, 50), 1000);
+  CHECK_EQ(uffd_histogram_percentile(buckets, (size_t)there, 100), INT64_MAX);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+}
+
+static void histograms_of_little_room(void) {
+  struct serving serving;
+  serving_open(&serving, ENGINE_ONE, NULL);
+  uffd_memory *memory = memory_make(MEMORY_ANON, 1);
+  uffd_region *region = region_add(serving.loop, memory, image_resolver(check_page()), NULL);
+  static const uint64_t values[] = {3, 5, 9};
+  add_series(serving.loop, values, 3);
+  struct uffd_bucket buckets[3] = {{77, 77}, {77, 77}, {77, 77}};
+  CHECK_EQ(uffd_loop_histogram(serving.loop, NULL, 0), 3);
+  CHECK_EQ(uffd_loop_histogram(serving.loop, buckets, 2), 3);
+  CHECK_EQ(buckets[1].up_to_ns, 5);
+  CHECK_EQ(buckets[2].up_to_ns, 77);
+  CHECK_ERR(uffd_loop_histogram(serving.loop, NULL, 1), -EINVAL);
+  CHECK_SAYS("buckets is NULL");
+  CHECK_ERR(uffd_region_histogram(region, NULL, 1), -EINVAL);
+  CHECK_EQ(uffd_region_histogram(region, NULL, 0), 0);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+}
+
+static uint64_t faults_in(int there, const struct uffd_bucket *buckets) {
+  uint64_t sum = 0;
+  for (int i = 0; i < there; i++) {
+    sum += buckets[i].count;
+  }
+  return sum;
+}
+
+static uint64_t faults_of(const uffd_region *region) {
+  struct uffd_bucket buckets[UFFD_HISTOGRAM_BUCKETS];
+  return faults_in(CHECK_OK(uffd_region_histogram(region, buckets, UFFD_HISTOGRAM_BUCKETS)), buckets);
+}
+
+static void each_region_has_a_histogram_of_its_own(void) {
+  uint64_t page = check_page();
+  for (int engine = 0; engine < ENGINES; engine++) {
+    struct serving serving;
+    serving_open(&serving, engine, NULL);
+    uffd_memory *few = memory_make(MEMORY_ANON, 5 * 512), *many = memory_make(MEMORY_ANON, 5 * 512);
+    uffd_region *few_region = region_add(serving.loop, few, image_resolver(5 * 512 * page), NULL);
+    uffd_region *many_region = region_add(serving.loop, many, image_resolver(5 * 512 * page), NULL);
+    serving_start(&serving);
+    for (uint64_t i = 0; i < 60; i++) {
+      CHECK_EQ(*memory_at(many, i * 42 * page), image_byte(i * 42 * page)); /* of each of five slices */
+      if (i % 10 == 0) CHECK_EQ(*memory_at(few, i * page), image_byte(i * page));
+    }
+    serving_pause(&serving);
+    CHECK_EQ(faults_of(few_region), 6);
+    CHECK_EQ(faults_of(many_region), 60);
+    struct uffd_bucket buckets[UFFD_HISTOGRAM_BUCKETS];
+    int there = CHECK_OK(uffd_loop_histogram(serving.loop, buckets, UFFD_HISTOGRAM_BUCKETS));
+    CHECK_EQ(faults_in(there, buckets), 66);
+    struct uffd_stats stats = serving_stats(serving.loop);
+    CHECK_EQ(stats.latency_p99, uffd_histogram_percentile(buckets, (size_t)there, 99) < stats.latency_max
+                                    ? uffd_histogram_percentile(buckets, (size_t)there, 99)
+                                    : stats.latency_max);
+    CHECK_OK(uffd_region_remove(many_region));
+    CHECK_EQ(faults_of(many_region), 60);
+    serving_close(&serving);
+    uffd_memory_close(few);
+    uffd_memory_close(many);
+  }
+}
+
 /* ---- counters */
 
 static void every_counter_counts_its_own(void) {
@@ -451,6 +553,9 @@ static void switched_from_the_hook_itself(void) {
 static const struct check_test tests[] = {
     TEST(percentiles_of_a_known_series),
     TEST(percentiles_of_few_values),
+    TEST(buckets_hold_what_was_added),
+    TEST(histograms_of_little_room),
+    TEST(each_region_has_a_histogram_of_its_own),
     TEST(every_counter_counts_its_own),
     TEST(the_queue_is_told),
     TEST(stats_of_every_size),

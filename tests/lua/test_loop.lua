@@ -222,6 +222,37 @@ function tests.test_on_error()
   loop:close()
 end
 
+function tests.test_histograms()
+  local first <close>, second = map(4), map(4)
+  local other <close> = second
+  local loop <close> = assert(uffd.serve {
+    { memory = first, resolver = letters(4) }, { memory = other, resolver = resolver.zero() },
+  })
+  local regions = loop:regions()
+  lu.assertEquals(#loop:histogram(), 0)
+  lu.assertEquals({ regions[1]:histogram().count, regions[1]:histogram():percentile(99) }, { 0, 0 })
+  lu.assertEquals(first:read(), support.letters(4))
+  assert(other:read(0, page))
+  local all, of_first, of_other = loop:histogram(), regions[1]:histogram(), regions[2]:histogram()
+  lu.assertEquals({ all.count, of_first.count, of_other.count }, { 5, 4, 1 })
+  local before, sum = -1, 0
+  for _, bucket in ipairs(all) do
+    lu.assertTrue(bucket.up_to_ns > before and bucket.count > 0)
+    before, sum = bucket.up_to_ns, sum + bucket.count
+  end
+  lu.assertEquals(sum, 5)
+  lu.assertEquals(all:percentile(0), all[1].up_to_ns)
+  lu.assertEquals(all:percentile(100), all[#all].up_to_ns)
+  lu.assertEquals(math.min(all:percentile(50), loop:stats().latency_max), loop:stats().latency_p50)
+  raises("from 0 to 100, not 101", all.percentile, all, 101)
+  raises("from 0 to 100, not x", all.percentile, all, "x")
+  assert(regions[1]:remove())
+  lu.assertEquals(regions[1]:histogram().count, 4)
+  loop:close()
+  raises("closed", loop.histogram, loop)
+  raises("its loop is closed", regions[1].histogram, regions[1])
+end
+
 function tests.test_stats()
   local memory, served = support.serve(letters(4), 4)
   local loop <close> = served

@@ -70,7 +70,9 @@ function tests.test_module()
   functions_of(uffd.workingset, "uffd.workingset", real)
   functions_of(uffd.image, "uffd.image", real)
   functions_of(uffd.store, "uffd.store", real)
+  functions_of(getmetatable(require "uffd.histogram" {}), "uffd.Histogram", real)
   local typed = declared(source "init.lua")
+  for name in pairs(declared(source "histogram.lua")) do typed[name] = true end
   for name in pairs(declared(source "images.lua")) do typed[name] = true end
   compare(real, typed)
 end

@@ -15,6 +15,7 @@ static uint32_t bucket_of(uint64_t value) {
 
 uint64_t uffd_bucket_value(uint32_t bucket) {
   if (bucket < (1u << SUB_BITS)) return bucket;
+  if (bucket >= UFFD_BUCKETS - 1) return INT64_MAX;
   uint32_t exponent = (bucket >> SUB_BITS) + SUB_BITS - 1, sub = bucket & ((1u << SUB_BITS) - 1);
   return (((UINT64_C(1) << SUB_BITS) + sub + 1) << (exponent - SUB_BITS)) - 1;
 }
@@ -25,4 +26,8 @@ void uffd_histogram_add(struct uffd_histogram *histogram, uint64_t nanoseconds) 
   if (nanoseconds > atomic_load_explicit(&histogram->max, memory_order_relaxed)) {
     atomic_store_explicit(&histogram->max, nanoseconds, memory_order_relaxed);
   }
+}
+
+void uffd_histogram_add_shared(_Atomic uint64_t *buckets, uint64_t nanoseconds) {
+  atomic_fetch_add_explicit(&buckets[bucket_of(nanoseconds)], 1, memory_order_relaxed);
 }

@@ -6,7 +6,9 @@
 
 #include "base/base.h"
 
-#define UFFD_BUCKETS 640u
+#include "uffd.h"
+
+#define UFFD_BUCKETS ((uint32_t)UFFD_HISTOGRAM_BUCKETS)
 
 /* Nanoseconds. One thread writes at a time, any thread reads. */
 struct uffd_histogram {
@@ -15,7 +17,9 @@ struct uffd_histogram {
 };
 
 void uffd_histogram_add(struct uffd_histogram *histogram, uint64_t nanoseconds);
-/* The largest value that falls into a bucket. */
+/* The same for buckets alone that several threads write at a time. */
+void uffd_histogram_add_shared(_Atomic uint64_t *buckets, uint64_t nanoseconds);
+/* The largest value that falls into a bucket; of the last one INT64_MAX. */
 uint64_t uffd_bucket_value(uint32_t bucket);
 
 /* One writer at a time: no locked instruction. */

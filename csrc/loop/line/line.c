@@ -399,9 +399,9 @@ static void wake_after_record(const struct walk *walk, const struct uffd_filled 
   if (end > start) uffd_raw_wake(walk->source->fd, start, end - start);
 }
 
-/* A fault that was read is counted then; a guessed one when it is known what it was. */
-static void count(struct uffd_lane *lane, const struct uffd_pending *fault, const struct uffd_filled *filled,
-                  uint64_t now) {
+/* A fault that was read is counted then; a guessed one when it is known what it was. terms NULL: of no region. */
+static void count(struct uffd_lane *lane, const struct uffd_pending *fault, const struct uffd_terms *terms,
+                  const struct uffd_filled *filled, uint64_t now) {
   if (filled->outcome == UFFD_OUTCOME_DEFERRED) {
     uffd_count(&lane->counters.deferred, 1);
     return;
@@ -409,11 +409,12 @@ static void count(struct uffd_lane *lane, const struct uffd_pending *fault, cons
   if (fault->guessed) uffd_lane_count_fault(lane, settled_flags(fault, fault->flags, filled));
   if (filled->outcome == UFFD_OUTCOME_GONE) uffd_count(&lane->counters.gone, 1);
   uffd_histogram_add(&lane->latency, now - fault->read_ns);
+  if (terms != NULL) uffd_histogram_add_shared(terms->latency, now - fault->read_ns);
 }
 
 static struct uffd_filled answer_nowhere(struct uffd_lane *lane, const struct uffd_pending *fault, bool left) {
   const struct uffd_filled filled = nothing_filled(left ? (uint32_t)UFFD_OUTCOME_DEFERRED : resolve_stray(lane, fault));
-  count(lane, fault, &filled, uffd_now());
+  count(lane, fault, NULL, &filled, uffd_now());
   return filled;
 }
 
@@ -437,7 +438,7 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
     uffd_raw_wake(fault->source->fd, walk.page, slice->terms->page_size);
   }
   uint64_t now = uffd_now();
-  count(lane, fault, &filled, now);
+  count(lane, fault, slice->terms, &filled, now);
   if (walk.hook != NULL) {
     trace(&walk, fault, &filled, now);
     wake_after_record(&walk, &filled);

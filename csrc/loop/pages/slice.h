@@ -39,6 +39,7 @@ struct uffd_terms {
   bool finds_zeros; /* zero pages of large answers go in as such; elsewhere a zero page costs as much as another */
   bool foreign;     /* in another process */
   struct uffd_hints *hints;
+  _Atomic uint64_t *latency; /* UFFD_HISTOGRAM_BUCKETS of the region; any lane adds to them */
   uint32_t entry;          /* in the ledger */
   struct uffd_terms *next; /* in the ledger, the newest first */
 };
