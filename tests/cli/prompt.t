@@ -48,8 +48,9 @@ uffd-lua *
 > 100000
 >
 
-# On a terminal, lines are edited and remembered, where a line editor is built in.
+# On a terminal, lines are edited and remembered, where a line editor is built in. Readline, unlike libedit, brackets what is
+# pasted (ESC [ ? 2004).
 ? ldd "$BUILD/bin/uffd-lua" | grep -qE 'libedit|libreadline' || { echo "built without a line editor"; exit 1; }
 ? command -v script > /dev/null || { echo "script is not installed (Debian: bsdutils)"; exit 1; }
-$ { printf '40 + 2\n'; printf '\033[A\n'; } | TERM=xterm script -qec 'uffd-lua -i' /dev/null | tr -d '\r' | grep -c '^42$'
+$ { printf '40 + 2\n'; printf '\033[A\n'; } | TERM=xterm script -qec 'uffd-lua -i' /dev/null | tr -d '\r' | sed 's/\x1b\[?2004[hl]//g' | grep -c '^42$'
 2
