@@ -6,8 +6,10 @@
 #include <lauxlib.h>
 #include <limits.h>
 #include <lualib.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uffd.h>
 #include <unistd.h>
 
 #include "runner/embedded.h"
@@ -102,17 +104,36 @@ static void set_arg(lua_State *L, const struct uffd_options *options) {
   lua_setglobal(L, "arg");
 }
 
+/*
+ * Lua's own libraries, and uffd. The program exports this function, and the loader prefers it to that of liblua: the
+ * threads of luv and cqueues have Lua states of their own, which open their libraries with it, and find uffd in it too.
+ */
+UFFD_EXPORT void luaL_openlibs(lua_State *L) {
+  static const luaL_Reg libraries[] = {
+      {LUA_GNAME, luaopen_base},        {LUA_LOADLIBNAME, luaopen_package}, {LUA_COLIBNAME, luaopen_coroutine},
+      {LUA_TABLIBNAME, luaopen_table},  {LUA_IOLIBNAME, luaopen_io},        {LUA_OSLIBNAME, luaopen_os},
+      {LUA_STRLIBNAME, luaopen_string}, {LUA_MATHLIBNAME, luaopen_math},    {LUA_UTF8LIBNAME, luaopen_utf8},
+      {LUA_DBLIBNAME, luaopen_debug},
+  };
+  for (size_t i = 0; i < sizeof(libraries) / sizeof(libraries[0]); i++) {
+    luaL_requiref(L, libraries[i].name, libraries[i].func, 1);
+    lua_pop(L, 1);
+  }
+  bool no_environment = lua_getfield(L, LUA_REGISTRYINDEX, "LUA_NOENV") == LUA_TBOOLEAN && lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  lua_getglobal(L, LUA_LOADLIBNAME);
+  int package = lua_gettop(L);
+  add_prefix(L, package, no_environment);
+  add_uffd(L, package);
+  lua_pop(L, 1);
+}
+
 void uffd_open_environment(lua_State *L, const struct uffd_options *options) {
   if (options->no_environment) { /* package reads this as it is opened */
     lua_pushboolean(L, 1);
     lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
   }
   luaL_openlibs(L);
-  lua_getglobal(L, LUA_LOADLIBNAME);
-  int package = lua_gettop(L);
-  add_prefix(L, package, options->no_environment);
-  add_uffd(L, package);
-  lua_pop(L, 1);
   set_arg(L, options);
   uffd_open_interrupts(L);
   lua_gc(L, LUA_GCGEN, 0, 0); /* as lua does */

@@ -204,10 +204,10 @@ end
 
 -- string.unpack fails on too few bytes only: a format without a fixed size is tried with more and more.
 function memory:unpack(format, offset)
-  offset = offset or 0
+  offset = math.tointeger(offset or 0) -- as memory:read() takes 4096.0
   local ok, length = pcall(string.packsize, format)
   length = ok and length or 16
-  if math.type(offset) ~= "integer" or offset < 0 or offset > self.size then
+  if not offset or offset < 0 or offset > self.size then
     error("memory:unpack: offset is not inside the memory", 2)
   end
   while true do

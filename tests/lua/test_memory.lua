@@ -184,6 +184,7 @@ function tests.test_pack_and_unpack()
   lu.assertEquals({ memory:unpack "I1" }, { 0, 1 })
   assert(memory:pack("z", page - 5, "tail"))
   lu.assertEquals({ memory:unpack("z", page - 5) }, { "tail", page })
+  lu.assertEquals({ memory:unpack("s1", 14.0) }, { "text", 19 }) -- luv hands integers to its threads as floats
   assert(memory:pack("s2", 100, ("l"):rep(300)))
   lu.assertEquals((memory:unpack("s2", 100)), ("l"):rep(300))
   raises("outside the memory", memory.pack, memory, "I8", page - 4, 1)
