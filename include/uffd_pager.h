@@ -107,11 +107,16 @@ struct uffd_pager_opts {
    * time. NULL: a worker is a forked child of the calling process, which must have no other threads.
    */
   const char *const *worker;
+  /*
+   * Where the metrics can be had by HTTP: a path of a socket (mode: socket_mode), or HOST:PORT of a loopback address,
+   * which everybody on this machine can reach. NULL: nowhere. See uffd_pager_metrics().
+   */
+  const char *metrics;
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
     sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL,  \
-        NULL, NULL, NULL                                                                                               \
+        NULL, NULL, NULL, NULL                                                                                         \
   }
 
 /*
@@ -198,6 +203,12 @@ UFFD_EXPORT int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_sta
 /* The index-th of the present clients, from 0, in the order of their ids: 1, or 0 after the last. -EINVAL size. */
 UFFD_EXPORT int uffd_pager_client(const uffd_pager *pager, uint32_t index, struct uffd_client_status *status);
 
+/*
+ * Fills *stats with the counts of all clients so far, also of those that are gone; of the latencies and the longest
+ * queue, the largest. Counts never fall as long as the pager lives. -EINVAL size.
+ */
+UFFD_EXPORT int uffd_pager_stats(const uffd_pager *pager, struct uffd_stats *stats);
+
 /* Kinds of reports. */
 enum {
   UFFD_REPORT_CLIENT = 0,   /* a client has come; client */
@@ -230,11 +241,19 @@ UFFD_EXPORT const char *uffd_client_state_name(uint32_t state);
 typedef void uffd_reply_fn(void *ctx, const char *reply, size_t length);
 
 /*
+ * Calls reply with the pager's figures as OpenMetrics text 1.0: faults by kind, pages by outcome, bytes, the histogram
+ * of latencies, the oldest fault, clients by state, refusals by reason, workers that were replaced, descriptors,
+ * images. Counts are of all clients so far, also of those that are gone. It looks at all clients that are there, and
+ * never waits. -EINVAL NULL; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_pager_metrics(const uffd_pager *pager, uffd_reply_fn *reply, void *ctx);
+
+/*
  * Sends a request to a pager's control socket and waits for the reply; any process that may connect can do so. Request
- * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "stats", "drain", "reload". A reply
- * has "ok", and when that is false "error", a sentence. timeout_ms: for each step (connect, send, receive); 0: 5000.
- * reply may be NULL. Any thread. Errors: -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager
- * hung up; -EINVAL; -EMFILE; -ENOMEM.
+ * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "stats", "metrics", "drain",
+ * "reload". A reply has "ok", and when that is false "error", a sentence. timeout_ms: for each step (connect, send,
+ * receive); 0: 5000. reply may be NULL. Any thread. Errors: -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT;
+ * -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
  */
 UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms, uffd_reply_fn *reply,
                                void *ctx);

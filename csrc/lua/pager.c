@@ -271,6 +271,7 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->image = text(L, table, "image");
   opts->record = text(L, table, "record");
   opts->replay = text(L, table, "replay");
+  opts->metrics = text(L, table, "metrics");
   opts->worker = command(L, table);
   if (has_function(L, table, "resolver")) opts->resolver = on_resolver;
   if (has_function(L, table, "report")) opts->report = on_report;
@@ -455,12 +456,12 @@ static int pager_clients(lua_State *L) {
   return 1;
 }
 
-static int pager_tostring(lua_State *L) {
-  struct pager *pager = luaL_checkudata(L, 1, PAGER_TYPE);
-  struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
-  if (pager->pager == NULL) return uffd_lua_push_closed(L, PAGER_TYPE);
-  uffd_pager_status(pager->pager, &status);
-  lua_pushfstring(L, "%s (%d client%s)", PAGER_TYPE, (int)status.clients, status.clients == 1 ? "" : "s");
+/* Of all clients so far. */
+static int pager_stats(lua_State *L) {
+  struct uffd_stats stats = UFFD_STATS_INIT;
+  int result = uffd_pager_stats(check(L, 1)->pager, &stats);
+  if (result < 0) return uffd_lua_fail(L, result);
+  uffd_lua_push_stats(L, &stats);
   return 1;
 }
 
@@ -472,12 +473,7 @@ static void keep_reply(void *ctx, const char *reply, size_t length) {
   (*kept)[length] = '\0';
 }
 
-/* core.pager_ask(control, request, timeout_ms) */
-static int ask(lua_State *L) {
-  const char *control = luaL_checkstring(L, 1), *request = luaL_checkstring(L, 2);
-  uint32_t timeout_ms = uffd_lua_opt_u32(L, 3, 0);
-  char *reply = NULL;
-  int result = uffd_pager_ask(control, request, timeout_ms, keep_reply, &reply);
+static int push_reply(lua_State *L, int result, char *reply) {
   if (result < 0) return uffd_lua_fail(L, result);
   if (reply == NULL) uffd_lua_no_memory(L);
   lua_pushstring(L, reply);
@@ -485,11 +481,47 @@ static int ask(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg methods[] = {{"run", pager_run},         {"step", pager_step},   {"fd", pager_fd},
-                                   {"getfd", pager_fd},        {"pollfd", pager_fd},   {"events", pager_events},
-                                   {"timeout", pager_timeout}, {"dirty", pager_dirty}, {"on_signals", pager_on_signals},
-                                   {"reload", pager_reload},   {"drain", pager_drain}, {"status", pager_status},
-                                   {"clients", pager_clients}, {"close", pager_close}, {NULL, NULL}};
+static int pager_metrics(lua_State *L) {
+  char *text = NULL;
+  int result = uffd_pager_metrics(check(L, 1)->pager, keep_reply, &text);
+  return push_reply(L, result, text);
+}
+
+static int pager_tostring(lua_State *L) {
+  struct pager *pager = luaL_checkudata(L, 1, PAGER_TYPE);
+  struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
+  if (pager->pager == NULL) return uffd_lua_push_closed(L, PAGER_TYPE);
+  uffd_pager_status(pager->pager, &status);
+  lua_pushfstring(L, "%s (%d client%s)", PAGER_TYPE, (int)status.clients, status.clients == 1 ? "" : "s");
+  return 1;
+}
+
+/* core.pager_ask(control, request, timeout_ms) */
+static int ask(lua_State *L) {
+  const char *control = luaL_checkstring(L, 1), *request = luaL_checkstring(L, 2);
+  uint32_t timeout_ms = uffd_lua_opt_u32(L, 3, 0);
+  char *reply = NULL;
+  int result = uffd_pager_ask(control, request, timeout_ms, keep_reply, &reply);
+  return push_reply(L, result, reply);
+}
+
+static const luaL_Reg methods[] = {{"run", pager_run},
+                                   {"step", pager_step},
+                                   {"fd", pager_fd},
+                                   {"getfd", pager_fd},
+                                   {"pollfd", pager_fd},
+                                   {"events", pager_events},
+                                   {"timeout", pager_timeout},
+                                   {"dirty", pager_dirty},
+                                   {"on_signals", pager_on_signals},
+                                   {"reload", pager_reload},
+                                   {"drain", pager_drain},
+                                   {"status", pager_status},
+                                   {"clients", pager_clients},
+                                   {"stats", pager_stats},
+                                   {"metrics", pager_metrics},
+                                   {"close", pager_close},
+                                   {NULL, NULL}};
 
 static const luaL_Reg meta[] = {
     {"__gc", pager_close}, {"__close", pager_close}, {"__tostring", pager_tostring}, {NULL, NULL}};

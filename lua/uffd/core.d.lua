@@ -841,6 +841,16 @@ function pager:status() end
 ---@return uffd.ClientStatus[]
 function pager:clients() end
 
+---The counts of all clients so far, also of those that are gone; of latencies and the longest queue, the largest.
+---@return uffd.Stats
+function pager:stats() end
+
+---The pager's figures as OpenMetrics text 1.0, as Prometheus takes it.
+---@return string? text nil only without memory
+---@return string? message
+---@return integer? errno
+function pager:metrics() end
+
 ---Closes the sockets and ends the workers. Clients that are still there are killed (on_crash "freeze" cannot outlive the
 ---supervisor). Again: true. Also done by `<close>` and the collector. Raises in a report of the same pager.
 ---@return true

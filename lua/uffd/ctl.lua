@@ -4,13 +4,14 @@ local arguments = require "uffd.arguments"
 local figures = require "uffd.figures"
 local json = require "uffd.json"
 
-local usage = "ctl --socket PATH status|clients|stats|drain|reload [--json]"
+local usage = "ctl --socket PATH status|clients|stats|metrics|drain|reload [--json]"
 local help = [[
 usage: uffd-lua ]] .. usage .. "\n" .. [[
 Asks the pager that was started with --control PATH.
   status          clients and workers now, clients served and refused so far, workers replaced
   clients         a line for each client that is there
-  stats           the counts of all clients together; of the latencies, the largest
+  stats           the counts of all clients so far together; of the latencies, the largest
+  metrics         all figures as OpenMetrics text, as Prometheus takes it
   drain           no new clients; --on-drain of serve says what becomes of the others
   reload          new workers take over, with the program and the policy that are there now
   --socket PATH   the control socket of the pager
@@ -43,6 +44,10 @@ function show.stats(reply)
   end
 end
 
+function show.metrics(reply) io.write(reply.text) end
+
+show_json.metrics = show.metrics
+
 function show_json.status(reply)
   local members = {}
   for i, name in ipairs(status_fields) do members[i] = { name, reply[name] } end
@@ -59,7 +64,7 @@ function show_json.drain() print '{"ok":true}' end
 
 show_json.reload = show_json.drain
 
-local requests = { status = true, clients = true, stats = true, drain = true, reload = true }
+local requests = { status = true, clients = true, stats = true, metrics = true, drain = true, reload = true }
 
 return function(...)
   local given, words = arguments.parse(known, ...)

@@ -691,7 +691,7 @@ local pager_options = {
   socket = true, control = true, mode = true, uid = true, image = true, resolver = true, workers = true,
   max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
   once = true, prefetch = true, record = true, replay = true, rate = true, around = true,
-  watchdog = true, report = true, worker = true,
+  watchdog = true, report = true, worker = true, metrics = true,
 }
 
 -- A copy of the options as the core takes them.
@@ -765,6 +765,8 @@ end
 ---resolver function is then that program's. Without it, workers are forked from this program, which must have no other
 ---threads: no running loops
 ---@field worker? string[]
+---where the metrics can be had by HTTP: path of a socket, or HOST:PORT of a loopback address (default: nowhere)
+---@field metrics? string
 
 ---Serves other processes: a supervisor, which is this program while it is in `run` or `step`, and workers. Clients hand
 ---over their userfaultfd and the list of their regions, as Firecracker does and `uffd.handoff`; their faults are
@@ -795,7 +797,7 @@ function uffd.pager_work(fd, options)
 end
 
 ---Asks a pager by its control socket: one line of JSON, one line back. Requests are `{"request":"status"}`, "clients",
----"stats", "drain" and "reload". A reply is an object with "ok"; false: "error" is a sentence. Beside it are
+---"stats", "metrics", "drain" and "reload". A reply is an object with "ok"; false: "error" is a sentence. Beside it are
 ---* in that of "status": version, pid, clients, workers, served, refused, restarts, draining
 ---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
 ---  oldest_ns, size, regions (how many), and "stats" with the fields of `uffd.Stats`

@@ -25,6 +25,7 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --mode OCTAL          of the sockets (600)
   --uid N               a user who may connect, beside root and this one
   --control PATH        a control socket, for uffd-lua ctl
+  --metrics WHERE       metrics for Prometheus by HTTP: path of a socket, or HOST:PORT of a loopback address
   --on-crash WHAT       kill or freeze the clients of a worker that cannot be replaced (kill)
   --on-drain WHAT       on SIGTERM: complete the memory of all clients, or refuse new ones and serve on (complete)
   --watchdog MS         name faults that wait for longer (1000)
@@ -48,7 +49,7 @@ end
 
 local known = {
   help = true, h = "help", json = true, once = true, prefetch = true,
-  socket = arguments.text, control = arguments.text, image = arguments.text, policy = arguments.text,
+  socket = arguments.text, control = arguments.text, metrics = arguments.text, image = arguments.text, policy = arguments.text,
   record = arguments.text, replay = arguments.text,
   workers = arguments.positive, uid = arguments.integer, watchdog = arguments.integer,
   mode = octal, rate = arguments.bytes, around = size_or_auto,

@@ -66,7 +66,7 @@ $ cat > ask.lua <<'END'
 > print((ask("control", ("x"):rep(5000))))
 > END
 $ sh with 'uffd-lua ask.lua'
-{"ok":false,"error":"There are the requests status, clients, stats, drain and reload."}
+{"ok":false,"error":"There are the requests status, clients, stats, metrics, drain and reload."}
 {"ok":false,"error":"A request is a line of JSON: {\"request\":\"status\"}."}
 {"ok":false,"error":"There are the requests *"}
 {"ok":false,"error":"There are the requests *"}
@@ -80,5 +80,37 @@ serve: 0
 $ sh with 'stat -c %a door control'
 600
 600
+client: 0
+serve: 0
+
+# Metrics are of all clients so far: what is gone stays counted, there and in stats. The text is checked line by line.
+$ cat > metrics.lua <<'END'
+> package.path = arg[1] .. "/?.lua;" .. package.path
+> local samples = require "openmetrics".parse(io.read "a")
+> for _, name in ipairs { 'uffd_clients_come_total', 'uffd_clients_ended_total', 'uffd_clients{state="served"}',
+>   'uffd_faults_total{kind="missing"}', 'uffd_pages_total{outcome="copied"}', 'uffd_installed_bytes_total',
+>   'uffd_fault_latency_seconds_count', 'uffd_refusals_total{reason="handshake"}', 'uffd_image_bytes{number="1"}',
+>   'uffd_oldest_fault_seconds', 'uffd_queue' } do print(name, samples[name]) end
+> print(samples.uffd_open_fds > 5 and samples.uffd_open_fds < samples.uffd_max_fds)
+> END
+$ sh with 'vmm --socket door --image image --send nonsense & v=$!; await "grep -q refused err"; kill -KILL $v; uffd-lua ctl --socket control metrics | uffd-lua metrics.lua "$TESTS/../lua"; vmm --socket door --image image > /dev/null; await "uffd-lua ctl --socket control metrics | grep -q clients_ended_total.1"; uffd-lua ctl --socket control metrics | uffd-lua metrics.lua "$TESTS/../lua" | head -5; uffd-lua ctl --socket control stats | grep "^faults"'
+uffd_clients_come_total	1
+uffd_clients_ended_total	0
+uffd_clients{state="served"}	1
+uffd_faults_total{kind="missing"}	256
+uffd_pages_total{outcome="copied"}	256
+uffd_installed_bytes_total	1048576
+uffd_fault_latency_seconds_count	256
+uffd_refusals_total{reason="handshake"}	1
+uffd_image_bytes{number="1"}	1048576
+uffd_oldest_fault_seconds	0.0
+uffd_queue	0
+true
+uffd_clients_come_total	2
+uffd_clients_ended_total	1
+uffd_clients{state="served"}	1
+uffd_faults_total{kind="missing"}	512
+uffd_pages_total{outcome="copied"}	512
+faults        512
 client: 0
 serve: 0

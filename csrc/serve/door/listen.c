@@ -1,8 +1,10 @@
 /*
  * Listening at a path, accepting connections, and finding out who connected. Nothing here waits for a peer.
  */
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -204,16 +206,67 @@ static int refuse_for_want(struct uffd_listener *listener, int error) {
   return fail(error, "No descriptor left for another client: raise %s.", error == EMFILE ? "ulimit -n" : "fs.file-max");
 }
 
-int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer) {
+int uffd_listener_take(struct uffd_listener *listener) {
   int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (fd < 0) {
-    int error = errno;
-    if (error == EAGAIN || error == EINTR || error == ECONNABORTED) return -EAGAIN;
-    if (error == EMFILE || error == ENFILE) return refuse_for_want(listener, error);
-    return fail(error, "Cannot take in a connection: %s.", strerror(error));
-  }
+  if (fd >= 0) return fd;
+  int error = errno;
+  if (error == EAGAIN || error == EINTR || error == ECONNABORTED) return -EAGAIN;
+  if (error == EMFILE || error == ENFILE) return refuse_for_want(listener, error);
+  return fail(error, "Cannot take in a connection: %s.", strerror(error));
+}
+
+int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer) {
+  int fd = uffd_listener_take(listener);
+  if (fd < 0) return fd;
   int result = identify(fd, uid, peer);
   if (result == 0) return fd;
   close(fd);
+  return result;
+}
+
+static bool is_loopback(const struct sockaddr *address) {
+  if (address->sa_family == AF_INET) {
+    const struct sockaddr_in *four = (const struct sockaddr_in *)(const void *)address;
+    return ntohl(four->sin_addr.s_addr) >> 24 == 127;
+  }
+  return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
+}
+
+/* No name is looked up: that could wait for another machine. */
+static int find_address(const char *host, uint16_t port, struct sockaddr_storage *address, socklen_t *length) {
+  struct sockaddr_in *four = (struct sockaddr_in *)(void *)address;
+  struct sockaddr_in6 *six = (struct sockaddr_in6 *)(void *)address;
+  memset(address, 0, sizeof(*address));
+  if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &four->sin_addr) == 1) {
+    four->sin_family = AF_INET;
+    four->sin_port = htons(port);
+    *length = sizeof(*four);
+  } else if (inet_pton(AF_INET6, host, &six->sin6_addr) == 1) {
+    six->sin6_family = AF_INET6;
+    six->sin6_port = htons(port);
+    *length = sizeof(*six);
+  } else {
+    return fail(EINVAL, "%s is not an address of this machine: use 127.0.0.1, ::1, or localhost.", host);
+  }
+  if (is_loopback((const struct sockaddr *)address)) return 0;
+  return fail(EINVAL, "%s is not a loopback address: others must not reach it; use 127.0.0.1 and a proxy before it.",
+              host);
+}
+
+int uffd_listener_open_port(struct uffd_listener *listener, const char *host, uint16_t port) {
+  struct sockaddr_storage address;
+  socklen_t length = 0;
+  *listener = (struct uffd_listener)UFFD_LISTENER_INIT;
+  int result = find_address(host, port, &address, &length), on = 1;
+  if (result < 0) return result;
+  listener->fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (listener->fd < 0) {
+    result = fail(errno, "Cannot make a socket: %s.", strerror(errno));
+  } else if (setsockopt(listener->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+             bind(listener->fd, (const struct sockaddr *)&address, length) != 0 || listen(listener->fd, BACKLOG) != 0) {
+    result = fail(errno, "Cannot listen at %s, port %u: %s.", host, port, strerror(errno));
+  }
+  if (result < 0) uffd_listener_close(listener);
   return result;
 }

@@ -24,6 +24,8 @@ struct uffd_listener {
  * -EADDRINUSE somebody listens there; -EEXIST there is a file that is not a socket; those of socket(2) and bind(2).
  */
 int uffd_listener_open(struct uffd_listener *listener, const char *path, mode_t mode);
+/* Listens at a port of a loopback address, which everybody on this machine can reach. -EINVAL another address. */
+int uffd_listener_open_port(struct uffd_listener *listener, const char *host, uint16_t port);
 /* Removes the file too, if it is still ours; in a forked child it only closes. */
 void uffd_listener_close(struct uffd_listener *listener);
 
@@ -39,5 +41,7 @@ struct uffd_peer {
  * -EMFILE, -ENFILE. All but -EAGAIN mean that one connection was refused.
  */
 int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer);
+/* Accepts the next connection, whoever it is. Errors as above but for -EACCES and -ESRCH. */
+int uffd_listener_take(struct uffd_listener *listener);
 
 #endif

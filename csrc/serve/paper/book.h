@@ -10,9 +10,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "serve/paper/latency.h"
 #include "uffd_pager.h"
 
-#define UFFD_BOOK_VERSION 1u /* a reload may start a worker of another build than the supervisor */
+#define UFFD_BOOK_VERSION 2u /* a reload may start a worker of another build than the supervisor */
 
 /* What the client's worker is doing with it. The supervisor reads it when the worker has died. */
 enum {
@@ -25,6 +26,7 @@ enum {
 struct uffd_figures {
   uint64_t oldest_ns; /* age of the oldest fault that is not answered */
   struct uffd_stats stats;
+  struct uffd_latencies latencies;
 };
 
 /* The first pages of the book. The layout does not depend on the compiler: supervisor and worker may be two builds. */

@@ -17,6 +17,7 @@
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/record.h"
 #include "serve/supervisor/report.h"
+#include "serve/supervisor/sum.h"
 #include "serve/supervisor/worker.h"
 
 #define FDS_A_CLIENT 7u                   /* in a worker; the supervisor has five */
@@ -338,6 +339,7 @@ static void finish(uffd_pager *pager, struct uffd_supervised *client) {
   pager->forks_count -= client->who.of != 0;
   pager->fds_extra -= client->who.fds_count;
   pager->clients_ended++;
+  uffd_sum_keep(pager, client);
   uffd_record_write(pager, client);
   uffd_report(pager, client->left_as == UFFD_CLIENT_COMPLETE ? UFFD_REPORT_COMPLETE : UFFD_REPORT_GONE, 0, client, NULL,
               "%s", client->why);

@@ -37,7 +37,7 @@ struct uffd_supervised {
   uint64_t make_ns;           /* that the last worker needed to make it */
   uint64_t retry_ns;          /* queued: not before; 0: at once */
   uint32_t begun;             /* times that a worker began to serve it */
-  struct uffd_stats former;   /* of its former workers together */
+  struct uffd_figures former; /* of its former workers together */
   /* deaths of its workers: see blame.h */
   uint64_t answered; /* faults, when its present worker began */
   uint32_t strikes, kills;

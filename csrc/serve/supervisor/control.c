@@ -6,7 +6,8 @@
  *             "draining":false}
  *   clients  {"ok":true,"clients":[{"id":1,"of":0,"pid":4712,"uid":0,"gid":0,"state":"served","worker":0,"restarts":0,
  *             "age_ns":...,"oldest_ns":...,"size":...,"regions":1,"stats":{"faults":...,"missing":..., ...}}]}
- *   stats    {"ok":true,"stats":{...}} of all clients that are there: sums; of the latencies and queues, the largest
+ *   stats    {"ok":true,"stats":{...}} of all clients so far: sums; of the latencies and queues, the largest
+ *   metrics  {"ok":true,"text":"..."} as uffd_pager_metrics() has it
  *   drain    {"ok":true}, and the pager drains, as uffd_pager_drain() does
  *   reload   {"ok":true}, and workers are replaced, as uffd_pager_reload() does
  *
@@ -65,17 +66,6 @@ static json_t *stats_object(struct uffd_stats *stats) {
     set_count(object, fields[i].name, *field_of(stats, &fields[i]));
   }
   return object;
-}
-
-/* Of two clients together: sums, and of what cannot be added the larger value. */
-static void add_client(struct uffd_stats *all, struct uffd_stats *client) {
-  size_t count;
-  const struct uffd_stats_field *fields = uffd_stats_fields(&count);
-  for (size_t i = 0; i < count; i++) {
-    uint64_t *into = field_of(all, &fields[i]), value = *field_of(client, &fields[i]);
-    bool adds = fields[i].kind == UFFD_STATS_COUNT || fields[i].kind == UFFD_STATS_NOW;
-    *into = adds ? *into + value : max_u64(*into, value);
-  }
 }
 
 static json_t *client_object(struct uffd_client_status *status, uint64_t now) {
@@ -141,14 +131,22 @@ static json_t *tell_clients(struct uffd_control *control) {
 }
 
 static json_t *tell_stats(struct uffd_control *control) {
-  struct uffd_client_status status = UFFD_CLIENT_STATUS_INIT;
   struct uffd_stats all = UFFD_STATS_INIT;
-  for (uint32_t i = 0; uffd_pager_client(control->pager, i, &status) > 0; i++) {
-    add_client(&all, &status.stats);
-  }
+  if (uffd_pager_stats(control->pager, &all) < 0) return failure(uffd_errmsg());
   json_t *reply = success();
   json_object_set_new(reply, "stats", stats_object(&all));
   return reply;
+}
+
+static void keep_text(void *ctx, const char *text, size_t length) {
+  json_object_set_new(ctx, "text", json_stringn(text, length));
+}
+
+static json_t *tell_metrics(struct uffd_control *control) {
+  json_t *reply = success();
+  if (uffd_pager_metrics(control->pager, keep_text, reply) == 0) return reply;
+  json_decref(reply);
+  return failure(uffd_errmsg());
 }
 
 static json_t *tell_result(int result) {
@@ -168,7 +166,8 @@ static const struct {
   const char *name;
   json_t *(*answer)(struct uffd_control *control);
 } requests[] = {
-    {"status", tell_status}, {"clients", tell_clients}, {"stats", tell_stats}, {"drain", drain}, {"reload", reload},
+    {"status", tell_status},   {"clients", tell_clients}, {"stats", tell_stats},
+    {"metrics", tell_metrics}, {"drain", drain},          {"reload", reload},
 };
 
 static json_t *answer(struct uffd_control *control, const char *line, size_t length) {
@@ -181,7 +180,7 @@ static json_t *answer(struct uffd_control *control, const char *line, size_t len
     if (strcmp(requests[i].name, name) == 0) reply = requests[i].answer(control);
   }
   json_decref(request);
-  return reply != NULL ? reply : failure("There are the requests status, clients, stats, drain and reload.");
+  return reply != NULL ? reply : failure("There are the requests status, clients, stats, metrics, drain and reload.");
 }
 
 static void leave(struct visitor *visitor) {

@@ -10,6 +10,7 @@
 #include "serve/supervisor/link.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
+#include "serve/supervisor/scrape.h"
 #include "serve/supervisor/worker.h"
 
 void uffd_pager_forget(uffd_pager *pager) {
@@ -18,6 +19,7 @@ void uffd_pager_forget(uffd_pager *pager) {
   uffd_close_fds(&pager->order_fd, 1);
   uffd_links_close(pager);
   uffd_refused_forget(pager);
+  uffd_scrape_close(pager);
   uffd_control_close(pager->control);
   pager->control = NULL;
   uffd_workers_forget(pager);

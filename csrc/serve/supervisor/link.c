@@ -34,6 +34,7 @@ static void drop(uffd_pager *pager, struct uffd_link *link) {
 
 static void refuse(uffd_pager *pager, int error, const char *what_becomes) {
   pager->refused++;
+  pager->refusals[uffd_refusal_of(-error)]++;
   uffd_report(pager, UFFD_REPORT_REFUSED, -error, NULL, NULL, "%s%s", uffd_errmsg(), what_becomes);
 }
 

@@ -106,7 +106,7 @@ int uffd_options_keep(struct uffd_pager_opts *opts) {
   opts->handshake_ms = or_else(opts->handshake_ms, 5000);
   opts->workers = or_else(opts->workers, 1);
   opts->watchdog_ms = or_else(opts->watchdog_ms, 1000);
-  const char **strings[] = {&opts->socket, &opts->control, &opts->image, &opts->record, &opts->replay};
+  const char **strings[] = {&opts->socket, &opts->control, &opts->image, &opts->record, &opts->replay, &opts->metrics};
   int result = 0;
   for (size_t i = 0; i < sizeof(strings) / sizeof(*strings); i++) {
     if (result == 0) {
@@ -124,7 +124,7 @@ int uffd_options_keep(struct uffd_pager_opts *opts) {
 }
 
 void uffd_options_release(struct uffd_pager_opts *opts) {
-  const char *strings[] = {opts->socket, opts->control, opts->image, opts->record, opts->replay};
+  const char *strings[] = {opts->socket, opts->control, opts->image, opts->record, opts->replay, opts->metrics};
   for (size_t i = 0; i < sizeof(strings) / sizeof(*strings); i++) {
     release_string(strings[i]);
   }

@@ -18,6 +18,7 @@
 #include "serve/supervisor/options.h"
 #include "serve/supervisor/order.h"
 #include "serve/supervisor/refused.h"
+#include "serve/supervisor/scrape.h"
 #include "serve/supervisor/slot.h"
 #include "serve/supervisor/task.h"
 
@@ -152,6 +153,7 @@ static int open_pager(uffd_pager *pager) {
   if (pager->opts.image != NULL) result = uffd_image_change(pager, pager->opts.image, pager->opts.replay);
   if (result == 0) result = open_descriptors(pager);
   if (result == 0) result = uffd_links_open(pager);
+  if (result == 0) result = uffd_scrape_open(pager);
   return result < 0 ? result : open_control(pager);
 }
 

@@ -6,12 +6,12 @@
  * last close turns missing pages into zeros.
  *
  * Arrows of this room, from the file that calls to the one that is called:
- *   pager -> {options, forget, link, control, slot, task, client, order}
+ *   pager -> {options, forget, link, control, scrape, slot, task, client, order}
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {client, blame, image, worker, stage}      who serves whom
- *   control -> {status, order}; link -> {client, refused}; refused -> family; forget -> {link, control, client, worker}
- *   client -> {record, family, image, report, stage, worker}; image -> {report, worker}; worker -> poll; status ->
- * report; report -> stage
+ *   control -> {status, metrics, order}; scrape -> metrics -> {refusal, sum}; link -> {client, refused}; refused ->
+ * family; forget -> {link, control, scrape, client, worker} client -> {record, family, image, report, stage, worker};
+ * image -> {report, worker}; worker -> poll; status -> {report, sum}; report -> {stage, sum}
  */
 #ifndef UFFD_SERVE_PAGER_H
 #define UFFD_SERVE_PAGER_H
@@ -20,7 +20,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "serve/paper/book.h"
 #include "serve/supervisor/poll.h"
+#include "serve/supervisor/refusal.h"
 #include "uffd_pager.h"
 
 struct uffd_control;
@@ -28,6 +30,7 @@ struct uffd_door;
 struct uffd_image;
 struct uffd_link;
 struct uffd_refused;
+struct uffd_scrape;
 struct uffd_slot;
 struct uffd_supervised;
 struct uffd_worker;
@@ -43,6 +46,7 @@ struct uffd_pager {
   /* the supervisor's thread */
   struct uffd_door *door;
   struct uffd_control *control;
+  struct uffd_scrape *scrape;
   struct uffd_link *links;
   uint32_t links_count;
   struct uffd_supervised *clients;
@@ -66,6 +70,8 @@ struct uffd_pager {
   int error; /* no worker can be started: told by uffd_pager_step() */
   uint64_t last_id;
   uint64_t clients_come, refused, restarts; /* so far */
+  uint64_t refusals[UFFD_REFUSALS];         /* of the refused, by reason */
+  struct uffd_figures past;                 /* of the clients that are gone, together */
 };
 
 #endif

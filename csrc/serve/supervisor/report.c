@@ -8,30 +8,8 @@
 #include "base/base.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
+#include "serve/supervisor/sum.h"
 #include "serve/supervisor/worker.h"
-
-void uffd_add_stats(struct uffd_stats *sum, const struct uffd_stats *newer) {
-  size_t count;
-  const struct uffd_stats_field *fields = uffd_stats_fields(&count);
-  for (size_t i = 0; i < count; i++) {
-    uint64_t *into = (uint64_t *)(void *)((char *)sum + fields[i].offset);
-    uint64_t value = *(const uint64_t *)(const void *)((const char *)newer + fields[i].offset);
-    switch (fields[i].kind) {
-    case UFFD_STATS_COUNT:
-      *into += value;
-      break;
-    case UFFD_STATS_LARGEST:
-      *into = max_u64(*into, value);
-      break;
-    case UFFD_STATS_NOW:
-      *into = value;
-      break;
-    default: /* a percentile: they cannot be added, the newest one stays */
-      if (newer->latency_count != 0) *into = value;
-      break;
-    }
-  }
-}
 
 void uffd_client_describe(const struct uffd_supervised *client, struct uffd_client_status *status) {
   struct uffd_figures figures;
@@ -41,12 +19,9 @@ void uffd_client_describe(const struct uffd_supervised *client, struct uffd_clie
   full.worker = client->slot;
   full.restarts = client->begun > 1 ? client->begun - 1 : 0;
   full.since_ns = client->since_ns;
-  full.stats = client->former;
-  full.stats.size = sizeof(full.stats);
-  if (uffd_book_figures(&client->book, &figures)) {
-    uffd_add_stats(&full.stats, &figures.stats);
-    full.oldest_ns = figures.oldest_ns;
-  }
+  uffd_sum_client(client, &figures);
+  full.stats = figures.stats;
+  full.oldest_ns = figures.oldest_ns;
   full.size = status->size;
   memcpy(status, &full, min_u64(status->size, sizeof(full)));
 }

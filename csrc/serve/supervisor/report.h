@@ -11,7 +11,5 @@
 void uffd_report(uffd_pager *pager, uint32_t kind, int error, const struct uffd_supervised *client,
                  const struct uffd_worker *worker, const char *format, ...) UFFD_PRINTF(6, 7);
 void uffd_client_describe(const struct uffd_supervised *client, struct uffd_client_status *status);
-void uffd_add_stats(struct uffd_stats *sum,
-                    const struct uffd_stats *newer); /* of one client, one worker after another */
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/base.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
+#include "serve/supervisor/sum.h"
 #include "serve/supervisor/worker.h"
 
 int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_status *status) {
@@ -38,4 +39,15 @@ int uffd_pager_client(const uffd_pager *pager, uint32_t index, struct uffd_clien
   }
   uffd_client_describe(client, status);
   return 1;
+}
+
+int uffd_pager_stats(const uffd_pager *pager, struct uffd_stats *stats) {
+  struct uffd_figures figures;
+  if (stats == NULL || stats->size < 2 * sizeof(size_t)) {
+    return fail(EINVAL, "uffd_pager_stats: set size, UFFD_STATS_INIT does.");
+  }
+  uffd_sum_pager(pager, &figures);
+  figures.stats.size = stats->size;
+  memcpy(stats, &figures.stats, min_u64(stats->size, sizeof(figures.stats)));
+  return 0;
 }

@@ -13,6 +13,7 @@
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
 #include "serve/supervisor/slot.h"
+#include "serve/supervisor/sum.h"
 
 #define MAKING_MAX   16u                 /* clients that a worker makes at a time: the channel holds so many messages */
 #define SHORTAGE_NS  UINT64_C(500000000) /* a client is tried again after so long when we lack descriptors or memory */
@@ -174,8 +175,8 @@ bool uffd_tasks_none(const uffd_pager *pager, const struct uffd_worker *worker) 
 /* Its worker does not serve it any more: keeps that worker's figures. */
 static void fold(struct uffd_supervised *client) {
   struct uffd_figures figures;
-  if (uffd_book_figures(&client->book, &figures)) uffd_add_stats(&client->former, &figures.stats);
-  client->former.queue = 0;
+  if (uffd_book_figures(&client->book, &figures)) uffd_figures_follow(&client->former, &figures);
+  client->former.stats.queue = 0;
   uffd_book_reset(&client->book);
 }
 

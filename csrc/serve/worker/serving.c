@@ -211,6 +211,7 @@ int uffd_serving_start(struct uffd_serving *serving) {
 
 static void publish(const struct uffd_serving *serving, uint64_t oldest_ns) {
   struct uffd_figures figures = {.oldest_ns = oldest_ns, .stats = UFFD_STATS_INIT};
+  uffd_latencies_take(serving->loop, &figures.latencies);
   if (uffd_loop_stats(serving->loop, &figures.stats) == 0) uffd_book_publish(&serving->book, &figures);
 }
 
