@@ -221,7 +221,9 @@ static int object_pending(lua_State *L) {
 static int object_tostring(lua_State *L) {
   struct object *object = luaL_checkudata(L, 1, OBJECT_TYPE);
   if (object->ref == NULL || object->ref->object == NULL) return uffd_lua_push_closed(L, OBJECT_TYPE);
-  lua_pushfstring(L, "%s (fd %d, %d ranges)", OBJECT_TYPE, uffd_fd(object->ref->object), (int)object->range_count);
+  int ranges = (int)object->range_count;
+  lua_pushfstring(L, "%s (fd %d, %d range%s)", OBJECT_TYPE, uffd_fd(object->ref->object), ranges,
+                  ranges == 1 ? "" : "s");
   return 1;
 }
 

@@ -81,6 +81,7 @@ int uffd_claim(struct uffd_claim *claim) {
     return 0;
   }
   uint64_t start = other->start, end = other->end;
+  bool same = claim->start == start && claim->end == end;
   bool both = claim->served && other->served, reading = !other->served;
   close_book();
   const char *why = both ? "is served already: a range is served once"
@@ -88,8 +89,9 @@ int uffd_claim(struct uffd_claim *claim) {
                         ? "is what a resolver reads from: close that resolver first, or serve other memory"
                         : "is served: a resolver must read from memory that is not, or its handler would wait for "
                           "its own answer";
-  return fail(EBUSY, "0x%" PRIx64 "-0x%" PRIx64 ": 0x%" PRIx64 "-0x%" PRIx64 " %s.", claim->start, claim->end, start,
-              end, why);
+  if (same) return fail(EBUSY, "0x%" PRIx64 "-0x%" PRIx64 " %s.", start, end, why);
+  return fail(EBUSY, "0x%" PRIx64 "-0x%" PRIx64 " overlaps 0x%" PRIx64 "-0x%" PRIx64 ", which %s.", claim->start,
+              claim->end, start, end, why);
 }
 
 void uffd_unclaim(struct uffd_claim *claim) {

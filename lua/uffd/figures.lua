@@ -62,20 +62,32 @@ local function count(name)
   return function(row) return tostring(row.client.stats[name]) end
 end
 
+-- The sentences with which a client is gone, as a word: the line that told it has the sentence.
+local end_words = {
+  ["It has said that it needs no pager any more"] = "done",
+  ["Its process is dead"] = "exited",
+  ["Its memory is no more"] = "unmapped",
+}
+
+local function end_word(ended)
+  return end_words[ended] or (ended:find " " and "gone") or ended
+end
+
+-- optional: left out where it is 0 for everybody, so that a table of ordinary clients has less than 100 columns.
 local columns = {
   { "client", function(row) return tostring(row.client.id) end },
   { "pid", function(row) return row.client.pid ~= 0 and tostring(row.client.pid) or "-" end },
   { "time", function(row) return figures.duration(row.elapsed_ns) end },
   { "missing", count "missing" },
-  { "minor", count "minor" },
-  { "wp", count "wp" },
+  { "minor", count "minor", optional = true },
+  { "wp", count "wp", optional = true },
   { "p50", latency "latency_p50" },
   { "p99", latency "latency_p99" },
   { "max", latency "latency_max" },
   { "MiB", function(row) return figures.mebibytes(row.client.stats.bytes) end },
-  { "policy", count "policy_calls" },
-  { "deferred", count "deferred" },
-  { "restarts", function(row) return tostring(row.client.restarts) end },
+  { "policy", count "policy_calls", optional = true },
+  { "deferred", count "deferred", optional = true },
+  { "restarts", function(row) return tostring(row.client.restarts) end, optional = true },
 }
 local oldest = { "oldest", function(row)
   return row.client.oldest_ns > 0 and figures.duration(row.client.oldest_ns) or "-"
@@ -84,7 +96,12 @@ end }
 -- rows: { client =, elapsed_ns =, ended = or state = }. Text, a line each; the last column is how it ended, or, with
 -- alive, its state behind the age of its oldest fault.
 function figures.table(rows, alive)
-  local shown = table.move(columns, 1, #columns, 1, {})
+  local shown = {}
+  for _, column in ipairs(columns) do
+    local wanted = not column.optional
+    for _, row in ipairs(rows) do wanted = wanted or column[2](row) ~= "0" end
+    if wanted then shown[#shown + 1] = column end
+  end
   if alive then shown[#shown + 1] = oldest end
   local cells, widths = {}, {}
   for i, column in ipairs(shown) do
@@ -101,7 +118,7 @@ function figures.table(rows, alive)
     for i, column in ipairs(shown) do
       parts[i] = ("%" .. widths[i] .. "s"):format(k == 0 and column[1] or cells[i][k])
     end
-    parts[#parts + 1] = k == 0 and (alive and "state" or "end") or rows[k].ended
+    parts[#parts + 1] = k == 0 and (alive and "state" or "end") or end_word(rows[k].ended)
     lines[#lines + 1] = table.concat(parts, "  ")
   end
   return table.concat(lines, "\n")

@@ -298,7 +298,7 @@ static void hand_over_in_vain(const struct paging *paging) {
   CHECK_OK(uffd_map(MIB, NULL, &memory));
   struct uffd_handoff_part part = {memory, 0};
   CHECK_ERR(uffd_handoff_send(paging->socket, &part, 1, NULL, &handoff), -EPIPE);
-  CHECK_SAYS("refuses the memory: There are 1 clients already");
+  CHECK_SAYS("refuses the memory: There is no room for another client");
   CHECK_EQ(*(volatile unsigned char *)uffd_memory_address(memory), 0); /* ordinary memory again */
   uffd_memory_close(memory);
   _exit(0);
@@ -398,7 +398,7 @@ static void forked_children_keep_nobody_out(void) {
   struct paging_job job = {.paging = &paging, .features = UFFD_FEATURE_EVENT_FORK, .run = fork_and_nap};
   pid_t first = paging_client(&job);
   paging_await(&paging, UFFD_REPORT_ERROR, 1); /* the third child */
-  CHECK(strstr(paging.seen->texts[UFFD_REPORT_ERROR], "forked children already") != NULL);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_ERROR], "no room for another forked child") != NULL);
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 3);
   job = (struct paging_job){.paging = &paging};
   paging_client_ok(paging_client(&job));

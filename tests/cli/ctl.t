@@ -25,7 +25,7 @@ refused       0
 restarts      0
 draining      false
 client * pid * time * missing * oldest * state
-     1 * 256 * 1.0 * 0 * 0 * 0 * - * served
+     1 * 256 * 1.0 * - * served
 faults        256
 missing       256
 wp            0

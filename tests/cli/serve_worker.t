@@ -38,7 +38,7 @@ serve: 0
 $ grep -c '^worker 0 has died: ' err
 1
 $ tail -1 out
-     1 * 4.0 * 0 * 0 * 1  Its *
+     1 * 4.0 * 1  exited
 
 # The program that is there at SIGHUP is the new worker, though the old one's file is gone.
 $ mkdir new && cp "$BUILD/bin/uffd-lua" new/uffd-lua

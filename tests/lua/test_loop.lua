@@ -428,6 +428,22 @@ function tests.test_oldest()
   os.remove(told)
 end
 
+-- A sentence names each range once, and one thing is no plural.
+function tests.test_sentences_say_a_thing_once()
+  local memory <close> = map(4)
+  local loop <close> = assert(uffd.serve { { memory = memory, resolver = resolver.zero() } })
+  lu.assertStrContains(tostring(loop), "1 region)")
+  local range = ("0x%x-0x%x"):format(memory.address, memory.address + 4 * page)
+  local _, message = loop:add { memory = memory, resolver = resolver.zero() }
+  lu.assertEquals(message, range .. " is served already: a range is served once.")
+  _, message = loop:add { memory = memory, resolver = resolver.zero(), offset = page }
+  lu.assertStrContains(message, " overlaps " .. range .. ", which is served already")
+  local object <close> = assert(uffd.open())
+  local plain <close> = map(1)
+  assert(object:register(plain, "missing"))
+  lu.assertStrContains(tostring(object), "1 range)")
+end
+
 -- What one writes first says what it should have been.
 function tests.test_mistakes_of_beginners()
   local memory <close> = assert(uffd.map { size = page })

@@ -113,7 +113,7 @@ static void free_client(uffd_pager *pager, struct uffd_supervised *client) {
 static int check_fds(const uffd_pager *pager, uint32_t extra) {
   uint64_t clients = pager->clients_count + pager->refused_kept + 1;
   if (clients * FDS_A_CLIENT + pager->fds_extra + extra + FDS_SPARE <= pager->fds_limit) return 0;
-  return fail(EMFILE, "There are %u clients already, and no descriptors for another: raise the limit (ulimit -n).",
+  return fail(EMFILE, "No descriptors are left for another client, beside %u: raise the limit (ulimit -n).",
               pager->clients_count);
 }
 
@@ -124,7 +124,7 @@ static int check_room(const uffd_pager *pager, const struct uffd_handshake *hand
     return fail(ESHUTDOWN, "The pager takes no new clients: it was to serve one only.");
   }
   if (count < pager->opts.max_clients) return check_fds(pager, handshake->fds_count);
-  return fail(EBUSY, "There are %u clients already: more must be allowed by max_clients.", count);
+  return fail(EBUSY, "There is no room for another client: max_clients is %" PRIu32 ".", pager->opts.max_clients);
 }
 
 /* A client that hands over its userfaultfd once more: a retry, or a handshake that was sent twice. */
@@ -206,8 +206,8 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64
 
 int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd) {
   if (pager->forks_count >= pager->opts.max_clients) {
-    return fail(EBUSY, "There are %u forked children already: more must be allowed by max_clients.",
-                pager->forks_count);
+    return fail(EBUSY, "There is no room for another forked child: max_clients is %" PRIu32 ".",
+                pager->opts.max_clients);
   }
   int room = check_fds(pager, 0);
   if (room < 0) return room;

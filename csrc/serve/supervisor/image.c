@@ -75,14 +75,15 @@ static void report(uffd_pager *pager, const struct uffd_image *image) {
   if (image->state == UFFD_BACKING_WANTED) {
     uffd_report(
         pager, UFFD_REPORT_ERROR, EBUSY, NULL, NULL,
-        "Another program opens the image %s for writing, and waits: its %u clients are completed first, new ones "
+        "Another program opens the image %s for writing, and waits: its clients (%u) are completed first, new ones "
         "are refused until there is another image.",
         image->backing.name, image->clients_count);
   } else {
-    uffd_report(pager, UFFD_REPORT_ERROR, ESTALE, NULL, NULL,
-                "The image %s was changed while it was served: what its %u clients have not read yet is poisoned, new "
-                "ones are refused until there is another image.",
-                image->backing.name, image->clients_count);
+    uffd_report(
+        pager, UFFD_REPORT_ERROR, ESTALE, NULL, NULL,
+        "The image %s was changed while it was served: what its clients (%u) have not read yet is poisoned, new "
+        "ones are refused until there is another image.",
+        image->backing.name, image->clients_count);
   }
 }
 
