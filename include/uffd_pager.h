@@ -71,7 +71,7 @@ struct uffd_pager_opts {
   size_t size;
   const char *socket;    /* path of the front door; a socket file that nobody listens at is replaced */
   const char *control;   /* path of the control socket; NULL: none */
-  uint32_t socket_mode;  /* of both sockets' files; 0: 0600 */
+  uint32_t socket_mode;  /* of the front door's file; 0: 0600 */
   uint32_t max_clients;  /* 0: 256 */
   int64_t uid;           /* user who may connect, beside root and the pager's own user; -1: nobody else */
   uint32_t max_regions;  /* of a client; 0: 64 */
@@ -112,11 +112,14 @@ struct uffd_pager_opts {
    * which everybody on this machine can reach. NULL: nowhere. See uffd_pager_metrics().
    */
   const char *metrics;
+  uint32_t control_mode; /* of the control socket's file: whoever it lets connect may look; 0: 0600 */
+  uint32_t reserved;     /* 0 */
+  int64_t control_uid; /* user who may also drain and reload there, beside root and the pager's own; -1: nobody else */
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
     sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL,  \
-        NULL, NULL, NULL, NULL                                                                                         \
+        NULL, NULL, NULL, NULL, 0, 0, -1                                                                               \
   }
 
 /*
@@ -251,9 +254,9 @@ UFFD_EXPORT int uffd_pager_metrics(const uffd_pager *pager, uffd_reply_fn *reply
 /*
  * Sends a request to a pager's control socket and waits for the reply; any process that may connect can do so. Request
  * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "stats", "metrics", "drain",
- * "reload". A reply has "ok", and when that is false "error", a sentence. timeout_ms: for each step (connect, send,
- * receive); 0: 5000. reply may be NULL. Any thread. Errors: -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT;
- * -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
+ * "reload". drain and reload are orders: see control_uid. A reply has "ok", and when that is false "error", a sentence.
+ * timeout_ms: for each step (connect, send, receive); 0: 5000. reply may be NULL. Any thread. Errors: -ENOENT,
+ * -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
  */
 UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms, uffd_reply_fn *reply,
                                void *ctx);

@@ -243,10 +243,10 @@ static uint64_t around(lua_State *L, int table) {
   return follows ? UFFD_AROUND_AUTO : number(L, table, "around", LUA_MAXINTEGER);
 }
 
-static int64_t user(lua_State *L, int table) {
-  int type = lua_getfield(L, table, "uid");
+static int64_t user(lua_State *L, int table, const char *name) {
+  int type = lua_getfield(L, table, name);
   lua_pop(L, 1);
-  return type == LUA_TNIL ? -1 : (int64_t)number(L, table, "uid", UINT32_MAX);
+  return type == LUA_TNIL ? -1 : (int64_t)number(L, table, name, UINT32_MAX);
 }
 
 static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) {
@@ -257,7 +257,9 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->control = text(L, table, "control");
   opts->socket_mode = (uint32_t)number(L, table, "mode", 0777);
   opts->max_clients = (uint32_t)number(L, table, "max_clients", UINT32_MAX);
-  opts->uid = user(L, table);
+  opts->uid = user(L, table, "uid");
+  opts->control_mode = (uint32_t)number(L, table, "control_mode", 0777);
+  opts->control_uid = user(L, table, "control_uid");
   opts->max_regions = (uint32_t)number(L, table, "max_regions", UINT32_MAX);
   opts->max_bytes = (uint32_t)number(L, table, "max_bytes", UINT32_MAX);
   opts->handshake_ms = (uint32_t)number(L, table, "handshake", UINT32_MAX);

@@ -678,17 +678,19 @@ end
 setmetatable(workingset, { __call = function(_, options) return workingset.create(options) end })
 
 -- A mode as chmod takes it: an integer, or octal digits.
-local function mode_of(what, value, level)
+local function mode_of(what, name, value, level)
   local mode = value
   if type(value) == "string" then mode = value:find "^[0-7]+$" and tonumber(value, 8) end
   if value ~= nil and (math.type(mode) ~= "integer" or mode < 0 or mode > 511) then
-    error(('%s: mode is an integer, or octal digits such as "660", not %s'):format(what, tostring(value)), level + 2)
+    local text = '%s: %s is an integer, or octal digits such as "660", not %s'
+    error(text:format(what, name, tostring(value)), level + 2)
   end
   return mode
 end
 
 local pager_options = {
-  socket = true, control = true, mode = true, uid = true, image = true, resolver = true, workers = true,
+  socket = true, control = true, mode = true, uid = true, control_mode = true, control_uid = true,
+  image = true, resolver = true, workers = true,
   max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
   once = true, prefetch = true, record = true, replay = true, rate = true, around = true,
   watchdog = true, report = true, worker = true, metrics = true,
@@ -701,7 +703,7 @@ local function pager_table(what, options)
   for name, value in pairs(options) do taken[name] = value end
   for _, name in ipairs { "rate", "max_bytes" } do taken[name] = bytes(what .. ": " .. name, options[name], 2) end
   if options.around ~= "auto" then taken.around = bytes(what .. ": around", options.around, 2) end
-  taken.mode = mode_of(what, options.mode, 1)
+  for _, name in ipairs { "mode", "control_mode" } do taken[name] = mode_of(what, name, options[name], 1) end
   return taken
 end
 
@@ -727,7 +729,11 @@ end
 ---@field socket? string
 ---path of a control socket, see `uffd.pager_ask`
 ---@field control? string
----of both sockets: an integer, or octal digits such as "660" (default 0600)
+---of its file, as mode: whoever it lets connect may look (default 0600)
+---@field control_mode? integer|string
+---a user who may also drain and reload there, beside root and the pager's own
+---@field control_uid? integer
+---of the front door's file: an integer, or octal digits such as "660" (default 0600)
 ---@field mode? integer|string
 ---a user who may connect, beside root and the pager's own
 ---@field uid? integer

@@ -22,9 +22,13 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --rate SIZE           of prefetching, a second and client, such as 64M (no limit)
   --once                serve one client, and end when it is gone
   --max-clients N       clients at a time; more are refused (256)
-  --mode OCTAL          of the sockets (600)
+  --max-regions N       of a client (64)
+  --max-bytes SIZE      of a handshake (64K)
+  --mode OCTAL          of the front door's file (600)
   --uid N               a user who may connect, beside root and this one
   --control PATH        a control socket, for uffd-lua ctl
+  --control-mode OCTAL  of its file: whoever may connect may look (600)
+  --control-uid N       a user who may give orders there, beside root and this one
   --metrics WHERE       metrics for Prometheus by HTTP: path of a socket, or HOST:PORT of a loopback address
   --on-crash WHAT       kill or freeze the clients of a worker that cannot be replaced (kill)
   --on-drain WHAT       on SIGTERM: complete the memory of all clients, or refuse new ones and serve on (complete)
@@ -49,9 +53,11 @@ end
 
 local known = {
   help = true, h = "help", json = true, once = true, prefetch = true,
-  socket = arguments.text, control = arguments.text, metrics = arguments.text, image = arguments.text, policy = arguments.text,
-  record = arguments.text, replay = arguments.text,
+  socket = arguments.text, control = arguments.text, metrics = arguments.text,
+  image = arguments.text, policy = arguments.text, record = arguments.text, replay = arguments.text,
   workers = arguments.positive, uid = arguments.integer, watchdog = arguments.integer,
+  ["control-uid"] = arguments.integer, ["control-mode"] = octal,
+  ["max-regions"] = arguments.positive, ["max-bytes"] = arguments.bytes,
   mode = octal, rate = arguments.bytes, around = size_or_auto,
   ["max-clients"] = arguments.positive,
   ["on-crash"] = arguments.choice("kill", "freeze"),

@@ -47,6 +47,19 @@ policy: made	clone
 $ tail -1 out
      1 * 1024 * 4.0 * 1  exited
 
+# A client of many regions needs the limits to allow it.
+$ cat > many.lua <<'END'
+> local uffd = require "uffd"
+> local parts, text = {}, {}
+> for i = 1, 128 do parts[i] = { assert(uffd.map { size = 32768 }), (i - 1) * 32768 } end
+> local handoff <close> = assert(uffd.handoff { socket = "door", parts = parts })
+> for i, part in ipairs(parts) do text[i] = part[1]:read() end
+> print(table.concat(text) == io.open("image", "rb"):read "a")
+> END
+$ sh with --image image --once --max-regions 128 --max-bytes 256K -- 'uffd-lua many.lua || kill -TERM $pid'
+true
+serve: 0
+
 # JSON: every line an object, what happened in its order, the figures last.
 $ cat > show.lua <<'END'
 > local json = require "uffd.json"

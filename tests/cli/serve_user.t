@@ -42,3 +42,29 @@ $ rm -f err; uffd-lua serve --socket door --image image --mode 666 --uid 65534 -
 > sh as_user ./uffd-lua client.lua; wait $pid
 true	what the image holds
 true
+
+# Two roles: whom the mode of the control socket lets connect may look; orders are for root, the pager's user and --control-uid.
+$ cat > ctl <<'END'
+> rm -f err; uffd-lua serve --socket door --image image --mode 666 --uid 65534 --control control "$@" > out 2> err & pid=$!
+> await 'grep -qs "listening on" err'
+> stat -c %a door control
+> for request in status drain; do sh as_user ./uffd-lua ctl --socket control $request 2>&1 | head -1; done
+> uffd-lua ctl --socket control drain > /dev/null 2>&1; wait $pid; echo "serve: $?"
+> END
+$ sh ctl
+666
+600
+uffd-lua ctl: Cannot connect to the control socket control: Permission denied*
+uffd-lua ctl: Cannot connect to the control socket control: Permission denied*
+serve: 0
+$ sh ctl --control-mode 666
+666
+666
+version       *
+uffd-lua ctl: User 65534 may look, and not give the order drain: allow it with the option control_uid.
+serve: 0
+$ sh ctl --control-mode 666 --control-uid 65534
+666
+666
+version       *
+serve: 0

@@ -175,6 +175,10 @@ static int open_pidfd(int fd, const struct uffd_peer *peer) {
   return fail(ESRCH, "Process %d connected, and is gone already: whoever hands over its memory must stay.", peer->pid);
 }
 
+bool uffd_peer_may(const struct uffd_peer *peer, int64_t uid) {
+  return peer->uid == 0 || peer->uid == geteuid() || (uid >= 0 && peer->uid == (uint64_t)uid);
+}
+
 static int identify(int fd, int64_t uid, struct uffd_peer *peer) {
   struct ucred who;
   socklen_t length = sizeof(who);
@@ -182,7 +186,7 @@ static int identify(int fd, int64_t uid, struct uffd_peer *peer) {
     return fail(errno, "Cannot tell who has connected: %s.", strerror(errno));
   }
   *peer = (struct uffd_peer){.pidfd = -1, .pid = who.pid, .uid = who.uid, .gid = who.gid};
-  if (who.uid != 0 && who.uid != geteuid() && (uid < 0 || who.uid != (uint64_t)uid)) {
+  if (uid != UFFD_ANYBODY && !uffd_peer_may(peer, uid)) {
     return fail(EACCES, "User %u (process %d) may not connect: allow it with the option uid.", who.uid, who.pid);
   }
   int pidfd = open_pidfd(fd, peer);

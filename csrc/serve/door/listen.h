@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct uffd_listener {
@@ -35,10 +36,12 @@ struct uffd_peer {
   uint32_t uid;
   uint32_t gid;
 };
+#define UFFD_ANYBODY INT64_C(-2)                               /* as uid: whoever the file's mode lets connect */
+bool uffd_peer_may(const struct uffd_peer *peer, int64_t uid); /* it is root, our own user, or uid; -1: none */
 /*
- * Accepts the next connection: a non-blocking descriptor, and who it is. Root, our own user and uid (unless it is -1)
- * may connect. Errors: -EAGAIN nobody is there, without a sentence; -EACCES not allowed; -ESRCH exited already;
- * -EMFILE, -ENFILE. All but -EAGAIN mean that one connection was refused.
+ * Accepts the next connection: a non-blocking descriptor, and who it is. Those whom uffd_peer_may() names may connect.
+ * Errors: -EAGAIN nobody is there, without a sentence; -EACCES not allowed; -ESRCH exited already; -EMFILE, -ENFILE.
+ * All but -EAGAIN mean that one connection was refused.
  */
 int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer);
 /* Accepts the next connection, whoever it is. Errors as above but for -EACCES and -ESRCH. */

@@ -11,8 +11,8 @@
  *   drain    {"ok":true}, and the pager drains, as uffd_pager_drain() does
  *   reload   {"ok":true}, and workers are replaced, as uffd_pager_reload() does
  *
- * The names in stats are those of struct uffd_stats. What cannot be done is {"ok":false,"error":"A sentence."}; after a
- * line that is too long the connection is closed as well.
+ * drain and reload are orders: see control.h. The names in stats are those of struct uffd_stats. What cannot be done is
+ * {"ok":false,"error":"A sentence."}; after a line that is too long the connection is closed as well.
  *
  * Nothing here waits: a connection whose reply is not taken is not read from until it is, and when no place is left,
  * the visitor that was silent for longest is closed.
@@ -35,6 +35,7 @@ struct visitor {
   int fd;             /* -1: free */
   uint64_t active_ns; /* when it was last heard of */
   bool leaving;       /* to be closed when the reply is sent */
+  struct uffd_peer peer;
   char request[REQUEST_MAX];
   size_t request_length;
   char *reply; /* NULL: none is to be sent */
@@ -162,22 +163,31 @@ static json_t *reload(struct uffd_control *control) {
   return tell_result(uffd_pager_reload(control->pager));
 }
 
-static const struct {
+static const struct request {
   const char *name;
   json_t *(*answer)(struct uffd_control *control);
+  bool orders; /* it changes something: not everybody may */
 } requests[] = {
-    {"status", tell_status},   {"clients", tell_clients}, {"stats", tell_stats},
-    {"metrics", tell_metrics}, {"drain", drain},          {"reload", reload},
+    {"status", tell_status, false},   {"clients", tell_clients, false}, {"stats", tell_stats, false},
+    {"metrics", tell_metrics, false}, {"drain", drain, true},           {"reload", reload, true},
 };
 
-static json_t *answer(struct uffd_control *control, const char *line, size_t length) {
+static json_t *answer_request(struct uffd_control *control, const struct uffd_peer *peer,
+                              const struct request *request) {
+  if (!request->orders || uffd_peer_may(peer, control->uid)) return request->answer(control);
+  fail(EACCES, "User %u may look, and not give the order %s: allow it with the option control_uid.", peer->uid,
+       request->name);
+  return failure(uffd_errmsg());
+}
+
+static json_t *answer(struct uffd_control *control, const struct uffd_peer *peer, const char *line, size_t length) {
   json_error_t error;
   json_t *request = json_loadb(line, length, JSON_REJECT_DUPLICATES, &error);
   if (request == NULL) return failure("A request is a line of JSON: {\"request\":\"status\"}.");
   const char *name = json_string_value(json_object_get(request, "request"));
   json_t *reply = NULL;
   for (size_t i = 0; name != NULL && i < sizeof(requests) / sizeof(requests[0]); i++) {
-    if (strcmp(requests[i].name, name) == 0) reply = requests[i].answer(control);
+    if (strcmp(requests[i].name, name) == 0) reply = answer_request(control, peer, &requests[i]);
   }
   json_decref(request);
   return reply != NULL ? reply : failure("There are the requests status, clients, stats, metrics, drain and reload.");
@@ -236,7 +246,7 @@ static bool answer_line(struct uffd_control *control, struct visitor *visitor) {
     return keep_reply(visitor, failure("A request has 4095 bytes at most.")) && send_reply(visitor);
   }
   size_t length = (size_t)(end - visitor->request);
-  if (!keep_reply(visitor, answer(control, visitor->request, length))) return false;
+  if (!keep_reply(visitor, answer(control, &visitor->peer, visitor->request, length))) return false;
   visitor->request_length -= length + 1;
   memmove(visitor->request, end + 1, visitor->request_length);
   return send_reply(visitor);
@@ -273,13 +283,14 @@ static struct visitor *free_visitor(struct uffd_control *control) {
 static void accept_all(struct uffd_control *control) {
   for (int i = 0; i < VISITORS; i++) {
     struct uffd_peer peer;
-    int fd = uffd_listener_accept(&control->listener, control->uid, &peer);
+    int fd = uffd_listener_accept(&control->listener, UFFD_ANYBODY, &peer);
     if (fd == -EAGAIN) return;
     if (fd < 0) continue;
     if (peer.pidfd >= 0) close(peer.pidfd);
     struct visitor *visitor = free_visitor(control);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = visitor};
     visitor->fd = fd;
+    visitor->peer = peer;
     visitor->active_ns = uffd_now();
     if (epoll_ctl(control->epoll, EPOLL_CTL_ADD, fd, &event) != 0) leave(visitor);
   }

@@ -44,6 +44,7 @@ int uffd_options_check(const struct uffd_pager_opts *opts) {
     return fail(EINVAL, "flags: unknown bits in 0x%x.", opts->flags);
   }
   if (opts->socket_mode > 0777) return fail(EINVAL, "socket_mode: 0%o is no mode of a socket.", opts->socket_mode);
+  if (opts->control_mode > 0777) return fail(EINVAL, "control_mode: 0%o is no mode of a socket.", opts->control_mode);
   if (opts->workers > 64) return fail(EINVAL, "workers: %u are too many, 64 are the most.", opts->workers);
   if (opts->worker != NULL && opts->worker[0] == NULL) return fail(EINVAL, "worker: the command line is empty.");
   return check_threads(opts);
@@ -100,6 +101,7 @@ static int keep_command(const char *const **command) {
 
 int uffd_options_keep(struct uffd_pager_opts *opts) {
   opts->socket_mode = or_else(opts->socket_mode, 0600);
+  opts->control_mode = or_else(opts->control_mode, 0600);
   opts->max_clients = or_else(opts->max_clients, 256);
   opts->max_regions = or_else(opts->max_regions, 64);
   opts->max_bytes = or_else(opts->max_bytes, 64 << 10);

@@ -139,7 +139,7 @@ static void step_control(uffd_pager *pager, void *owner) {
 static int open_control(uffd_pager *pager) {
   const struct uffd_pager_opts *opts = &pager->opts;
   if (opts->control == NULL) return 0;
-  int result = uffd_control_open(opts->control, opts->socket_mode, opts->uid, pager, &pager->control);
+  int result = uffd_control_open(opts->control, opts->control_mode, opts->control_uid, pager, &pager->control);
   if (result < 0) return result;
   pager->control_poll = (struct uffd_poll){step_control, pager};
   return uffd_poll_add(pager, uffd_control_fd(pager->control), &pager->control_poll);
