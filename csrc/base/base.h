@@ -22,7 +22,15 @@
  * error.c: fail() is uffd_set_errmsg() under its inner name: it sets the calling thread's sentence and returns -error.
  * Not for the fault path, which formats nothing until a page has failed.
  */
+#ifdef __clang_analyzer__ /* It does not see into error.c: no error is 0. */
+static inline int uffd_failed(int result) {
+  if (result >= 0) __builtin_unreachable();
+  return result;
+}
+#define fail(...) uffd_failed(uffd_set_errmsg(__VA_ARGS__))
+#else
 #define fail uffd_set_errmsg
+#endif
 /* How many sentences the thread has set: a user's function that fails may have set none, and an older one stands. */
 uint32_t uffd_count_sentences(void);
 /* What errno says, in English, also for the fault path. */

@@ -87,7 +87,7 @@ int uffd_image_copy(uffd_image *image, uffd_store *store, const struct uffd_imag
   struct walk walk;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_copy_opts");
   if (result == 0) result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
-  if (result < 0) return result;
+  if (result != 0) return result;
   for (uint64_t at = 0; result == 0 && at < image->length;) {
     uint32_t kind;
     uint64_t end = run_of(image, at, opts.from_layer, &kind);
@@ -124,7 +124,7 @@ int uffd_image_verify(uffd_image *image, const struct uffd_image_verify_opts *us
   struct walk walk;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_verify_opts");
   if (result == 0) result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
-  if (result < 0) return result;
+  if (result != 0) return result;
   uint64_t chunks = round_up(image->length, UFFD_INDEX_CHUNK) / UFFD_INDEX_CHUNK, bad = 0;
   uint64_t count = opts.sample == 0 ? chunks : min_u64(opts.sample, chunks);
   for (uint64_t i = 0; result == 0 && i < count; i++) {
@@ -217,7 +217,7 @@ int uffd_image_index(const char *path, const struct uffd_image_index_opts *user_
   if (result == 0 && path == NULL) result = fail(EINVAL, "No path: name a file.");
   if (result == 0 && opts.digest > UFFD_DIGEST_SHA256) result = fail(EINVAL, "%" PRIu32 " is no digest.", opts.digest);
   if (result == 0) result = open_raw(path, &image);
-  if (result < 0) return result;
+  if (result != 0) return result;
   index.digest = opts.digest == UFFD_DIGEST_NONE ? UFFD_DIGEST_XXH3 : opts.digest;
   result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
   if (result == 0) {

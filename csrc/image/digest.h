@@ -13,7 +13,7 @@ void uffd_digest_chunk(uint32_t digest, const void *bytes, uint64_t length, unsi
 /* XXH3-128, the low half first. */
 void uffd_digest_xxh3(const void *bytes, uint64_t length, unsigned char *out);
 /* What a seek table has of a frame: the low half of XXH64. */
-uint32_t uffd_digest_frame(const void *bytes, uint64_t length);
+uint32_t uffd_digest_frame(const void *bytes, uint64_t length) __attribute__((nonnull));
 
 struct uffd_sha256 {
   uint32_t state[8];

@@ -47,10 +47,10 @@ struct uffd_image {
 
 void uffd_image_hold(uffd_image *image);
 /* Opens one file without looking at a sidecar. */
-int uffd_image_open_plain(const char *path, const struct uffd_image_opts *opts, uffd_image **image);
+int uffd_image_open_plain(const char *path, const struct uffd_image_opts *opts, uffd_image **made);
 
 /* layer.c: opens a file and finds out what it is. path is what messages name. plain: a sidecar is not looked at. */
-int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, bool plain, struct uffd_layer_file **layer);
+int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, bool plain, struct uffd_layer_file **made);
 void uffd_layer_close(struct uffd_layer_file *layer);
 
 /* stack.c: follows the parents of the lowest layer, checks that the layers fit together, and makes the pieces. */

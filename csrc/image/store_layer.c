@@ -246,14 +246,16 @@ static int read_below(const struct layer *layer, uint64_t offset, char *buffer, 
   return has == 0 ? 0 : uffd_image_gather(layer->below, layer->below_reader, offset, buffer, has);
 }
 
-/* Reads a part of the image that is being written, from where its extents say. */
+/* Reads a part of the image that is being written, from where its extents say. source: NULL if no frame was written. */
 static int read_back(const struct layer *layer, struct uffd_source *source, struct uffd_reader *reader, uint64_t offset,
                      char *buffer, uint64_t length) {
   for (size_t i = uffd_index_find(&layer->index, offset); length > 0; i++) {
     const struct uffd_index_extent *extent = &layer->index.extents[i];
     uint64_t from = offset - extent->offset, part = min_u64(extent->length - from, length);
     int result = 0;
-    if (extent->kind == UFFD_IMAGE_DATA) {
+    if (extent->kind == UFFD_IMAGE_DATA && source == NULL) {
+      result = fail(EIO, "The data of %s were never written.", layer->file.path);
+    } else if (extent->kind == UFFD_IMAGE_DATA) {
       result = source->class->read(source, reader, extent->stream_offset + from, buffer, part);
     } else if (extent->kind == UFFD_IMAGE_BELOW) {
       result = read_below(layer, offset, buffer, part);
@@ -489,7 +491,7 @@ int uffd_store_layer(const char *path, const struct uffd_store_layer_opts *user_
   if (result == 0 && path == NULL) result = fail(EINVAL, "No path: name a file.");
   if (result == 0) result = check_opts(&opts);
   if (result == 0) result = check_below(&opts);
-  if (result < 0) return result;
+  if (result != 0) return result;
   struct layer *layer = NEW(struct layer);
   if (layer == NULL) return fail(ENOMEM, "No memory for a store.");
   uffd_store_init(&layer->head, &class);

@@ -216,12 +216,16 @@ bool check_is_root(void) {
   return uffd_probe(&probe) == 0 && probe.event_fork;
 }
 
-bool check_mlock_works(void) {
+bool check_is_sanitized(void) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  return false;
-#else
   return true;
+#else
+  return false;
 #endif
+}
+
+bool check_mlock_works(void) {
+  return !check_is_sanitized();
 }
 
 bool check_under_tsan(void) {

@@ -78,6 +78,7 @@ _Noreturn void check_leave(void);
 void check_drop_privileges(void);
 
 bool check_is_root(void);                /* with CAP_SYS_PTRACE */
+bool check_is_sanitized(void);           /* built with AddressSanitizer or ThreadSanitizer */
 bool check_mlock_works(void);            /* under a sanitizer mlock() and mlockall() do nothing */
 bool check_under_tsan(void);             /* where raw clone() and the like cannot be used */
 uint64_t check_page(void);               /* the base page */

@@ -3,6 +3,7 @@
 #include "imaging.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include "resolving.h"
 
@@ -76,6 +77,34 @@ static void zstd_files(void) {
     CHECK_EQ(layer.checksums, i % 2 == 0);
     uffd_image_close(image);
   }
+  free(pages);
+}
+
+static rlim_t address_space(void) {
+  return (rlim_t)check_number("/proc/self/statm") * PAGE; /* its first number */
+}
+
+/* Failed as: the buffers that had failed were freed, and used by the next read. */
+static void a_read_without_memory_is_made_again(void) {
+  if (check_is_sanitized()) SKIP("a sanitizer's own memory is beyond RLIMIT_AS");
+  unsigned char *pages = contents(), *read = malloc(LENGTH);
+  struct zstd_file file = {.checksums = true};
+  const char *path = imaging_path("zstd");
+  zstd_file_frames(&file, pages, LENGTH, UINT64_C(1) << 20);
+  zstd_file_finish(&file, path);
+  uffd_image *image = imaging_open(path, NULL, NULL);
+  struct rlimit before, limit;
+  CHECK(getrlimit(RLIMIT_AS, &before) == 0);
+  limit = before;
+  limit.rlim_cur = address_space() + UINT64_C(3) * (1 << 20); /* the frames that are kept have 4 MiB */
+  CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+  CHECK_ERR(uffd_image_read(image, 0, read, LENGTH), -ENOMEM);
+  CHECK_ERR(uffd_image_read(image, 0, read, LENGTH), -ENOMEM);
+  CHECK(setrlimit(RLIMIT_AS, &before) == 0);
+  CHECK_OK(uffd_image_read(image, 0, read, LENGTH));
+  CHECK(memcmp(read, pages, LENGTH) == 0);
+  uffd_image_close(image);
+  free(read);
   free(pages);
 }
 
@@ -308,6 +337,7 @@ static const struct check_test tests[] = {
     TEST(a_raw_file),
     TEST(a_sparse_file),
     TEST(zstd_files),
+    TEST(a_read_without_memory_is_made_again),
     TEST(frames_without_bytes),
     TEST(frames_without_a_table),
     TEST(the_zstd_program_agrees),

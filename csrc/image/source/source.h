@@ -35,7 +35,7 @@ struct uffd_reader_need {
 
 /* What one thread needs to read: buffers, and the frames that it decoded last. */
 struct uffd_reader;
-int uffd_reader_make(const struct uffd_reader_need *need, struct uffd_reader **reader);
+int uffd_reader_make(const struct uffd_reader_need *need, struct uffd_reader **made);
 void uffd_reader_free(struct uffd_reader *reader);
 
 /* pread(2) of exactly so many bytes: 0, or -EIO and a sentence (the file has shrunk, or cannot be read). */

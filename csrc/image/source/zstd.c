@@ -58,15 +58,20 @@ void uffd_reader_free(struct uffd_reader *reader) {
 int uffd_reader_make(const struct uffd_reader_need *need, struct uffd_reader **made) {
   struct uffd_reader *reader = NEW(struct uffd_reader);
   if (reader == NULL) return fail(ENOMEM, "No memory for a reader.");
-  *made = reader;
-  if (need->frame == 0) return 0;
+  if (need->frame == 0) {
+    *made = reader;
+    return 0;
+  }
   reader->packed_room = round_up(need->packed, BASE_PAGE);
   reader->frame_room = round_up(need->frame, BASE_PAGE);
   reader->kept_count = (uint32_t)min_u64(max_u64(KEPT_BYTES / reader->frame_room, 1), KEPT_MOST);
   reader->decoder = ZSTD_createDCtx();
   reader->packed = map_buffer(reader->packed_room);
   reader->frames = map_buffer(reader->frame_room * reader->kept_count);
-  if (reader->decoder != NULL && reader->packed != NULL && reader->frames != NULL) return 0;
+  if (reader->decoder != NULL && reader->packed != NULL && reader->frames != NULL) {
+    *made = reader;
+    return 0;
+  }
   uffd_reader_free(reader);
   return fail(ENOMEM, "No memory for the buffers of a reader: frames of %" PRIu64 " bytes.", need->frame);
 }
