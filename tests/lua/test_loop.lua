@@ -149,14 +149,14 @@ function tests.test_prefetch_in_the_background()
   local memory, served = support.serve(letters(16), 16)
   local loop <close> = served
   local region = loop:regions()[1]
-  local slow <close> = assert(region:prefetch { rate = page, background = true })
+  local slow <close> = assert(region:prefetch { rate = 1, background = true }) -- a page is hours
   local prefetch <close> = assert(region:prefetch { ranges = { { 9 * page, 3 * page } }, background = true })
   lu.assertIsTrue(prefetch:wait())
   lu.assertEquals(prefetch:status(), { done = true, bytes_wanted = 3 * page, bytes_done = 3 * page })
   lu.assertEquals(tostring(prefetch), ("uffd.prefetch (%d of %d bytes)"):format(3 * page, 3 * page))
   lu.assertIsFalse(slow:wait(0))
   lu.assertIsFalse(slow:status().done)
-  lu.assertEquals(memory:read(), support.letters(16))
+  lu.assertEquals(memory:read(9 * page, 3 * page), support.letters(12):sub(9 * page + 1))
   loop:close()
   fails("ECANCELED", "closed", slow:wait())
   lu.assertEquals(slow:status().error, uffd.errno.ECANCELED)
