@@ -1204,6 +1204,45 @@ typedef void uffd_trace_fn(void *ctx, const struct uffd_trace *trace);
  */
 UFFD_EXPORT int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *fn, void *ctx);
 
+/* The names of UFFD_ANSWER_* and UFFD_OUTCOME_*, such as "bytes" and "installed"; "unknown". Never NULL. */
+UFFD_EXPORT const char *uffd_answer_name(uint32_t answer);
+UFFD_EXPORT const char *uffd_outcome_name(uint32_t outcome);
+
+enum {
+  UFFD_TRACE_AUTO = 0,   /* by the path's ending: .ndjson or .jsonl, .csv */
+  UFFD_TRACE_NDJSON = 1, /* a JSON object a line */
+  UFFD_TRACE_CSV = 2     /* values with commas between them; the first line has their names */
+};
+enum {
+  UFFD_TRACE_APPEND = 1 /* what the file has stays. Several loops may append to one file: they write whole lines */
+};
+
+struct uffd_trace_opts {
+  size_t size;
+  uint32_t format; /* UFFD_TRACE_AUTO, _NDJSON, _CSV */
+  uint32_t flags;  /* UFFD_TRACE_APPEND */
+  uint32_t room;   /* records that may wait to be written, 2 to 16777216, rounded up to a power of two; 0: 16384 */
+  uint32_t loop;   /* written as "loop", where several loops share a file */
+};
+#define UFFD_TRACE_OPTS_INIT                                                                                           \
+  { sizeof(struct uffd_trace_opts), 0, 0, 0, 0 }
+
+/*
+ * Writes a record of every fault from now on to the file at path, which is made, or emptied; path NULL ends that. A
+ * thread writes which answers no fault, and no handler ever waits for it. The fields are time (wall clock, seconds),
+ * those of struct uffd_trace with kind (missing, wp, minor) and write instead of the flags, and region for the cookie,
+ * as a number; and lost: how many records before this one found no room. A disk that is full, and how many records were
+ * lost, is told to uffd_loop_opts.failed and to the log. uffd_loop_trace() goes on beside it. Closing the loop writes
+ * what is left and closes the file.
+ *
+ * Ending waits until all is written; for the reader of a pipe it waits up to a second without progress.
+ *   -EINVAL   an option, or an ending that tells no format
+ *   -EDEADLK  called from a callback of this loop
+ *   -ENOMEM, -EAGAIN  no memory, or no thread
+ *   and those of open(2); ending: those of writing since the file was opened
+ */
+UFFD_EXPORT int uffd_loop_trace_to(uffd_loop *loop, const char *path, const struct uffd_trace_opts *opts);
+
 /*
  * Stops the handlers, wakes all sleepers, unregisters every region, and frees the loop; NULL is allowed. Pages that are
  * still missing read as zeros from then on: call uffd_loop_complete() first where they matter. Memory of another

@@ -58,7 +58,9 @@ int uffd_loop_oldest(const uffd_loop *loop, struct uffd_waiting *waiting) {
 
 static void free_loop(uffd_loop *loop) {
   uffd_engine_close(&loop->engine);
-  uffd_hooks_drop(atomic_load(&loop->engine.trace));
+  for (uint32_t i = 0; i < UFFD_HOOKS; i++) {
+    uffd_hooks_drop(atomic_load(&loop->engine.trace[i]));
+  }
   uffd_hooks_drop(atomic_load(&loop->past_hooks));
   pthread_mutex_destroy(&loop->lock);
   uffd_gate_destroy(&loop->gate);
@@ -160,6 +162,11 @@ static void forget(uffd_loop *loop) {
     uffd_region_destroy(region);
   }
   uffd_uses_end(loop);
+  if (loop->process == uffd_process()) {
+    uffd_trace_file_end(loop->trace_file); /* inline, threads may have been in its hook until their region went */
+  } else {
+    uffd_trace_file_forget(loop->trace_file);
+  }
   free_loop(loop);
 }
 

@@ -17,8 +17,8 @@ struct uffd_use {
 };
 
 struct uffd_region {
-  struct uffd_terms terms; /* what the line reads */
-  struct uffd_hints hints; /* what the line has learnt */
+  struct uffd_terms terms;                          /* what the line reads */
+  struct uffd_hints hints;                          /* what the line has learnt */
   _Atomic uint64_t latency[UFFD_HISTOGRAM_BUCKETS]; /* of its faults; any thread reads it */
   /* set once */
   struct uffd_region *next; /* of the loop */
@@ -61,7 +61,8 @@ struct uffd_loop {
   pthread_mutex_t lock;
   uffd_region *regions;
   struct uffd_use *uses;
-  uint32_t next_reader; /* for the first slice of the next region, or for the next user's object */
+  struct uffd_trace_file *trace_file; /* NULL: none */
+  uint32_t next_reader;               /* for the first slice of the next region, or for the next user's object */
   /* any thread, atomic */
   struct uffd_hook *_Atomic past_hooks; /* replaced by hooks themselves: a lane may still be in one */
 };
@@ -129,8 +130,15 @@ int uffd_uses_add(uffd_loop *loop, uffd_resolver *resolver, uint64_t page_size);
 void uffd_uses_drop(uffd_loop *loop, uffd_resolver *resolver);                   /* under loop->lock */
 void uffd_uses_end(uffd_loop *loop);
 
-/* trace.c */
+/* trace.c: puts a hook (fn NULL: none) in place of the one there, which is kept until settled: 0 or -ENOMEM. */
+int uffd_hook_put(uffd_loop *loop, uint32_t place, uffd_trace_fn *fn, void *ctx);
+/* Waits until no lane is in a hook that was replaced. Not in a callback. */
+void uffd_hooks_settle(uffd_loop *loop);
 void uffd_hooks_drop(struct uffd_hook *hook);
+
+/* trace_file.c: when no lane is in its hook any more. 0 or -errno of writing; NULL: 0. */
+int uffd_trace_file_end(struct uffd_trace_file *file);
+void uffd_trace_file_forget(struct uffd_trace_file *file); /* in a forked child */
 
 /* Runs a job on a lane, and waits for it: job->result. */
 static inline int uffd_loop_run_job(uffd_loop *loop, uint32_t lane, struct uffd_job *job) {

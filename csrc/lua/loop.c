@@ -530,8 +530,20 @@ static int loop_trace(lua_State *L) {
   return uffd_lua_done(L, uffd_loop_trace(loop->loop, on ? record : NULL, loop->traces));
 }
 
+/* core.methods.loop.trace_to(loop, path, format, append, room, number) */
+static int loop_trace_to(lua_State *L) {
+  static const char *const formats[] = {"auto", "ndjson", "csv", NULL};
+  struct loop *loop = check(L, 1);
+  const char *path = luaL_optstring(L, 2, NULL);
+  struct uffd_trace_opts opts = UFFD_TRACE_OPTS_INIT;
+  opts.format = uffd_lua_choice(L, 3, UFFD_TRACE_AUTO, formats, "format");
+  opts.flags = lua_toboolean(L, 4) ? UFFD_TRACE_APPEND : 0;
+  opts.room = uffd_lua_opt_u32(L, 5, 0);
+  opts.loop = uffd_lua_opt_u32(L, 6, 0);
+  return uffd_lua_done(L, uffd_loop_trace_to(loop->loop, path, &opts));
+}
+
 static void push_trace(lua_State *L, const struct uffd_trace *trace) {
-  static const char *const outcomes[] = {"installed", "present", "deferred", "gone", "failed"};
   lua_createtable(L, 0, 12);
   uffd_lua_set_integer(L, "time_ns", trace->time_ns);
   uffd_lua_set_integer(L, "latency_ns", trace->latency_ns);
@@ -541,9 +553,9 @@ static void push_trace(lua_State *L, const struct uffd_trace *trace) {
   uffd_lua_set_integer(L, "flags", trace->flags);
   uffd_lua_set_integer(L, "tid", trace->tid);
   uffd_lua_set_integer(L, "handler", trace->handler);
-  lua_pushstring(L, uffd_lua_answers[trace->answer]);
+  lua_pushstring(L, uffd_answer_name(trace->answer));
   lua_setfield(L, -2, "answer");
-  lua_pushstring(L, outcomes[trace->outcome]);
+  lua_pushstring(L, uffd_outcome_name(trace->outcome));
   lua_setfield(L, -2, "outcome");
   if (trace->error != 0) uffd_lua_set_integer(L, "error", (uint64_t)trace->error);
 }
@@ -609,6 +621,7 @@ static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
                                         {"messages", loop_messages},
                                         {"trace", loop_trace},
                                         {"traces", loop_traces},
+                                        {"trace_to", loop_trace_to},
                                         {"close", loop_close},
                                         {NULL, NULL}};
 

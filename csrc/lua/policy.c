@@ -444,7 +444,7 @@ static int session_gc(lua_State *L) {
 }
 
 static int push_answer(lua_State *L, const struct uffd_lua_policy *policy, const struct uffd_answer *answer) {
-  lua_pushstring(L, uffd_lua_answers[answer->kind]);
+  lua_pushstring(L, uffd_answer_name(answer->kind));
   if (answer->kind == UFFD_ANSWER_BYTES) {
     lua_pushlstring(L, answer->data, (size_t)answer->length);
     lua_pushinteger(L, (lua_Integer)answer->offset);

@@ -55,8 +55,6 @@ void uffd_lua_no_memory(lua_State *L) {
 }
 
 const char *const uffd_lua_routes[] = {"auto", "syscall", "device", "adopted", NULL};
-const char *const uffd_lua_answers[] = {"zero",  "bytes",    "continue",  "move", "poison",
-                                        "later", "resolver", "unprotect", NULL};
 
 uint64_t uffd_lua_unsigned(lua_State *L, int arg) {
   lua_Integer value = luaL_checkinteger(L, arg);

@@ -57,9 +57,8 @@ void uffd_lua_check_range(lua_State *L, int arg, uint64_t offset, uint64_t lengt
 /* One of names (NULL-terminated), as its string or its index. */
 uint32_t uffd_lua_choice(lua_State *L, int arg, uint32_t missing, const char *const names[], const char *what);
 
-/* Names of UFFD_ROUTE_* and UFFD_ANSWER_*, each list ended by NULL. */
+/* Names of UFFD_ROUTE_*, ended by NULL. */
 extern const char *const uffd_lua_routes[];
-extern const char *const uffd_lua_answers[];
 
 struct uffd_lua_bit {
   const char *name;

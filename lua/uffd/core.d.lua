@@ -467,6 +467,24 @@ function loop:trace(on, room) end
 ---@return uffd.Loop self
 function loop:traces() end
 
+---@class uffd.TraceOptions
+---@field [1] string path of the file
+---@field format? "auto"|"ndjson"|"csv" auto, the default, is by the ending: .ndjson or .jsonl, .csv
+---@field append? boolean true: what the file has stays; several loops may append to one file (default: it is emptied)
+---@field room? integer records that may wait to be written, 2 to 16777216 (default 16384); more are lost
+---@field loop? integer written as "loop", where several loops share a file (default 0)
+
+---Writes a record of every fault from now on to a file, from a thread that answers no fault. Nil or false ends that, and
+---returns when all is written. The fields are those of `uffd.Trace` with kind ("missing", "wp", "minor") and write
+---instead of the flags, time (wall clock, seconds) and lost: how many records before this one found no room. A disk that
+---is full, and how many records were lost, is a line of `loop:messages()`. Closing the loop writes what is left.
+---Errors: EINVAL an ending that tells no format; those of opening the file, and ending, of writing it.
+---@param file? string|uffd.TraceOptions a path, or a path and options
+---@return true? done
+---@return string? message
+---@return integer? errno
+function loop:trace_to(file) end
+
 ---Stops and joins the handlers, wakes everything, unregisters every region. Pages still missing read as zeros from then
 ---on: `complete` first where they matter. Again: true. Also done by `<close>` and the collector.
 ---@return true? done

@@ -507,9 +507,27 @@ for _, class in ipairs { "loop", "region" } do
   core.methods[class].histogram = function(self) return histogram(call(class .. ":histogram", buckets_of, self)) end
 end
 
+local trace_options = { format = true, append = true, room = true, loop = true }
+local trace_to = loop_methods.trace_to
+
+-- given: a path, or { path, options }. level: of the program's line, above the caller.
+local function start_trace(what, loop, given, level)
+  local options = type(given) == "table" and given or { given }
+  check_options(what, options, trace_options, 1, level)
+  if type(options[1]) ~= "string" then
+    error(("%s: the path of a file expected, got %s"):format(what, type(options[1])), level + 1)
+  end
+  return settle(what, pcall(trace_to, loop, options[1], options.format, options.append, options.room, options.loop))
+end
+
+function loop_methods:trace_to(given)
+  if given == nil or given == false then return call("loop:trace_to", trace_to, self) end
+  return start_trace("loop:trace_to", self, given, 2)
+end
+
 local serve_options = {
   engine = true, handlers = true, on_error = true, features = true, user_mode_only = true, route = true,
-  paused = true, placement = true,
+  paused = true, placement = true, trace_to = true,
 }
 
 ---@class uffd.RegionOptions
@@ -570,6 +588,7 @@ end
 ---@field user_mode_only? boolean as in `uffd.open`, for the loop's objects
 ---@field route? "auto"|"syscall"|"device"
 ---@field paused? boolean true: nothing is read before `loop:start()`, so that more regions of an object can be added
+---@field trace_to? string|uffd.TraceOptions as `loop:trace_to`, from the first fault on
 
 ---Serves regions of memory from now on, until the loop is closed.
 ---
@@ -594,6 +613,11 @@ function uffd.serve(options)
   local unfinished <close> = setmetatable({ loop = loop }, {
     __close = function(self) if self.loop then self.loop:close() end end,
   })
+  if options.trace_to then
+    local written
+    written, message, errno = start_trace("uffd.serve: trace_to", loop, options.trace_to, 2)
+    if not written then return nil, message, errno end
+  end
   for _, entry in ipairs(options) do
     local region
     region, message, errno = add_region("uffd.serve", loop, entry, 2)

@@ -253,6 +253,57 @@ function tests.test_histograms()
   raises("its loop is closed", regions[1].histogram, regions[1])
 end
 
+local function read_file(path)
+  local file <close> = assert(io.open(path))
+  return file:read "a"
+end
+
+function tests.test_trace_to()
+  local path, gone = support.file ""
+  local _ <close> = gone
+  local memory <close> = map(4)
+  local loop <close> = assert(uffd.serve {
+    { memory = memory, resolver = letters(4) }, trace_to = { path, format = "csv", loop = 9 },
+  })
+  lu.assertEquals(memory:read(), support.letters(4))
+  lu.assertIsTrue(loop:trace_to())
+  lu.assertIsTrue(loop:trace_to(false))
+  local lines = {}
+  for line in read_file(path):gmatch "[^\n]+" do lines[#lines + 1] = line end
+  lu.assertEquals(#lines, 5)
+  lu.assertStrContains(lines[1], "latency_ns,loop,region,offset")
+  for i = 2, 5 do lu.assertStrContains(lines[i], (",9,1,%d,%d,missing,"):format((i - 2) * page, page)) end
+  lu.assertIsTrue(loop:trace_to { path, format = "ndjson", room = 2 })
+  loop:close()
+  lu.assertEquals(read_file(path), "")
+  raises("closed", loop.trace_to, loop, path)
+end
+
+function tests.test_trace_to_refuses()
+  local loop <close> = assert(uffd.serve {})
+  fails("EINVAL", "tells no format", loop:trace_to "trace.txt")
+  fails("ENOENT", "cannot be opened", loop:trace_to "/nowhere/trace.csv")
+  fails("EINVAL", "Room for 1 records", loop:trace_to { "/dev/null", format = "csv", room = 1 })
+  fails("ENOENT", "cannot be opened", uffd.serve { trace_to = "/nowhere/trace.csv" })
+  raises("unknown format 'xml'", loop.trace_to, loop, { "/dev/null", format = "xml" })
+  raises("the path of a file expected, got number", loop.trace_to, loop, 7)
+  raises("the path of a file expected, got nil", loop.trace_to, loop, {})
+  raises("unknown option 'formats'", loop.trace_to, loop, { "x.csv", formats = 1 })
+  raises("unknown option 'formats'", uffd.serve, { trace_to = { "x.csv", formats = 1 } })
+end
+
+-- A disk that is full is told by loop:messages(), and by ending the trace.
+function tests.test_trace_to_a_full_disk()
+  local memory, served = support.serve(letters(2), 2, { trace_to = { "/dev/full", format = "ndjson" } })
+  local loop <close> = served
+  lu.assertEquals(memory:read(), support.letters(2))
+  fails("ENOSPC", "/dev/full", loop:trace_to())
+  local line, _, kind = loop:messages()(loop)
+  lu.assertStrContains(line, "The trace /dev/full cannot be written")
+  lu.assertEquals(kind, "failure")
+  lu.assertNil(loop:error())
+end
+
 function tests.test_stats()
   local memory, served = support.serve(letters(4), 4)
   local loop <close> = served

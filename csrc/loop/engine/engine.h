@@ -65,7 +65,7 @@ struct uffd_engine {
   const void *_Atomic driver;      /* pump: the thread that called last */
   _Atomic bool paused;             /* no object is read yet */
   _Atomic bool has_children;       /* forked ones, which may ask resolvers until the engine stops */
-  struct uffd_hook *_Atomic trace; /* NULL: none */
+  struct uffd_hook *_Atomic trace[UFFD_HOOKS]; /* NULL: none */
   struct uffd_failure failure;
 };
 

@@ -100,7 +100,7 @@ int uffd_reader_create(struct uffd_engine *engine, uint32_t index, struct uffd_r
   reader->lane.owner = engine;
   reader->lane.index = index;
   reader->lane.failure = &engine->failure;
-  reader->lane.trace = &engine->trace;
+  reader->lane.trace = engine->trace;
   reader->lane.crowded = engine->slots_count != 0;
   reader->retry_step = UFFD_RETRY_MIN_NS;
   reader->keep_spare = (engine->features & UFFD_FEAT_EVENT_FORK) != 0;

@@ -18,7 +18,9 @@ struct uffd_counters {
   _Atomic uint64_t unprotected, bytes, prefetched, present, deferred, gone, errors, policy_calls, queue, queue_max;
 };
 
-/* The user's function that is told of each fault. Mapped, because a hook may put another one in its place. */
+/* Who is told of each fault. */
+enum { UFFD_HOOK_USER, UFFD_HOOK_FILE, UFFD_HOOKS };
+/* A function that is told of each fault. Mapped, because a hook may put another one in its place. */
 struct uffd_hook {
   struct uffd_hook *next;
   uffd_trace_fn *fn;
@@ -31,9 +33,9 @@ struct uffd_lane {
   uint32_t index;    /* of the loop's lanes */
   bool crowded;      /* other lanes fill the same pages at the same time */
   struct uffd_failure *failure;
-  struct uffd_hook *_Atomic *trace;
-  char *staging;     /* HUGE_PAGE bytes: tails that need zeros behind them, and what is looked at */
-  const char *zeros; /* the process's HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
+  struct uffd_hook *_Atomic *trace; /* UFFD_HOOKS of them */
+  char *staging;                    /* HUGE_PAGE bytes: tails that need zeros behind them, and what is looked at */
+  const char *zeros;                /* the process's HUGE_PAGE of zero bytes, for where ZEROPAGE does not serve */
   /* the thread that uses it */
   struct uffd_asker asker;
   char *huge, *huge_mapping; /* huge.c: NULL until they are needed */

@@ -18,11 +18,12 @@ struct walk {
   uint64_t flags; /* UFFD_FAULT_* */
   uint64_t read_ns, reach;
   uint32_t tid;
-  const struct uffd_hook *hook; /* of the trace: sleepers are woken when it has the record; NULL: at once */
-  uint32_t answer;              /* UFFD_ANSWER_*, for the trace */
-  uint64_t dst, cover;          /* of the answer: its first address, and bytes */
-  uint64_t low, high;           /* addresses: what the region's around would bring in with this page */
-  struct uffd_stream *stream;   /* around auto: the sequence that the fault belongs to, or NULL */
+  const struct uffd_hook *hooks[UFFD_HOOKS];
+  bool traced;                /* there is a hook: sleepers are woken when it has the record; else at once */
+  uint32_t answer;            /* UFFD_ANSWER_*, for the trace */
+  uint64_t dst, cover;        /* of the answer: its first address, and bytes */
+  uint64_t low, high;         /* addresses: what the region's around would bring in with this page */
+  struct uffd_stream *stream; /* around auto: the sequence that the fault belongs to, or NULL */
 };
 
 static struct uffd_filled nothing_filled(uint32_t outcome) {
@@ -140,7 +141,7 @@ static struct uffd_filled install_answer(struct walk *walk, struct uffd_answer *
       .wp = (terms->modes & UFFD_MODE_WP) != 0 && !written && answer->kind != UFFD_ANSWER_POISON,
       .minor = (walk->flags & UFFD_FAULT_MINOR) != 0,
       .first_write = (terms->modes & UFFD_MODE_WP) != 0 && written,
-      .quiet = walk->hook != NULL,
+      .quiet = walk->traced,
   };
   walk->answer = answer->kind;
   walk->dst = install.dst;
@@ -307,11 +308,11 @@ static struct uffd_filled resolve(struct walk *walk, bool woken) {
   if ((walk->flags & UFFD_FAULT_WP) != 0) {
     walk->answer = UFFD_ANSWER_UNPROTECT;
     walk->cover = page_size;
-    return uffd_unprotect(lane, walk->source, walk->page, page_size, walk->hook != NULL);
+    return uffd_unprotect(lane, walk->source, walk->page, page_size, walk->traced);
   }
   if (was_poisoned_since(walk)) {
     uffd_count(&lane->counters.present, 1);
-    if (walk->hook == NULL) uffd_raw_wake(walk->source->fd, walk->page, page_size);
+    if (!walk->traced) uffd_raw_wake(walk->source->fd, walk->page, page_size);
     filled.poisoned = true;
     return filled;
   }
@@ -381,7 +382,9 @@ static __attribute__((noinline)) void trace(const struct walk *walk, const struc
       .error = filled->outcome == UFFD_OUTCOME_FAILED ? filled->error : 0,
       .cookie = walk->slice->terms->cookie,
   };
-  walk->hook->fn(walk->hook->ctx, &record);
+  for (uint32_t i = 0; i < UFFD_HOOKS; i++) {
+    if (walk->hooks[i] != NULL) walk->hooks[i]->fn(walk->hooks[i]->ctx, &record);
+  }
 }
 
 /* All that this fault may have filled, and its page unless it waits on. Inline, nobody sleeps. */
@@ -430,8 +433,11 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
       .read_ns = fault->read_ns,
       .reach = fault->reach,
       .tid = fault->tid,
-      .hook = atomic_load_explicit(lane->trace, memory_order_acquire),
   };
+  for (uint32_t i = 0; i < UFFD_HOOKS; i++) {
+    walk.hooks[i] = atomic_load_explicit(&lane->trace[i], memory_order_acquire);
+    walk.traced = walk.traced || walk.hooks[i] != NULL;
+  }
   struct uffd_filled filled = resolve(&walk, fault->woken);
   if (filled.outcome == UFFD_OUTCOME_FAILED) filled = give_up(&walk, filled.error);
   if (filled.outcome == UFFD_OUTCOME_GONE && !BROKEN("wake-gone")) {
@@ -439,7 +445,7 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
   }
   uint64_t now = uffd_now();
   count(lane, fault, slice->terms, &filled, now);
-  if (walk.hook != NULL) {
+  if (walk.traced) {
     trace(&walk, fault, &filled, now);
     wake_after_record(&walk, &filled);
   }

@@ -14,11 +14,14 @@ static bool keep_first(struct uffd_failure *failure, int error) {
   return true;
 }
 
-void uffd_failure_note(struct uffd_failure *failure, int error, bool repeats) {
-  bool first = keep_first(failure, error);
-  if (repeats && !first) return;
+void uffd_failure_say(const struct uffd_failure *failure) {
   uffd_log(UFFD_LOG_ERROR, "%s", uffd_errmsg());
   if (failure->log != NULL) failure->log(failure->log_ctx, UFFD_LOG_ERROR, uffd_errmsg());
+}
+
+void uffd_failure_note(struct uffd_failure *failure, int error, bool repeats) {
+  bool first = keep_first(failure, error);
+  if (!repeats || first) uffd_failure_say(failure);
 }
 
 int uffd_failure_tell(const struct uffd_failure *failure, char *text, size_t length) {

@@ -22,6 +22,8 @@ struct uffd_failure {
  * whoever wants this loop's failures. One that repeats (on_error retry) is said when it is the first.
  */
 void uffd_failure_note(struct uffd_failure *failure, int error, bool repeats);
+/* Says the calling thread's sentence to both, without keeping it: no page has failed. */
+void uffd_failure_say(const struct uffd_failure *failure);
 /* The error and its sentence, cut to length; 0 and an empty text when there is none. */
 int uffd_failure_tell(const struct uffd_failure *failure, char *text, size_t length);
 

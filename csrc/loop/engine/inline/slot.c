@@ -23,7 +23,7 @@ static int open_slot(struct uffd_engine *engine, struct uffd_slot *slot) {
   slot->lane.index = engine->lanes_count;
   slot->lane.crowded = true;
   slot->lane.failure = &engine->failure;
-  slot->lane.trace = &engine->trace;
+  slot->lane.trace = engine->trace;
   engine->lanes[engine->lanes_count++] = &slot->lane;
   return uffd_lane_open(&slot->lane) < 0 ? fail(ENOMEM, "No memory for a handler.") : 0;
 }
