@@ -202,9 +202,6 @@ static void the_sentence_names_the_page_shmem(void) {
 
 /* ---- what takes protection away, or keeps it */
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE 67
 #endif
@@ -228,56 +225,6 @@ static void memory_that_ksm_may_merge(void) {
     CHECK_OK(uffd_register(object, CHECK_ADDRESS(area.at), area.length, UFFD_MODE_WP, NULL));
     CHECK(!has_flag(area.at, "mg") && !has_flag(area.at + 15 * area.page, "mg"));
     CHECK(has_flag(area.at, "uw"));
-    uffd_close(object);
-    object = NULL;
-  }
-}
-
-static void protect_and_back(unsigned char *at, uint64_t length) {
-  CHECK(mprotect(at, length, PROT_READ) == 0 && mprotect(at, length, PROT_READ | PROT_WRITE) == 0);
-}
-static void no_access_and_back(unsigned char *at, uint64_t length) {
-  CHECK(mprotect(at, length, PROT_NONE) == 0 && mprotect(at, length, PROT_READ | PROT_WRITE) == 0);
-}
-static void make_cold(unsigned char *at, uint64_t length) {
-  CHECK(madvise(at, length, MADV_COLD) == 0);
-}
-static void page_out(unsigned char *at, uint64_t length) {
-  madvise(at, length, MADV_PAGEOUT); /* without swap they stay */
-}
-static void drop_pages(unsigned char *at, uint64_t length) {
-  CHECK(madvise(at, length, MADV_DONTNEED) == 0);
-  CHECK_EQ(*at, 0);
-}
-static void collapse(unsigned char *at, uint64_t length) {
-  CHECK(madvise(at, length, MADV_COLLAPSE) != 0); /* refused */
-}
-static void split(unsigned char *at, uint64_t length) {
-  CHECK(madvise(at + length / 2, check_page(), MADV_DONTDUMP) == 0);
-}
-
-static void what_keeps_protection(void) {
-  static const struct {
-    const char *name;
-    void (*act)(unsigned char *at, uint64_t length);
-    bool kept;
-  } acts[] = {
-      {"mprotect to read and back", protect_and_back, true},
-      {"mprotect to none and back", no_access_and_back, true},
-      {"MADV_COLD", make_cold, true},
-      {"MADV_PAGEOUT", page_out, true},
-      {"MADV_COLLAPSE", collapse, true},
-      {"a border amid the mapping", split, true},
-      {"MADV_DONTNEED, read again", drop_pages, false},
-  };
-  for (size_t i = 0; i < sizeof(acts) / sizeof(acts[0]); i++) {
-    struct check_area area = registered(0, CHECK_ANON, 8, UFFD_MODE_WP);
-    memset(area.at, 7, area.length);
-    CHECK_OK(protect(area.at, area.length));
-    acts[i].act(area.at, area.length);
-    bool kept = is_protected(area.at) && is_protected(area.at + 7 * area.page);
-    printf("  %-28s %s\n", acts[i].name, kept ? "keeps the protection" : "drops it");
-    CHECK_EQ(kept, acts[i].kept);
     uffd_close(object);
     object = NULL;
   }
@@ -550,7 +497,6 @@ static const struct check_test tests[] = {
     TEST(arguments),
     TEST(arguments_hugetlb),
     TEST(memory_that_ksm_may_merge),
-    TEST(what_keeps_protection),
     TEST(the_sentence_names_the_page_anon),
     TEST(the_sentence_names_the_page_shmem),
     TEST(unregistering_takes_it_off),

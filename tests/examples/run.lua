@@ -95,6 +95,19 @@ function tests.the_house_is_as_described()
   for number = 1, 32 do check(page:find(("| R%d |"):format(number), 1, true), "csrc/README.md lacks R", number) end
 end
 
+-- The table of what keeps write protection is that of the test which tries each row.
+function tests.protection_is_as_described()
+  local page, count = read_file(source .. "/include/README.md"), 0
+  for kept, text in read_file(source .. "/tests/c/test_protection.c"):gmatch 'X%([%w_]+, (%a+), "(.-)"%)' do
+    local row = ("\n| %s | %s |\n"):format(text, kept == "true" and "stays" or "is lost")
+    check(page:find(row, 1, true), "include/README.md lacks the row", row)
+    count = count + 1
+  end
+  local _, rows = page:gsub("\n| [^\n]* | stays |", "")
+  local _, lost = page:gsub("\n| [^\n]* | is lost |", "")
+  check(count > 10 and count == rows + lost, "rows:", rows + lost, "tried:", count)
+end
+
 function tests.first_lua()
   local output, code = run(folder, ("%q %q/examples/first.lua"):format(runner, source))
   local expected = "an image\tI am clone-7\n2 faults, 1 answered by the policy\n"
