@@ -540,15 +540,29 @@ struct uffd_file_opts {
   size_t size;
   uint64_t offset; /* of the contents in the file, bytes, any alignment */
   uint64_t length; /* bytes; 0: to the end of the file */
+  uint64_t flags;  /* UFFD_FILE_* */
 };
 #define UFFD_FILE_OPTS_INIT                                                                                            \
-  { sizeof(struct uffd_file_opts), 0, 0 }
+  { sizeof(struct uffd_file_opts), 0, 0, 0 }
+
+enum {
+  UFFD_FILE_CHANGES = 1 /* the program itself writes to the file while it is served: a page is what the file holds when
+                           the page is asked for */
+};
 
 /*
- * The contents of a file or block device. Holes (SEEK_HOLE) are zero pages; after the file's end zeros follow, to the
- * end of the last page. The file must not change while it is served. Where it has shrunk, faults fail, and on_error
- * says what becomes of the page. _fd leaves fd with the caller, who may close it.
+ * The contents of a file or block device, read with pread(2). Holes (SEEK_HOLE) are zero pages; after the contents'
+ * end zeros follow, to the end of the last page. A page that cannot be read fails by itself (-EIO, or -ENODATA when the
+ * file has become shorter), and on_error says what becomes of it.
+ *
+ * The file must not change while it is served. After each read its size and time of modification are compared with
+ * those at the beginning; when they differ, the pages fail with -ESTALE, so that neither zeros nor somebody else's
+ * bytes stand for what the file held. Not noticed are writes to a block device, and stores through a mapping that had
+ * dirtied their page before.
+ *
+ * The resolver keeps a descriptor of its own. _fd leaves fd with the caller, who may close it. O_DIRECT stays.
  *   -EINVAL  not a regular file or block device, empty, or offset + length is beyond its end
+ *   -EMFILE  no descriptor is free
  *   and those of open(2)
  */
 UFFD_EXPORT int uffd_resolver_file(const char *path, const struct uffd_file_opts *opts, uffd_resolver **resolver);
@@ -618,23 +632,30 @@ enum {
   UFFD_ANSWER_MOVE = 3,     /* data: pages of private anonymous memory to move in. A page moves once: with EVENT_FORK a
                                child that asks for it later finds a hole, which reads as zeros */
   UFFD_ANSWER_POISON = 4,
-  UFFD_ANSWER_LATER = 5,    /* ask again soon */
-  UFFD_ANSWER_RESOLVER = 6, /* another resolver answers; this page lies at resolver_offset there */
-  UFFD_ANSWER_UNPROTECT = 7 /* in traces only: the write of a write-protect fault was let through */
+  UFFD_ANSWER_LATER = 5,     /* ask again soon */
+  UFFD_ANSWER_RESOLVER = 6,  /* another resolver answers; this page lies at resolver_offset there */
+  UFFD_ANSWER_UNPROTECT = 7, /* in traces only: the write of a write-protect fault was let through */
+  UFFD_ANSWER_FILE = 8       /* length bytes of fd, from file_offset on; the rest of the last page is zeros */
 };
 
 /*
  * An answer. The callback finds it filled in as zeros for the faulting page. The answer must cover that page, and may
  * be larger; what reaches beyond the region is cut off. offset is a multiple of the page size.
+ *
+ * FILE: the library reads the bytes with pread(2), in pieces, after the callback has returned. A page whose bytes the
+ * file does not have (it is shorter, or reading fails) fails by itself, with that error; it is never zeros. A
+ * descriptor with O_DIRECT works.
  */
 struct uffd_answer {
   uint32_t kind;           /* UFFD_ANSWER_* */
-  uint32_t reserved;       /* 0 */
+  int32_t fd;              /* FILE: open for reading, and at any offset; stays the callback's, and must stay open until
+                              this handler asks again. Else -1 */
   uint64_t offset;         /* first byte answered, in the resolver's coordinates */
   uint64_t length;         /* bytes */
   const void *data;        /* BYTES, MOVE: valid until this handler asks again */
   uffd_resolver *resolver; /* RESOLVER */
   uint64_t resolver_offset;
+  uint64_t file_offset; /* FILE: where the first byte answered lies in the file */
 };
 
 /* What setup is told about the handler that will ask. */

@@ -68,7 +68,8 @@ static const char *name_of(const char *const *names, size_t count, uint32_t valu
 }
 
 const char *uffd_answer_name(uint32_t answer) {
-  static const char *const names[] = {"zero", "bytes", "continue", "move", "poison", "later", "resolver", "unprotect"};
+  static const char *const names[] = {"zero",  "bytes",    "continue",  "move", "poison",
+                                      "later", "resolver", "unprotect", "file"};
   return name_of(names, sizeof(names) / sizeof(names[0]), answer);
 }
 

@@ -155,10 +155,11 @@ static void put_value(struct copier *copier, int index) {
       put_tag(copier, 'A');
       put(copier, &answer, sizeof(answer));
     } else
-      luaL_error(L,
-                 "%s is a %s: nil, boolean, number, string, table, resolver, memory and uffd.ZERO, POISON and LATER "
-                 "can be passed to a policy, nothing else",
-                 where(copier), luaL_typename(L, index));
+      luaL_error(
+          L,
+          "%s is a %s: nil, boolean, number, string, table, resolver, memory and uffd.ZERO, POISON, LATER and FILE "
+          "can be passed to a policy, nothing else",
+          where(copier), luaL_typename(L, index));
   }
 }
 

@@ -219,15 +219,37 @@ static void answer_resolver(lua_State *L, const struct request *request) {
   answer->length = (pages > 0 ? pages : 1) * fault->page_size;
 }
 
+/* uffd.FILE, a descriptor or a file of io.open, the offset there of this page, and the bytes from there on. */
+static void answer_file(lua_State *L, const struct request *request) {
+  struct uffd_answer *answer = request->answer;
+  const luaL_Stream *stream = luaL_testudata(L, 2, LUA_FILEHANDLE);
+  if (stream != NULL && stream->closef == NULL) luaL_error(L, "the policy returned a file that is closed");
+  uint64_t fd = stream != NULL ? (uint64_t)fileno(stream->f) : check_number(L, 2, "file descriptor");
+  if (fd > INT32_MAX) luaL_error(L, "the policy returned %I, which is no file descriptor", (lua_Integer)fd);
+  answer->fd = (int32_t)fd;
+  answer->file_offset = check_number(L, 3, "offset in the file");
+  if (lua_isnil(L, 4)) return;
+  answer->length = check_number(L, 4, "length");
+  if (answer->length == 0) luaL_error(L, "the policy returned a length of 0 bytes of a file");
+}
+
+static void answer_userdata(lua_State *L, const struct request *request) {
+  if (!uffd_lua_is_sentinel(L, 1, &request->answer->kind)) {
+    answer_resolver(L, request);
+  } else if (request->answer->kind == UFFD_ANSWER_FILE) {
+    answer_file(L, request);
+  }
+}
+
 static int ask(lua_State *L) {
   const struct request *request = lua_touserdata(L, 1);
   *request->answer = (struct uffd_answer){
-      .kind = UFFD_ANSWER_ZERO, .offset = request->fault->offset, .length = request->fault->page_size};
+      .kind = UFFD_ANSWER_ZERO, .fd = -1, .offset = request->fault->offset, .length = request->fault->page_size};
   lua_settop(L, 0);
   lua_rawgeti(L, LUA_REGISTRYINDEX, request->seat->function);
   lua_rawgeti(L, LUA_REGISTRYINDEX, request->seat->fault);
   fill_fault(L, request->fault);
-  lua_call(L, 1, 3);
+  lua_call(L, 1, 4);
   switch (lua_type(L, 1)) {
   case LUA_TNIL:
     break;
@@ -235,12 +257,12 @@ static int ask(lua_State *L) {
     answer_string(L, request);
     break;
   case LUA_TUSERDATA:
-    if (!uffd_lua_is_sentinel(L, 1, &request->answer->kind)) answer_resolver(L, request);
+    answer_userdata(L, request);
     break;
   default:
     luaL_error(L,
-               "the policy returned a %s; an answer is a string, nothing, uffd.ZERO, uffd.POISON, uffd.LATER, or a "
-               "resolver of its args",
+               "the policy returned a %s; an answer is a string, nothing, uffd.ZERO, uffd.POISON, uffd.LATER, "
+               "uffd.FILE with a file, or a resolver of its args",
                luaL_typename(L, 1));
   }
   lua_settop(L, 1);
@@ -450,6 +472,12 @@ static int push_answer(lua_State *L, const struct uffd_lua_policy *policy, const
     lua_pushinteger(L, (lua_Integer)answer->offset);
     return 3;
   }
+  if (answer->kind == UFFD_ANSWER_FILE) {
+    lua_pushinteger(L, answer->fd);
+    lua_pushinteger(L, (lua_Integer)answer->file_offset);
+    lua_pushinteger(L, (lua_Integer)answer->length);
+    return 4;
+  }
   if (answer->kind != UFFD_ANSWER_RESOLVER) return 1;
   lua_Integer i = 1;
   while (policy->args.resolvers[i - 1] != answer->resolver)
@@ -483,7 +511,7 @@ static int ask_once(lua_State *L) {
                              .cover_offset = offset,
                              .cover_length = page_size,
                              .flags = uffd_lua_opt_unsigned(L, 4, 0)};
-  struct uffd_answer answer = {UFFD_ANSWER_ZERO, 0, offset, page_size, NULL, NULL, 0};
+  struct uffd_answer answer = {.kind = UFFD_ANSWER_ZERO, .fd = -1, .offset = offset, .length = page_size};
   result = resolve(policy, session->seat, &fault, &answer);
   int pushed = result < 0 ? uffd_lua_fail(L, result) : push_answer(L, policy, &answer);
   teardown(policy, session->seat);

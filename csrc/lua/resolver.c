@@ -91,6 +91,7 @@ static int file(lua_State *L) {
   const char *path = number ? NULL : luaL_checkstring(L, 1);
   opts.offset = uffd_lua_opt_unsigned(L, 2, 0);
   opts.length = uffd_lua_opt_unsigned(L, 3, 0);
+  opts.flags = lua_toboolean(L, 4) ? UFFD_FILE_CHANGES : 0;
   uffd_resolver **slot;
   uffd_lua_new_resolver(L, &slot);
   int result = number ? uffd_resolver_file_fd((int)fd, &opts, slot) : uffd_resolver_file(path, &opts, slot);

@@ -11,13 +11,14 @@
 
 static const struct {
   const char *field; /* under uffd */
-  const char *word;  /* the same answer as a string */
+  const char *word;  /* the same answer as a string; NULL: it has none */
   const char *meant; /* what else is taken for a misspelling, in small letters, each between two spaces */
   uint32_t answer;
 } sentinels[] = {
     {"ZERO", "zero", " zero zeros zeroes zeroed uffd.zero ", UFFD_ANSWER_ZERO},
     {"POISON", "poison", " poison poisons poisoned poisoning uffd.poison ", UFFD_ANSWER_POISON},
     {"LATER", "later", " later latter uffd.later ", UFFD_ANSWER_LATER},
+    {"FILE", NULL, " uffd.file ", UFFD_ANSWER_FILE},
 };
 enum { SENTINELS = sizeof(sentinels) / sizeof(sentinels[0]), WORD_MAX = 16 };
 
@@ -58,7 +59,9 @@ bool uffd_lua_is_sentinel(lua_State *L, int index, uint32_t *answer) {
 
 bool uffd_lua_word_answer(const char *text, size_t length, uint32_t *answer) {
   for (size_t i = 0; i < SENTINELS; i++) {
-    if (strlen(sentinels[i].word) != length || memcmp(sentinels[i].word, text, length) != 0) continue;
+    if (sentinels[i].word == NULL || strlen(sentinels[i].word) != length ||
+        memcmp(sentinels[i].word, text, length) != 0)
+      continue;
     *answer = sentinels[i].answer;
     return true;
   }

@@ -74,11 +74,19 @@ static int hand_over(const struct callback *callback, struct uffd_asker *asker, 
   return 0;
 }
 
-static int check_answer(const struct callback *callback, const struct uffd_answer *answer) {
+static int check_answer(const struct callback *callback, struct uffd_answer *answer) {
+  bool file = answer->kind == UFFD_ANSWER_FILE;
+  if (file) answer->resolver = NULL; /* nobody is asked whether the file has changed: it is the callback's */
   bool needs_data = answer->kind == UFFD_ANSWER_BYTES || answer->kind == UFFD_ANSWER_MOVE;
-  bool whole = answer->kind == UFFD_ANSWER_BYTES || answer->length % BASE_PAGE == 0;
-  if (answer->kind > UFFD_ANSWER_LATER || answer->length == 0 || answer->length > UINT64_MAX - answer->offset ||
-      !whole || (needs_data && answer->data == NULL)) {
+  bool whole = file || answer->kind == UFFD_ANSWER_BYTES || answer->length % BASE_PAGE == 0;
+  if (file && (answer->fd < 0 || answer->file_offset > INT64_MAX || answer->length > INT64_MAX - answer->file_offset)) {
+    return fail(EINVAL,
+                "The %s resolver answered with %" PRIu64 " bytes from offset %" PRIu64
+                " of descriptor %d: not a file's.",
+                callback->head.kind, answer->length, answer->file_offset, answer->fd);
+  }
+  if ((answer->kind > UFFD_ANSWER_LATER && !file) || answer->length == 0 ||
+      answer->length > UINT64_MAX - answer->offset || !whole || (needs_data && answer->data == NULL)) {
     return fail(EINVAL,
                 "The %s resolver gave an answer of kind %u, %" PRIu64 " bytes at offset %" PRIu64 ": not a valid one.",
                 callback->head.kind, answer->kind, answer->length, answer->offset);

@@ -4,17 +4,8 @@
 #ifndef UFFD_RESOLVER_CHECKED_H
 #define UFFD_RESOLVER_CHECKED_H
 
-#include "base/base.h"
-
-/* What is compared to find out whether a file has changed. */
-struct uffd_stamp {
-  uint64_t device, inode, size;
-  int64_t mtime_s, ctime_s, mtime_ns, ctime_ns;
-};
-
-UFFD_SHARED int uffd_stamp_take(int fd, struct uffd_stamp *stamp); /* -errno with a sentence */
-/* Has the file changed? The kernel changes the times before it changes the contents. False also when fstat() fails. */
-UFFD_SHARED bool uffd_stamp_holds(int fd, const struct uffd_stamp *stamp);
+#include "resolver/stamp.h"
+#include "uffd.h"
 
 /*
  * The contents of a file, as uffd_resolver_file_fd() has them, but no byte of them is given after the file has changed:

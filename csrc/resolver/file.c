@@ -1,17 +1,27 @@
 /*
- * Contents of a file, mapped: pages are copied by the kernel straight from the page cache, so a file that has shrunk is
- * an EFAULT of the copy and never a SIGBUS of ours. Holes, found once by SEEK_HOLE, are answered as zero.
+ * Contents of a file: the answer says which bytes of which descriptor, and whoever installs it reads them. Holes, found
+ * once by SEEK_HOLE, are answered as zero.
  */
+#include "resolver/checked.h"
+
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "resolver/resolver.h"
+
+#define NAME_BYTES 64u
+
+/* How it is noticed that the file has changed. */
+struct watch {
+  const struct uffd_stamp *stamp; /* of the contents that are to be served; NULL: as the file is now */
+  bool trusted;                   /* until uffd_resolver_distrust() */
+  const char *name;               /* for sentences; copied */
+};
 
 struct extent { /* of data, in the resolver's coordinates; between two of them is a hole */
   uint64_t start, end;
@@ -19,11 +29,14 @@ struct extent { /* of data, in the resolver's coordinates; between two of them i
 
 struct file {
   uffd_resolver head;
-  char *mapping;      /* whole pages of the file, the last part replaced by a zero-padded copy */
-  uint64_t mapped;    /* bytes of the mapping that belong to us */
-  const char *origin; /* offset 0 of the resolver in the mapping */
+  int fd;
+  uint64_t origin; /* of the contents in the file */
   struct extent *extents;
   size_t count, capacity;
+  bool watched; /* for changes, by the stamp; set before it is used */
+  _Atomic bool trusted;
+  struct uffd_stamp stamp;
+  char name[NAME_BYTES];
 };
 
 /* The first extent that ends after offset; count if there is none. */
@@ -55,14 +68,25 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
   }
   uint64_t low = min_u64(file->extents[i].start, fault->offset);
   uffd_cover(fault, low, min_u64(file->extents[i].end, file->head.size), answer);
-  answer->kind = UFFD_ANSWER_BYTES;
-  answer->data = file->origin + answer->offset;
+  answer->kind = UFFD_ANSWER_FILE;
+  answer->fd = file->fd;
+  answer->file_offset = file->origin + answer->offset;
+  answer->length = min_u64(answer->length, file->head.size - answer->offset); /* zeros follow, whatever the file has */
+  answer->resolver = (uffd_resolver *)(uintptr_t)resolver;
   return 0;
+}
+
+static int verify(const uffd_resolver *resolver, uint64_t offset) {
+  const struct file *file = (const struct file *)resolver;
+  if (!file->watched || atomic_load_explicit(&file->trusted, memory_order_acquire)) return 0;
+  if (uffd_stamp_holds(file->fd, &file->stamp)) return 0;
+  return fail(ESTALE, "%s was changed while it was served: what it held at offset %" PRIu64 " is not known any more.",
+              file->name, offset);
 }
 
 static void destroy(uffd_resolver *resolver) {
   struct file *file = (struct file *)resolver;
-  if (file->mapping != NULL && file->head.process == uffd_process()) munmap(file->mapping, file->mapped);
+  if (file->fd >= 0 && file->head.process == uffd_process()) close(file->fd);
   uffd_release(file->extents, file->capacity * sizeof(*file->extents));
   DELETE(file);
 }
@@ -99,30 +123,12 @@ static int find_data(struct file *file, int fd, uint64_t offset, uint64_t length
 }
 
 /*
- * The last, partial page of the contents must end in zeros though the file may go on: it is a copy. R25: a short read
- * here is an error, zeros stand only for what is beyond the contents.
- */
-static int copy_tail(const struct file *file, int fd, uint64_t in_mapping, uint64_t in_file, uint64_t length) {
-  char *tail = mmap(file->mapping + in_mapping, BASE_PAGE, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-  if (tail == MAP_FAILED) return fail(errno, "Cannot map the tail of a file: %s.", strerror(errno));
-  for (uint64_t done = 0; done < length;) {
-    ssize_t count = pread(fd, tail + done, length - done, (off_t)(in_file + done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail(errno, "Cannot read the tail of a file: %s.", strerror(errno));
-    if (count == 0) return fail(EIO, "The file became shorter while it was opened.");
-    done += (uint64_t)count;
-  }
-  return 0;
-}
-
-/*
  * Looking for holes moves a file's position, and the caller's threads may be reading from fd: it is done through a
  * description of our own. Where none is to be had (no /proc), all of the file is data.
  */
-static int map_holes(struct file *file, int fd, uint64_t offset, uint64_t length) {
+static int map_holes(struct file *file, uint64_t offset, uint64_t length) {
   char path[32];
-  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
   int own = open(path, O_RDONLY | O_CLOEXEC);
   if (own < 0) return add_extent(file, 0, length);
   int result = find_data(file, own, offset, length);
@@ -130,25 +136,10 @@ static int map_holes(struct file *file, int fd, uint64_t offset, uint64_t length
   return result;
 }
 
-static int map_file(struct file *file, int fd, uint64_t offset, uint64_t length) {
-  uint64_t start = round_down(offset, BASE_PAGE), end = offset + length;
-  uint64_t whole = round_down(end, BASE_PAGE) - start, tail = end % BASE_PAGE;
-  file->mapped = round_up(end - start, HUGE_PAGE) + HUGE_PAGE; /* zeros follow: see uffd_buffer_map() */
-  file->mapping = mmap(NULL, file->mapped, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (file->mapping == MAP_FAILED) {
-    file->mapping = NULL;
-    return fail(errno, "Cannot map %" PRIu64 " bytes of a file: %s.", length, strerror(errno));
-  }
-  file->origin = file->mapping + (offset - start);
-  if (whole != 0 && mmap(file->mapping, whole, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)start) == MAP_FAILED) {
-    return fail(errno, "Cannot map the file: %s.", strerror(errno));
-  }
-  return tail == 0 ? 0 : copy_tail(file, fd, whole, start + whole, tail);
-}
-
 static int check_type(mode_t mode) {
   if (S_ISREG(mode) || S_ISBLK(mode)) return 0;
-  return fail(EINVAL, "Not a regular file nor a block device: a resolver needs contents that can be mapped.");
+  return fail(EINVAL,
+              "Not a regular file nor a block device: a resolver needs contents that can be read at any offset.");
 }
 
 /* The file's length in bytes, also of a block device. */
@@ -161,26 +152,53 @@ static int measure(int fd, uint64_t *length) {
   if (S_ISBLK(status.st_mode) && ioctl(fd, BLKGETSIZE64, length) != 0) {
     return fail(errno, "Cannot measure the block device: %s.", strerror(errno));
   }
-  return *length != 0 ? 0 : fail(EINVAL, "The file is empty: there is nothing to map.");
+  return *length != 0 ? 0 : fail(EINVAL, "The file is empty: there is nothing to serve.");
 }
 
-static int make(int fd, const struct uffd_file_opts *user_opts, uffd_resolver **resolver) {
-  static const struct uffd_resolver_class class = {.kind = "file", .ask = ask, .destroy = destroy};
-  struct uffd_file_opts opts = UFFD_FILE_OPTS_INIT;
-  uint64_t file_length = 0;
-  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_file_opts");
-  if (result == 0) result = measure(fd, &file_length);
-  if (result < 0) return result;
-  if (opts.offset >= file_length || opts.length > file_length - opts.offset) {
-    return fail(EINVAL, "%" PRIu64 " bytes from offset %" PRIu64 " are not in a file of %" PRIu64 " bytes.",
-                max_u64(opts.length, 1), opts.offset, file_length);
+static int watch_file(struct file *file, const struct watch *watch) {
+  snprintf(file->name, sizeof(file->name), "%s", watch->name);
+  atomic_init(&file->trusted, watch->trusted);
+  file->watched = true;
+  if (watch->stamp != NULL) {
+    file->stamp = *watch->stamp;
+    return 0;
   }
-  uint64_t length = opts.length != 0 ? opts.length : file_length - opts.offset;
-  struct file *file = NEW(struct file);
-  if (file == NULL) return fail(ENOMEM, "No memory for a resolver.");
-  uffd_resolver_init(&file->head, &class, length);
-  result = map_file(file, fd, opts.offset, length);
-  if (result == 0) result = map_holes(file, fd, opts.offset, length);
+  int result = uffd_stamp_take(file->fd, &file->stamp);
+  file->stamp.links = 0; /* a file that is only renamed has not changed */
+  return result;
+}
+
+static int fill_in(struct file *file, const struct uffd_file_opts *opts, const struct watch *watch) {
+  uint64_t file_length = 0;
+  int result = watch != NULL && (opts->flags & UFFD_FILE_CHANGES) == 0 ? watch_file(file, watch) : 0;
+  if (result == 0) result = measure(file->fd, &file_length);
+  if (result < 0) return result;
+  if (opts->offset >= file_length || opts->length > file_length - opts->offset) {
+    return fail(EINVAL, "%" PRIu64 " bytes from offset %" PRIu64 " are not in a file of %" PRIu64 " bytes.",
+                max_u64(opts->length, 1), opts->offset, file_length);
+  }
+  file->origin = opts->offset;
+  file->head.size = opts->length != 0 ? opts->length : file_length - opts->offset;
+  return map_holes(file, opts->offset, file->head.size);
+}
+
+/* fd becomes the resolver's, also when this fails. */
+static int make(int fd, const struct uffd_file_opts *user_opts, const struct watch *watch, uffd_resolver **resolver) {
+  static const struct uffd_resolver_class class = {.kind = "file", .ask = ask, .verify = verify, .destroy = destroy};
+  struct uffd_file_opts opts = UFFD_FILE_OPTS_INIT;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_file_opts");
+  if (result == 0 && (opts.flags & ~(uint64_t)UFFD_FILE_CHANGES) != 0) {
+    result = fail(EINVAL, "Unknown flags of a file resolver: %#" PRIx64 ".", opts.flags);
+  }
+  struct file *file = result == 0 ? NEW(struct file) : NULL;
+  if (result == 0 && file == NULL) result = fail(ENOMEM, "No memory for a resolver.");
+  if (result < 0) {
+    close(fd);
+    return result;
+  }
+  uffd_resolver_init(&file->head, &class, 0);
+  file->fd = fd;
+  result = fill_in(file, &opts, watch);
   if (result < 0) {
     destroy(&file->head);
     return result;
@@ -189,12 +207,45 @@ static int make(int fd, const struct uffd_file_opts *user_opts, uffd_resolver **
   return 0;
 }
 
-int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolver **resolver) {
+void uffd_resolver_distrust(uffd_resolver *resolver) {
+  atomic_store_explicit(&((struct file *)resolver)->trusted, false, memory_order_release);
+}
+
+/*
+ * Reading ahead is guided by the file description, which the caller may be reading from too: one of our own is better.
+ * There may be none (no /proc, or a file that only the sender of the descriptor may open).
+ */
+static int own_fd(int fd, int flags) {
+  char path[32];
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  int own = open(path, O_RDONLY | O_CLOEXEC | (flags & O_DIRECT));
+  if (own < 0) own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  return own >= 0 ? own : fail(errno, "No descriptor for a file: %s.", uffd_error_text(errno));
+}
+
+int uffd_resolver_checked(int fd, const struct uffd_stamp *stamp, bool trusted, const char *name,
+                          uffd_resolver **resolver) {
+  const struct watch watch = {.stamp = stamp, .trusted = trusted, .name = name};
   *resolver = NULL;
+  int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (own < 0) return fail(errno, "No descriptor for a file: %s.", uffd_error_text(errno));
+  return make(own, NULL, &watch, resolver);
+}
+
+int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolver **resolver) {
+  char name[32];
+  const struct watch watch = {.name = name};
+  struct stat status;
+  *resolver = NULL;
+  snprintf(name, sizeof(name), "The file of descriptor %d", fd);
   int flags = fcntl(fd, F_GETFL);
-  if (flags < 0) return fail(EBADF, "%d is not an open file descriptor.", fd);
+  if (flags < 0 || (flags & O_PATH) != 0) return fail(EBADF, "%d is not an open file descriptor.", fd);
   if ((flags & O_ACCMODE) == O_WRONLY) return fail(EACCES, "The file descriptor is not open for reading.");
-  return make(fd, opts, resolver);
+  if (fstat(fd, &status) != 0) return fail(errno, "fstat: %s.", uffd_error_text(errno));
+  int result = check_type(status.st_mode);
+  if (result < 0) return result;
+  int own = own_fd(fd, flags);
+  return own < 0 ? own : make(own, opts, &watch, resolver);
 }
 
 /* The type first: opening a named pipe waits for its writer. */
@@ -210,11 +261,9 @@ static int open_file(const char *path) {
 int uffd_resolver_file(const char *path, const struct uffd_file_opts *opts, uffd_resolver **resolver) {
   *resolver = NULL;
   if (path == NULL) return fail(EINVAL, "No path: name a file.");
+  const struct watch watch = {.name = path};
   int fd = open_file(path), result = fd;
-  if (fd >= 0) {
-    result = make(fd, opts, resolver);
-    close(fd); /* the mapping holds the file */
-  }
+  if (fd >= 0) result = make(fd, opts, &watch, resolver);
   if (result < 0) {
     char why[256];
     snprintf(why, sizeof(why), "%s", uffd_errmsg());

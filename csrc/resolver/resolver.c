@@ -62,7 +62,8 @@ static bool holds_page(const struct uffd_answer *answer, const struct uffd_fault
 
 int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                       struct uffd_answer *answer) {
-  *answer = (struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .offset = fault->offset, .length = fault->page_size};
+  *answer =
+      (struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .fd = -1, .offset = fault->offset, .length = fault->page_size};
   int result = resolver->class->ask(resolver, asker, fault, answer);
   if (result < 0) return result;
   if (answer->kind == UFFD_ANSWER_LATER || holds_page(answer, fault)) return 0;
@@ -118,6 +119,7 @@ void uffd_clip(struct uffd_answer *answer, uint64_t low, uint64_t high) {
   if (answer->offset < low) {
     uint64_t cut = low - answer->offset;
     if (answer->data != NULL) answer->data = (const char *)answer->data + cut;
+    answer->file_offset += cut;
     answer->offset = low;
     answer->length -= cut;
   }

@@ -40,6 +40,11 @@ struct uffd_resolver_class {
              struct uffd_answer *answer);
   /* Whether it can answer for [offset, offset+length) of that memory: 0 or -errno with a sentence. NULL: always. */
   int (*check)(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length);
+  /*
+   * Whether what was read just now of an answer's file, for offset (the file's), is what is to be served: 0 or -errno
+   * with a sentence. NULL: always. An answer FILE names the resolver that is to be asked.
+   */
+  int (*verify)(const uffd_resolver *resolver, uint64_t offset);
   /* The index-th resolver that this one may ask, NULL after the last. NULL: it asks none. */
   uffd_resolver *(*child)(const uffd_resolver *resolver, size_t index);
   void (*destroy)(uffd_resolver *resolver); /* frees all but the children's references, and the resolver */

@@ -298,7 +298,7 @@ local resolver = {}
 ---@return true
 function resolver:close() end
 
----`uffd.ZERO`, `uffd.POISON` or `uffd.LATER`: an answer of a policy that no contents can be. Prints as its name; equal to
+---`uffd.ZERO`, `uffd.POISON`, `uffd.LATER` or `uffd.FILE`: an answer of a policy that no contents can be. Prints as its name; equal to
 ---itself alone.
 ---@class uffd.Sentinel
 
@@ -953,6 +953,7 @@ function handoff:close() end
 ---@field ZERO uffd.Sentinel
 ---@field POISON uffd.Sentinel
 ---@field LATER uffd.Sentinel
+---@field FILE uffd.Sentinel
 ---@field flags table<string, integer> bits behind options that have names
 ---@field methods table<string, table<string, function>> the methods of each class of handles
 local core = {}
@@ -1022,10 +1023,11 @@ function core.resolver_pattern(pattern) end
 ---@param path_or_fd string|integer
 ---@param offset? integer
 ---@param length? integer
+---@param changes? boolean
 ---@return uffd.Resolver? resolver
 ---@return string? message
 ---@return integer? errno
-function core.resolver_file(path_or_fd, offset, length) end
+function core.resolver_file(path_or_fd, offset, length, changes) end
 
 ---@param source uffd.Memory
 ---@param offset? integer

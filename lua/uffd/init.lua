@@ -42,6 +42,11 @@ uffd.POISON = core.POISON
 ---@type uffd.Sentinel
 uffd.LATER = core.LATER
 
+---An answer of a policy, with a file descriptor or a file of `io.open`, the offset in the file of this page, and how many
+---bytes from there on (default: one page): these bytes of that file. It must stay open.
+---@type uffd.Sentinel
+uffd.FILE = core.FILE
+
 -- What the core raises, without the position in this file: it is the caller's mistake.
 local function settle(what, ok, ...)
   if ok then return ... end
@@ -271,8 +276,12 @@ end
 ---@field fd? integer instead of a path; it stays the caller's
 ---@field offset? integer|string of the contents in the file, bytes (default 0)
 ---@field length? integer|string bytes (default: to the end of the file)
+---@field changes? boolean the program itself writes to the file while it is served: a page is what the file holds when the
+---page is asked for
 
----The contents of a file or block device, which must not change while they are served; its holes are zero pages.
+---The contents of a file or block device, read when they are asked for; its holes are zero pages. The file must not change
+---while it is served: pages asked for after that fail (ESTALE), unless `changes` is true. A page that cannot be read
+---fails by itself (EIO, or ENODATA when the file has become shorter).
 ---Errors: those of opening it; EINVAL not a regular file or block device, empty, or shorter than offset + length.
 ---@param options string|uffd.FileOptions a path, or options
 ---@return uffd.Resolver? resolver
@@ -281,12 +290,12 @@ end
 function resolver.file(options)
   local what = "uffd.resolver.file"
   if type(options) == "string" then options = { path = options } end
-  check_options(what, options, { path = true, fd = true, offset = true, length = true })
+  check_options(what, options, { path = true, fd = true, offset = true, length = true, changes = true })
   if (options.path == nil) == (options.fd == nil) then error(what .. ": either path or fd", 2) end
   if options.path ~= nil and type(options.path) ~= "string" then error(what .. ": path must be a string", 2) end
   if options.fd ~= nil and type(options.fd) ~= "number" then error(what .. ": fd must be a number", 2) end
   local offset, length = bytes(what .. ": offset", options.offset), bytes(what .. ": length", options.length)
-  return call(what, core.resolver_file, options.path or options.fd, offset, length)
+  return call(what, core.resolver_file, options.path or options.fd, offset, length, options.changes == true)
 end
 
 local source_options = { memory = true, offset = true }
@@ -375,7 +384,7 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 
 ---A resolver written in Lua. The factory runs once in each handler's own Lua state and returns the function that is
 ---asked for pages. It may use no locals from outside of it, except one that is this module, of which a policy has
----`ZERO`, `POISON`, `LATER`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings,
+---`ZERO`, `POISON`, `LATER`, `FILE`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings,
 ---the sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are
 ---its own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine, the clocks of
 ---os, `uffd`, and, while the factory runs, `require`. `print` and `uffd.log` give a line to `loop:messages()`.
@@ -384,6 +393,8 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 ---* nothing, or `uffd.ZERO`: a page of zeros
 ---* `uffd.POISON`: every access to the page raises SIGBUS
 ---* `uffd.LATER`: the policy is asked again a moment later, while the thread waits
+---* `uffd.FILE`, a file descriptor or a file of `io.open`, the offset of this page in it, and the bytes from there on
+---  (default: one page): these bytes of that file, read by the library
 ---* a string: the page; zeros follow when it is shorter
 ---* a string, and the offset of its first byte (a multiple of the page size): any number of pages, this one among them
 ---* a resolver of its args, and the offset there of this page (default: the same offset); and, as a third value, the

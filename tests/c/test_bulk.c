@@ -205,12 +205,14 @@ static void check_shrunk(int kind, zero_fn *zero) {
   unsigned char *contents = make_contents(pages, zero);
   int fd = make_file(contents, pages * page);
   uffd_resolver *resolver;
-  CHECK_OK(uffd_resolver_file_fd(fd, NULL, &resolver));
+  struct uffd_file_opts file_opts = UFFD_FILE_OPTS_INIT;
+  file_opts.flags = UFFD_FILE_CHANGES;
+  CHECK_OK(uffd_resolver_file_fd(fd, &file_opts, &resolver));
   uffd_memory *memory = memory_make(kind, pages);
   opts.around = UFFD_AROUND_AUTO;
   uffd_region *region = region_add(serving.loop, memory, resolver, &opts);
   CHECK_EQ(ftruncate(fd, (off_t)(left * page)), 0);
-  CHECK_ERR(uffd_region_prefetch(region, 0, 0), -EFAULT);
+  CHECK_ERR(uffd_region_prefetch(region, 0, 0), -ENODATA);
   CHECK_EQ(memcmp(memory_at(memory, 0), contents, left * page), 0);
   for (uint64_t i = left; i < pages; i++) {
     CHECK(uffd_is_zero_page((const char *)memory_at(memory, i * page)));

@@ -538,14 +538,16 @@ static void R25_a_file_that_shrinks_fails_there(void) {
   unsigned char *image = image_make(8 * small);
   CHECK_EQ(write(fd, image, 8 * small), 8 * small);
   uffd_resolver *resolver;
-  CHECK_OK(uffd_resolver_file_fd(fd, NULL, &resolver));
+  struct uffd_file_opts file_opts = UFFD_FILE_OPTS_INIT;
+  file_opts.flags = UFFD_FILE_CHANGES;
+  CHECK_OK(uffd_resolver_file_fd(fd, &file_opts, &resolver));
   serve(MEMORY_ANON, 8, resolver, NULL);
   CHECK(image_there(at(5), 5 * page, page));
   CHECK_EQ(ftruncate(fd, (off_t)(3 * small)), 0);
   CHECK(image_there(at(2), 2 * page, page));
   CHECK_EQ(check_access(at(6), false, NULL), SIGBUS); /* not zeros */
   char why[256];
-  CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), EFAULT);
+  CHECK_EQ(uffd_loop_error(serving.loop, why, sizeof(why)), ENODATA);
   CHECK(strstr(why, "file") != NULL);
   CHECK_EQ(serving_stats(serving.loop).errors, 1);
   end();

@@ -51,14 +51,19 @@ static int make_image_file(const char *place, uint64_t length) {
   return fd;
 }
 
-static uffd_resolver *resolve_file(int fd, uint64_t offset, uint64_t length) {
+static uffd_resolver *resolve_file_with(int fd, uint64_t offset, uint64_t length, uint64_t flags) {
   struct uffd_file_opts opts = UFFD_FILE_OPTS_INIT;
   opts.offset = offset;
   opts.length = length;
+  opts.flags = flags;
   uffd_resolver *resolver = NULL;
   CHECK_OK(uffd_resolver_file_fd(fd, &opts, &resolver));
   CHECK(strcmp(uffd_resolver_kind(resolver), "file") == 0);
   return resolver;
+}
+
+static uffd_resolver *resolve_file(int fd, uint64_t offset, uint64_t length) {
+  return resolve_file_with(fd, offset, length, 0);
 }
 
 /* What a view of [offset, offset+length) of the file must show: zeros follow to the end of the last page. */
@@ -71,11 +76,11 @@ static unsigned char *expect_file(int fd, uint64_t offset, uint64_t length, uint
 
 static struct serving served; /* the loop of a test with many views */
 
-/* Looks at [offset, offset+length) of the file. Returns the number of pages that were answered as zero. */
-static uint64_t check_view(int fd, uint64_t offset, uint64_t length, int kind, uint64_t around) {
+/* Looks at [offset, offset+length) of the file, served by reader. Returns the number of pages answered as zero. */
+static uint64_t check_view_by(int reader, int fd, uint64_t offset, uint64_t length, int kind, uint64_t around) {
   uint64_t page = kind == MEMORY_HUGETLB ? HUGE : PAGE, whole = round_to(length, page);
   unsigned char *expected = expect_file(fd, offset, length, whole);
-  uffd_resolver *resolver = resolve_file(fd, offset, length);
+  uffd_resolver *resolver = resolve_file(reader, offset, length);
   CHECK_EQ(uffd_resolver_size(resolver), length);
   struct serving *shared = served.loop != NULL ? &served : NULL;
   uint64_t before = shared != NULL ? serving_stats(shared->loop).zero : 0;
@@ -91,6 +96,10 @@ static uint64_t check_view(int fd, uint64_t offset, uint64_t length, int kind, u
   uffd_resolver_close(resolver);
   munmap(expected, whole);
   return zeros;
+}
+
+static uint64_t check_view(int fd, uint64_t offset, uint64_t length, int kind, uint64_t around) {
+  return check_view_by(fd, fd, offset, length, kind, around);
 }
 
 /* ---- contents */
@@ -187,7 +196,7 @@ static void check_hollow(const char *place, bool first, bool last, uint64_t offs
   if (first) write_at(fd, "x", 1, 0);
   if (last) write_at(fd, "y", 1, size - 1);
   uint64_t pages = round_to(size - offset, PAGE) / PAGE;
-  uint64_t zeros = pages - first - (last ? offset != 0 ? 2 : 1 : 0); /* a block lies across two pages then */
+  uint64_t zeros = pages - (first && offset == 0) - last; /* zeros that were written are seen too */
   CHECK_EQ(check_view(fd, offset, size - offset, MEMORY_ANON, around), zeros);
   close(fd);
 }
@@ -286,7 +295,7 @@ static void the_position_is_never_moved(void) {
   close(fd);
 }
 
-static void a_path_opens_no_descriptor_for_long(void) {
+static void a_path_takes_one_descriptor(void) {
   char path[] = "/var/tmp/uffd-test-XXXXXX";
   int fd = mkstemp(path), next = dup(fd);
   if (fd < 0) SKIP("no file can be made in /var/tmp");
@@ -295,10 +304,11 @@ static void a_path_opens_no_descriptor_for_long(void) {
   close(next);
   uffd_resolver *resolver = NULL;
   CHECK_OK(uffd_resolver_file(path, NULL, &resolver));
-  CHECK_EQ(dup(fd), next);
+  CHECK_EQ(dup(fd), next + 1);
   unlink(path);
   view_expect(resolver, &(struct view_opts){.length = 2 * PAGE}, image);
   uffd_resolver_close(resolver);
+  CHECK_EQ(dup(fd), next);
   close(fd);
 }
 
@@ -306,11 +316,11 @@ static void a_path_opens_no_descriptor_for_long(void) {
 
 static void shrink(const char *place, uint64_t to, uint32_t on_error, uint64_t around) {
   int fd = make_image_file(place, 8 * PAGE);
-  uffd_resolver *resolver = resolve_file(fd, 0, 0);
+  uffd_resolver *resolver = resolve_file_with(fd, 0, 0, UFFD_FILE_CHANGES);
   struct view view =
       view_open(resolver, &(struct view_opts){.length = 8 * PAGE, .on_error = on_error, .around = around});
   CHECK(ftruncate(fd, (off_t)to) == 0);
-  uint64_t there = round_to(to, PAGE);
+  uint64_t there = to / PAGE * PAGE; /* a page that the file ends in is not what it was */
   for (uint64_t at = 7 * PAGE; at >= there && at < 8 * PAGE; at -= 3 * PAGE) {
     if (on_error == UFFD_ON_ERROR_ZERO) {
       CHECK(check_filled(view.at + at, PAGE, 0));
@@ -319,12 +329,11 @@ static void shrink(const char *place, uint64_t to, uint32_t on_error, uint64_t a
     }
   }
   char text[256];
-  CHECK_EQ(uffd_loop_error(view.serving.loop, text, sizeof(text)), EFAULT);
-  CHECK(strstr(text, "file resolver") != NULL);
+  CHECK_EQ(uffd_loop_error(view.serving.loop, text, sizeof(text)), ENODATA);
+  CHECK(strstr(text, "file resolver") != NULL && strstr(text, "the file ends there") != NULL);
   if (on_error != UFFD_ON_ERROR_STOP) {
-    CHECK(image_there(view.at, 0, to));
-    CHECK(check_filled(view.at + to, there - to, 0));
-    if (there < 6 * PAGE) CHECK_ERR(uffd_region_prefetch(view.region, 0, 0), -EFAULT);
+    CHECK(image_there(view.at, 0, there));
+    if (there < 6 * PAGE) CHECK_ERR(uffd_region_prefetch(view.region, 0, 0), -ENODATA);
   }
   view_close(&view);
   uffd_resolver_close(resolver);
@@ -342,6 +351,151 @@ static void a_file_that_shrinks_is_an_error_for_its_pages(void) {
       shrink(places[p], 2 * PAGE + 100, UFFD_ON_ERROR_STOP, around);
     }
   }
+}
+
+/* How a file is changed, so that what it holds afterwards looks like contents. */
+static void write_anew(int fd, const char *path) {
+  (void)path;
+  CHECK(ftruncate(fd, 0) == 0 && ftruncate(fd, (off_t)(8 * PAGE)) == 0);
+}
+static void write_in_place(int fd, const char *path) {
+  (void)path;
+  write_at(fd, "another client's bytes", 22, 5 * PAGE);
+}
+static void grow(int fd, const char *path) {
+  (void)path;
+  write_at(fd, "more", 4, 8 * PAGE);
+}
+static void punch(int fd, const char *path) {
+  (void)path;
+  CHECK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(4 * PAGE), (off_t)(2 * PAGE)) == 0);
+}
+static void rename_it(int fd, const char *path) {
+  char other[80];
+  (void)fd;
+  snprintf(other, sizeof(other), "%s.other", path);
+  CHECK(rename(path, other) == 0 && unlink(other) == 0);
+}
+
+/* Never zeros, and never other bytes, where the file held data: every page is the image's, or poison. */
+static void change(const char *place, void (*how)(int fd, const char *path), bool harmless) {
+  char path[64];
+  snprintf(path, sizeof(path), "%s/uffd-test-XXXXXX", place);
+  int fd = mkstemp(path);
+  if (fd < 0) SKIP("no file can be made in %s", place);
+  write_at(fd, image_make(8 * PAGE), 8 * PAGE, 0);
+  uffd_resolver *resolver = NULL;
+  CHECK_OK(uffd_resolver_file(path, NULL, &resolver));
+  struct view view = view_open(resolver, &(struct view_opts){.length = 8 * PAGE});
+  CHECK(image_there(view.at + PAGE, PAGE, PAGE));
+  how(fd, path);
+  for (uint64_t at = 2 * PAGE; at < 8 * PAGE; at += PAGE) {
+    unsigned value = 0;
+    int raised = check_access(view.at + at, false, &value);
+    CHECK(harmless ? raised == 0 && image_there(view.at + at, at, PAGE) : raised == SIGBUS);
+  }
+  CHECK_EQ(uffd_loop_error(view.serving.loop, NULL, 0), harmless ? 0 : ESTALE);
+  if (!harmless) CHECK_ERR(uffd_region_prefetch(view.region, 0, 0), -ESTALE);
+  view_close(&view);
+  uffd_resolver_close(resolver);
+  unlink(path);
+  close(fd);
+}
+
+static void a_file_that_changes_is_an_error_not_contents(void) {
+  check_needs(UFFD_FEAT_POISON);
+  for (size_t p = 1; p < PLACES; p++) {
+    change(places[p], write_anew, false);
+    change(places[p], write_in_place, false);
+    change(places[p], grow, false);
+    change(places[p], punch, false);
+    change(places[p], rename_it, true);
+  }
+}
+
+/* ---- how the bytes are read */
+
+/* At every offset, in pages of both sizes, though O_DIRECT takes whole blocks only. */
+static void without_the_page_cache(void) {
+  int fd = make_image_file(places[1], 2 * HUGE + 12000), direct = -1;
+  char path[32];
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  CHECK(fsync(fd) == 0);
+  direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+  if (direct < 0) SKIP("%s has no O_DIRECT: %s", places[1], strerror(errno));
+  const uint64_t offsets[] = {0, PAGE, 512, 777};
+  for (size_t i = 0; i < 4; i++) {
+    check_view_by(direct, fd, offsets[i], 9 * PAGE + 100, MEMORY_ANON, 0);
+    check_view_by(direct, fd, offsets[i], 2 * HUGE + 4000, MEMORY_THP, 4 * HUGE);
+  }
+  close(direct);
+  close(fd);
+}
+
+struct piece {
+  int fd;
+  uint64_t shift, length;
+};
+
+/* A callback may answer with bytes of a file. The answer begins a page before the faulting one, where there is one. */
+static int answer_by_file(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  const struct piece *piece = ctx;
+  (void)state;
+  answer->kind = UFFD_ANSWER_FILE;
+  answer->fd = piece->fd;
+  if (fault->offset >= PAGE) answer->offset -= PAGE;
+  answer->file_offset = answer->offset + piece->shift;
+  answer->length = fault->offset - answer->offset + piece->length;
+  return 0;
+}
+
+static uffd_resolver *resolve_by_file(struct piece *piece) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  uffd_resolver *resolver = NULL;
+  ops.resolve = answer_by_file;
+  CHECK_OK(uffd_resolver_callback(&ops, piece, NULL, NULL, 0, &resolver));
+  return resolver;
+}
+
+static void a_callback_answers_with_a_file(void) {
+  int fd = make_image_file(places[0], 16 * PAGE);
+  for (int engine = 0; engine < 2; engine++) {
+    struct piece piece = {.fd = fd, .shift = 33, .length = PAGE - 5};
+    uffd_resolver *resolver = resolve_by_file(&piece);
+    struct view view = view_open(resolver, &(struct view_opts){.length = 8 * PAGE, .engine = engine});
+    for (uint64_t at = 8 * PAGE; at > 0; at -= 2 * PAGE) { /* the page before comes along whole */
+      CHECK(image_there(view.at + at - PAGE, at - PAGE + 33, PAGE - 5));
+      CHECK(check_filled(view.at + at - 5, 5, 0));
+      CHECK(image_there(view.at + at - 2 * PAGE, at - 2 * PAGE + 33, PAGE));
+    }
+    view_close(&view);
+    uffd_resolver_close(resolver);
+  }
+  close(fd);
+}
+
+static void refuse_piece(struct piece piece, int error, const char *words) {
+  uffd_resolver *resolver = resolve_by_file(&piece);
+  struct view view = view_open(resolver, &(struct view_opts){.length = PAGE, .on_error = UFFD_ON_ERROR_ZERO});
+  char text[256];
+  CHECK(check_filled(view.at, PAGE, 0));
+  CHECK_EQ(uffd_loop_error(view.serving.loop, text, sizeof(text)), error);
+  CHECK(strstr(text, words) != NULL);
+  view_close(&view);
+  uffd_resolver_close(resolver);
+}
+
+static void a_callback_answers_with_what_is_no_file(void) {
+  int ends[2], fd = make_image_file(places[0], PAGE);
+  CHECK(pipe(ends) == 0);
+  refuse_piece((struct piece){.fd = -1, .length = PAGE}, EINVAL, "descriptor -1");
+  refuse_piece((struct piece){.fd = 123456, .length = PAGE}, EBADF, "Bad file descriptor");
+  refuse_piece((struct piece){.fd = ends[0], .length = PAGE}, ESPIPE, "Illegal seek");
+  refuse_piece((struct piece){.fd = fd, .shift = INT64_MAX, .length = PAGE}, EINVAL, "not a file's");
+  refuse_piece((struct piece){.fd = fd, .shift = 1, .length = PAGE}, ENODATA, "the file ends there");
+  close(ends[0]);
+  close(ends[1]);
+  close(fd);
 }
 
 /* Shrinking and growing while two threads read: pages of the image, zeros or poison, never a crash nor a hang. */
@@ -547,8 +701,12 @@ static const struct check_test tests[] = {
     TEST(offsets_beyond_4_gib),
     TEST(the_descriptor_stays_the_callers),
     TEST(the_position_is_never_moved),
-    TEST(a_path_opens_no_descriptor_for_long),
+    TEST(a_path_takes_one_descriptor),
     TEST(a_file_that_shrinks_is_an_error_for_its_pages),
+    TEST(a_file_that_changes_is_an_error_not_contents),
+    TEST(without_the_page_cache),
+    TEST(a_callback_answers_with_a_file),
+    TEST(a_callback_answers_with_what_is_no_file),
     TEST(a_file_that_never_stands_still),
     TEST(a_file_that_shrinks_while_it_is_opened),
     TEST(other_kinds_of_files),

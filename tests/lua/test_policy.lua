@@ -81,11 +81,42 @@ function tests.test_sentinels()
   lu.assertEquals(reads(function() return function() return uffd.ZERO end end), zeros(page))
   local poison = policy(function() return function() return uffd.POISON end end)
   lu.assertEquals(uffd.ask(poison), "poison")
-  lu.assertEquals({ tostring(uffd.ZERO), tostring(uffd.POISON), tostring(uffd.LATER) },
-    { "uffd.ZERO", "uffd.POISON", "uffd.LATER" })
+  lu.assertEquals({ tostring(uffd.ZERO), tostring(uffd.POISON), tostring(uffd.LATER), tostring(uffd.FILE) },
+    { "uffd.ZERO", "uffd.POISON", "uffd.LATER", "uffd.FILE" })
   local passed = policy(function(args) return function() return args.what end end, { what = uffd.LATER })
   lu.assertEquals(uffd.ask(passed), "later")
   lu.assertEquals(uffd.ask(policy(function() return function() return "later" end end)), "later")
+end
+
+-- The library reads the file: by a descriptor, or by a file that the policy has opened itself.
+function tests.test_bytes_of_a_file()
+  local path <const>, _ <close> = support.file(support.letters(3) .. "tail")
+  local function opened(args)
+    local file <const> = assert(io.open(args.path, "rb"))
+    return function(fault)
+      local length <const> = fault.offset == 0 and 2 * fault.page_size or fault.page_size + 4
+      return uffd.FILE, file, fault.offset, length
+    end
+  end
+  local resolver <close> = policy(opened, { path = path }, { libs = "io" })
+  local memory <const>, loop <close> = support.serve(resolver, 4)
+  lu.assertEquals(memory:read(0, page), support.letters(1))
+  support.counts(loop, { copied = 2, policy_calls = 1 })
+  lu.assertEquals(memory:read(), support.letters(3) .. "tail" .. zeros(page - 4))
+  support.counts(loop, { copied = 4, policy_calls = 2 })
+  lu.assertEquals({ uffd.ask(policy(function() return function() return uffd.FILE, 7, 8192, 5 end end)) },
+    { "file", 7, 8192, 5 })
+  breaks("EIO", "no file descriptor", function() return function() return uffd.FILE, 1 << 40, 0 end end)
+  breaks("EIO", "offset in the file", function() return function() return uffd.FILE, 3 end end)
+  breaks("EIO", "length of 0 bytes", function() return function() return uffd.FILE, 3, 0, 0 end end)
+  breaks("EIO", "is closed", function()
+    return function()
+      local file <const> = io.tmpfile()
+      file:close()
+      return uffd.FILE, file, 0
+    end
+  end, nil, { libs = "io" })
+  breaks("EBADF", "Bad file descriptor", function() return function() return uffd.FILE, 123456, 0 end end)
 end
 
 -- The thread waits until the policy has made up its mind.

@@ -18,6 +18,7 @@ struct uffd_filled {
   bool poisoned;       /* the faulting page is poison, by this step or another */
   bool other_way;      /* some bytes went in in another way than was asked for */
   bool unprotected;    /* only writers were woken, of one page */
+  bool unread;         /* FAILED: the answer's file did not give the bytes, and the thread's sentence says why */
   uint64_t bytes;      /* filled; poison fills none */
   uint64_t woke_start; /* whoever slept in [woke_start, woke_end) was woken: addresses, the last run of them */
   uint64_t woke_end;   /* 0: nobody was */
@@ -26,15 +27,18 @@ struct uffd_filled {
 struct uffd_install {
   struct uffd_source *source;
   const struct uffd_slice *slice;
-  uint64_t page;    /* address of the faulting page */
-  uint64_t dst;     /* first address answered */
-  uint64_t length;  /* bytes; only BYTES may end within a page */
-  const void *data; /* BYTES, MOVE */
-  uint32_t kind;    /* UFFD_ANSWER_* */
-  bool wp;          /* arrives write-protected */
-  bool minor;       /* the page cache has the page, as the fault said */
-  bool first_write; /* the faulting page arrives unprotected, for a write that is watched for */
-  bool quiet;       /* whoever sleeps is woken by the caller, when he has written his record */
+  uint64_t page;                 /* address of the faulting page */
+  uint64_t dst;                  /* first address answered */
+  uint64_t length;               /* bytes; only BYTES and FILE may end within a page */
+  const void *data;              /* BYTES, MOVE */
+  uint64_t file_offset;          /* FILE: where the first byte answered lies */
+  const uffd_resolver *verifier; /* FILE: who knows whether the file has changed; NULL: nobody */
+  int fd;                        /* FILE */
+  uint32_t kind;                 /* UFFD_ANSWER_*; uffd_install() does not know FILE: see bulk.h */
+  bool wp;                       /* arrives write-protected */
+  bool minor;                    /* the page cache has the page, as the fault said */
+  bool first_write;              /* the faulting page arrives unprotected, for a write that is watched for */
+  bool quiet;                    /* whoever sleeps is woken by the caller, when he has written his record */
 };
 
 struct uffd_filled uffd_install(struct uffd_lane *lane, const struct uffd_install *install);

@@ -3,18 +3,19 @@
  */
 #include "loop/line/lane.h"
 
+#include "loop/line/fetch.h"
 #include "loop/line/huge.h"
 
 _Thread_local struct uffd_lane *uffd_current_lane UFFD_SIGNAL_TLS;
 
 int uffd_lane_open(struct uffd_lane *lane) {
-  lane->staging = uffd_pages_map(HUGE_PAGE);
+  lane->staging = uffd_pages_map(HUGE_PAGE + UFFD_FETCH_SLACK);
   lane->zeros = uffd_zeros();
   return lane->staging != NULL && lane->zeros != NULL ? 0 : -ENOMEM;
 }
 
 void uffd_lane_close(struct uffd_lane *lane) {
-  uffd_pages_unmap(lane->staging, HUGE_PAGE);
+  uffd_pages_unmap(lane->staging, HUGE_PAGE + UFFD_FETCH_SLACK);
   uffd_huge_unmap(lane);
   uffd_release(lane->asker.states, lane->asker.count * sizeof(*lane->asker.states));
 }

@@ -137,6 +137,9 @@ static struct uffd_filled install_answer(struct walk *walk, struct uffd_answer *
       .dst = answer->offset - low + slice->start,
       .length = answer->length,
       .data = answer->data,
+      .file_offset = answer->file_offset,
+      .verifier = answer->kind == UFFD_ANSWER_FILE ? answer->resolver : NULL,
+      .fd = answer->fd,
       .kind = answer->kind,
       .wp = (terms->modes & UFFD_MODE_WP) != 0 && !written && answer->kind != UFFD_ANSWER_POISON,
       .minor = (walk->flags & UFFD_FAULT_MINOR) != 0,
@@ -181,7 +184,7 @@ static struct uffd_filled fill(struct walk *walk, uint64_t low, uint64_t high) {
   walk->answer = answer.kind;
   if (answer.kind == UFFD_ANSWER_LATER) return nothing_filled(UFFD_OUTCOME_DEFERRED);
   const struct uffd_filled filled = install_answer(walk, &answer);
-  if (filled.outcome == UFFD_OUTCOME_FAILED) explain(walk, filled.error);
+  if (filled.outcome == UFFD_OUTCOME_FAILED && !filled.unread) explain(walk, filled.error);
   return filled;
 }
 

@@ -1,0 +1,65 @@
+/*
+ * Stamps: whether a file is as it was. A resolver over a file looks after each read, so nothing is given that was
+ * written after the stamp was taken.
+ *
+ * Not noticed are stores through a writable mapping whose page was dirty before the stamp was taken, and changes on
+ * other machines that this one's attribute cache has not seen.
+ */
+#include "resolver/stamp.h"
+
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TICKS 50 /* milliseconds: longer than the coarsest tick of the kernel's clock */
+
+static int look(int fd, struct uffd_stamp *stamp) {
+  struct stat status;
+  if (fstat(fd, &status) != 0) return fail(errno, "Cannot look at the file: %s.", uffd_error_text(errno));
+  *stamp = (struct uffd_stamp){.device = status.st_dev,
+                               .inode = status.st_ino,
+                               .size = (uint64_t)status.st_size,
+                               .links = status.st_nlink,
+                               .mtime_s = status.st_mtim.tv_sec,
+                               .ctime_s = status.st_ctim.tv_sec,
+                               .mtime_ns = status.st_mtim.tv_nsec,
+                               .ctime_ns = status.st_ctim.tv_nsec};
+  return 0;
+}
+
+/* The file was changed in the present tick of the clock that gives files their times. */
+static bool is_fresh(const struct uffd_stamp *stamp) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  int64_t age = (now.tv_sec - stamp->mtime_s) * 1000 + (now.tv_nsec - stamp->mtime_ns) / 1000000;
+  bool later = now.tv_sec > stamp->mtime_s || (now.tv_sec == stamp->mtime_s && now.tv_nsec > stamp->mtime_ns);
+  return !later && age > -TICKS;
+}
+
+/* Before Linux 6.13 a change in the same tick leaves the same time behind: the stamp is taken when the tick is over. */
+int uffd_stamp_take(int fd, struct uffd_stamp *stamp) {
+  const struct timespec millisecond = {.tv_nsec = 1000000};
+  int result = look(fd, stamp);
+  for (int i = 0; result == 0 && is_fresh(stamp) && i < TICKS; i++) {
+    syscall(SYS_nanosleep, &millisecond, NULL); /* no cancellation point */
+    result = look(fd, stamp);
+  }
+  return result;
+}
+
+/*
+ * ctime tells that the mtime was set back. It also changes when the file gets or loses a name, as when another file is
+ * renamed over it: the contents stay then.
+ */
+bool uffd_stamp_holds(int fd, const struct uffd_stamp *stamp) {
+  struct uffd_stamp now;
+  if (look(fd, &now) != 0) return false;
+  if (stamp->links == 0 || now.links != stamp->links) {
+    now.links = stamp->links;
+    now.ctime_s = stamp->ctime_s;
+    now.ctime_ns = stamp->ctime_ns;
+  }
+  return memcmp(&now, stamp, sizeof(now)) == 0;
+}
