@@ -207,7 +207,7 @@ static int next_piece(lua_State *L) {
   int result = uffd_image_map(image, layer, (uint64_t)lua_tointeger(L, lua_upvalueindex(3)), &piece);
   if (result < 0) return uffd_lua_fail(L, result);
   if (result == 0) return 0;
-  lua_pushinteger(L, (lua_Integer)(piece.offset + piece.length));
+  lua_pushinteger(L, (lua_Integer)piece.offset + (lua_Integer)piece.length);
   lua_replace(L, lua_upvalueindex(3));
   lua_pushinteger(L, (lua_Integer)piece.offset);
   lua_pushinteger(L, (lua_Integer)piece.length);

@@ -15,7 +15,8 @@ static char *end_of(const struct uffd_place *place) {
 }
 
 void uffd_places_init(uffd_memory *memory, char *address) {
-  memory->whole = (struct uffd_place){0, memory->length, address};
+  memory->whole = (struct uffd_place){.length = memory->length};
+  memory->whole.address = address;
   memory->places = &memory->whole;
   memory->places_count = address != NULL ? 1 : 0;
   memory->places_capacity = 1;
