@@ -106,6 +106,18 @@ static void set_flags(lua_State *L) {
   lua_setfield(L, -2, "flags");
 }
 
+/* The names of all statistics, in their order. */
+static void set_stats_fields(lua_State *L) {
+  size_t count;
+  const struct uffd_stats_field *fields = uffd_stats_fields(&count);
+  lua_createtable(L, (int)count, 0);
+  for (size_t i = 0; i < count; i++) {
+    lua_pushstring(L, fields[i].name);
+    lua_seti(L, -2, (lua_Integer)i + 1);
+  }
+  lua_setfield(L, -2, "stats_fields");
+}
+
 /* Lua has no clock of its own that goes on while the program waits, and is fine enough to measure a fault. */
 static int now(lua_State *L) {
   struct timespec time;
@@ -127,6 +139,7 @@ int luaopen_uffd_core(lua_State *L) {
   uffd_lua_open_sentinels(L);
   set_errno(L);
   set_flags(L);
+  set_stats_fields(L);
   uffd_lua_open_object(L);
   uffd_lua_open_memory(L);
   uffd_lua_open_resolver(L);

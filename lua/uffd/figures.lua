@@ -1,4 +1,6 @@
 -- Clients of a pager in figures: for people, as a table, and for programs, as JSON. Shared by serve and ctl.
+local core = require "uffd.core"
+
 local figures = {}
 
 -- "850 ns", "12.3 us", "4.5 ms", "2.50 s", "3 min"
@@ -21,11 +23,6 @@ end
 
 -- ------------------------------------------------------------------------------------------------ JSON
 
-local stats_fields = {
-  "faults", "missing", "wp", "minor", "writes", "events", "zero", "copied", "continued", "moved", "poisoned",
-  "unprotected", "bytes", "prefetched", "present", "deferred", "gone", "errors", "policy_calls", "queue", "queue_max",
-  "latency_count", "latency_p50", "latency_p99", "latency_max",
-}
 local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size" }
 
 local function members(fields, values)
@@ -37,7 +34,7 @@ local function members(fields, values)
 end
 
 function figures.stats_object(stats)
-  return { object = members(stats_fields, stats) }
+  return { object = members(core.stats_fields, stats) }
 end
 
 -- For json.encode(). regions is a number, or the list of them.

@@ -1,5 +1,5 @@
 -- A check of OpenMetrics text 1.0, as strict as the specification is about what a pager says: the order of a family's
--- lines, names, suffixes, labels, numbers, buckets, the end. parse(text) gives the samples by "name{labels}", or raises.
+-- lines, names, suffixes, labels, numbers, buckets, the end. parse(text): the samples by "name{labels}", or it raises.
 local suffixes = {
   counter = { _total = true }, gauge = { [""] = true }, info = { _info = true },
   histogram = { _bucket = true, _count = true, _sum = true },
