@@ -854,9 +854,17 @@ struct uffd_loop_opts {
    */
   uffd_log_fn *failed;
   void *failed_ctx;
+  /*
+   * Called in the handler of a loop with a ledger right after a fork was read, with forked_ctx and the child's bare
+   * descriptor, which stays the loop's: no other process has it yet, and its missing pages read as zeros if this
+   * process is killed now. Pass a copy on to a process that outlives this one, and nothing else: forked is called for
+   * the same child soon, in the order of the calls of forking. When this process dies before that, uffd_ledger_fork()
+   * with this index makes the child's ledger. NULL: nothing.
+   */
+  void (*forking)(void *ctx, int fd, uint32_t index);
 };
 #define UFFD_LOOP_OPTS_INIT                                                                                            \
-  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL }
+  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL, NULL }
 
 /*
  * The size in bytes of a ledger for so many regions (at most 4096) with so many pages together; 0: too many.
@@ -873,6 +881,13 @@ struct uffd_loop_opts {
  * uffd_loop_start() while its predecessor still serves. The same works after uffd_loop_close().
  */
 UFFD_EXPORT uint64_t uffd_ledger_size(uint64_t pages, uint32_t regions);
+/*
+ * Makes the ledger of a forked child in child, which is all zeros, out of that of its parent; both have size bytes. For
+ * a child whose descriptor was passed on by `forking` and whose `forked` was not called, because the process that
+ * served the parent has died. index: as forking was called with. The parent's successor must not have started yet. Any
+ * thread. -EINVAL: parent is no ledger, or it is damaged.
+ */
+UFFD_EXPORT int uffd_ledger_fork(void *parent, uint64_t size, uint32_t index, void *child);
 
 /*
  * Makes a loop and starts its handlers. Regions are added while it runs.
@@ -1137,10 +1152,12 @@ UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats)
 /* Buckets of a latency histogram. Values below 16 ns have a bucket each, then each power of two has 16. */
 #define UFFD_HISTOGRAM_BUCKETS 640
 
-/* A part of a latency histogram: the faults that took more than the bound of the bucket before, and at most up_to_ns. */
+/* A part of a latency histogram: the faults that took more than the bound of the bucket before, and at most up_to_ns.
+ */
 struct uffd_bucket {
-  uint64_t up_to_ns; /* at most 1/16 more than the smallest value in it; INT64_MAX in the last one, which has no bound */
-  uint64_t count;    /* faults */
+  uint64_t
+      up_to_ns;   /* at most 1/16 more than the smallest value in it; INT64_MAX in the last one, which has no bound */
+  uint64_t count; /* faults */
 };
 
 /*

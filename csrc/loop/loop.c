@@ -85,6 +85,7 @@ static uffd_loop *new_loop(const struct uffd_loop_opts *opts) {
   uffd_choose_engine(loop, opts);
   engine->features = opts->features;
   engine->forked = opts->forked;
+  engine->forking = opts->forking;
   engine->forked_ctx = opts->forked_ctx;
   engine->failure.log = opts->failed;
   engine->failure.log_ctx = opts->failed_ctx;

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -236,6 +237,61 @@ static void killed_at_any_moment(void) {
     check_progress();
   }
   pid_t server = start_server(1, 4 * check_page());
+  client_end(&client);
+  kill_server(server);
+}
+
+/* ---- more pieces than the ledger holds */
+
+#define MOVED     4u
+#define FRAGMENTS (2 * (UFFD_LEDGER_SLICES + 16))
+
+static sigjmp_buf from_sigbus;
+
+static void on_sigbus(int number) {
+  siglongjmp(from_sigbus, number);
+}
+
+static bool is_poison(const unsigned char *at) {
+  if (sigsetjmp(from_sigbus, 1) != 0) return true;
+  (void)*(const volatile unsigned char *)at;
+  return false;
+}
+
+/* The last piece is moved when there is no room for it any more. What the ledger cannot tell is poison, not zeros. */
+static void cut_to_pieces(struct client *self) {
+  unsigned char *at = self->regions[0];
+  uint64_t page = self->page;
+  const struct sigaction action = {.sa_handler = on_sigbus};
+  CHECK_EQ(sigaction(SIGBUS, &action, NULL), 0);
+  for (uint64_t i = 1; i < FRAGMENTS; i += 2) {
+    CHECK_EQ(munmap(at + i * page, page), 0);
+    if (i % 4096 == 1) check_progress();
+  }
+  unsigned char *place = mmap(NULL, MOVED * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(place != MAP_FAILED);
+  CHECK(mremap(at + FRAGMENTS * page, MOVED * page, MOVED * page, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place);
+  CHECK(holds(place, page, FRAGMENTS, 1)); /* the one that has followed it knows */
+  client_say(self, 1);
+  client_await(self, 1);
+  for (uint64_t i = 1; i < MOVED; i++) {
+    CHECK(is_poison(place + i * page) || holds(place + i * page, page, FRAGMENTS + i, 1));
+  }
+  CHECK(is_poison(at + (FRAGMENTS - 2) * page) || holds(at + (FRAGMENTS - 2) * page, page, FRAGMENTS - 2, 1));
+  CHECK(holds(at + 2 * page, page, 2, 1));
+}
+
+static void what_the_ledger_cannot_hold_is_poison(void) {
+  const uint64_t pages = FRAGMENTS + MOVED;
+  check_needs(UFFD_FEAT_POISON);
+  points = mmap(NULL, check_page(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  client = client_start(&(struct client_opts){.pages = pages, .features = EVENTS | UFFD_FEAT_POISON}, cut_to_pieces);
+  make_ledger(pages);
+  pid_t server = start_server(1, check_page());
+  client_await(&client, 1);
+  kill_server(server);
+  server = start_server(1, check_page());
+  client_say(&client, 1);
   client_end(&client);
   kill_server(server);
 }
@@ -534,10 +590,19 @@ static void a_hook_without_a_ledger(void) {
 }
 
 static const struct check_test tests[] = {
-    TEST(killed_at_every_point_1),          TEST(killed_at_every_point_2), TEST(killed_at_every_point_3),
-    TEST(killed_at_every_point_4),          TEST(killed_at_any_moment),    TEST(closed_and_taken_up),
-    TEST(successor_is_prepared_beforehand), TEST(complete_stays_complete), TEST(other_regions_are_refused),
-    TEST(damaged_ledgers_are_refused),      TEST(a_child_is_handed_over),  TEST(a_child_that_is_not_taken),
+    TEST(killed_at_every_point_1),
+    TEST(killed_at_every_point_2),
+    TEST(killed_at_every_point_3),
+    TEST(killed_at_every_point_4),
+    TEST(killed_at_any_moment),
+    TEST(closed_and_taken_up),
+    TEST(what_the_ledger_cannot_hold_is_poison),
+    TEST(successor_is_prepared_beforehand),
+    TEST(complete_stays_complete),
+    TEST(other_regions_are_refused),
+    TEST(damaged_ledgers_are_refused),
+    TEST(a_child_is_handed_over),
+    TEST(a_child_that_is_not_taken),
     TEST(a_hook_without_a_ledger),
 };
 CHECK_MAIN(tests)

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include "base/base.h"
 #include "paging.h"
 
 #define MIB  (UINT64_C(1) << 20)
@@ -132,6 +133,34 @@ static void forked_children_survive_a_killed_worker(void) {
   atomic_store(&paging.seen->flags[1], 1);
   paging_client_ok(client);
   paging_await(&paging, UFFD_REPORT_GONE, 2);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static struct paging_seen *seen_here;
+
+static void die_before_the_book(const char *name, void *ctx) {
+  (void)ctx;
+  if (strcmp(name, "booking") != 0 || atomic_fetch_add(&seen_here->flags[2], 1) != 0) return;
+  kill(getpid(), SIGKILL);
+}
+
+/* Its descriptor has been passed on by then: the supervisor makes the book of the parent's. */
+static void forked_children_survive_a_worker_that_dies_before_their_book(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  needs_fork();
+  paging_set_up(&paging, MIB);
+  seen_here = paging.seen;
+  atomic_store(&uffd_barrier_hook, die_before_the_book);
+  paging_start(&paging, &opts);
+  struct paging_job job = {
+      .paging = &paging, .features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE, .run = remove_fork_and_look};
+  paging_client_ok(paging_client(&job));
+  CHECK_EQ(atomic_load(&paging.seen->flags[2]), 1);
+  paging_await(&paging, UFFD_REPORT_GONE, 2);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_DIED), 1);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_ERROR), 0);
   CHECK_EQ(paging_end(&paging), 1);
   paging_tear_down(&paging);
 }
@@ -497,6 +526,7 @@ static const struct check_test tests[] = {
     TEST(forked_children_are_clients),
     TEST(forked_children_inherit_what_was_removed),
     TEST(forked_children_survive_a_killed_worker),
+    TEST(forked_children_survive_a_worker_that_dies_before_their_book),
     TEST(worker_keeps_forked_children_without_its_supervisor),
     TEST(touches_are_recorded_in_order),
     TEST(working_set_is_prefetched),

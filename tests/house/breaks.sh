@@ -33,6 +33,7 @@ event-remove test_race_events R8_the_event_is_older
 event-unmap test_loop_object what_moves_takes_its_contents_along
 ledger-commit test_ledger killed_at_every_point_1
 ledger-event test_ledger killed_at_every_point_4
+ledger-lost test_ledger what_the_ledger_cannot_hold_is_poison
 poison test_loop_error failures_become_what_was_chosen
 poison-time test_race_install R5_an_answer_never_heals_poison
 END

@@ -54,9 +54,10 @@ struct uffd_engine {
   uint64_t features; /* of the loop's own objects, as the user asked */
   uint32_t readers_count, slots_count, lanes_count;
   struct uffd_reader **readers;
-  struct uffd_slots *slots;   /* inline; NULL */
-  struct uffd_lane **lanes;   /* the readers', then the slots' */
-  struct uffd_ledger *ledger; /* NULL: none */
+  struct uffd_slots *slots;                           /* inline; NULL */
+  struct uffd_lane **lanes;                           /* the readers', then the slots' */
+  struct uffd_ledger *ledger;                         /* NULL: none */
+  void (*forking)(void *ctx, int fd, uint32_t index); /* has read of a child, as the options say; NULL */
   int (*forked)(void *ctx, uffd_object *child, const void *ledger, uint64_t ledger_size); /* takes children; NULL */
   void *forked_ctx;
   int epoll_fd; /* pump; -1 */

@@ -59,6 +59,7 @@ static void adopt_child(struct uffd_reader *reader, const struct uffd_source *pa
   if (child != NULL) {
     child->child = true;
     child->foreign = parent->foreign;
+    child->lost = parent->lost;
     reader->children++;
     atomic_store(&reader->engine->has_children, true);
     if (uffd_slices_clone(parent, child) == 0 && uffd_reader_add_source(reader, child) == 0) return;
@@ -77,7 +78,10 @@ static int follow(struct uffd_reader *reader, struct uffd_source *source, const 
   int result = event->type == UFFD_REMAP ? uffd_slices_remap(source, event->address, event->to, event->length)
                                          : uffd_slices_unmap(source, event->address, event->address + event->length);
   if (result == 0 && ledger != NULL) result = uffd_ledger_commit(ledger, source);
-  if (result < 0) source->lost = source->foreign;
+  if (result < 0 && source->foreign) {
+    source->lost = true;
+    if (ledger != NULL) uffd_ledger_lose(ledger);
+  }
   return result;
 }
 
@@ -138,6 +142,7 @@ int uffd_handler_take_over(struct uffd_reader *reader) {
   struct uffd_raw_msg message;
   int result = source != NULL ? uffd_ledger_refresh(ledger, source) : 0;
   if (result < 0) return result;
+  if (source != NULL) source->lost = source->foreign && uffd_ledger_has_lost(ledger);
   while (source != NULL && uffd_ledger_next(ledger, &message)) {
     if (message.event == UFFD_FORK) {
       report_lost_child(reader);
@@ -190,6 +195,18 @@ static void enqueue(struct uffd_reader *reader, struct uffd_source *source, cons
   };
 }
 
+/* A child's descriptor is in this process alone now: before anything else, another one gets it too. */
+static void pass_on_children(const struct uffd_reader *reader, struct uffd_source *source,
+                             const struct uffd_raw_msg *messages, int count) {
+  const struct uffd_engine *engine = reader->engine;
+  struct uffd_ledger *ledger = ledger_of(reader, source);
+  for (int i = 0; i < count && engine->forking != NULL && ledger != NULL; i++) {
+    if (messages[i].event != UFFD_FORK) continue;
+    engine->forking(engine->forked_ctx, (int)messages[i].arg.fork.ufd, (uint32_t)i);
+    uffd_ledger_pass_on(ledger, (uint32_t)i);
+  }
+}
+
 /* One read. Returns the number of messages, or -errno. */
 static int read_some(struct uffd_reader *reader, struct uffd_source *source) {
   struct uffd_raw_msg messages[UFFD_READ_MAX];
@@ -198,6 +215,7 @@ static int read_some(struct uffd_reader *reader, struct uffd_source *source) {
   int count = ledger != NULL ? uffd_ledger_read(ledger, source->fd, messages)
                              : uffd_raw_read(source->fd, messages, UFFD_READ_MAX);
   if (count <= 0) return count;
+  pass_on_children(reader, source, messages, count);
   uint64_t now = uffd_now();
   for (int i = 0; i < count; i++) {
     if (ledger != NULL) ledger->applied++; /* when the table is written next, it accounts for this one */

@@ -208,8 +208,8 @@ bool uffd_ledger_is_placed(const struct uffd_ledger *ledger, const struct uffd_t
 
 static void write_table(struct uffd_ledger_table *table, const struct uffd_source *source, uint64_t applied) {
   table->applied = applied;
-  table->count = source->count;
-  for (uint32_t i = 0; i < source->count; i++) {
+  table->count = min_u64(source->count, UFFD_LEDGER_SLICES);
+  for (uint32_t i = 0; i < table->count; i++) {
     const struct uffd_slice *slice = &source->slices[i];
     table->slices[i] =
         (struct uffd_ledger_slice){slice->start, slice->end, slice->offset, slice->terms->entry, slice->moved};
@@ -218,7 +218,7 @@ static void write_table(struct uffd_ledger_table *table, const struct uffd_sourc
 
 int uffd_ledger_commit(struct uffd_ledger *ledger, const struct uffd_source *source) {
   struct uffd_ledger_book *book = ledger->book;
-  if (source->count > UFFD_LEDGER_SLICES) return -ENOSPC;
+  if (source->count > UFFD_LEDGER_SLICES) uffd_ledger_lose(ledger);
   uint64_t next = atomic_load_explicit(&book->sequence, memory_order_relaxed) + 1;
   write_table(&book->tables[next % 2], source, ledger->applied);
   BARRIER("committing", ledger);
@@ -226,7 +226,15 @@ int uffd_ledger_commit(struct uffd_ledger *ledger, const struct uffd_source *sou
   for (uint32_t i = 0; i < source->count; i++) {
     atomic_store_explicit(&book->regions[source->slices[i].terms->entry].placed, 1, memory_order_release);
   }
-  return 0;
+  return source->count > UFFD_LEDGER_SLICES ? -ENOSPC : 0;
+}
+
+void uffd_ledger_lose(struct uffd_ledger *ledger) {
+  if (!BROKEN("ledger-lost")) atomic_store_explicit(&ledger->book->lost, 1, memory_order_release);
+}
+
+bool uffd_ledger_has_lost(const struct uffd_ledger *ledger) {
+  return atomic_load_explicit(&ledger->book->lost, memory_order_acquire) != 0;
 }
 
 /* What has happened since it was opened: a successor may be prepared while its predecessor still serves. */
@@ -282,12 +290,14 @@ bool uffd_ledger_next(struct uffd_ledger *ledger, struct uffd_raw_msg *message) 
   return false;
 }
 
+void uffd_ledger_pass_on(struct uffd_ledger *ledger, uint32_t index) {
+  *(volatile uint8_t *)&ledger->book->messages[index].event = 0;
+}
+
 /* ---- forked children */
 
-void *uffd_ledger_copy(const struct uffd_ledger *ledger) {
-  const struct uffd_ledger_book *book = ledger->book;
-  struct uffd_ledger_book *copy = uffd_pages_map(ledger->size);
-  if (copy == NULL) return NULL;
+/* Into new memory of the same size: nothing is written where there are zeros. */
+static void copy_book(const struct uffd_ledger_book *book, struct uffd_ledger_book *copy) {
   uint64_t regions = atomic_load(&book->regions_count), pages = 0;
   for (uint64_t i = 0; i < regions; i++) {
     memcpy(&copy->regions[i], &book->regions[i], sizeof(copy->regions[i]));
@@ -300,9 +310,41 @@ void *uffd_ledger_copy(const struct uffd_ledger *ledger) {
     uint8_t state = atomic_load_explicit(&book->pages[i], memory_order_relaxed);
     if (state != UFFD_PAGE_ABSENT) atomic_store_explicit(&copy->pages[i], state, memory_order_relaxed);
   }
+  atomic_store(&copy->lost, atomic_load(&book->lost));
   copy->version = VERSION;
-  copy->size = ledger->size;
+  copy->size = book->size;
   atomic_store(&copy->regions_count, regions);
+}
+
+void *uffd_ledger_copy(const struct uffd_ledger *ledger) {
+  struct uffd_ledger_book *copy = uffd_pages_map(ledger->size);
+  if (copy == NULL) return NULL;
+  copy_book(ledger->book, copy);
   atomic_store(&copy->magic, MAGIC);
   return copy;
+}
+
+/* What was read before the fork, and perhaps not applied yet, holds for the child, too; faults will be told again. */
+static void copy_events(const struct uffd_ledger_book *book, uint32_t count, struct uffd_ledger_book *copy) {
+  atomic_store(&copy->base, atomic_load(&book->base));
+  copy->tables[0].applied = current_table(book)->applied;
+  for (uint32_t i = 0; i < count; i++) {
+    uint8_t event = book->messages[i].event;
+    if (event == UFFD_REMOVE || event == UFFD_UNMAP || event == UFFD_REMAP) copy->messages[i] = book->messages[i];
+  }
+}
+
+int uffd_ledger_fork(void *parent, uint64_t size, uint32_t index, void *child) {
+  struct uffd_ledger ledger = {.book = parent, .size = size, .pages_max = size - sizeof(struct uffd_ledger_book)};
+  struct uffd_ledger_book *copy = child;
+  if (size < uffd_ledger_size(1, 1) || atomic_load(&ledger.book->magic) != MAGIC || index >= UFFD_READ_MAX) {
+    return fail(EINVAL, "This memory is no ledger with a fork in it.");
+  }
+  int result = check_book(&ledger);
+  if (result < 0) return result;
+  copy_book(ledger.book, copy);
+  copy_events(ledger.book, index, copy);
+  atomic_store(&copy->magic, MAGIC);
+  uffd_ledger_pass_on(&ledger, index);
+  return 0;
 }

@@ -37,7 +37,8 @@ struct uffd_ledger_book {
   _Atomic uint64_t base;     /* messages before those in the buffer */
   _Atomic uint64_t sequence; /* the table that counts is tables[sequence % 2] */
   _Atomic uint64_t regions_count;
-  uint64_t unused[506];
+  _Atomic uint64_t lost; /* 1: the tables lack pieces, or a change was not followed: other places are poison */
+  uint64_t unused[505];
   struct uffd_raw_msg messages[UFFD_READ_MAX]; /* read(2) writes here; event 0: none */
   uint64_t unused_too[256];
   struct uffd_ledger_region regions[UFFD_LEDGER_REGIONS];
@@ -72,12 +73,19 @@ int uffd_ledger_take_slices(const struct uffd_ledger *ledger, const struct uffd_
 int uffd_ledger_refresh(struct uffd_ledger *ledger, struct uffd_source *source);
 /* The region's first slices are, or were, in the table. */
 bool uffd_ledger_is_placed(const struct uffd_ledger *ledger, const struct uffd_terms *terms);
-/* Makes source's slices, which account for everything that was applied, those that count: 0 or -ENOSPC. */
+/*
+ * Makes source's slices, which account for everything that was applied, those that count: 0. -ENOSPC: only as many as
+ * the table holds, and the ledger says that some are lost.
+ */
 int uffd_ledger_commit(struct uffd_ledger *ledger, const struct uffd_source *source);
+void uffd_ledger_lose(struct uffd_ledger *ledger); /* a change of mappings could not be followed: see uffd_source */
+bool uffd_ledger_has_lost(const struct uffd_ledger *ledger);
 /* One read(2) into the ledger; the messages are copied out: their number or -errno. */
 int uffd_ledger_read(struct uffd_ledger *ledger, int fd, struct uffd_raw_msg *messages);
 /* The messages that a predecessor has read and perhaps not applied: the next one and its number, or false. */
 bool uffd_ledger_next(struct uffd_ledger *ledger, struct uffd_raw_msg *message);
+/* The index-th message of the last read was a fork, whose child is in another process's hands too. */
+void uffd_ledger_pass_on(struct uffd_ledger *ledger, uint32_t index);
 /* A ledger of its own for a forked child, as its parent's is now, without messages; NULL: no memory. */
 void *uffd_ledger_copy(const struct uffd_ledger *ledger);
 

@@ -118,14 +118,16 @@ static struct uffd_slice tail_of(const struct uffd_slice *slice, uint64_t addres
   return tail;
 }
 
+/* Without memory for a piece that is cut off, the piece is left out: its place becomes unknown, never another's. */
 int uffd_slices_unmap(struct uffd_source *source, uint64_t start, uint64_t end) {
-  if (uffd_slices_reserve(source, 1) != 0) return -ENOMEM;
+  bool room = uffd_slices_reserve(source, 1) == 0, left_out = false;
   for (uint32_t i = find_after(source, start); i < source->count && source->slices[i].start < end;) {
     struct uffd_slice *slice = &source->slices[i];
     bool head = slice->start<start, tail = slice->end> end;
     struct uffd_slice rest = tail_of(slice, tail ? end : slice->start);
     if (head) slice->end = start;
-    if (head && tail) uffd_slices_insert(source, &rest);
+    if (head && tail && room) uffd_slices_insert(source, &rest);
+    left_out = left_out || (head && tail && !room);
     if (!head && tail) *slice = rest;
     if (!head && !tail) {
       take_out(source, i);
@@ -133,23 +135,23 @@ int uffd_slices_unmap(struct uffd_source *source, uint64_t start, uint64_t end) 
       i++;
     }
   }
-  return 0;
+  return left_out ? -ENOMEM : 0;
 }
 
 int uffd_slices_remap(struct uffd_source *source, uint64_t from, uint64_t to, uint64_t length) {
   struct uffd_source moved = {0};
   uint64_t end = from + length;
-  if (uffd_slices_reserve(&moved, source->count + 1) != 0) return -ENOMEM;
-  for (uint32_t i = find_after(source, from); i < source->count && source->slices[i].start < end; i++) {
+  int result = uffd_slices_reserve(&moved, source->count + 1);
+  for (uint32_t i = find_after(source, from); result == 0 && i < source->count && source->slices[i].start < end; i++) {
     struct uffd_slice part = tail_of(&source->slices[i], max_u64(from, source->slices[i].start));
     part.end = min_u64(end, part.end) - from + to;
     part.start = part.start - from + to;
     part.moved = true;
     uffd_slices_insert(&moved, &part);
   }
-  int result = uffd_slices_reserve(source, moved.count + 2);
-  if (result == 0) result = uffd_slices_unmap(source, from, end);
-  if (result == 0) result = uffd_slices_unmap(source, to, to + length); /* what was there is gone */
+  if (result == 0) result = uffd_slices_reserve(source, moved.count + 2);
+  if (uffd_slices_unmap(source, from, end) != 0) result = -ENOMEM;
+  if (uffd_slices_unmap(source, to, to + length) != 0) result = -ENOMEM; /* what was there is gone */
   for (uint32_t i = 0; result == 0 && i < moved.count; i++) {
     uffd_slices_insert(source, &moved.slices[i]);
   }

@@ -104,7 +104,7 @@ int uffd_book_open(int fd, struct uffd_book *book) {
   return result;
 }
 
-int uffd_book_fork(const struct uffd_book *parent, const void *ledger, uint64_t length, struct uffd_book *child) {
+int uffd_book_fork(const struct uffd_book *parent, struct uffd_book *child) {
   const struct uffd_book_head *of = parent->head;
   struct uffd_client client = {
       .of = of->id,
@@ -113,10 +113,7 @@ int uffd_book_fork(const struct uffd_book *parent, const void *ledger, uint64_t 
       .regions_count = of->regions_count,
       .regions = uffd_book_regions(parent),
   };
-  int result = uffd_book_create(&client, of->record_at != 0, child);
-  if (result < 0) return result;
-  memcpy(uffd_book_ledger(child), ledger, min_u64(length, child->head->ledger_length));
-  return 0;
+  return uffd_book_create(&client, of->record_at != 0, child);
 }
 
 void uffd_book_close(struct uffd_book *book) {

@@ -63,8 +63,8 @@ struct uffd_book {
 int uffd_book_create(const struct uffd_client *client, bool record, struct uffd_book *book);
 /* Maps a book that was received; owns fd when it succeeds. -EINVAL: not a book, or of another version. */
 int uffd_book_open(int fd, struct uffd_book *book);
-/* A book for a forked child, with this ledger. */
-int uffd_book_fork(const struct uffd_book *parent, const void *ledger, uint64_t length, struct uffd_book *child);
+/* A book for a forked child; its ledger is all zeros. */
+int uffd_book_fork(const struct uffd_book *parent, struct uffd_book *child);
 void uffd_book_close(struct uffd_book *book);
 
 const struct uffd_client_region *uffd_book_regions(const struct uffd_book *book);

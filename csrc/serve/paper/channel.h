@@ -9,7 +9,7 @@
 
 #include "serve/paper/descriptors.h"
 
-#define UFFD_CHANNEL_VERSION 2u
+#define UFFD_CHANNEL_VERSION 3u
 #define UFFD_MESSAGE_FDS     (3 + UFFD_HANDSHAKE_FDS)
 #define UFFD_MESSAGE_TEXT    472u /* bytes */
 
@@ -31,7 +31,8 @@ enum {
   UFFD_SAY_YIELDED,   /* client: this worker does not read its object any more */
   UFFD_SAY_RELEASED,  /* client */
   UFFD_SAY_COMPLETED, /* client; error, text: some of it could not be filled, and it is still served */
-  UFFD_SAY_FORKED,    /* client, number; fds: the child's object, its book */
+  UFFD_SAY_FORKED,    /* client, number, flags: index in the ledger; fds: the child's object. Its book follows */
+  UFFD_SAY_BOOK,      /* client, number: of FORKED; fds: the child's book; error: there is none, it is served here */
   UFFD_SAY_LATE,      /* client, text */
   UFFD_SAY_ERROR      /* client or 0, error, text */
 };

@@ -4,6 +4,7 @@
 #include "serve/supervisor/forget.h"
 
 #include "serve/paper/descriptors.h"
+#include "serve/supervisor/children.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
 #include "serve/supervisor/image.h"
@@ -19,6 +20,7 @@ void uffd_pager_forget(uffd_pager *pager) {
   uffd_close_fds(&pager->order_fd, 1);
   uffd_links_close(pager);
   uffd_refused_forget(pager);
+  uffd_children_forget(pager);
   uffd_scrape_close(pager);
   uffd_control_close(pager->control);
   pager->control = NULL;

@@ -8,7 +8,8 @@
  * Arrows of this room, from the file that calls to the one that is called:
  *   pager -> {options, forget, link, control, scrape, slot, task, client, order}
  *   slot -> {task, client, worker, forget}      processes in their slots
- *   task -> {client, blame, image, worker, stage}      who serves whom
+ *   task -> {children, client, blame, image, worker, stage}      who serves whom
+ *   children -> {client, refused, report, worker}
  *   control -> {status, metrics, order}; scrape -> metrics -> {refusal, sum}; link -> {client, refused}; refused ->
  * family; forget -> {link, control, scrape, client, worker} client -> {record, family, image, report, stage, worker};
  * image -> {report, worker}; worker -> poll; status -> {report, sum}; report -> {stage, sum}
@@ -25,6 +26,7 @@
 #include "serve/supervisor/refusal.h"
 #include "uffd_pager.h"
 
+struct uffd_announced;
 struct uffd_control;
 struct uffd_door;
 struct uffd_image;
@@ -51,10 +53,11 @@ struct uffd_pager {
   uint32_t links_count;
   struct uffd_supervised *clients;
   uint32_t clients_count;
-  uint32_t forks_count;   /* of them: forked children */
-  uint64_t fds_limit;     /* of this process, and of its workers */
-  uint64_t fds_extra;     /* descriptors that clients sent after their userfaultfds */
-  uint64_t clients_ended; /* so far */
+  uint32_t forks_count;             /* of them: forked children */
+  uint64_t fds_limit;               /* of this process, and of its workers */
+  uint64_t fds_extra;               /* descriptors that clients sent after their userfaultfds */
+  uint64_t clients_ended;           /* so far */
+  struct uffd_announced *announced; /* forked children whose books have not come yet; the oldest first */
   struct uffd_refused *refused_list;
   uint32_t refused_kept;
   uint64_t refused_ns, refused_step; /* when to check them again; the pause after that */

@@ -8,9 +8,9 @@
 
 #include "base/base.h"
 #include "serve/supervisor/blame.h"
+#include "serve/supervisor/children.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/pager.h"
-#include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
 #include "serve/supervisor/slot.h"
 #include "serve/supervisor/sum.h"
@@ -229,6 +229,7 @@ static void lose_heir(uffd_pager *pager, struct uffd_supervised *client, const s
 
 void uffd_tasks_died(uffd_pager *pager, const struct uffd_worker *worker, bool killed) {
   uint64_t now = uffd_now();
+  uffd_children_inherit(pager, worker);
   for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
     if (client->heir == worker) lose_heir(pager, client, worker);
     if (client->worker == worker) lose(pager, client, now, killed);
@@ -337,43 +338,13 @@ static void completed(uffd_pager *pager, struct uffd_supervised *client, const s
   }
 }
 
-/* A forked child that cannot be a client sleeps at its missing pages: its userfaultfd is kept. */
-static int refuse_child(uffd_pager *pager, const struct uffd_supervised *parent, int error, int *fds) {
-  struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
-  uffd_report(pager, UFFD_REPORT_ERROR, -error, parent, NULL, "A forked child of it is not served: %s", uffd_errmsg());
-  handshake.object_fd = fds[0];
-  fds[0] = -1;
-  (void)uffd_refused_keep(pager, &handshake, false);
-  uffd_handshake_release(&handshake);
-  return 0;
-}
-
-/* The worker keeps its copies of the descriptors until it has our answer. */
-static void forked(uffd_pager *pager, const struct uffd_supervised *parent, struct uffd_worker *worker,
-                   const struct uffd_message *message, int *fds) {
-  struct uffd_message answer = {.kind = UFFD_SAY_ADOPTED, .number = message->number};
-  int result = 0;
-  if (parent == NULL || fds[0] < 0 || fds[1] < 0) {
-    result = fail(EMFILE, "A forked child cannot be taken in: no descriptors are left, raise the limit (ulimit -n).");
-  }
-  if (result == 0) result = uffd_client_fork(pager, parent, fds[0], fds[1]);
-  if (result == 0) {
-    fds[0] = fds[1] = -1;
-  } else if (fds[0] >= 0 && parent != NULL) {
-    result = refuse_child(pager, parent, result, fds);
-  } else {
-    uffd_report(pager, UFFD_REPORT_ERROR, -result, parent, worker, "Its worker keeps a forked child of it: %s",
-                uffd_errmsg());
-  }
-  answer.error = -result;
-  uffd_worker_owe(pager, worker, &answer);
-}
-
 void uffd_tasks_said(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_message *message, int *fds) {
   struct uffd_supervised *client = uffd_client_find(pager, message->client);
   if ((message->kind == UFFD_SAY_SERVING || message->kind == UFFD_SAY_HELD) && worker->making != 0) worker->making--;
   if (message->kind == UFFD_SAY_FORKED) {
-    forked(pager, client, worker, message, fds);
+    uffd_children_announced(pager, worker, message, fds);
+  } else if (message->kind == UFFD_SAY_BOOK) {
+    uffd_children_booked(pager, client, worker, message, fds);
   } else if (message->kind == UFFD_SAY_ERROR) {
     uffd_report(pager, UFFD_REPORT_ERROR, message->error, client, worker, "%s", message->text);
   }

@@ -8,19 +8,26 @@
 #include "base/base.h"
 #include "serve/paper/channel.h"
 
-int uffd_orphan_tell(struct uffd_orphans *orphans, const struct uffd_mouth *mouth, uint64_t parent, uint64_t image,
-                     int object_fd, int book_fd) {
+uint64_t uffd_orphan_announce(struct uffd_orphans *orphans, const struct uffd_mouth *mouth, uint64_t parent,
+                              int object_fd, uint32_t index) {
+  struct uffd_message message = {.kind = UFFD_SAY_FORKED, .client = parent, .flags = index};
+  message.number = atomic_fetch_add(&orphans->last_number, 1) + 1;
+  BARRIER("announcing", orphans);
+  (void)uffd_say_message(mouth, &message, &object_fd, 1);
+  return message.number;
+}
+
+int uffd_orphan_tell(struct uffd_orphans *orphans, const struct uffd_mouth *mouth, uint64_t parent, uint64_t number,
+                     uint64_t image, int object_fd, int book_fd) {
   struct uffd_orphan *orphan = NEW(struct uffd_orphan);
   if (orphan == NULL) return -ENOMEM;
-  int fds[2] = {object_fd, book_fd};
-  struct uffd_message message = {.kind = UFFD_SAY_FORKED, .client = parent};
-  *orphan = (struct uffd_orphan){.image = image, .object_fd = object_fd, .book_fd = book_fd};
+  struct uffd_message message = {.kind = UFFD_SAY_BOOK, .client = parent, .number = number};
+  *orphan = (struct uffd_orphan){.number = number, .image = image, .object_fd = object_fd, .book_fd = book_fd};
   pthread_mutex_lock(&orphans->lock);
-  message.number = orphan->number = ++orphans->last_number;
   orphan->next = orphans->list;
   orphans->list = orphan;
   pthread_mutex_unlock(&orphans->lock);
-  if (uffd_say_message(mouth, &message, fds, 2)) return 0;
+  if (uffd_say_message(mouth, &message, &book_fd, 1)) return 0;
   uint64_t one = 1; /* there is no supervisor: the main thread keeps the child */
   (void)!write(orphans->wake_fd, &one, sizeof(one));
   return 0;

@@ -29,30 +29,70 @@ static void trace(void *ctx, const struct uffd_trace *record) {
 
 /*
  * In the handler, when a FORK was read. The kernel gives the child's userfaultfd to this process alone. If this process
- * is killed before the message is sent, the child's missing pages read as zeros.
+ * is killed before the message is sent, the child's missing pages read as zeros: this one system call comes first.
  */
-static int forked(void *ctx, uffd_object *child, const void *ledger, uint64_t length) {
+static void forking(void *ctx, int fd, uint32_t index) {
   struct uffd_serving *serving = ctx;
+  struct uffd_shop *shop = serving->shop;
+  uint64_t number = uffd_orphan_announce(&shop->orphans, &shop->mouth, serving->client.id, fd, index);
+  if (serving->announced_count < UFFD_CHILDREN) serving->announced[serving->announced_count++] = number;
+}
+
+static uint64_t take_announced(struct uffd_serving *serving) {
+  if (serving->announced_count == 0) return 0;
+  uint64_t first = serving->announced[0];
+  serving->announced_count--;
+  memmove(serving->announced, serving->announced + 1, serving->announced_count * sizeof(first));
+  return first;
+}
+
+/* Into new memory, whole pages: what is zero stays unwritten, and takes no memory. */
+static void copy_sparse(char *to, const char *from, uint64_t length) {
+  static const char zeros[BASE_PAGE];
+  for (uint64_t at = 0; at < length; at += BASE_PAGE) {
+    if (memcmp(from + at, zeros, BASE_PAGE) != 0) memcpy(to + at, from + at, BASE_PAGE);
+  }
+}
+
+/* 0: the supervisor has its descriptors, or will have them. */
+static int send_book(struct uffd_serving *serving, uint64_t number, const uffd_object *child, const void *ledger,
+                     uint64_t length) {
+  struct uffd_shop *shop = serving->shop;
   struct uffd_book book = UFFD_BOOK_INIT;
   uint64_t image = serving->stock != NULL ? serving->stock->backing.number : 0;
+  int result = uffd_book_fork(&serving->book, &book);
+  if (result < 0) return result;
+  copy_sparse(uffd_book_ledger(&book), ledger, min_u64(length, book.head->ledger_length));
+  int fd = fcntl(uffd_fd(child), F_DUPFD_CLOEXEC, 0);
+  result = fd < 0 ? -errno : 0;
+  if (result == 0)
+    result = uffd_orphan_tell(&shop->orphans, &shop->mouth, serving->client.id, number, image, fd, book.fd);
+  if (result == 0) book.fd = -1; /* only unmapped below */
+  if (result < 0) uffd_close_fds(&fd, 1);
+  uffd_book_close(&book);
+  return result;
+}
+
+/* In the handler, when all before the FORK was applied: the book follows the descriptor. */
+static int forked(void *ctx, uffd_object *child, const void *ledger, uint64_t length) {
+  struct uffd_serving *serving = ctx;
+  const struct uffd_mouth *mouth = &serving->shop->mouth;
   if (child == NULL) {
-    uffd_say(&serving->shop->mouth, UFFD_SAY_ERROR, serving->client.id, EOWNERDEAD,
-             "A worker died while it took in a forked child of it, whose missing pages may read as zeros.");
+    uffd_say(mouth, UFFD_SAY_ERROR, serving->client.id, EOWNERDEAD,
+             "A worker died in the moment in which it read of a forked child of it, whose missing pages may read as "
+             "zeros.");
     return 0;
   }
-  int result = uffd_book_fork(&serving->book, ledger, length, &book);
-  int fd = result == 0 ? fcntl(uffd_fd(child), F_DUPFD_CLOEXEC, 0) : -1;
-  if (result == 0 && fd < 0) result = -errno;
-  if (result == 0)
-    result = uffd_orphan_tell(&serving->shop->orphans, &serving->shop->mouth, serving->client.id, image, fd, book.fd);
-  if (result == 0) book.fd = -1;
-  uffd_book_close(&book);
+  uint64_t number = take_announced(serving);
+  BARRIER("booking", serving);
+  int result = send_book(serving, number, child, ledger, length);
   if (result == 0) {
     uffd_close(child);
-  } else {
-    uffd_close_fds(&fd, 1); /* this loop serves the child */
+    return 0;
   }
-  return result;
+  struct uffd_message none = {.kind = UFFD_SAY_BOOK, .client = serving->client.id, .number = number, .error = -result};
+  (void)uffd_say_message(mouth, &none, NULL, 0);
+  return result; /* this loop serves the child */
 }
 
 static void release(struct uffd_serving *serving) {
@@ -119,6 +159,7 @@ static int make_loop(struct uffd_serving *serving) {
   opts.ledger = uffd_book_ledger(&serving->book);
   opts.ledger_size = serving->book.head->ledger_length;
   opts.forked = forked;
+  opts.forking = forking;
   opts.forked_ctx = serving;
   int result = uffd_loop_create(&opts, &serving->loop);
   return result < 0 ? result : uffd_loop_trace(serving->loop, trace, serving);

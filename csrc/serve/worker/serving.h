@@ -30,6 +30,8 @@ struct uffd_place {
   bool replaying; /* the prefetch is of the working set; the rest of the region may follow */
 };
 
+#define UFFD_CHILDREN 64 /* at least as many as one read(2) of the loop tells of */
+
 struct uffd_serving {
   struct uffd_serving *next; /* of the worker's list: see roster.h */
   struct uffd_shop *shop;
@@ -44,6 +46,9 @@ struct uffd_serving {
   struct uffd_place *places; /* one a region */
   bool held;                 /* made and not started */
   bool unsupervised;         /* the supervisor does not know of it */
+  /* the handler's: numbers of the forked children that were announced, and whose books have not been made yet */
+  uint64_t announced[UFFD_CHILDREN];
+  uint32_t announced_count;
   /* the watchdog's */
   uint64_t late_ns; /* when the last fault that was reported as late was read */
   bool failed;      /* the first failure of its loop has been reported */
