@@ -134,6 +134,7 @@ static void forget_dropped(const struct uffd_slice *slice, uint64_t low, uint64_
   }
   uint64_t address = slice->start + (low - slice->offset);
   if (uffd_pagemap_read(terms->pid, address, terms->page_size, count, there) < 0) return;
+  BARRIER("tables read", NULL);
   for (uint32_t i = 0; i < count; i++) {
     if (!is_filled(before[i]) || there[i]) continue;
     atomic_compare_exchange_strong(&slice->pages[first + i], &before[i], UFFD_PAGE_ABSENT);

@@ -95,6 +95,37 @@ static void minor_and_missing_faults_in_one_region(void) {
   uffd_memory_close(memory);
 }
 
+static int poison_second(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)asked;
+  bool poison = fault->offset == fault->page_size && (fault->flags & UFFD_FAULT_PREFETCH) == 0;
+  answer->kind = poison ? UFFD_ANSWER_POISON : UFFD_ANSWER_ZERO;
+  return 0;
+}
+
+/* Failed as: the prefetch took it for a page that was dropped since, and filled it. */
+static void a_page_poisoned_while_the_tables_are_read_stays_poison(void) {
+  check_needs(UFFD_FEAT_POISON);
+  struct asked asked = {.answer = poison_second};
+  uffd_loop *loop = open_inline(0);
+  uffd_memory *memory = memory_make(MEMORY_ANON, 4);
+  uffd_region *region = region_add(loop, memory, asked_resolver(&asked), NULL);
+  uint64_t page = check_page();
+  CHECK_EQ(*memory_at(memory, 0), 0); /* a page that is there has the tables looked at */
+  uffd_prefetch *prefetch;
+  check_barrier_hold("tables read");
+  CHECK_OK(uffd_region_prefetch_start(region, NULL, 0, NULL, &prefetch));
+  check_barrier_await("tables read");
+  CHECK_EQ(check_access(memory_at(memory, page), false, NULL), SIGBUS);
+  check_barrier_release("tables read");
+  CHECK_EQ(uffd_prefetch_wait(prefetch, -1), 1);
+  CHECK_EQ(check_access(memory_at(memory, page), false, NULL), SIGBUS);
+  CHECK_EQ(serving_stats(loop).poisoned, 1);
+  CHECK_EQ(serving_stats(loop).prefetched, 2);
+  uffd_prefetch_close(prefetch);
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_memory_close(memory);
+}
+
 static void writes_are_told_from_reads(void) {
   struct inline_case made = open_case(0);
   made.at[0] = 7;
@@ -772,6 +803,7 @@ static void what_moves_is_ordinary_memory(void) {
 static const struct check_test tests[] = {
     TEST(pages_come_in_the_faulting_thread),
     TEST(minor_and_missing_faults_in_one_region),
+    TEST(a_page_poisoned_while_the_tables_are_read_stays_poison),
     TEST(writes_are_told_from_reads),
     TEST(any_number_of_threads),
     TEST(others_go_to_the_handler_before),
