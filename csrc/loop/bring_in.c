@@ -23,11 +23,10 @@ static struct uffd_source *find_source(const struct uffd_reader *reader, const s
 
 /* 0, or -errno: what became of the page. */
 static int judge(const struct uffd_filled *filled, const struct uffd_slice *slice, uint64_t page) {
-  if (filled->outcome == UFFD_OUTCOME_DEFERRED) return -EFAULT;
+  if (filled->outcome == UFFD_OUTCOME_GONE) return -ENOENT;
   return page_state(slice, page_index(slice, page)) == UFFD_PAGE_POISONED ? -EHWPOISON : 0;
 }
 
-/* A page that can neither be filled nor become what on_error says is not waited for. */
 static enum uffd_job_result bring_in_now(struct uffd_lane *lane, struct uffd_job *job) {
   const struct bring_in_job *wanted = (const struct bring_in_job *)job;
   const uffd_region *region = wanted->region;
@@ -46,7 +45,7 @@ static enum uffd_job_result bring_in_now(struct uffd_lane *lane, struct uffd_job
       .guessed = true,
   };
   const struct uffd_filled filled = uffd_line_fault(lane, &fault, slice);
-  bool deferred = filled.outcome == UFFD_OUTCOME_DEFERRED && (filled.error == 0 || filled.error == ENOMEM);
+  bool deferred = filled.outcome == UFFD_OUTCOME_DEFERRED;
   if (deferred && atomic_load(&region->ordinary)) {
     job->result = -ECANCELED;
     return UFFD_JOB_DONE;

@@ -305,7 +305,8 @@ static void wrong_options_are_refused(void) {
 static void names_of_answers_and_outcomes(void) {
   CHECK(strcmp(uffd_answer_name(UFFD_ANSWER_ZERO), "zero") == 0);
   CHECK(strcmp(uffd_answer_name(UFFD_ANSWER_UNPROTECT), "unprotect") == 0);
-  CHECK(strcmp(uffd_answer_name(UFFD_ANSWER_UNPROTECT + 1), "unknown") == 0);
+  CHECK(strcmp(uffd_answer_name(UFFD_ANSWER_FILE), "file") == 0);
+  CHECK(strcmp(uffd_answer_name(UFFD_ANSWER_FILE + 1), "unknown") == 0);
   CHECK(strcmp(uffd_outcome_name(UFFD_OUTCOME_FAILED), "failed") == 0);
   CHECK(strcmp(uffd_outcome_name(UINT32_MAX), "unknown") == 0);
 }

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "kernel/verdict.h"
+
 /* Where the work stands: the range still to do, and what was done so far. */
 struct work {
   struct uffd_lane *lane;
@@ -152,26 +154,54 @@ static void finish(struct work *work, uint32_t outcome) {
   work->at = work->end;
 }
 
+/* Whether the kernel's copy can have read the page at work->at from where its bytes lie. */
+static bool is_readable(const struct work *work) {
+  const struct uffd_install *install = work->install;
+  uint64_t at = work->at - install->dst, length = min_u64(install->length - at, page_size_of(work));
+  const char *data = (const char *)install->data + at;
+  char byte;
+  for (uint64_t i = 0; i < length; i += BASE_PAGE) {
+    if (uffd_peek(&byte, data + i, 1) != 0) return false;
+  }
+  return uffd_peek(&byte, data + length - 1, 1) == 0;
+}
+
+static enum uffd_verdict verdict(const struct work *work, int error) {
+  static const uint32_t ops[] = {[UFFD_ANSWER_ZERO] = UFFD_FILL_ZEROPAGE,
+                                 [UFFD_ANSWER_BYTES] = UFFD_FILL_COPY,
+                                 [UFFD_ANSWER_CONTINUE] = UFFD_FILL_CONTINUE,
+                                 [UFFD_ANSWER_MOVE] = UFFD_FILL_MOVE,
+                                 [UFFD_ANSWER_POISON] = UFFD_FILL_POISON};
+  bool readable = error == -EFAULT && work->kind == UFFD_ANSWER_BYTES && is_readable(work);
+  return uffd_verdict(ops[work->kind], -error, page_size_of(work), readable);
+}
+
+/* Something stood in the way of the page at work->at, which the answer covers besides the faulting one. */
+static void narrow(struct work *work) {
+  work->narrowed = true;
+  work->at = work->install->page;
+  work->end = work->at + page_size_of(work);
+}
+
 /* Something stood in the way of the page at work->at. */
 static void judge(struct work *work, int error) {
   const struct uffd_install *install = work->install;
-  bool done_already = work->at > install->page;
-  if (error == -EEXIST) {
+  enum uffd_verdict means = verdict(work, error);
+  bool wide = work->at != install->page || work->end - work->at > page_size_of(work);
+  if (means == UFFD_VERDICT_PRESENT) {
     step_over_present(work);
-  } else if (done_already) {
+  } else if (work->at > install->page) {
     work->at = work->end; /* the cover beyond the faulting page is a wish */
-  } else if (error == -EAGAIN) {
+  } else if (means == UFFD_VERDICT_HEALS) {
     finish(work, UFFD_OUTCOME_DEFERRED);
-  } else if (error == -ESRCH) {
+  } else if (means == UFFD_VERDICT_GONE) {
     install->source->gone = true;
     finish(work, UFFD_OUTCOME_GONE);
-  } else if (!work->narrowed && (work->at != install->page || work->end - work->at > page_size_of(work))) {
-    work->narrowed = true;
-    work->at = install->page;
-    work->end = work->at + page_size_of(work);
-  } else if (error == -ENOENT) {
+  } else if (wide && !work->narrowed) {
+    narrow(work);
+  } else if (means == UFFD_VERDICT_OWNERS) {
     finish(work, UFFD_OUTCOME_GONE);
-  } else if (error == -EFAULT && work->kind == UFFD_ANSWER_CONTINUE) {
+  } else if (means == UFFD_VERDICT_ABSENT) {
     finish(work, UFFD_OUTCOME_ABSENT);
   } else {
     work->filled.error = -error;
@@ -225,7 +255,7 @@ static int map_cached(struct work *work, bool minor) {
 static int try_other_way(struct work *work, uint32_t kind, int error) {
   const struct uffd_install *install = work->install;
   if (kind == UFFD_ANSWER_MOVE && error == -ENOENT) return step(work, UFFD_ANSWER_ZERO, page_size_of(work));
-  if (kind == UFFD_ANSWER_MOVE && (error == -EBUSY || error == -EINVAL)) {
+  if (kind == UFFD_ANSWER_MOVE && verdict(work, error) == UFFD_VERDICT_COPY) {
     return step(work, UFFD_ANSWER_BYTES, page_size_of(work));
   }
   bool minor = install->minor && work->at == install->page, copies = kind <= UFFD_ANSWER_BYTES;
@@ -264,9 +294,9 @@ struct uffd_filled uffd_unprotect(struct uffd_lane *lane, struct uffd_source *so
     return filled;
   }
   uffd_count(&lane->counters.unprotected, UINT64_MAX);
-  if (error == -ESRCH) source->gone = true;
-  /* whatever else it is, the page cannot become something else instead: again */
-  filled.outcome = error == -ESRCH || error == -ENOENT ? UFFD_OUTCOME_GONE : UFFD_OUTCOME_DEFERRED;
+  enum uffd_verdict means = uffd_verdict(UFFD_PROTECT, -error, page_size, false);
+  if (means == UFFD_VERDICT_GONE) source->gone = true;
+  filled.outcome = means == UFFD_VERDICT_HEALS ? UFFD_OUTCOME_DEFERRED : UFFD_OUTCOME_GONE;
   return filled;
 }
 

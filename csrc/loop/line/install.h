@@ -12,8 +12,7 @@
 /* What a step of the line has done. Small: it is returned at each step of a fault. */
 struct uffd_filled {
   uint32_t outcome; /* UFFD_OUTCOME_*, of the faulting page */
-  /* FAILED: the errno. DEFERRED: 0, or why the page can neither be filled nor become what on_error says. */
-  int error;
+  int error;        /* FAILED: the errno */
   uint8_t page_kind;   /* UFFD_ANSWER_*, as which the faulting page went in; LATER: it did not */
   bool poisoned;       /* the faulting page is poison, by this step or another */
   bool other_way;      /* some bytes went in in another way than was asked for */

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "kernel/verdict.h"
 #include "loop/line/bulk.h"
 
 /* What one walk along the line knows. */
@@ -274,7 +275,16 @@ static __attribute__((noinline)) void name_page(const struct walk *walk, int err
   fail(error, "The page at offset %" PRIu64 " %s: %s", region_offset(walk->slice, walk->page), what, uffd_errmsg());
 }
 
-/* on_error says what the page becomes. A page that cannot even become that is tried again, never dropped. */
+/*
+ * The page could not even become what on_error says. Where that heals (zeros of a huge page need one that is free), it
+ * waits. Else whoever faults is woken, and gets from the kernel what it gives to anybody who touches such a page.
+ */
+static uint32_t last_resort(int error) {
+  bool heals = uffd_verdict(UFFD_FILL_COPY, error, BASE_PAGE, true) == UFFD_VERDICT_HEALS;
+  return heals ? UFFD_OUTCOME_DEFERRED : UFFD_OUTCOME_GONE;
+}
+
+/* on_error says what the page becomes. */
 static struct uffd_filled give_up(struct walk *walk, int error) {
   struct uffd_lane *lane = walk->lane;
   uint32_t on_error = walk->slice->terms->on_error;
@@ -285,8 +295,8 @@ static struct uffd_filled give_up(struct walk *walk, int error) {
   if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&lane->failure->stopped, true);
   struct uffd_filled filled =
       install_page(walk, on_error == UFFD_ON_ERROR_ZERO || BROKEN("poison") ? UFFD_ANSWER_ZERO : UFFD_ANSWER_POISON);
-  if (filled.outcome == UFFD_OUTCOME_FAILED) { /* filled.error says why not even that */
-    filled.outcome = UFFD_OUTCOME_DEFERRED;
+  if (filled.outcome == UFFD_OUTCOME_FAILED) {
+    filled.outcome = last_resort(filled.error);
   } else if (filled.outcome == UFFD_OUTCOME_INSTALLED) {
     filled.outcome = UFFD_OUTCOME_FAILED;
     filled.error = error;
@@ -332,17 +342,19 @@ static struct uffd_filled resolve(struct walk *walk, bool woken) {
   return filled;
 }
 
-/* Lets the sleepers go on at an address that belongs to no region: 0 or -errno. */
-static int fill_stray(const struct uffd_lane *lane, const struct uffd_pending *fault, uint64_t page_size) {
+/* Lets the sleepers go on at an address that belongs to no region. *op: what was tried. 0 or -errno. */
+static int fill_stray(const struct uffd_lane *lane, const struct uffd_pending *fault, uint64_t page_size,
+                      uint32_t *op) {
   int fd = fault->source->fd;
   uint64_t page = round_down(fault->address, page_size), done;
-  if (fault->source->lost) return uffd_fill(fd, UFFD_FILL_POISON, page, 0, page_size, 0, &done);
-  if ((fault->flags & UFFD_FAULT_WP) != 0) return uffd_raw_writeprotect(fd, page, page_size, 0);
-  if ((fault->flags & UFFD_FAULT_MINOR) != 0) {
-    return uffd_fill(fd, UFFD_FILL_CONTINUE, page, 0, page_size, 0, &done);
-  }
-  if (page_size == BASE_PAGE) return uffd_fill(fd, UFFD_FILL_ZEROPAGE, page, 0, page_size, 0, &done);
-  return uffd_fill(fd, UFFD_FILL_COPY, page, (uintptr_t)lane->zeros, page_size, 0, &done);
+  bool copies = page_size != BASE_PAGE;
+  *op = fault->source->lost                      ? UFFD_FILL_POISON
+        : (fault->flags & UFFD_FAULT_WP) != 0    ? UFFD_PROTECT
+        : (fault->flags & UFFD_FAULT_MINOR) != 0 ? UFFD_FILL_CONTINUE
+        : copies                                 ? UFFD_FILL_COPY
+                                                 : UFFD_FILL_ZEROPAGE;
+  if (*op == UFFD_PROTECT) return uffd_raw_writeprotect(fd, page, page_size, 0);
+  return uffd_fill(fd, (enum uffd_fill_op) * op, page, copies ? (uintptr_t)lane->zeros : 0, page_size, 0, &done);
 }
 
 /*
@@ -351,16 +363,18 @@ static int fill_stray(const struct uffd_lane *lane, const struct uffd_pending *f
  */
 static uint32_t resolve_stray(const struct uffd_lane *lane, const struct uffd_pending *fault) {
   uint64_t page_size = BASE_PAGE;
-  int error = fill_stray(lane, fault, page_size);
+  uint32_t op;
+  int error = fill_stray(lane, fault, page_size, &op);
   if (error == -EINVAL) {
     page_size = HUGE_PAGE;
-    error = fill_stray(lane, fault, page_size);
+    error = fill_stray(lane, fault, page_size, &op);
   }
   if (error == 0) return UFFD_OUTCOME_INSTALLED;
-  if (error == -EAGAIN || error == -ENOMEM) return UFFD_OUTCOME_DEFERRED;
+  enum uffd_verdict means = uffd_verdict(op, -error, page_size, true);
+  if (means == UFFD_VERDICT_HEALS) return UFFD_OUTCOME_DEFERRED;
   uffd_raw_wake(fault->source->fd, round_down(fault->address, page_size), page_size);
-  if (error == -EEXIST) return UFFD_OUTCOME_PRESENT;
-  if (error == -ESRCH) fault->source->gone = true;
+  if (means == UFFD_VERDICT_PRESENT) return UFFD_OUTCOME_PRESENT;
+  if (means == UFFD_VERDICT_GONE) fault->source->gone = true;
   return UFFD_OUTCOME_GONE;
 }
 

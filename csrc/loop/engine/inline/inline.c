@@ -93,8 +93,7 @@ static bool resolve(const struct uffd_entry *entry, uint64_t address, uint64_t f
   const struct uffd_filled filled = walk(slot, entry, address, flags);
   uffd_slot_give(slot);
   *again = filled.outcome == UFFD_OUTCOME_DEFERRED;
-  bool hopeless = *again && filled.error != 0 && filled.error != ENOMEM; /* beyond the end of a file, for one */
-  return !hopeless && !is_foreign(address, filled.outcome);
+  return !is_foreign(address, filled.outcome);
 }
 
 /*
