@@ -175,16 +175,26 @@ enum {
   UFFD_CLIENT_GONE = 4      /* exited, or killed */
 };
 
+/* How a client ended. */
+enum {
+  UFFD_END_NONE = 0,     /* it is there */
+  UFFD_END_DONE = 1,     /* it has said that it needs no pager any more */
+  UFFD_END_EXITED = 2,   /* its process is dead */
+  UFFD_END_KILLED = 3,   /* the pager has killed its process */
+  UFFD_END_UNMAPPED = 4, /* its memory is no more: it has executed another program, or its process was not known */
+  UFFD_END_COMPLETE = 5  /* all its memory is filled */
+};
+
 struct uffd_client_status {
   size_t size;
   struct uffd_client client; /* valid until the next uffd_pager_step() */
   uint32_t state;            /* UFFD_CLIENT_* */
   uint32_t worker;           /* index of the worker */
   uint32_t restarts;         /* times that another worker took over, after a death or a reload */
-  uint32_t reserved;
-  uint64_t since_ns;       /* when it came, CLOCK_MONOTONIC */
-  uint64_t oldest_ns;      /* age of the oldest fault that is not answered yet; 0: none */
-  struct uffd_stats stats; /* of all its workers together, up to 100 ms old; p50 and p99 are the last worker's */
+  uint32_t end;              /* UFFD_END_* */
+  uint64_t since_ns;         /* when it came, CLOCK_MONOTONIC */
+  uint64_t oldest_ns;        /* age of the oldest fault that is not answered yet; 0: none */
+  struct uffd_stats stats;   /* of all its workers together, up to 100 ms old; p50 and p99 are the last worker's */
 };
 #define UFFD_CLIENT_STATUS_INIT                                                                                        \
   { sizeof(struct uffd_client_status), {0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0}, 0, 0, 0, 0, 0, 0, UFFD_STATS_INIT }
@@ -234,11 +244,23 @@ struct uffd_pager_report {
   uint64_t time_ns;                        /* CLOCK_MONOTONIC */
   const struct uffd_client_status *client; /* NULL: about no client; valid during the call */
   const char *text;                        /* a sentence, or "" */
+  uint64_t wall_ns;                        /* CLOCK_REALTIME */
+  uint64_t client_id;                      /* 0: about no client */
 };
 
-/* The name of a UFFD_REPORT_* ("client", "refused", ...) or UFFD_CLIENT_* ("starting", ...), or NULL. */
+/*
+ * The reports that tell of trouble (REFUSED, DIED, LATE, ERROR, FROZEN) are kept, the last UFFD_TROUBLES of them. Fills
+ * *report with the index-th newest, from 0: 1, or 0 when there are not so many. Its text is valid until the next
+ * uffd_pager_step(), its client is NULL. -EINVAL NULL.
+ */
+#define UFFD_TROUBLES 64
+UFFD_EXPORT int uffd_pager_trouble(const uffd_pager *pager, uint32_t index, struct uffd_pager_report *report);
+
+/* The name of a UFFD_REPORT_* ("client", "refused", ...), UFFD_CLIENT_* ("starting", ...) or UFFD_END_* ("", "done",
+ * ...), or NULL. */
 UFFD_EXPORT const char *uffd_report_name(uint32_t kind);
 UFFD_EXPORT const char *uffd_client_state_name(uint32_t state);
+UFFD_EXPORT const char *uffd_client_end_name(uint32_t end);
 
 /* Called with the reply: a line of JSON without its newline, valid during the call. */
 typedef void uffd_reply_fn(void *ctx, const char *reply, size_t length);
@@ -253,10 +275,10 @@ UFFD_EXPORT int uffd_pager_metrics(const uffd_pager *pager, uffd_reply_fn *reply
 
 /*
  * Sends a request to a pager's control socket and waits for the reply; any process that may connect can do so. Request
- * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "stats", "metrics", "drain",
- * "reload". drain and reload are orders: see control_uid. A reply has "ok", and when that is false "error", a sentence.
- * timeout_ms: for each step (connect, send, receive); 0: 5000. reply may be NULL. Any thread. Errors: -ENOENT,
- * -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
+ * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "stats", "errors", "metrics",
+ * "drain", "reload". drain and reload are orders: see control_uid. A reply has "ok", and when that is false "error", a
+ * sentence. timeout_ms: for each step (connect, send, receive); 0: 5000. reply may be NULL. Any thread. Errors:
+ * -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
  */
 UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms, uffd_reply_fn *reply,
                                void *ctx);

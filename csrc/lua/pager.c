@@ -71,6 +71,10 @@ static void push_status(lua_State *L, const struct uffd_client_status *status) {
   push_client(L, &status->client);
   lua_pushstring(L, uffd_client_state_name(status->state));
   lua_setfield(L, -2, "state");
+  if (status->end != UFFD_END_NONE) {
+    lua_pushstring(L, uffd_client_end_name(status->end));
+    lua_setfield(L, -2, "ended");
+  }
   uffd_lua_set_integer(L, "worker", status->worker);
   uffd_lua_set_integer(L, "restarts", status->restarts);
   uffd_lua_set_integer(L, "since_ns", status->since_ns);
@@ -102,6 +106,7 @@ static int pass_report(lua_State *L) {
   uffd_lua_set_integer(L, "worker", report->worker);
   if (report->pid != 0) uffd_lua_set_integer(L, "pid", (uint64_t)report->pid);
   uffd_lua_set_integer(L, "time_ns", report->time_ns);
+  uffd_lua_set_integer(L, "wall_ns", report->wall_ns);
   lua_pushstring(L, report->text != NULL ? report->text : "");
   lua_setfield(L, -2, "text");
   if (report->client != NULL) {

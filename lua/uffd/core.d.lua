@@ -885,6 +885,7 @@ function pager:close() end
 ---A `uffd.Client`, and how it fares.
 ---@class uffd.ClientStatus: uffd.Client
 ---@field state "starting"|"served"|"complete"|"frozen"|"gone"
+---@field ended? "done"|"exited"|"killed"|"unmapped"|"complete" how it ended; nil: it is there
 ---@field worker integer index
 ---@field restarts integer times that another worker took over
 ---@field since_ns integer when it came, CLOCK_MONOTONIC
@@ -902,6 +903,7 @@ function pager:close() end
 ---@field worker integer index
 ---@field pid? integer of the worker
 ---@field time_ns integer CLOCK_MONOTONIC
+---@field wall_ns integer the same since 1970
 ---@field client? uffd.ClientStatus
 ---@field text string a sentence, or ""
 

@@ -55,70 +55,93 @@ local function latency(name)
   end
 end
 
+-- "999999", "12.3M", "4.5G"
+local function short(number)
+  if number < 1000000 then return ("%d"):format(number) end
+  if number < 999950000 then return ("%.1fM"):format(number / 1e6) end
+  return ("%.1fG"):format(number / 1e9)
+end
+
 local function count(name)
-  return function(row) return tostring(row.client.stats[name]) end
+  return function(row) return short(row.client.stats[name]) end
 end
 
--- The sentences with which a client is gone, as a word: the line that told it has the sentence.
-local end_words = {
-  ["It has said that it needs no pager any more"] = "done",
-  ["Its process is dead"] = "exited",
-  ["Its memory is no more"] = "unmapped",
-}
+local function oldest(row) return row.client.oldest_ns > 0 and figures.duration(row.client.oldest_ns) or "-" end
 
-local function end_word(ended)
-  return end_words[ended] or (ended:find " " and "gone") or ended
-end
-
--- optional: left out where it is 0 for everybody, so that a table of ordinary clients has less than 100 columns.
+-- give: a column that is left out when all its cells are "0"; rank: where the table is too wide, the highest goes
+-- first.
 local columns = {
   { "client", function(row) return tostring(row.client.id) end },
   { "pid", function(row) return row.client.pid ~= 0 and tostring(row.client.pid) or "-" end },
   { "time", function(row) return figures.duration(row.elapsed_ns) end },
   { "missing", count "missing" },
-  { "minor", count "minor", optional = true },
-  { "wp", count "wp", optional = true },
-  { "p50", latency "latency_p50" },
+  { "minor", count "minor", give = true, rank = 5 },
+  { "wp", count "wp", give = true, rank = 4 },
+  { "p50", latency "latency_p50", rank = 3 },
   { "p99", latency "latency_p99" },
-  { "max", latency "latency_max" },
+  { "max", latency "latency_max", rank = 2 },
   { "MiB", function(row) return figures.mebibytes(row.client.stats.bytes) end },
-  { "policy", count "policy_calls", optional = true },
-  { "deferred", count "deferred", optional = true },
-  { "restarts", function(row) return tostring(row.client.restarts) end, optional = true },
+  { "policy", count "policy_calls", give = true, rank = 6 },
+  { "deferred", count "deferred", give = true, rank = 7 },
+  { "restarts", function(row) return short(row.client.restarts) end, give = true, rank = 1 },
+  { "errors", count "errors", give = true },
+  { "poisoned", count "poisoned", give = true },
+  { "oldest", oldest, alive = true },
 }
-local oldest = { "oldest", function(row)
-  return row.client.oldest_ns > 0 and figures.duration(row.client.oldest_ns) or "-"
-end }
 
--- rows: { client =, elapsed_ns =, ended = or state = }. Text, a line each; the last column is how it ended, or, with
--- alive, its state behind the age of its oldest fault.
+local function fill(column, rows, head)
+  local cells, width, zeros = { [0] = head or column[1] }, #(head or column[1]), true
+  for k, row in ipairs(rows) do
+    cells[k] = column[2](row)
+    width = math.max(width, #cells[k])
+    zeros = zeros and cells[k] == "0"
+  end
+  return { cells = cells, width = width, zeros = zeros, rank = column.rank or 0, give = column.give }
+end
+
+local function width_of(shown)
+  local width = 2 * (#shown - 1)
+  for _, column in ipairs(shown) do width = width + column.width end
+  return width
+end
+
+-- What is too wide loses its least important column.
+local function narrow(shown, most)
+  while width_of(shown) > most do
+    local worst = 1
+    for i, column in ipairs(shown) do
+      if column.rank > shown[worst].rank then worst = i end
+    end
+    if shown[worst].rank == 0 then return end
+    table.remove(shown, worst)
+  end
+end
+
+-- rows: { client =, elapsed_ns =, ended = or state = }. Text, a line each, of 100 columns at most; the last column is
+-- how it ended, or, with alive, its state behind the age of its oldest fault.
 function figures.table(rows, alive)
   local shown = {}
   for _, column in ipairs(columns) do
-    local wanted = not column.optional
-    for _, row in ipairs(rows) do wanted = wanted or column[2](row) ~= "0" end
-    if wanted then shown[#shown + 1] = column end
+    local filled = fill(column, rows)
+    if (alive or not column.alive) and not (filled.give and filled.zeros) then shown[#shown + 1] = filled end
   end
-  if alive then shown[#shown + 1] = oldest end
-  local cells, widths = {}, {}
-  for i, column in ipairs(shown) do
-    widths[i] = #column[1]
-    cells[i] = {}
-    for k, row in ipairs(rows) do
-      cells[i][k] = column[2](row)
-      widths[i] = math.max(widths[i], #cells[i][k])
-    end
-  end
+  shown[#shown + 1] = fill({ "", function(row) return row.ended end }, rows, alive and "state" or "end")
+  narrow(shown, 100)
   local lines = {}
   for k = 0, #rows do
     local parts = {}
     for i, column in ipairs(shown) do
-      parts[i] = ("%" .. widths[i] .. "s"):format(k == 0 and column[1] or cells[i][k])
+      local format = i == #shown and "%s" or "%" .. column.width .. "s"
+      parts[i] = format:format(column.cells[k])
     end
-    parts[#parts + 1] = k == 0 and (alive and "state" or "end") or end_word(rows[k].ended)
     lines[#lines + 1] = table.concat(parts, "  ")
   end
   return table.concat(lines, "\n")
+end
+
+-- Has the client lost data? Pages that failed, or were poisoned, are not what they should be.
+function figures.lost(client)
+  return client.stats.errors > 0 or client.stats.poisoned > 0
 end
 
 return figures

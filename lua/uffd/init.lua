@@ -838,11 +838,14 @@ function uffd.pager_work(fd, options)
 end
 
 ---Asks a pager by its control socket: one line of JSON, one line back. Requests are `{"request":"status"}`, "clients",
----"stats", "metrics", "drain" and "reload". A reply is an object with "ok"; false: "error" is a sentence. Beside it are
+---"stats", "errors", "metrics", "drain" and "reload". A reply is an object with "ok"; false: "error" is a sentence.
+---Beside it are
 ---* in that of "status": version, pid, clients, workers, served, refused, restarts, draining
 ---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
 ---  oldest_ns, size, regions (how many), and "stats" with the fields of `uffd.Stats`
 ---* in that of "stats": "stats", of all clients together: sums, but the largest of queue_max and the latencies
+---* in that of "errors": a list "errors", the newest first, of objects with time_ns (since 1970), kind, client, errno,
+---  text
 ---`uffd-lua ctl` does this on the command line.
 ---
 ---Errors: ENOENT, ECONNREFUSED no pager there; EACCES; ETIMEDOUT; EPIPE it hung up; ENOSYS built without the pager.

@@ -38,7 +38,8 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
 SIGHUP replaces the workers, without a lost fault. SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
 and the clients that are there are killed. On a terminal, a line on stderr tells how it goes; at the end, a table on
 stdout how it went. systemd: Type=notify, ExecReload=kill -HUP $MAINPID, KillMode=process.
-exit codes: 0 done, 1 failed, 2 wrong usage, 77 the kernel or the permissions lack what is needed]]
+exit codes: 0 done, 1 failed, or a client could not be served, 2 wrong usage, 3 served, but pages of a client failed or
+were poisoned: it lost data, 77 the kernel or the permissions lack what is needed]]
 
 local function octal(text)
   local mode = text:find "^[0-7]+$" and tonumber(text, 8)
@@ -148,8 +149,6 @@ local function sentence(event)
   return (name ~= "" and name .. text or event.text)
 end
 
-local ends = { complete = "complete", frozen = "frozen" }
-
 -- Remembers the last figures of a client.
 function View:keep(client, now_ns, ended)
   local row = self.rows[client.id]
@@ -167,9 +166,7 @@ end
 function View:tell(event)
   local client, row = event.client, nil
   if client then
-    local ended = ends[event.kind]
-    if event.kind == "gone" then ended = event.text:gsub("%.$", "") end
-    row = self:keep(client, event.time_ns, ended)
+    row = self:keep(client, event.time_ns, event.kind == "frozen" and "frozen" or client.ended)
   end
   if row and not row.past and (event.kind == "gone" or event.kind == "complete") then
     row.past = true
@@ -177,6 +174,14 @@ function View:tell(event)
   end
   if event.kind == "frozen" then self.lost = true end
   if self.json then write_json(event.kind, event, row) else self:say(sentence(event)) end
+end
+
+-- Are there pages that failed, or were poisoned?
+function View:lost_data()
+  for _, row in pairs(self.rows) do
+    if figures.lost(row.client) then return true end
+  end
+  return false
 end
 
 local function status_line(view, pager, clients)
@@ -274,7 +279,7 @@ local function supervise(given, options)
   pager:close()
   view:conclude()
   if not done then return fail(message, errno) end
-  return view.lost and 1 or 0
+  return view.lost and 1 or view:lost_data() and 3 or 0
 end
 
 -- What a policy file prints goes to stderr: stdout is the supervisor's, for the table or the JSON.

@@ -66,7 +66,7 @@ $ cat > ask.lua <<'END'
 > print((ask("control", ("x"):rep(5000))))
 > END
 $ sh with 'uffd-lua ask.lua'
-{"ok":false,"error":"There are the requests status, clients, stats, metrics, drain and reload."}
+{"ok":false,"error":"There are the requests status, clients, stats, errors, metrics, drain and reload."}
 {"ok":false,"error":"A request is a line of JSON: {\"request\":\"status\"}."}
 {"ok":false,"error":"There are the requests *"}
 {"ok":false,"error":"There are the requests *"}

@@ -51,3 +51,35 @@ serve: 0
 client 1: A fault waits for * ms: page 0x* of the client, * in the image, *
 ...
 pages 16 wrong 0 ms *
+
+# A page that fails is told with its place and cause, however fast its client is gone, and serve says that data was lost.
+$ cat > bang.lua <<'END'
+> local uffd = require "uffd"
+> return uffd.resolver.policy(function()
+>   return function(fault)
+>     if fault.offset >= 8192 and fault.offset < 16384 then error "bang" end
+>     return uffd.ZERO
+>   end
+> end)
+> END
+$ cat > toucher.lua <<'END'
+> local uffd = require "uffd"
+> local memory = assert(uffd.map { size = 65536 })
+> local handoff <close> = assert(uffd.handoff { socket = "door", memory = memory })
+> for offset = 0, 16384, 4096 do print(offset, (memory:read(offset, 1) or "poisoned"):byte()) end
+> io.read()
+> END
+$ rm -f err; mkfifo keys; uffd-lua serve --socket door --control control --policy bang.lua --once --around 4K > out 2> err & pid=$!
+> await 'grep -qs "has started" err'
+> uffd-lua toucher.lua < keys > touched & exec 3> keys
+> await 'grep -qs 16384 touched'
+> await 'uffd-lua ctl --socket control errors | grep -q 12288'
+> uffd-lua ctl --socket control errors; uffd-lua ctl --socket control errors 1; uffd-lua ctl --socket control errors 1 --json
+> echo >&3; wait $pid; echo "serve: $?"; cat out
+*-*-* *:*:*  error    client 1: The page at offset 8192 *bang*
+*-*-* *:*:*  error    client 1: The page at offset 12288 *bang*
+*-*-* *:*:*  error    client 1: The page at offset 12288 *bang*
+{"time_ns":*,"kind":"error","client":1,"errno":5,"text":"The page at offset 12288 *bang*"}
+serve: 3
+client * errors  poisoned  end
+     1 * 2         2  *

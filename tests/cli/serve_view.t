@@ -6,7 +6,7 @@ $ vmm --make 1048576 --image image
 $ cat > serve <<'END'
 > uffd-lua serve --socket door --image image --once > out & pid=$!
 > trap "kill -KILL $pid 2> /dev/null" HUP EXIT
-> await '[ -S door ]'
+> await 'grep -qs listening typescript'
 > (await "$1"; echo; await "$2"; echo) | vmm --socket door --image image --stay > /dev/null
 > wait $pid
 > END

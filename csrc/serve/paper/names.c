@@ -1,5 +1,5 @@
 /*
- * The names of reports and of clients' states, as people, JSON and Lua see them.
+ * The names of reports, of clients' states and of their ends, as people, JSON and Lua see them.
  */
 #include "uffd_pager.h"
 
@@ -9,6 +9,11 @@ const char *uffd_report_name(uint32_t kind) {
   static const char *const names[] = {"client", "refused", "gone", "complete", "worker",
                                       "died",   "retired", "late", "error",    "frozen"};
   return kind < COUNT(names) ? names[kind] : NULL;
+}
+
+const char *uffd_client_end_name(uint32_t end) {
+  static const char *const names[] = {"", "done", "exited", "killed", "unmapped", "complete"};
+  return end < COUNT(names) ? names[end] : NULL;
 }
 
 const char *uffd_client_state_name(uint32_t state) {

@@ -241,10 +241,9 @@ struct uffd_supervised *uffd_client_find(const uffd_pager *pager, uint64_t id) {
   return client;
 }
 
-void uffd_client_leave(struct uffd_supervised *client, uint32_t state, const char *why) {
+void uffd_client_leave(struct uffd_supervised *client, uint32_t end) {
   if (uffd_stage_is_leaving(client->stage)) return;
-  client->left_as = state;
-  client->why = why;
+  client->end = end;
   switch (client->stage) {
   case UFFD_STAGE_QUEUED: /* nobody has been told of it */
   case UFFD_STAGE_FROZEN:
@@ -279,7 +278,7 @@ void uffd_clients_hang_up(uffd_pager *pager, uint64_t connection, bool bye) {
     client->connection = 0;
     client->probe_ns = uffd_now();
     client->probe_step = PROBE_MIN_NS;
-    if (bye) uffd_client_leave(client, UFFD_CLIENT_GONE, "It has said that it needs no pager any more.");
+    if (bye) uffd_client_leave(client, UFFD_END_DONE);
   }
 }
 
@@ -294,13 +293,17 @@ static void find_process(uffd_pager *pager, struct uffd_supervised *client) {
   if (poll_exit(pager, client) < 0) uffd_close_fds(&client->pidfd, 1);
 }
 
+/* Its memory is gone. A process that has just died may not have been reported yet. */
+static uint32_t find_end(const struct uffd_supervised *client) {
+  if (client->killed) return UFFD_END_KILLED;
+  bool dead = client->exited || (client->pidfd >= 0 && uffd_ready(client->pidfd, POLLIN) != 0);
+  return dead ? UFFD_END_EXITED : UFFD_END_UNMAPPED;
+}
+
 static void probe(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
   const struct uffd_client_region *regions = client->who.regions;
   if (uffd_memory_gone(client->object_fd, regions[0].address)) {
-    const char *how = client->stage == UFFD_STAGE_FROZEN ? "Its process is dead: no worker could serve it."
-                      : client->exited                   ? "Its process is dead."
-                                                         : "Its memory is no more.";
-    uffd_client_leave(client, UFFD_CLIENT_GONE, how);
+    uffd_client_leave(client, find_end(client));
     client->probe_ns = 0;
     return;
   }
@@ -310,10 +313,12 @@ static void probe(uffd_pager *pager, struct uffd_supervised *client, uint64_t no
 }
 
 /* Whoever hands over another process's memory is not killed for it. */
-bool uffd_client_kill(const struct uffd_supervised *client) {
+bool uffd_client_kill(struct uffd_supervised *client) {
   const struct uffd_client *who = &client->who;
-  return client->pidfd >= 0 && uffd_family_owns(who->pid, who->regions, who->regions_count) &&
-         syscall(SYS_pidfd_send_signal, client->pidfd, SIGKILL, NULL, 0) == 0;
+  bool killed = client->pidfd >= 0 && uffd_family_owns(who->pid, who->regions, who->regions_count) &&
+                syscall(SYS_pidfd_send_signal, client->pidfd, SIGKILL, NULL, 0) == 0;
+  client->killed = client->killed || killed;
+  return killed;
 }
 
 void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why) {
@@ -335,14 +340,22 @@ bool uffd_clients_of(const uffd_pager *pager, uint64_t connection) {
 }
 
 static void finish(uffd_pager *pager, struct uffd_supervised *client) {
+  static const char *const sentences[] = {
+      [UFFD_END_NONE] = "",
+      [UFFD_END_DONE] = "It has said that it needs no pager any more.",
+      [UFFD_END_EXITED] = "Its process is dead.",
+      [UFFD_END_KILLED] = "It was killed.",
+      [UFFD_END_UNMAPPED] = "Its memory is no more.",
+      [UFFD_END_COMPLETE] = "All its memory is there.",
+  };
   pager->clients_count--;
   pager->forks_count -= client->who.of != 0;
   pager->fds_extra -= client->who.fds_count;
   pager->clients_ended++;
   uffd_sum_keep(pager, client);
   uffd_record_write(pager, client);
-  uffd_report(pager, client->left_as == UFFD_CLIENT_COMPLETE ? UFFD_REPORT_COMPLETE : UFFD_REPORT_GONE, 0, client, NULL,
-              "%s", client->why);
+  uffd_report(pager, client->end == UFFD_END_COMPLETE ? UFFD_REPORT_COMPLETE : UFFD_REPORT_GONE, 0, client, NULL, "%s",
+              sentences[client->end]);
   struct uffd_image *image = client->image;
   free_client(pager, client);
   uffd_image_drop(pager, image);

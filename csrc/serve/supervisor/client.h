@@ -47,8 +47,8 @@ struct uffd_supervised {
   bool exited;         /* its process has exited; another process may have its memory */
   uint64_t probe_ns;   /* when to ask next whether its memory still exists; 0: never */
   uint64_t probe_step; /* ns until the next probe, doubles with each */
-  uint32_t left_as;    /* UFFD_CLIENT_GONE, _COMPLETE */
-  const char *why;     /* it left */
+  uint32_t end;        /* UFFD_END_* */
+  bool killed;         /* by us */
 };
 
 /* *id: the client's. A userfaultfd that is served already stays the same client. -errno with a sentence: refused. */
@@ -60,11 +60,11 @@ struct uffd_supervised *uffd_client_find(const uffd_pager *pager, uint64_t id); 
 void uffd_clients_hang_up(uffd_pager *pager, uint64_t connection, bool bye);
 bool uffd_clients_of(const uffd_pager *pager, uint64_t connection); /* has the connection clients? */
 
-/* It needs no worker any more. state: UFFD_CLIENT_GONE or _COMPLETE. It ends when its workers have let go of it. */
-void uffd_client_leave(struct uffd_supervised *client, uint32_t state, const char *why);
+/* It needs no worker any more. end: UFFD_END_*. It ends when its workers have let go of it. */
+void uffd_client_leave(struct uffd_supervised *client, uint32_t end);
 /* No worker can serve it: does what on_crash says. */
 void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why);
-bool uffd_client_kill(const struct uffd_supervised *client); /* false: the process that has the memory is not known */
+bool uffd_client_kill(struct uffd_supervised *client); /* false: the process that has the memory is not known */
 
 /* Looks for clients whose memory is gone, reports those that no worker begins, ends those that have left. */
 void uffd_clients_check(uffd_pager *pager, uint64_t now);

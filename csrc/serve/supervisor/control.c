@@ -7,6 +7,8 @@
  *   clients  {"ok":true,"clients":[{"id":1,"of":0,"pid":4712,"uid":0,"gid":0,"state":"served","worker":0,"restarts":0,
  *             "age_ns":...,"oldest_ns":...,"size":...,"regions":1,"stats":{"faults":...,"missing":..., ...}}]}
  *   stats    {"ok":true,"stats":{...}} of all clients so far: sums; of the latencies and queues, the largest
+ *   errors   {"ok":true,"errors":[{"time_ns":...,"kind":"error","client":1,"errno":5,"text":"The page at ..."}]} the
+ *            newest first; time_ns: since 1970. client 0: about none
  *   metrics  {"ok":true,"text":"..."} as uffd_pager_metrics() has it
  *   drain    {"ok":true}, and the pager drains, as uffd_pager_drain() does
  *   reload   {"ok":true}, and workers are replaced, as uffd_pager_reload() does
@@ -69,6 +71,18 @@ static json_t *stats_object(struct uffd_stats *stats) {
   return object;
 }
 
+/* A sentence may hold a path of any bytes, and JSON is UTF-8: where the sentence is none, its other bytes are '?'. */
+static json_t *text_of(const char *text) {
+  char ascii[1024];
+  json_t *string = json_string(text);
+  size_t length = 0;
+  if (string != NULL) return string;
+  for (; text[length] != '\0' && length < sizeof(ascii) - 1; length++) {
+    ascii[length] = (text[length] & 0x80) != 0 ? '?' : text[length];
+  }
+  return json_stringn(ascii, length);
+}
+
 static json_t *client_object(struct uffd_client_status *status, uint64_t now) {
   const struct uffd_client *client = &status->client;
   const char *state = uffd_client_state_name(status->state);
@@ -101,7 +115,7 @@ static json_t *success(void) {
 static json_t *failure(const char *sentence) {
   json_t *reply = json_object();
   json_object_set_new(reply, "ok", json_false());
-  json_object_set_new(reply, "error", json_string(sentence));
+  json_object_set_new(reply, "error", text_of(sentence));
   return reply;
 }
 
@@ -139,6 +153,23 @@ static json_t *tell_stats(struct uffd_control *control) {
   return reply;
 }
 
+static json_t *tell_errors(struct uffd_control *control) {
+  struct uffd_pager_report report;
+  json_t *errors = json_array();
+  for (uint32_t i = 0; uffd_pager_trouble(control->pager, i, &report) > 0; i++) {
+    json_t *error = json_object();
+    set_count(error, "time_ns", report.wall_ns);
+    json_object_set_new(error, "kind", json_string(uffd_report_name(report.kind)));
+    set_count(error, "client", report.client_id);
+    json_object_set_new(error, "errno", json_integer(report.error));
+    json_object_set_new(error, "text", text_of(report.text));
+    json_array_append_new(errors, error);
+  }
+  json_t *reply = success();
+  json_object_set_new(reply, "errors", errors);
+  return reply;
+}
+
 static void keep_text(void *ctx, const char *text, size_t length) {
   json_object_set_new(ctx, "text", json_stringn(text, length));
 }
@@ -168,8 +199,9 @@ static const struct request {
   json_t *(*answer)(struct uffd_control *control);
   bool orders; /* it changes something: not everybody may */
 } requests[] = {
-    {"status", tell_status, false},   {"clients", tell_clients, false}, {"stats", tell_stats, false},
-    {"metrics", tell_metrics, false}, {"drain", drain, true},           {"reload", reload, true},
+    {"status", tell_status, false}, {"clients", tell_clients, false}, {"stats", tell_stats, false},
+    {"errors", tell_errors, false}, {"metrics", tell_metrics, false}, {"drain", drain, true},
+    {"reload", reload, true},
 };
 
 static json_t *answer_request(struct uffd_control *control, const struct uffd_peer *peer,
@@ -190,7 +222,8 @@ static json_t *answer(struct uffd_control *control, const struct uffd_peer *peer
     if (strcmp(requests[i].name, name) == 0) reply = answer_request(control, peer, &requests[i]);
   }
   json_decref(request);
-  return reply != NULL ? reply : failure("There are the requests status, clients, stats, metrics, drain and reload.");
+  return reply != NULL ? reply
+                       : failure("There are the requests status, clients, stats, errors, metrics, drain and reload.");
 }
 
 static void leave(struct visitor *visitor) {

@@ -141,8 +141,7 @@ static void write_clients(FILE *text, const uffd_pager *pager) {
   for (uint32_t state = 0; uffd_client_state_name(state) != NULL; state++) {
     uint64_t count = 0;
     for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
-      uint32_t is = uffd_stage_is_leaving(client->stage) ? client->left_as : uffd_stage_state(client->stage);
-      count += is == state;
+      count += uffd_stage_state(client->stage, client->end) == state;
     }
     fprintf(text, "uffd_clients{state=\"%s\"} %" PRIu64 "\n", uffd_client_state_name(state), count);
   }

@@ -206,7 +206,7 @@ static bool no_workers(const uffd_pager *pager) {
 static void end(uffd_pager *pager) {
   pager->closing = true;
   uffd_links_shut(pager);
-  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
     (void)uffd_client_kill(client);
   }
   step_until(pager, no_clients);

@@ -37,6 +37,12 @@ struct uffd_slot;
 struct uffd_supervised;
 struct uffd_worker;
 
+/* A report that is kept. */
+struct uffd_trouble {
+  struct uffd_pager_report report;
+  char text[512];
+};
+
 struct uffd_pager {
   /* set once */
   int pid;                     /* of the process that made it: a forked child may only close it */
@@ -72,9 +78,11 @@ struct uffd_pager {
   bool closing;
   int error; /* no worker can be started: told by uffd_pager_step() */
   uint64_t last_id;
-  uint64_t clients_come, refused, restarts; /* so far */
-  uint64_t refusals[UFFD_REFUSALS];         /* of the refused, by reason */
-  struct uffd_figures past;                 /* of the clients that are gone, together */
+  struct uffd_trouble troubles[UFFD_TROUBLES]; /* the i-th at [i % UFFD_TROUBLES] */
+  uint64_t troubles_count;                     /* so far */
+  uint64_t clients_come, refused, restarts;    /* so far */
+  uint64_t refusals[UFFD_REFUSALS];            /* of the refused, by reason */
+  struct uffd_figures past;                    /* of the clients that are gone, together */
 };
 
 #endif

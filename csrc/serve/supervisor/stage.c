@@ -48,6 +48,7 @@ bool uffd_stage_is_leaving(enum uffd_stage stage) {
   return stage >= UFFD_STAGE_LEAVING;
 }
 
-uint32_t uffd_stage_state(enum uffd_stage stage) {
+uint32_t uffd_stage_state(enum uffd_stage stage, uint32_t end) {
+  if (uffd_stage_is_leaving(stage) && end == UFFD_END_COMPLETE) return UFFD_CLIENT_COMPLETE;
   return stages[stage].state;
 }

@@ -34,6 +34,7 @@ enum uffd_stage {
 void uffd_stage_enter(enum uffd_stage *stage, enum uffd_stage next);
 bool uffd_stage_is_served(enum uffd_stage stage);  /* does a worker answer its faults? */
 bool uffd_stage_is_leaving(enum uffd_stage stage); /* does it need no worker any more? */
-uint32_t uffd_stage_state(enum uffd_stage stage);  /* UFFD_CLIENT_*; of one that leaves: GONE */
+/* UFFD_CLIENT_*. end: UFFD_END_*, how one ends that leaves. */
+uint32_t uffd_stage_state(enum uffd_stage stage, uint32_t end);
 
 #endif

@@ -331,7 +331,7 @@ static void released(struct uffd_supervised *client, const struct uffd_worker *w
 
 static void completed(uffd_pager *pager, struct uffd_supervised *client, const struct uffd_message *message) {
   if (message->error == 0) {
-    uffd_client_leave(client, UFFD_CLIENT_COMPLETE, "All its memory is there.");
+    uffd_client_leave(client, UFFD_END_COMPLETE);
   } else if (!uffd_stage_is_leaving(client->stage)) {
     uffd_report(pager, UFFD_REPORT_ERROR, message->error, client, NULL,
                 "Its memory cannot be completed, it is served until it is gone: %s", message->text);

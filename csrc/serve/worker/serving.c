@@ -158,6 +158,8 @@ static int make_loop(struct uffd_serving *serving) {
   opts.flags = UFFD_LOOP_PAUSED;
   opts.ledger = uffd_book_ledger(&serving->book);
   opts.ledger_size = serving->book.head->ledger_length;
+  opts.failed = uffd_flaws_note;
+  opts.failed_ctx = &serving->flaws;
   opts.forked = forked;
   opts.forking = forking;
   opts.forked_ctx = serving;
@@ -279,14 +281,14 @@ static uint64_t inspect_faults(struct uffd_serving *serving) {
   return waiting.age_ns;
 }
 
+static void tell_flaws(struct uffd_serving *serving) {
+  int error = uffd_loop_error(serving->loop, NULL, 0);
+  if (error != 0) uffd_flaws_tell(&serving->flaws, &serving->shop->mouth, serving->client.id, error);
+}
+
 void uffd_serving_inspect(struct uffd_serving *serving) {
   publish(serving, inspect_faults(serving));
-  char text[UFFD_MESSAGE_TEXT];
-  int error = serving->failed ? 0 : uffd_loop_error(serving->loop, text, sizeof(text));
-  if (error != 0) {
-    serving->failed = true;
-    uffd_say(&serving->shop->mouth, UFFD_SAY_ERROR, serving->client.id, error, text);
-  }
+  tell_flaws(serving);
   for (uint32_t i = 0; i < serving->client.regions_count; i++) {
     uffd_place_go_on(&serving->places[i]);
   }
@@ -310,7 +312,8 @@ void uffd_serving_complete(struct uffd_serving *serving) {
 void uffd_serving_end(struct uffd_serving *serving, uint32_t phase) {
   struct uffd_book_head *head = serving->book.head;
   if (!serving->held) publish(serving, 0);
-  uffd_loop_close(serving->loop); /* the completing thread returns when it is closed */
+  if (!serving->held) tell_flaws(serving); /* before it is said that the client is released */
+  uffd_loop_close(serving->loop);          /* the completing thread returns when it is closed */
   if (serving->completing) pthread_join(serving->completer, NULL);
   if (!serving->held) atomic_store_explicit(&head->phase, phase, memory_order_release);
   release(serving);

@@ -8,6 +8,7 @@
 
 #include "serve/paper/book.h"
 #include "serve/paper/descriptors.h"
+#include "serve/worker/flaws.h"
 #include "serve/worker/mouth.h"
 #include "serve/worker/orphan.h"
 #include "serve/worker/supply.h"
@@ -51,7 +52,7 @@ struct uffd_serving {
   uint32_t announced_count;
   /* the watchdog's */
   uint64_t late_ns; /* when the last fault that was reported as late was read */
-  bool failed;      /* the first failure of its loop has been reported */
+  struct uffd_flaws flaws;
   /* completing */
   bool completing;
   pthread_t completer;
