@@ -233,7 +233,8 @@ enum {
   UFFD_REPORT_RETIRED = 6,  /* a worker has ended because it was told to; worker, pid */
   UFFD_REPORT_LATE = 7,  /* a fault has waited longer than watchdog_ms; client, text names its page, age and resolver */
   UFFD_REPORT_ERROR = 8, /* the first failure of a loop, a record that cannot be written, ...; client or NULL, text */
-  UFFD_REPORT_FROZEN = 9 /* no worker can serve it: on_crash has been applied; client, text */
+  UFFD_REPORT_FROZEN = 9, /* no worker can serve it: on_crash has been applied; client, text */
+  UFFD_REPORT_RECORD = 10 /* a working set was written; client, text names the file */
 };
 
 struct uffd_pager_report {

@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "util.h"
@@ -56,7 +57,21 @@ static int notify(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg functions[] = {{"terminal", terminal}, {"program", program}, {"notify", notify}, {NULL, NULL}};
+/* core.wall_clock(): nanoseconds since 1970. */
+static int wall_clock(lua_State *L) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  lua_pushinteger(L, (lua_Integer)now.tv_sec * 1000000000 + now.tv_nsec);
+  return 1;
+}
+
+static int pid(lua_State *L) {
+  lua_pushinteger(L, getpid());
+  return 1;
+}
+
+static const luaL_Reg functions[] = {{"terminal", terminal},     {"program", program}, {"notify", notify},
+                                     {"wall_clock", wall_clock}, {"pid", pid},         {NULL, NULL}};
 
 void uffd_lua_open_system(lua_State *L) {
   luaL_setfuncs(L, functions, 0);

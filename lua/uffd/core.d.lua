@@ -897,8 +897,8 @@ function pager:close() end
 ---client: one has come. refused: a handshake was refused, text says why. gone: client has ended, text says how.
 ---complete: its memory is complete. worker: one has started. died: a worker has died, text says of what. retired: a
 ---worker has ended as it was told to. late: a fault waits for long; text names its page, its age and its resolver.
----error: text. frozen: no worker can be had, on_crash was done
----@field kind "client"|"refused"|"gone"|"complete"|"worker"|"died"|"retired"|"late"|"error"|"frozen"
+---error: text. frozen: no worker can be had, on_crash was done. record: a working set was written, text names the file
+---@field kind "client"|"refused"|"gone"|"complete"|"worker"|"died"|"retired"|"late"|"error"|"frozen"|"record"
 ---@field error? integer an errno
 ---@field worker integer index
 ---@field pid? integer of the worker
@@ -1208,6 +1208,14 @@ function core.program() end
 ---@param state string such as "READY=1"
 ---@return boolean? sent
 function core.notify(state) end
+
+---Nanoseconds since 1970.
+---@return integer
+function core.wall_clock() end
+
+---The id of this process.
+---@return integer
+function core.pid() end
 
 ---The path of a program, as a shell finds it, and what keeps a library from being loaded into it first.
 ---@param name string

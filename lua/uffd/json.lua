@@ -1,7 +1,20 @@
 -- JSON, for the runner's commands and the examples: writing it, and reading what the control socket of a pager says.
 local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
+-- A text that is no UTF-8 (a path may be any bytes): each byte that is in the way becomes U+FFFD.
+local function repair(text)
+  local parts, at = {}, 1
+  while at <= #text do
+    local _, wrong = utf8.len(text, at)
+    if not wrong then break end
+    parts[#parts + 1] = text:sub(at, wrong - 1) .. "\u{FFFD}"
+    at = wrong + 1
+  end
+  return table.concat(parts) .. text:sub(at)
+end
+
 local function quote(text)
+  if not utf8.len(text) then text = repair(text) end
   return '"' .. text:gsub('[%c"\\]', function(c) return escapes[c] or ("\\u%04x"):format(c:byte()) end) .. '"'
 end
 

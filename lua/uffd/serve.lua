@@ -33,6 +33,8 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --on-crash WHAT       kill or freeze the clients of a worker that cannot be replaced (kill)
   --on-drain WHAT       on SIGTERM: complete the memory of all clients, or refuse new ones and serve on (complete)
   --watchdog MS         name faults that wait for longer (1000)
+  --log LEVEL           of the lines on stderr: error, warning, or info, which is all (info)
+  --timestamps          a time before each of them; in the journal of systemd they have a priority and a time anyway
   --json                a line of JSON for each thing that happens, and each client's figures at the end
   --help                show this and stop
 SIGHUP replaces the workers, without a lost fault. SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
@@ -53,7 +55,8 @@ local function size_or_auto(text)
 end
 
 local known = {
-  help = true, h = "help", json = true, once = true, prefetch = true,
+  help = true, h = "help", json = true, timestamps = true, log = arguments.choice("error", "warning", "info"),
+  once = true, prefetch = true,
   socket = arguments.text, control = arguments.text, metrics = arguments.text,
   image = arguments.text, policy = arguments.text, record = arguments.text, replay = arguments.text,
   workers = arguments.positive, uid = arguments.integer, watchdog = arguments.integer,
@@ -65,11 +68,14 @@ local known = {
   ["on-drain"] = arguments.choice("complete", "refuse"),
 }
 
+-- What is this program's, and not the pager's.
+local own = { help = true, json = true, policy = true, log = true, timestamps = true, keep = true }
+
 -- The options of uffd.pager; workers and supervisor make the same of the same arguments.
 local function pager_options(given)
   local options = {}
   for name, value in pairs(given) do
-    if name ~= "help" and name ~= "json" and name ~= "policy" then options[name:gsub("-", "_")] = value end
+    if not own[name] then options[name:gsub("-", "_")] = value end
   end
   return options
 end
@@ -97,9 +103,15 @@ end
 local View = {}
 View.__index = View
 
-local function new_view(as_json)
+local levels = { error = 3, warning = 4, info = 6 }
+
+local function new_view(given)
   return setmetatable({
-    json = as_json,
+    json = given.json,
+    times = given.timestamps,
+    level = levels[given.log or "info"],
+    journal = os.getenv "JOURNAL_STREAM" ~= nil, -- a service of systemd: lines carry their priority
+    refusals = { window_ns = 0, count = 0, left_out = 0 },
     columns = core.terminal(2),
     rows = {},        -- of clients that came, by id
     order = {},       -- their ids
@@ -111,16 +123,26 @@ local function new_view(as_json)
   }, View)
 end
 
--- A line on stderr, which takes the place of the status line.
-function View:say(...)
-  local line = table.concat { ... }
+-- RFC 3339, in UTC.
+local function timestamp(wall_ns)
+  local seconds = wall_ns // 1000000000
+  return os.date("!%Y-%m-%dT%H:%M:%S", seconds) .. (".%06dZ"):format(wall_ns % 1000000000 // 1000)
+end
+
+local severity = { died = "error", error = "error", frozen = "error", late = "warning", refused = "warning" }
+
+-- A line on stderr, which takes the place of the status line. level: "error", "warning" or "info"; wall_ns: since 1970.
+function View:say(level, wall_ns, line)
+  if levels[level] > self.level then return end
+  if self.times then line = timestamp(wall_ns) .. " " .. line end
+  if self.journal then line = ("<%d>%s"):format(levels[level], (line:gsub("\n", ("\n<%d>"):format(levels[level])))) end
   if self.columns then line = "\r\27[K" .. line end
   io.stderr:write(line, "\n")
 end
 
 local function write_json(kind, event, row)
-  local members = { { "kind", kind } }
-  for _, name in ipairs { "time_ns", "worker", "pid", "error", "text" } do
+  local members = { { "kind", kind }, { "ts", timestamp(event.wall_ns or core.wall_clock()) } }
+  for _, name in ipairs { "time_ns", "worker", "pid", "socket", "error", "text" } do
     if event[name] ~= nil then members[#members + 1] = { name, event[name] } end
   end
   if event.error then members[#members + 1] = { "errno", uffd.errno[event.error] } end
@@ -173,7 +195,38 @@ function View:tell(event)
     for name, sum in pairs(self.past) do self.past[name] = sum + client.stats[name] end
   end
   if event.kind == "frozen" then self.lost = true end
-  if self.json then write_json(event.kind, event, row) else self:say(sentence(event)) end
+  if event.kind == "refused" and self:leaves_out(event) then return end
+  self:write(event, row)
+end
+
+function View:write(event, row)
+  if self.json then
+    write_json(event.kind, event, row)
+  else
+    self:say(severity[event.kind] or "info", event.wall_ns, sentence(event))
+  end
+end
+
+local WINDOW_NS, WINDOW_LINES = 10 * 1000000000, 20
+
+-- Whoever is refused may try again at once: so many lines, then their number.
+function View:leaves_out(event)
+  local refusals = self.refusals
+  self:count_refusals(event.time_ns)
+  refusals.count = refusals.count + 1
+  if refusals.count > WINDOW_LINES then refusals.left_out = refusals.left_out + 1 end
+  return refusals.count > WINDOW_LINES
+end
+
+-- The window is over: says how many were left out.
+function View:count_refusals(now_ns)
+  local refusals = self.refusals
+  if now_ns - refusals.window_ns < WINDOW_NS then return end
+  local left_out = refusals.left_out
+  refusals.window_ns, refusals.count, refusals.left_out = now_ns, 0, 0
+  if left_out == 0 then return end
+  local text = ("%s more in the last %d s, which are not listed."):format(left_out, WINDOW_NS // 1000000000)
+  self:write { kind = "refused", worker = 0, time_ns = now_ns, wall_ns = core.wall_clock(), text = text }
 end
 
 -- Are there pages that failed, or were poisoned?
@@ -254,6 +307,7 @@ local function run(pager, view)
     goes_on, message, errno = pager:step(wait)
     if goes_on then
       view:refresh(pager)
+      view:count_refusals(math.floor(uffd.now() * 1e9))
       if not stopping and pager:status().draining then
         stopping = true
         core.notify "STOPPING=1"
@@ -266,13 +320,17 @@ local function run(pager, view)
 end
 
 local function supervise(given, options)
-  local view = new_view(given.json)
+  local view = new_view(given)
   options.worker = command_line()
   options.report = function(event) view:tell(event) end
   local pager, message, errno = uffd.pager(options)
   if not pager then return fail(message, errno) end
   pager:on_signals()
-  view:say("uffd-lua serve: listening on ", given.socket)
+  if given.json then
+    write_json("listening", { socket = given.socket, pid = core.pid() })
+  else
+    view:say("info", core.wall_clock(), "uffd-lua serve: listening on " .. given.socket)
+  end
   core.notify("READY=1\nSTATUS=listening on " .. given.socket)
   local done
   done, message, errno = run(pager, view)

@@ -66,18 +66,26 @@ $ cat > show.lua <<'END'
 > local last
 > for line in io.lines "out" do
 >   last = assert(json.decode(line))
->   if last.kind ~= "worker" and last.kind ~= "retired" then
+>   assert(last.ts:find "^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d%.%d%d%d%d%d%dZ$")
+>   if last.kind == "listening" then
+>     print(last.kind, last.socket, last.pid > 0)
+>   elseif last.kind == "record" then
+>     print(last.kind, last.text)
+>   elseif last.kind ~= "worker" and last.kind ~= "retired" then
 >     local client = last.client
 >     print(last.kind, client.id, client.state, client.size, client.stats.bytes)
 >   end
 > end
 > print(last.text ~= "", last.client.stats.missing > 0, last.client.age_ns > 0, last.client.pid > 0)
 > END
-$ sh with --image image --once --json -- 'vmm --socket door --image image'
+$ sed -i 's/listening on" err/listening" err out/' with
+$ sh with --image image --once --json --record boot.ws -- 'vmm --socket door --image image'
 pages 1024 wrong 0 ms *
 serve: 0
 $ uffd-lua show.lua
+listening	door	true
 client	1	starting	4194304	0
+record	Its working set is written to boot.ws.
 gone	1	gone	4194304	4194304
 figures	1	gone	4194304	4194304
 true	true	true	true
@@ -89,6 +97,25 @@ pages 1024 wrong 0 ms *
 serve: 0
 $ grep refused err
 refused: *
+
+# Whoever is refused again and again does not fill the log: 20 lines in 10 s, the others are counted. Lines have a time.
+$ cat > knock <<'END'
+> for i in $(seq 30); do
+>   vmm --socket door --image image --send nonsense & v=$!
+>   await "uffd-lua ctl --socket control status | grep -q '^refused *$i\$'"
+>   kill -KILL $v
+> done
+> kill -TERM $pid
+> END
+$ sh with --image image --control control --timestamps -- 'sh knock 2> /dev/null'
+serve: 0
+$ grep -c '^[0-9-]*T[0-9:.]*Z refused: ' err
+20
+$ rm -f out err; uffd-lua serve --socket door --image image --log warning > out 2> err & pid=$!
+> await '[ -S door ]'; kill -TERM $pid; wait $pid; cat err
+$ rm -f out err; JOURNAL_STREAM=1:2 uffd-lua serve --socket door --image image > out 2> err & pid=$!
+> await 'grep -qs listening err'; kill -TERM $pid; wait $pid; head -1 err
+<6>uffd-lua serve: listening on door
 
 # SIGTERM completes the clients, which need no pager then.
 $ sh with --image image -- '(await "grep -q has.come err"; kill -TERM $pid; await "grep -q complete err"; echo; echo) | vmm --socket door --image image --stay'

@@ -15,6 +15,19 @@ function tests.test_reads_what_it_writes()
   lu.assertEquals(math.type(value.integer), "integer")
 end
 
+-- A path may be any bytes, and JSON is UTF-8.
+function tests.test_what_is_written_is_utf8()
+  for text, written in pairs {
+    ["Aä\u{1F600}"] = "Aä\u{1F600}", ["\xff"] = "\u{FFFD}", ["a\xc3"] = "a\u{FFFD}", ["\xc3("] = "\u{FFFD}(",
+    ["\xed\xa0\x80x"] = "\u{FFFD}\u{FFFD}\u{FFFD}x", 
+    ["\xf4\x90\x80\x80"] = ("\u{FFFD}"):rep(4), ["\x80\x80b"] = "\u{FFFD}\u{FFFD}b",
+  } do
+    local encoded = json.encode(text)
+    lu.assertNotNil(utf8.len(encoded))
+    lu.assertEquals(encoded, '"' .. written .. '"')
+  end
+end
+
 function tests.test_reads_all_forms()
   lu.assertEquals(json.decode ' [ 1 , -2.5e2 , "\\u0041\\u00e4\\/\\b" , null , { } ] ', { 1, -250.0, "Aä/\b", {} })
   lu.assertEquals(json.decode "9007199254740993", 9007199254740993)

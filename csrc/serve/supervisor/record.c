@@ -48,6 +48,9 @@ void uffd_record_write(uffd_pager *pager, const struct uffd_supervised *client) 
     snprintf(path, sizeof(path), "%s.%" PRIu64, pager->opts.record, client->who.id);
   }
   int result = save(client, path);
-  if (result >= 0) return;
+  if (result >= 0) {
+    uffd_report(pager, UFFD_REPORT_RECORD, 0, client, NULL, "Its working set is written to %s.", path);
+    return;
+  }
   uffd_report(pager, UFFD_REPORT_ERROR, -result, client, NULL, "Its working set is not written: %s", uffd_errmsg());
 }
