@@ -61,8 +61,14 @@ enum {
 };
 
 enum {
-  UFFD_PAGER_ONCE = 1,    /* serve one client, and end when it is gone */
-  UFFD_PAGER_PREFETCH = 2 /* fill each client's memory in the background; faults go first */
+  UFFD_PAGER_ONCE = 1,     /* serve one client, and end when it is gone */
+  UFFD_PAGER_PREFETCH = 2, /* fill each client's memory in the background; faults go first */
+  /*
+   * Keep what clients are made of (userfaultfd, book, process, image) in the service manager's store of descriptors,
+   * and take over what a supervisor has left there that has died: sd_notify(3), FDSTORE. The manager is systemd
+   * (FileDescriptorStoreMax, NotifyAccess=main), or uffd_pager_keep()
+   */
+  UFFD_PAGER_KEEP = 4
 };
 
 struct uffd_pager_report;
@@ -160,6 +166,16 @@ UFFD_EXPORT int uffd_pager_drain(uffd_pager *pager);
 UFFD_EXPORT void uffd_pager_close(uffd_pager *pager);
 
 /*
+ * The keeper, for where there is no systemd: runs the command, a program with a pager (UFFD_PAGER_KEEP), keeps the
+ * descriptors that it stores, and starts it again when a signal has killed it. Then the new supervisor takes over all
+ * clients: nothing is lost, also when the workers were killed with the old one. SIGHUP, SIGTERM, SIGINT and SIGQUIT go
+ * on to the program. Returns its exit code when it ends by itself, or 128 and the signal when it was to end, or -errno.
+ * The calling process must have one thread and no other children. Other messages of sd_notify(3) are passed on to the
+ * caller's own manager.
+ */
+UFFD_EXPORT int uffd_pager_keep(const char *const *command);
+
+/*
  * The worker's main function: serves the clients that the supervisor at the other end of fd hands over, until the
  * supervisor says that no more will come. When the supervisor dies, it goes on with the clients that it has. opts: the
  * supervisor's; socket and control are not used. SIGINT, SIGTERM and SIGHUP are ignored from then on: they are meant
@@ -233,8 +249,9 @@ enum {
   UFFD_REPORT_RETIRED = 6,  /* a worker has ended because it was told to; worker, pid */
   UFFD_REPORT_LATE = 7,  /* a fault has waited longer than watchdog_ms; client, text names its page, age and resolver */
   UFFD_REPORT_ERROR = 8, /* the first failure of a loop, a record that cannot be written, ...; client or NULL, text */
-  UFFD_REPORT_FROZEN = 9, /* no worker can serve it: on_crash has been applied; client, text */
-  UFFD_REPORT_RECORD = 10 /* a working set was written; client, text names the file */
+  UFFD_REPORT_FROZEN = 9,  /* no worker can serve it: on_crash has been applied; client, text */
+  UFFD_REPORT_RECORD = 10, /* a working set was written; client, text names the file */
+  UFFD_REPORT_ADOPTED = 11 /* a client of a supervisor that has died is taken over; client */
 };
 
 struct uffd_pager_report {

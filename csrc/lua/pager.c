@@ -271,7 +271,8 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->workers = (uint32_t)number(L, table, "workers", UINT32_MAX);
   opts->on_crash = choice(L, table, "on_crash", crashes);
   opts->on_drain = choice(L, table, "on_drain", drains);
-  opts->flags = flag(L, table, "once", UFFD_PAGER_ONCE) | flag(L, table, "prefetch", UFFD_PAGER_PREFETCH);
+  opts->flags = flag(L, table, "once", UFFD_PAGER_ONCE) | flag(L, table, "prefetch", UFFD_PAGER_PREFETCH) |
+                flag(L, table, "keep", UFFD_PAGER_KEEP);
   opts->watchdog_ms = (uint32_t)number(L, table, "watchdog", UINT32_MAX);
   opts->around = around(L, table);
   opts->rate = number(L, table, "rate", LUA_MAXINTEGER);
@@ -309,6 +310,19 @@ static int create(lua_State *L) {
   int result = uffd_pager_create(&opts, &pager->pager);
   pager->host.L = NULL;
   return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
+/* core.pager_keep(command): the exit code of the program. */
+static int keep(lua_State *L) {
+  lua_settop(L, 1);
+  lua_newtable(L);
+  lua_pushvalue(L, 1);
+  lua_setfield(L, 2, "worker");
+  before_fork(L);
+  int result = uffd_pager_keep(command(L, 2));
+  if (result < 0) return uffd_lua_fail(L, result);
+  lua_pushinteger(L, result);
+  return 1;
 }
 
 /* core.pager_work(fd, options) */
@@ -533,7 +547,8 @@ static const luaL_Reg methods[] = {{"run", pager_run},
 static const luaL_Reg meta[] = {
     {"__gc", pager_close}, {"__close", pager_close}, {"__tostring", pager_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"pager_create", create}, {"pager_work", work}, {"pager_ask", ask}, {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"pager_create", create}, {"pager_work", work}, {"pager_keep", keep}, {"pager_ask", ask}, {NULL, NULL}};
 
 void uffd_lua_open_pager(lua_State *L) {
   uffd_lua_class(L, PAGER_TYPE, NULL, meta, methods);

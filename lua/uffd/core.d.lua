@@ -897,8 +897,9 @@ function pager:close() end
 ---client: one has come. refused: a handshake was refused, text says why. gone: client has ended, text says how.
 ---complete: its memory is complete. worker: one has started. died: a worker has died, text says of what. retired: a
 ---worker has ended as it was told to. late: a fault waits for long; text names its page, its age and its resolver.
----error: text. frozen: no worker can be had, on_crash was done. record: a working set was written, text names the file
----@field kind "client"|"refused"|"gone"|"complete"|"worker"|"died"|"retired"|"late"|"error"|"frozen"|"record"
+---error: text. frozen: no worker can be had, on_crash was done. record: a working set was written, text names the file.
+---adopted: a client of a supervisor that has died is taken over
+---@field kind "client"|"refused"|"gone"|"complete"|"worker"|"died"|"retired"|"late"|"error"|"frozen"|"record"|"adopted"
 ---@field error? integer an errno
 ---@field worker integer index
 ---@field pid? integer of the worker
@@ -1208,6 +1209,13 @@ function core.program() end
 ---@param state string such as "READY=1"
 ---@return boolean? sent
 function core.notify(state) end
+
+---The keeper: runs a pager's program, keeps what it stores, starts it again when a signal has killed it.
+---@param command string[] the program and its arguments
+---@return integer? code its exit code
+---@return string? message
+---@return integer? errno
+function core.pager_keep(command) end
 
 ---Nanoseconds since 1970.
 ---@return integer

@@ -728,7 +728,7 @@ local pager_options = {
   image = true, resolver = true, workers = true,
   max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
   once = true, prefetch = true, record = true, replay = true, rate = true, around = true,
-  watchdog = true, report = true, worker = true, metrics = true,
+  watchdog = true, keep = true, report = true, worker = true, metrics = true,
 }
 
 -- A copy of the options as the core takes them.
@@ -806,6 +806,9 @@ end
 ---resolver function is then that program's. Without it, workers are forked from this program, which must have no other
 ---threads: no running loops
 ---@field worker? string[]
+---keep what clients are made of with the service manager, so that another supervisor can take over: `<uffd_pager.h>` has
+---more of UFFD_PAGER_KEEP
+---@field keep? boolean
 ---where the metrics can be had by HTTP: path of a socket, or HOST:PORT of a loopback address (default: nowhere)
 ---@field metrics? string
 

@@ -35,6 +35,9 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --watchdog MS         name faults that wait for longer (1000)
   --log LEVEL           of the lines on stderr: error, warning, or info, which is all (info)
   --timestamps          a time before each of them; in the journal of systemd they have a priority and a time anyway
+  --keep                a small process beside this one holds the clients' descriptors: when this one is killed, also
+                        together with its workers, it is started again and takes all clients over. systemd does the
+                        same without it (FileDescriptorStoreMax=, NotifyAccess=main)
   --json                a line of JSON for each thing that happens, and each client's figures at the end
   --help                show this and stop
 SIGHUP replaces the workers, without a lost fault. SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
@@ -55,7 +58,7 @@ local function size_or_auto(text)
 end
 
 local known = {
-  help = true, h = "help", json = true, timestamps = true, log = arguments.choice("error", "warning", "info"),
+  help = true, h = "help", keep = true, json = true, timestamps = true, log = arguments.choice("error", "warning", "info"),
   once = true, prefetch = true,
   socket = arguments.text, control = arguments.text, metrics = arguments.text,
   image = arguments.text, policy = arguments.text, record = arguments.text, replay = arguments.text,
@@ -162,6 +165,7 @@ local function sentence(event)
     return ("%s has come: process %d, %s MiB in %s%s"):format(name, client.pid,
       figures.mebibytes(client.size), figures.count(#client.regions, "region"), from)
   end
+  if event.kind == "adopted" then return ("%s is taken over: process %d"):format(name, client.pid) end
   if event.kind == "refused" then return "refused" .. text end
   if event.kind == "gone" then return name .. " is gone. " .. event.text end
   if event.kind == "complete" then return name .. " is complete" end
@@ -322,6 +326,7 @@ end
 local function supervise(given, options)
   local view = new_view(given)
   options.worker = command_line()
+  options.keep = (tonumber(os.getenv "FDSTORE") or 0) > 0
   options.report = function(event) view:tell(event) end
   local pager, message, errno = uffd.pager(options)
   if not pager then return fail(message, errno) end
@@ -338,6 +343,19 @@ local function supervise(given, options)
   view:conclude()
   if not done then return fail(message, errno) end
   return view.lost and 1 or view:lost_data() and 3 or 0
+end
+
+-- This program runs itself once more, without --keep.
+local function keep()
+  local command = command_line()
+  for i, word in ipairs(command) do
+    if word == "--keep" then
+      table.remove(command, i)
+      break
+    end
+  end
+  local code, message, errno = core.pager_keep(command)
+  return code or fail(message, errno)
 end
 
 -- What a policy file prints goes to stderr: stdout is the supervisor's, for the table or the JSON.
@@ -383,5 +401,6 @@ return function(...)
     if not options.resolver then return arguments.fail("serve", message) end
   end
   if fd then return work(fd, options) end
+  if given.keep then return keep() end
   return supervise(given, options)
 end

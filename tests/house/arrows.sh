@@ -24,7 +24,7 @@ image/source
 image
 serve/workingset
 serve/paper
-serve/door serve/worker
+serve/door serve/worker serve/keeper
 serve/supervisor
 preload
 lua

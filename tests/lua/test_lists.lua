@@ -85,7 +85,7 @@ end
 
 -- As they are called in C; others have the same name.
 local in_lua = { socket_mode = { "mode" }, handshake_ms = { "handshake" }, watchdog_ms = { "watchdog" },
-  flags = { "once", "prefetch" }, size = {}, reserved = {}, resolver_ctx = {}, report_ctx = {} }
+  flags = { "once", "prefetch", "keep" }, size = {}, reserved = {}, resolver_ctx = {}, report_ctx = {} }
 
 function tests.test_options_of_a_pager()
   lu.skipIf(not core.pager_create, "built without the pager")
@@ -169,7 +169,7 @@ function tests.test_options_of_serve_are_those_of_a_pager()
   local known, mine = command "uffd.serve", {}
   for name in pairs(long(known)) do mine[(name:gsub("-", "_"))] = true end
   -- A policy is the resolver; the program itself has the report and starts the workers; the default of handshake does.
-  for _, name in ipairs { "json", "policy", "log", "timestamps", "keep" } do mine[name] = nil end
+  for _, name in ipairs { "json", "policy", "log", "timestamps" } do mine[name] = nil end
   for _, name in ipairs { "resolver", "report", "worker", "handshake" } do mine[name] = true end
   same(mine, pager_keys(), "serve and uffd.pager")
 end

@@ -116,6 +116,19 @@ int uffd_book_fork(const struct uffd_book *parent, struct uffd_book *child) {
   return uffd_book_create(&client, of->record_at != 0, child);
 }
 
+int uffd_book_claim(const struct uffd_book *book, uint32_t epoch) {
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
+  if (fcntl(book->fd, F_SETLK, &lock) != 0) return fail(EBUSY, "Another worker still serves this client.");
+  if (atomic_load_explicit(&book->head->epoch, memory_order_acquire) == epoch) return 0;
+  return fail(ESTALE, "Another supervisor has taken this client over.");
+}
+
+int32_t uffd_book_holder(const struct uffd_book *book) {
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
+  if (fcntl(book->fd, F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return 0;
+  return (int32_t)lock.l_pid;
+}
+
 void uffd_book_close(struct uffd_book *book) {
   if (book->head != NULL) munmap(book->head, book->length);
   if (book->fd >= 0) close(book->fd);

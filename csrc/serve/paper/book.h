@@ -13,7 +13,7 @@
 #include "serve/paper/latency.h"
 #include "uffd_pager.h"
 
-#define UFFD_BOOK_VERSION 2u /* a reload may start a worker of another build than the supervisor */
+#define UFFD_BOOK_VERSION 3u /* a reload may start a worker of another build than the supervisor */
 
 /* What the client's worker is doing with it. The supervisor reads it when the worker has died. */
 enum {
@@ -41,6 +41,8 @@ struct uffd_book_head {
   uint64_t id, of;
   int32_t pid;
   uint32_t uid, gid;
+  uint64_t image;         /* number of the image that it is served from; 0: none. Written by the supervisor */
+  _Atomic uint32_t epoch; /* raised by each supervisor that takes the client over: see uffd_book_claim() */
   /* written by the worker */
   _Atomic uint32_t phase;     /* UFFD_BOOK_*; written by the supervisor while there is no worker */
   _Atomic uint32_t preparing; /* 1: the worker that is to take over is making the client */
@@ -66,6 +68,14 @@ int uffd_book_open(int fd, struct uffd_book *book);
 /* A book for a forked child; its ledger is all zeros. */
 int uffd_book_fork(const struct uffd_book *parent, struct uffd_book *child);
 void uffd_book_close(struct uffd_book *book);
+
+/*
+ * Who reads the client's faults has a lock on its book, which the kernel takes away when that process dies; closing the
+ * book gives it back. A worker of an earlier epoch must not claim it any more. -EBUSY another worker has it; -ESTALE
+ * the epoch is over.
+ */
+int uffd_book_claim(const struct uffd_book *book, uint32_t epoch);
+int32_t uffd_book_holder(const struct uffd_book *book); /* pid of the worker that has the lock; 0: none */
 
 const struct uffd_client_region *uffd_book_regions(const struct uffd_book *book);
 void *uffd_book_ledger(const struct uffd_book *book);

@@ -14,6 +14,7 @@
 #include "serve/paper/alive.h"
 #include "serve/supervisor/family.h"
 #include "serve/supervisor/image.h"
+#include "serve/supervisor/keep.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/record.h"
 #include "serve/supervisor/report.h"
@@ -22,6 +23,8 @@
 
 #define FDS_A_CLIENT 7u                   /* in a worker; the supervisor has five */
 #define FDS_SPARE    64u                  /* images, workers, connections without a client */
+#define RECALL_NS    UINT64_C(5000000000) /* a former worker that does not let go of a client in so long is killed */
+#define ASK_NS       UINT64_C(20000000)
 #define KIN_TRIES    5                    /* to find the process of a forked child */
 #define PROBE_MIN_NS UINT64_C(10000000)   /* the first pause before a client's memory is asked for, */
 #define PROBE_MAX_NS UINT64_C(1000000000) /* and the longest */
@@ -82,7 +85,7 @@ static struct uffd_supervised *make(uffd_pager *pager, struct uffd_image *image)
   return client;
 }
 
-static void link_in(uffd_pager *pager, struct uffd_supervised *client) {
+static void add(uffd_pager *pager, struct uffd_supervised *client) {
   client->who.regions = uffd_book_regions(&client->book);
   client->who.fds = client->fds;
   client->next = pager->clients;
@@ -92,7 +95,13 @@ static void link_in(uffd_pager *pager, struct uffd_supervised *client) {
   pager->fds_extra += client->who.fds_count;
   pager->clients_come++;
   if (client->image != NULL) client->image->clients_count++;
-  pager->last_id = client->who.id;
+  pager->last_id = max_u64(pager->last_id, client->who.id);
+  client->book.head->image = client->image != NULL ? client->image->backing.number : 0;
+}
+
+static void link_in(uffd_pager *pager, struct uffd_supervised *client) {
+  add(pager, client);
+  uffd_keep_client(pager, client);
   if (client->who.of == 0) {
     uffd_report(pager, UFFD_REPORT_CLIENT, 0, client, NULL, "It has handed over its memory.");
   } else {
@@ -233,6 +242,72 @@ int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, in
   return 0;
 }
 
+static void take_remains(struct uffd_supervised *client, struct uffd_remains *remains) {
+  const struct uffd_book_head *head = client->book.head;
+  client->who = (struct uffd_client){
+      .id = head->id,
+      .of = head->of,
+      .pid = head->pid,
+      .uid = head->uid,
+      .gid = head->gid,
+      .regions_count = head->regions_count,
+      .fds_count = remains->fds_count,
+  };
+  client->object_fd = remains->object_fd;
+  client->pidfd = remains->pidfd;
+  memcpy(client->fds, remains->fds, sizeof(client->fds));
+  remains->object_fd = remains->pidfd = -1;
+  memset(remains->fds, -1, sizeof(remains->fds));
+}
+
+int uffd_client_adopt(uffd_pager *pager, struct uffd_remains *remains) {
+  struct uffd_book book;
+  if (remains->object_fd < 0 || remains->book_fd < 0) return fail(EINVAL, "Not all of it was kept.");
+  int result = uffd_book_open(remains->book_fd, &book);
+  if (result < 0) return result;
+  remains->book_fd = -1;
+  struct uffd_image *image = uffd_image_find(pager, book.head->image);
+  struct uffd_supervised *client = NULL;
+  if (book.head->image != 0 && image == NULL) {
+    result = fail(ESTALE, "Its image was not kept.");
+  } else if ((client = make(pager, image)) == NULL) {
+    result = fail(ENOMEM, "No memory for a client.");
+  }
+  if (result < 0) {
+    uffd_book_close(&book);
+    return result;
+  }
+  client->book = book;
+  take_remains(client, remains);
+  client->stage = UFFD_STAGE_ADOPTED;
+  client->recall_ns = client->since_ns;
+  client->give_up_ns = client->since_ns + RECALL_NS;
+  if (poll_exit(pager, client) < 0) uffd_close_fds(&client->pidfd, 1);
+  atomic_fetch_add_explicit(&book.head->epoch, 1, memory_order_acq_rel);
+  add(pager, client);
+  uffd_report(pager, UFFD_REPORT_ADOPTED, 0, client, NULL, "It was served under a supervisor that has ended.");
+  return 0;
+}
+
+/* Its former worker looks ten times a second whether it is to let go. */
+static void recall(struct uffd_supervised *client, uint64_t now) {
+  struct uffd_figures figures;
+  int32_t holder = uffd_book_holder(&client->book);
+  client->recall_ns = now + ASK_NS;
+  if (holder > 0 && now < client->give_up_ns) return;
+  if (holder > 0) { /* it hangs; only a worker can have the lock, as the book is ours */
+    int pidfd = (int)syscall(SYS_pidfd_open, holder, 0);
+    if (pidfd >= 0 && uffd_book_holder(&client->book) == holder)
+      (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+    uffd_close_fds(&pidfd, 1);
+    return;
+  }
+  if (uffd_book_figures(&client->book, &figures)) uffd_figures_follow(&client->former, &figures);
+  client->former.stats.queue = 0;
+  uffd_book_reset(&client->book);
+  uffd_stage_enter(&client->stage, UFFD_STAGE_QUEUED);
+}
+
 struct uffd_supervised *uffd_client_find(const uffd_pager *pager, uint64_t id) {
   struct uffd_supervised *client = pager->clients;
   while (client != NULL && client->who.id != id) {
@@ -245,7 +320,8 @@ void uffd_client_leave(struct uffd_supervised *client, uint32_t end) {
   if (uffd_stage_is_leaving(client->stage)) return;
   client->end = end;
   switch (client->stage) {
-  case UFFD_STAGE_QUEUED: /* nobody has been told of it */
+  case UFFD_STAGE_ADOPTED: /* its former worker notices by itself */
+  case UFFD_STAGE_QUEUED:  /* nobody has been told of it */
   case UFFD_STAGE_FROZEN:
     client->worker = client->heir = NULL;
     uffd_stage_enter(&client->stage, UFFD_STAGE_LEFT);
@@ -290,6 +366,7 @@ static void find_process(uffd_pager *pager, struct uffd_supervised *client) {
   if (client->who.pid == 0) return;
   client->kin_tries = 0;
   client->book.head->pid = client->who.pid;
+  uffd_keep_process(pager, client);
   if (poll_exit(pager, client) < 0) uffd_close_fds(&client->pidfd, 1);
 }
 
@@ -323,6 +400,7 @@ bool uffd_client_kill(struct uffd_supervised *client) {
 
 void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why) {
   if (client->stage == UFFD_STAGE_FROZEN || uffd_stage_is_leaving(client->stage)) return;
+  if (client->stage == UFFD_STAGE_ADOPTED) return; /* it is served */
   client->worker = client->heir = NULL;
   uffd_stage_enter(&client->stage, UFFD_STAGE_FROZEN);
   bool killed = pager->opts.on_crash == UFFD_PAGER_KILL && uffd_client_kill(client);
@@ -353,6 +431,7 @@ static void finish(uffd_pager *pager, struct uffd_supervised *client) {
   pager->fds_extra -= client->who.fds_count;
   pager->clients_ended++;
   uffd_sum_keep(pager, client);
+  uffd_keep_drop_client(pager, client);
   uffd_record_write(pager, client);
   uffd_report(pager, client->end == UFFD_END_COMPLETE ? UFFD_REPORT_COMPLETE : UFFD_REPORT_GONE, 0, client, NULL, "%s",
               sentences[client->end]);
@@ -363,13 +442,14 @@ static void finish(uffd_pager *pager, struct uffd_supervised *client) {
 
 /* When to report that no worker has begun to serve it. */
 static uint64_t begin_due(const struct uffd_supervised *client) {
-  bool begins = client->stage <= UFFD_STAGE_PREPARING;
+  bool begins = client->stage != UFFD_STAGE_ADOPTED && client->stage <= UFFD_STAGE_PREPARING;
   return begins ? client->late_ns : UINT64_MAX;
 }
 
 static void check(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
   bool leaving = uffd_stage_is_leaving(client->stage);
   if (client->probe_ns != 0 && client->probe_ns <= now && !leaving) probe(pager, client, now);
+  if (client->stage == UFFD_STAGE_ADOPTED && client->recall_ns <= now) recall(client, now);
   if (begin_due(client) >= now) return;
   client->late_ns = UINT64_MAX; /* once */
   uffd_report(pager, UFFD_REPORT_LATE, 0, client, NULL, "No worker has begun to serve it for %u s.",
@@ -395,6 +475,7 @@ uint64_t uffd_clients_due(const uffd_pager *pager) {
   for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
     if (client->probe_ns != 0 && !uffd_stage_is_leaving(client->stage)) due = min_u64(due, client->probe_ns);
     due = min_u64(due, begin_due(client));
+    if (client->stage == UFFD_STAGE_ADOPTED) due = min_u64(due, client->recall_ns);
     if (client->stage == UFFD_STAGE_QUEUED && client->retry_ns > now) due = min_u64(due, client->retry_ns);
   }
   return due;

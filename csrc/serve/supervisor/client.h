@@ -49,12 +49,23 @@ struct uffd_supervised {
   uint64_t probe_step; /* ns until the next probe, doubles with each */
   uint32_t end;        /* UFFD_END_* */
   bool killed;         /* by us */
+  uint64_t recall_ns;  /* adopted: when its former worker is asked for next, */
+  uint64_t give_up_ns; /* and when that worker is killed */
 };
 
 /* *id: the client's. A userfaultfd that is served already stays the same client. -errno with a sentence: refused. */
 int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64_t *id);
 /* A child that parent has forked. Takes both descriptors when it succeeds. */
 int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd);
+/* What a dead supervisor has left of a client. What is taken out is replaced by -1. */
+struct uffd_remains {
+  uint64_t id;
+  int object_fd, book_fd, pidfd; /* -1: it is not there */
+  uint32_t fds_count;
+  int fds[UFFD_HANDSHAKE_FDS];
+};
+/* -EINVAL no object, or a book that this version does not understand; -ESTALE its image is not there; -ENOMEM. */
+int uffd_client_adopt(uffd_pager *pager, struct uffd_remains *remains);
 struct uffd_supervised *uffd_client_find(const uffd_pager *pager, uint64_t id); /* NULL: none */
 /* The connection has ended. bye: the client has said that it needs no pager any more. */
 void uffd_clients_hang_up(uffd_pager *pager, uint64_t connection, bool bye);

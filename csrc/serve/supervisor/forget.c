@@ -8,6 +8,7 @@
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
 #include "serve/supervisor/image.h"
+#include "serve/supervisor/keep.h"
 #include "serve/supervisor/link.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
@@ -27,4 +28,5 @@ void uffd_pager_forget(uffd_pager *pager) {
   uffd_workers_forget(pager);
   uffd_clients_forget(pager);
   uffd_images_forget(pager);
+  uffd_keep_close(pager);
 }

@@ -4,6 +4,7 @@
 #include "serve/supervisor/image.h"
 
 #include "base/base.h"
+#include "serve/supervisor/keep.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 #include "serve/workingset/workingset.h"
@@ -41,10 +42,19 @@ static void drop_unused(uffd_pager *pager) {
     for (struct uffd_worker *worker = pager->workers; worker != NULL; worker = worker->next) {
       if (worker->images_told >= image->backing.number) uffd_worker_owe(pager, worker, &message);
     }
+    uffd_keep_drop_image(pager, image);
     uffd_backing_yield(&image->backing); /* workers have copies of the descriptor */
     *at = image->next;
     free_image(image);
   }
+}
+
+/* Is it the newest one again, the same file and unchanged since? */
+static bool is_current(const uffd_pager *pager, const struct uffd_image *image) {
+  const struct uffd_image *current = pager->images;
+  return current != NULL && uffd_stamp_holds(image->backing.fd, &current->backing.stamp) &&
+         current->backing.identity == image->backing.identity &&
+         (current->backing.replay_fd >= 0) == (image->backing.replay_fd >= 0);
 }
 
 int uffd_image_change(uffd_pager *pager, const char *path, const char *replay) {
@@ -58,11 +68,38 @@ int uffd_image_change(uffd_pager *pager, const char *path, const char *replay) {
     uffd_restore_sentence(&why);
     return result;
   }
+  if (is_current(pager, image)) { /* a supervisor that takes over has it already */
+    free_image(image);
+    return 0;
+  }
   image->backing.number = ++pager->images_opened;
   image->next = pager->images;
   pager->images = image;
+  uffd_keep_image(pager, image);
   drop_unused(pager);
   return 0;
+}
+
+int uffd_image_adopt(uffd_pager *pager, const struct uffd_message *message, int *fds) {
+  struct uffd_image *image = NEW(struct uffd_image);
+  if (image == NULL) return fail(ENOMEM, "No memory for an image.");
+  int result = uffd_backing_read(message, fds, &image->backing);
+  if (result < 0) {
+    DELETE(image);
+    return result;
+  }
+  pager->images_opened = max_u64(pager->images_opened, image->backing.number);
+  image->next = pager->images;
+  pager->images = image;
+  return 0;
+}
+
+struct uffd_image *uffd_image_find(const uffd_pager *pager, uint64_t number) {
+  struct uffd_image *image = pager->images;
+  while (image != NULL && image->backing.number != number) {
+    image = image->next;
+  }
+  return image;
 }
 
 void uffd_image_drop(uffd_pager *pager, struct uffd_image *image) {

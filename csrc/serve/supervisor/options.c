@@ -40,7 +40,7 @@ int uffd_options_check(const struct uffd_pager_opts *opts) {
   }
   if (opts->on_crash > UFFD_PAGER_FREEZE) return fail(EINVAL, "on_crash: unknown value %u.", opts->on_crash);
   if (opts->on_drain > UFFD_PAGER_REFUSE) return fail(EINVAL, "on_drain: unknown value %u.", opts->on_drain);
-  if ((opts->flags & ~(uint32_t)(UFFD_PAGER_ONCE | UFFD_PAGER_PREFETCH)) != 0) {
+  if ((opts->flags & ~(uint32_t)(UFFD_PAGER_ONCE | UFFD_PAGER_PREFETCH | UFFD_PAGER_KEEP)) != 0) {
     return fail(EINVAL, "flags: unknown bits in 0x%x.", opts->flags);
   }
   if (opts->socket_mode > 0777) return fail(EINVAL, "socket_mode: 0%o is no mode of a socket.", opts->socket_mode);

@@ -10,6 +10,7 @@
 
 #include "base/base.h"
 #include "serve/paper/descriptors.h"
+#include "serve/supervisor/adopt.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
 #include "serve/supervisor/forget.h"
@@ -50,6 +51,7 @@ static void take_time(uffd_pager *pager, void *owner) {
 static void set_timer(uffd_pager *pager) {
   uint64_t due = min_u64(min_u64(uffd_links_due(pager), uffd_clients_due(pager)), uffd_slots_due(pager));
   due = min_u64(due, min_u64(uffd_images_due(pager), uffd_refused_due(pager)));
+  due = min_u64(due, uffd_keep_due(pager));
   struct itimerspec when = {{0, 0}, {0, 0}};
   if (due != UINT64_MAX) {
     due = max_u64(due, 1); /* 0 would disarm the timer */
@@ -64,6 +66,7 @@ static void settle(uffd_pager *pager) {
   obey(pager);
   uffd_images_look(pager, now);
   uffd_refused_check(pager, now);
+  uffd_keep_push(pager, now);
   uffd_links_check(pager, now);
   uffd_clients_check(pager, now);
   uffd_slots_fill(pager, now);
@@ -150,8 +153,12 @@ static int open_pager(uffd_pager *pager) {
   if (result < 0) return result;
   pager->slots = uffd_alloc(pager->opts.workers * sizeof(*pager->slots));
   if (pager->slots == NULL) return fail(ENOMEM, "No memory for a pager.");
-  if (pager->opts.image != NULL) result = uffd_image_change(pager, pager->opts.image, pager->opts.replay);
-  if (result == 0) result = open_descriptors(pager);
+  result = open_descriptors(pager);
+  if (result == 0) result = uffd_keep_open(pager);
+  if (result == 0) result = uffd_adopt_all(pager);
+  if (result == 0 && pager->opts.image != NULL) {
+    result = uffd_image_change(pager, pager->opts.image, pager->opts.replay);
+  }
   if (result == 0) result = uffd_links_open(pager);
   if (result == 0) result = uffd_scrape_open(pager);
   return result < 0 ? result : open_control(pager);
@@ -175,7 +182,7 @@ int uffd_pager_create(const struct uffd_pager_opts *user_opts, uffd_pager **made
   pager->pid = getpid();
   pager->fds_limit = uffd_raise_fd_limit();
   pager->opts = opts;
-  pager->epoll_fd = pager->timer_fd = pager->order_fd = -1;
+  pager->epoll_fd = pager->timer_fd = pager->order_fd = pager->keep.fd = -1;
   result = open_pager(pager);
   if (result < 0) {
     struct uffd_sentence kept = uffd_keep_sentence();

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "serve/paper/book.h"
+#include "serve/supervisor/keep.h"
 #include "serve/supervisor/poll.h"
 #include "serve/supervisor/refusal.h"
 #include "uffd_pager.h"
@@ -78,6 +79,8 @@ struct uffd_pager {
   bool closing;
   int error; /* no worker can be started: told by uffd_pager_step() */
   uint64_t last_id;
+  struct uffd_keep keep;
+  uint64_t last_refused;                       /* number of those that are kept */
   struct uffd_trouble troubles[UFFD_TROUBLES]; /* the i-th at [i % UFFD_TROUBLES] */
   uint64_t troubles_count;                     /* so far */
   uint64_t clients_come, refused, restarts;    /* so far */

@@ -11,6 +11,7 @@
 #include "base/base.h"
 #include "serve/paper/alive.h"
 #include "serve/supervisor/family.h"
+#include "serve/supervisor/keep.h"
 #include "serve/supervisor/pager.h"
 
 #define KEPT_MAX     256u                /* beyond it the oldest is poisoned and let go of */
@@ -20,6 +21,7 @@
 
 struct uffd_refused {
   struct uffd_refused *next; /* an older one */
+  uint64_t number;           /* by which the service manager keeps it */
   struct uffd_handshake handshake;
 };
 
@@ -27,6 +29,7 @@ static void free_refused(uffd_pager *pager, struct uffd_refused **at) {
   struct uffd_refused *refused = *at;
   *at = refused->next;
   pager->refused_kept--;
+  uffd_keep_drop_refused(pager, refused->number);
   uffd_handshake_release(&refused->handshake);
   DELETE(refused);
 }
@@ -71,6 +74,30 @@ static bool kill_owner(const struct uffd_handshake *handshake) {
   return syscall(SYS_pidfd_send_signal, handshake->pidfd, SIGKILL, NULL, 0) == 0;
 }
 
+static void link_in(uffd_pager *pager, struct uffd_refused *refused) {
+  refused->next = pager->refused_list;
+  pager->refused_list = refused;
+  pager->refused_kept++;
+  pager->refused_step = CHECK_MIN_NS;
+  pager->refused_ns = uffd_now() + CHECK_MIN_NS;
+}
+
+void uffd_refused_hold(uffd_pager *pager, int object_fd) {
+  struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
+  handshake.object_fd = object_fd;
+  (void)uffd_refused_keep(pager, &handshake, true);
+  uffd_handshake_release(&handshake);
+}
+
+void uffd_refused_adopt(uffd_pager *pager, uint64_t number, int object_fd) {
+  struct uffd_refused *refused = object_fd >= 0 ? NEW(struct uffd_refused) : NULL;
+  if (refused == NULL) return; /* the service manager has it too */
+  *refused = (struct uffd_refused){.number = number, .handshake = UFFD_HANDSHAKE_INIT};
+  refused->handshake.object_fd = object_fd;
+  pager->last_refused = max_u64(pager->last_refused, number);
+  link_in(pager, refused);
+}
+
 const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshake, bool told) {
   uffd_object *object = handshake->object_fd >= 0 ? adopt(handshake) : NULL;
   if (object == NULL) return "";
@@ -85,11 +112,9 @@ const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshak
   refused->handshake = *handshake;
   *handshake = (struct uffd_handshake)UFFD_HANDSHAKE_INIT;
   uffd_close_fds(refused->handshake.fds, refused->handshake.fds_count);
-  refused->next = pager->refused_list;
-  pager->refused_list = refused;
-  pager->refused_kept++;
-  pager->refused_step = CHECK_MIN_NS;
-  pager->refused_ns = uffd_now() + CHECK_MIN_NS;
+  refused->number = ++pager->last_refused;
+  link_in(pager, refused);
+  uffd_keep_refused(pager, refused->number, refused->handshake.object_fd);
   return killed ? " It is killed." : told ? "" : " It sleeps at its next missing page: nobody answers.";
 }
 

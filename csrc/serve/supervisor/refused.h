@@ -13,8 +13,10 @@
  * is its own. Returns what became of it, as a sentence, or "".
  */
 const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshake, bool told);
-void uffd_refused_check(uffd_pager *pager, uint64_t now); /* closes those whose memory is gone */
-uint64_t uffd_refused_due(const uffd_pager *pager);       /* when to check again; UINT64_MAX: never */
-void uffd_refused_forget(uffd_pager *pager);              /* closes all */
+void uffd_refused_hold(uffd_pager *pager, int object_fd);                   /* of which nothing else is known */
+void uffd_refused_adopt(uffd_pager *pager, uint64_t number, int object_fd); /* that another supervisor has kept */
+void uffd_refused_check(uffd_pager *pager, uint64_t now);                   /* closes those whose memory is gone */
+uint64_t uffd_refused_due(const uffd_pager *pager);                         /* when to check again; UINT64_MAX: never */
+void uffd_refused_forget(uffd_pager *pager);                                /* closes all */
 
 #endif

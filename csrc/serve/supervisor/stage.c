@@ -13,6 +13,7 @@ static const struct {
   uint32_t next;  /* what may follow, a bit a stage */
   uint32_t state; /* as the public interface names it */
 } stages[UFFD_STAGES] = {
+    [UFFD_STAGE_ADOPTED] = {TO(QUEUED) | TO(LEFT), UFFD_CLIENT_SERVED},
     [UFFD_STAGE_QUEUED] = {TO(MAKING) | TO(FROZEN) | TO(LEFT), UFFD_CLIENT_STARTING},
     [UFFD_STAGE_MAKING] = {TO(SERVED) | TO(HEIR_QUEUED) | TO(QUEUED) | TO(FROZEN) | TO(LEAVING), UFFD_CLIENT_STARTING},
     [UFFD_STAGE_PREPARING] = {TO(HELD) | TO(QUEUED) | TO(FROZEN) | TO(LEAVING), UFFD_CLIENT_STARTING},

@@ -8,11 +8,13 @@
 #include <stdint.h>
 
 /*
+ *   ADOPTED -> QUEUED
  *   QUEUED -> MAKING -> SERVED --------------------------> LEAVING -> LEAVING_HEIR -> LEFT
  *                        |  \ HEIR_QUEUED -> HEIR_MAKING -> HEIR_HELD -> YIELDING -> HELD -> MAKING (by the heir)
  *                        `-> QUEUED, PREPARING or HELD when its worker dies; FROZEN when no worker can serve it
  */
 enum uffd_stage {
+  UFFD_STAGE_ADOPTED,       /* a worker of a supervisor that is dead may still serve it: that one lets go of it first */
   UFFD_STAGE_QUEUED,        /* its worker, if there is one yet, has not been told */
   UFFD_STAGE_MAKING,        /* its worker makes it, and will start it */
   UFFD_STAGE_PREPARING,     /* its worker makes it, and will wait for START: it was the heir of one that has died */

@@ -238,6 +238,7 @@ void uffd_tasks_died(uffd_pager *pager, const struct uffd_worker *worker, bool k
 
 static void take_over(const uffd_pager *pager, struct uffd_supervised *client, struct uffd_worker *worker) {
   if (client->slot != worker->index || uffd_stage_is_leaving(client->stage) || client->worker == worker) return;
+  if (client->stage == UFFD_STAGE_ADOPTED) return; /* its former worker lets go of it first */
   if (client->stage == UFFD_STAGE_FROZEN) {
     if (pager->opts.on_crash != UFFD_PAGER_FREEZE) return;
     client->strikes = 0;
@@ -260,7 +261,7 @@ void uffd_tasks_ready(uffd_pager *pager, struct uffd_worker *worker) {
 
 /* What we lack is not the client's guilt. */
 static bool is_shortage(int error) {
-  return error == EMFILE || error == ENFILE || error == ENOMEM;
+  return error == EMFILE || error == ENFILE || error == ENOMEM || error == EBUSY; /* busy: with its former worker */
 }
 
 /* It is tried again in a while: others may have gone. */

@@ -115,6 +115,7 @@ static void take_parcel(struct uffd_serving *serving, struct uffd_parcel *parcel
   serving->pidfd = parcel->pidfd;
   memcpy(serving->fds, parcel->fds, sizeof(parcel->fds));
   const struct uffd_book_head *head = serving->book.head;
+  serving->epoch = atomic_load_explicit(&head->epoch, memory_order_acquire);
   serving->client = (struct uffd_client){
       .id = head->id,
       .of = head->of,
@@ -244,8 +245,10 @@ int uffd_serving_make(struct uffd_shop *shop, struct uffd_parcel *parcel, struct
 
 int uffd_serving_start(struct uffd_serving *serving) {
   struct uffd_book_head *head = serving->book.head;
+  int result = uffd_book_claim(&serving->book, serving->epoch);
+  if (result < 0) return result;
   atomic_store_explicit(&head->phase, UFFD_BOOK_SERVING, memory_order_release);
-  int result = uffd_loop_start(serving->loop);
+  result = uffd_loop_start(serving->loop);
   if (result < 0) return result;
   uffd_serving_prefetch(serving);
   serving->held = false;

@@ -41,6 +41,7 @@ struct uffd_serving {
   struct uffd_client client;
   int fds[UFFD_HANDSHAKE_FDS];
   int pidfd;
+  uint32_t epoch; /* of the book, when it was handed over */
   uffd_object *object;
   uffd_loop *loop;
   uffd_resolver *resolver;

@@ -203,7 +203,10 @@ static void look_after(struct uffd_work *work) {
     uint32_t phase = atomic_load_explicit(&serving->book.head->phase, memory_order_acquire);
     bool wanted =
         serving->stock != NULL && !serving->held && uffd_backing_look(&serving->stock->backing) != UFFD_BACKING_INTACT;
-    if (gone(serving)) {
+    bool taken = atomic_load_explicit(&serving->book.head->epoch, memory_order_acquire) != serving->epoch;
+    if (taken) { /* by a new supervisor, whose worker waits until this one has let go */
+      end(work, serving, UFFD_BOOK_YIELDED);
+    } else if (gone(serving)) {
       end(work, serving, UFFD_BOOK_NOBODY);
     } else if (wanted) { /* as the supervisor would have it */
       uffd_serving_complete(serving);

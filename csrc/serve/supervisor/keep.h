@@ -1,0 +1,42 @@
+/*
+ * What must outlast the supervisor: copies of its descriptors in the store of the service manager, by the protocol of
+ * sd_notify(3). The manager is systemd, or the keeper of this library; the next supervisor gets them back: see adopt.h.
+ */
+#ifndef UFFD_SERVE_KEEP_H
+#define UFFD_SERVE_KEEP_H
+
+#include "serve/supervisor/client.h"
+#include "serve/supervisor/image.h"
+
+#define UFFD_KEEP_NAME 64u /* bytes of the name of a descriptor that is kept */
+
+struct uffd_errand;
+
+struct uffd_keep {
+  int fd;                      /* connected to the manager; -1: nothing is kept */
+  struct uffd_errand *errands; /* that did not fit yet, the oldest first */
+  uint64_t retry_ns;           /* when to try them again */
+  uint64_t stored, limit;      /* descriptors; limit 0: not known */
+  bool reported;               /* that the manager cannot be had */
+};
+
+/* Connects to the manager if the options say so. -EINVAL there is none; those of socket(2) and connect(2). */
+int uffd_keep_open(uffd_pager *pager);
+void uffd_keep_close(uffd_pager *pager);
+
+/* All of these queue what the manager does not take at once. A client's must be kept before it is told that it is
+ * served. */
+void uffd_keep_client(uffd_pager *pager, const struct uffd_supervised *client);
+void uffd_keep_process(uffd_pager *pager, const struct uffd_supervised *client); /* its pidfd was found later */
+void uffd_keep_image(uffd_pager *pager, const struct uffd_image *image);
+void uffd_keep_refused(uffd_pager *pager, uint64_t number, int object_fd);
+void uffd_keep_drop_client(uffd_pager *pager, const struct uffd_supervised *client);
+void uffd_keep_drop_image(uffd_pager *pager, const struct uffd_image *image);
+void uffd_keep_drop_refused(uffd_pager *pager, uint64_t number);
+/* What was adopted is in the store already. */
+void uffd_keep_count(uffd_pager *pager, uint64_t stored);
+
+void uffd_keep_push(uffd_pager *pager, uint64_t now); /* tries what did not fit */
+uint64_t uffd_keep_due(const uffd_pager *pager);      /* when to try again; UINT64_MAX: never */
+
+#endif

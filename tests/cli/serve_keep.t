@@ -1,0 +1,77 @@
+# With a keeper the supervisor may die too, alone or together with its workers: another one takes over every client, and a
+# stand-in VMM that compares every byte finds no zeros. The keeper speaks the service manager's side of sd_notify(3).
+? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
+? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
+$ vmm --make 4194304 --image image
+# ctl gives the supervisor's pid, err those of its workers.
+$ cat > functions <<'END'
+> ctl() { uffd-lua ctl --socket control "$@" 2> /dev/null; }
+> supervisor() { ctl status | sed -n 's/^pid  *//p'; }
+> worker() { sed -n 's/.*has started: process //p' err | tail -1; }
+> another() { [ -n "$(supervisor)" ] && [ "$(supervisor)" != "$1" ]; }
+> served() { [ "$(ctl clients | grep -c 'served$')" = "$1" ]; }
+> # killed SUPERVISOR WORKER...: kills them, waits until another supervisor's worker serves so many clients.
+> killed() {
+>   count=$1; shift; started=$(grep -c 'has started' err)
+>   kill -KILL "$@"
+>   wait_until another "$1"; wait_until has_started $((started + 1)); wait_until served "$count"
+> }
+> has_started() { [ "$(grep -c 'has started' err)" -ge "$1" ]; }
+> wait_until() { export -p > /dev/null; n=0; until "$@"; do n=$((n + 1)); [ $n -lt 2000 ] || { echo "in vain: $*"; exit 1; }; done; }
+> END
+$ cat > with <<'END'
+> . ./functions
+> rm -f out client; : > err; mkfifo go
+> uffd-lua serve --keep --socket door --control control --image image --around 4K > out 2> err & keeper=$!
+> wait_until has_started 1
+> vmm --socket door --image image --stay < go > client & client=$!
+> exec 3> go
+> wait_until served 1
+> eval "$1"
+> echo >&3; echo >&3; exec 3>&-; wait $client; echo "client: $?"; cat client
+> kill -TERM $keeper; wait $keeper; echo "serve: $?"; rm go
+> END
+
+# The supervisor alone: its worker serves on, until the new supervisor calls the client back.
+$ sh with 'first=$(worker); killed 1 $(supervisor); [ "$(worker)" != "$first" ] && echo "another worker"'
+another worker
+client: 0
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+$ grep -c 'client 1 is taken over: process' err
+1
+
+# Supervisor and worker together, again and again.
+$ sh with 'for i in 1 2 3 4 5; do killed 1 $(supervisor) $(worker); done'
+client: 0
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+$ grep -c 'is taken over' err
+5
+
+# While the VMM reads, and with two clients; what is gone is not kept.
+$ sh with 'vmm --socket door --image image --threads 2 > second & second=$!; for i in 1 2 3 4 5 6; do count=$(ctl clients | grep -c "served$"); [ "$count" -gt 0 ] && kill -KILL $(supervisor) $(worker); done; wait $second; cat second'
+pages 1024 wrong 0 ms *
+client: 0
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+
+# The keeper holds what living clients need, and gives it back: descriptors do not grow.
+$ sh with 'before=$(ls /proc/$keeper/fd | wc -l); for i in 1 2 3; do vmm --socket door --image image > /dev/null; done; wait_until served 1; settled() { [ $(ls /proc/$keeper/fd | wc -l) = $before ]; }; wait_until settled; echo same'
+same
+client: 0
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+
+# A pager that ends by itself is not started again; its exit code is the keeper's.
+$ uffd-lua serve --keep --socket door --image nowhere
+uffd-lua serve: *nowhere*
+[1]
