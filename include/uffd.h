@@ -609,6 +609,29 @@ struct uffd_layer {
  */
 UFFD_EXPORT int uffd_resolver_layers(const struct uffd_layer *layers, size_t count, uffd_resolver **resolver);
 
+struct uffd_faulty_opts {
+  size_t size;
+  double error;         /* the share of the pages that fail, 0 to 1: each time they are asked for */
+  double poison;        /* the share of the pages that are poison, 0 to 1 (6.6); both together at most 1 */
+  int32_t error_number; /* what those that fail fail with, an errno; 0: EIO */
+  uint32_t later;       /* how often a page says UFFD_ANSWER_LATER before each answer, at most 255. Beyond 1 TiB the
+                           counts of two pages are one */
+  uint64_t delay_ns;    /* before each answer, at most 60 s; the handler sleeps */
+  uint64_t seed;        /* another seed, other pages */
+};
+#define UFFD_FAULTY_OPTS_INIT                                                                                          \
+  { sizeof(struct uffd_faulty_opts), 0, 0, 0, 0, 0, 0 }
+
+/*
+ * For tests of programs: another resolver, made slow and unreliable. Which pages fail or are poison depends on the seed
+ * and on their offsets in this resolver, not on the engine or on the order in which they are asked for. Such a page is
+ * answered alone; the others as below answers, in runs.
+ *   -EINVAL  an option, which the sentence names; below is NULL; or resolvers that are nested too deep
+ *   -ENOMEM  no memory
+ */
+UFFD_EXPORT int uffd_resolver_faulty(uffd_resolver *below, const struct uffd_faulty_opts *opts,
+                                     uffd_resolver **resolver);
+
 /* One fault, as a callback sees it. Newer libraries may append fields. Offsets and lengths are bytes. */
 struct uffd_fault {
   uint64_t offset;        /* of the page in the resolver's own coordinates, bytes */
@@ -1152,12 +1175,10 @@ UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats)
 /* Buckets of a latency histogram. Values below 16 ns have a bucket each, then each power of two has 16. */
 #define UFFD_HISTOGRAM_BUCKETS 640
 
-/* A part of a latency histogram: the faults that took more than the bound of the bucket before, and at most up_to_ns.
- */
+/* A part of a latency histogram: faults that took longer than the bound of the bucket before, and at most up_to_ns. */
 struct uffd_bucket {
-  uint64_t
-      up_to_ns;   /* at most 1/16 more than the smallest value in it; INT64_MAX in the last one, which has no bound */
-  uint64_t count; /* faults */
+  uint64_t up_to_ns; /* at most 1/16 more than the smallest value in it; the last bucket has no bound: INT64_MAX */
+  uint64_t count;    /* faults */
 };
 
 /*

@@ -125,6 +125,21 @@ static int continue_with(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
+/* core.resolver_faulty(below, error, poison, errno, delay_ns, later, seed) */
+static int faulty(lua_State *L) {
+  struct uffd_faulty_opts opts = UFFD_FAULTY_OPTS_INIT;
+  uffd_resolver *below = uffd_lua_check_resolver(L, 1), **slot;
+  opts.error = luaL_optnumber(L, 2, 0);
+  opts.poison = luaL_optnumber(L, 3, 0);
+  opts.error_number = (int32_t)uffd_lua_opt_u32(L, 4, 0);
+  opts.delay_ns = uffd_lua_opt_unsigned(L, 5, 0);
+  opts.later = uffd_lua_opt_u32(L, 6, 0);
+  opts.seed = (uint64_t)luaL_optinteger(L, 7, 0);
+  uffd_lua_new_resolver(L, &slot);
+  int result = uffd_resolver_faulty(below, &opts, slot);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
 /* ------------------------------------------------------------------------------------------------ layers */
 
 static uint64_t layer_number(lua_State *L, lua_Integer index, const char *name, uint64_t missing) {
@@ -241,6 +256,7 @@ static const luaL_Reg functions[] = {{"resolver_zero", zero},
                                      {"resolver_continue", continue_with},
                                      {"resolver_move", move},
                                      {"resolver_layers", layers},
+                                     {"resolver_faulty", faulty},
                                      {NULL, NULL}};
 
 void uffd_lua_open_resolver(lua_State *L) {

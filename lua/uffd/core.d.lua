@@ -1039,6 +1039,18 @@ function core.resolver_file(path_or_fd, offset, length, changes) end
 ---@return integer? errno
 function core.resolver_memory(source, offset) end
 
+---@param below uffd.Resolver
+---@param error? number
+---@param poison? number
+---@param errno? integer
+---@param delay_ns? integer
+---@param later? integer
+---@param seed? integer
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_faulty(below, error, poison, errno, delay_ns, later, seed) end
+
 ---@param source uffd.Memory
 ---@param offset? integer
 ---@return uffd.Resolver? resolver

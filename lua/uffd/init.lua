@@ -100,6 +100,24 @@ local function bytes(what, value, level)
   return size
 end
 
+local nanoseconds = { ns = 1, us = 1000, ms = 1000000, s = 1000000000 }
+
+-- Nanoseconds: a number of milliseconds from 0 on, or text such as "5ms", "0.5 s". nil stays nil.
+local function duration(what, value, level)
+  if value == nil then return nil end
+  local count, unit = value, "ms"
+  if type(value) == "string" then
+    count, unit = value:match "^%s*([%d.]+)%s*(%a+)%s*$"
+    count = tonumber(count)
+  end
+  local ns = type(count) == "number" and nanoseconds[unit] and count * nanoseconds[unit]
+  if not (ns and ns >= 0 and ns < 2 ^ 62) then
+    error(('%s: a time is milliseconds from 0 on, or text such as "5ms", "200us", "2s", not %s'):format(what,
+      tostring(value)), (level or 1) + 2)
+  end
+  return math.floor(ns + 0.5)
+end
+
 local function open_flags(options)
   local flags = 0
   if options.nonblock == false then flags = flags | core.flags.open_blocking end
@@ -370,6 +388,44 @@ function resolver.layers(layers)
     list[i] = { size(1, "offset"), layer[2], length = size("length", "length"), from = size("from", "from") }
   end
   return call(what, core.resolver_layers, list)
+end
+
+local faulty_options = {
+  below = true, error = true, poison = true, errno = true, delay = true, later = true, seed = true,
+}
+
+---@class uffd.FaultyOptions
+---@field below uffd.Resolver what answers where nothing goes wrong
+---@field error? number the share of the pages that fail, 0 to 1, each time they are asked for (default 0)
+---@field errno? string|integer what they fail with (default "EIO")
+---@field poison? number the share of the pages that are poison, 0 to 1 (default 0; kernel 6.6)
+---@field delay? string|number before each answer, such as "5ms", or milliseconds; at most "60s". The handler sleeps
+---@field later? integer how often a page says `uffd.LATER` before each answer, at most 255 (default 0)
+---@field seed? integer another seed, other pages (default 0)
+
+---For tests of programs: another resolver, made slow and unreliable. Which pages fail or are poison depends on the seed
+---and on their offsets alone, not on the engine or on the order in which they are asked for. Such a page is answered
+---alone. Errors: EINVAL a share that is none, too long a delay.
+---@param options uffd.FaultyOptions
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.faulty(options)
+  local what = "uffd.resolver.faulty"
+  check_options(what, options, faulty_options)
+  if options.below == nil then error(what .. ": it needs a resolver below it: below = ...", 2) end
+  for _, name in ipairs { "error", "poison" } do
+    if options[name] ~= nil and type(options[name]) ~= "number" then
+      error(("%s: %s is a share of the pages, 0 to 1, not %s"):format(what, name, tostring(options[name])), 2)
+    end
+  end
+  local errno = options.errno
+  if errno ~= nil and math.type(errno) ~= "integer" then errno = math.tointeger(core.errno[errno]) end
+  if options.errno ~= nil and (not errno or errno < 1) then
+    error(("%s: errno is a name such as \"EIO\", or its number, not %s"):format(what, tostring(options.errno)), 2)
+  end
+  return call(what, core.resolver_faulty, options.below, options.error, options.poison, errno,
+    duration(what .. ": delay", options.delay), options.later, options.seed)
 end
 
 local policy_options = { timeout_ms = true, memory = true, libs = true }

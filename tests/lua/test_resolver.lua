@@ -188,6 +188,51 @@ function tests.test_layers_that_cannot_be()
   raises("closed uffd.resolver", resolver.layers, { { 0, closed } })
 end
 
+-- The pages that fail, as a string: "." well, "!" not.
+local function look(options, order)
+  local memory, served = support.serve(assert(resolver.faulty(options)), 64, { on_error = "zero" })
+  local loop <close> = served
+  local seen = {}
+  for i = 0, 63 do
+    local at = i * order % 64
+    seen[at + 1] = assert(memory:read(at * page, 1)) == "g" and "." or "!"
+  end
+  return table.concat(seen), select(2, loop:error())
+end
+
+function tests.test_faulty()
+  local below = assert(resolver.bytes { pattern = "g" })
+  local first, errno = look({ below = below, error = 0.3, errno = "ENOSPC", seed = 3 }, 1)
+  lu.assertStrContains(first, "!")
+  lu.assertStrContains(first, ".")
+  lu.assertEquals(errno, uffd.errno.ENOSPC)
+  lu.assertEquals(look({ below = below, error = 0.3, seed = 3 }, 27), first)
+  lu.assertNotEquals(look({ below = below, error = 0.3, seed = 4 }, 1), first)
+  lu.assertEquals(look({ below = below }, 1), ("."):rep(64))
+  local faulty = assert(resolver.faulty { below = assert(resolver.bytes "abc"), later = 2, delay = "1ms" })
+  lu.assertEquals({ faulty.kind, faulty.size }, { "faulty", 3 })
+  local memory, served = support.serve(faulty, 1)
+  local loop <close> = served
+  lu.assertEquals(memory:read(0, 3), "abc")
+  support.counts(loop, { deferred = 2 })
+  lu.assertTrue(loop:histogram()[1].up_to_ns >= 1000000)
+end
+
+function tests.test_faulty_refuses()
+  local below = assert(resolver.zero())
+  raises("it needs a resolver below", resolver.faulty, {})
+  raises("unknown option 'rate'", resolver.faulty, { below = below, rate = 1 })
+  raises("error is a share of the pages, 0 to 1, not often", resolver.faulty, { below = below, error = "often" })
+  raises("errno is a name such as", resolver.faulty, { below = below, errno = "EVERYTHING" })
+  raises("errno is a name such as", resolver.faulty, { below = below, errno = -1 })
+  raises('a time is milliseconds from 0 on, or text such as "5ms"', resolver.faulty, { below = below, delay = "5" })
+  raises("not 5 minutes", resolver.faulty, { below = below, delay = "5 minutes" })
+  raises("delay: a time", resolver.faulty, { below = below, delay = -1 })
+  fails("EINVAL", "poison 1.5", resolver.faulty { below = below, poison = 1.5 })
+  fails("EINVAL", "at most 60 s", resolver.faulty { below = below, delay = "61s" })
+  fails("EINVAL", "later 256", resolver.faulty { below = below, later = 256 })
+end
+
 function tests.test_a_resolver_shorter_than_its_region()
   local short = assert(resolver.bytes(("s"):rep(page)))
   fails("EINVAL", nil, uffd.serve { { memory = map(2), resolver = short } })
