@@ -119,7 +119,12 @@ struct uffd_pager_opts {
    */
   const char *metrics;
   uint32_t control_mode; /* of the control socket's file: whoever it lets connect may look; 0: 0600 */
-  uint32_t reserved;     /* 0 */
+  /*
+   * A worker that does not answer the supervisor for so long, or whose policy leaves a client's fault or the making of
+   * a client for so long, is killed, and its clients get another worker. A client whose policy hangs twice is given up:
+   * on_crash. 0: 10000. Large where workers are stopped on purpose, by a debugger.
+   */
+  uint32_t hang_ms;
   int64_t control_uid; /* user who may also drain and reload there, beside root and the pager's own; -1: nobody else */
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
@@ -223,9 +228,10 @@ struct uffd_pager_status {
   uint64_t refused;  /* handshakes that were refused so far */
   uint64_t restarts; /* workers that died and were replaced so far */
   uint64_t draining; /* 1 after uffd_pager_drain() */
+  uint64_t hangs;    /* workers that hung and were killed so far */
 };
 #define UFFD_PAGER_STATUS_INIT                                                                                         \
-  { sizeof(struct uffd_pager_status), 0, 0, 0, 0, 0, 0 }
+  { sizeof(struct uffd_pager_status), 0, 0, 0, 0, 0, 0, 0 }
 
 /* Fills *status, as much of it as both sides know. -EINVAL size. */
 UFFD_EXPORT int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_status *status);
@@ -249,9 +255,10 @@ enum {
   UFFD_REPORT_RETIRED = 6,  /* a worker has ended because it was told to; worker, pid */
   UFFD_REPORT_LATE = 7,  /* a fault has waited longer than watchdog_ms; client, text names its page, age and resolver */
   UFFD_REPORT_ERROR = 8, /* the first failure of a loop, a record that cannot be written, ...; client or NULL, text */
-  UFFD_REPORT_FROZEN = 9,  /* no worker can serve it: on_crash has been applied; client, text */
-  UFFD_REPORT_RECORD = 10, /* a working set was written; client, text names the file */
-  UFFD_REPORT_ADOPTED = 11 /* a client of a supervisor that has died is taken over; client */
+  UFFD_REPORT_FROZEN = 9,   /* no worker can serve it: on_crash has been applied; client, text */
+  UFFD_REPORT_RECORD = 10,  /* a working set was written; client, text names the file */
+  UFFD_REPORT_ADOPTED = 11, /* a client of a supervisor that has died is taken over; client */
+  UFFD_REPORT_HUNG = 12     /* a worker has hung and is killed; worker, pid, client if its policy is why, text */
 };
 
 struct uffd_pager_report {

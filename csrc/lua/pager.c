@@ -273,6 +273,7 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->on_drain = choice(L, table, "on_drain", drains);
   opts->flags = flag(L, table, "once", UFFD_PAGER_ONCE) | flag(L, table, "prefetch", UFFD_PAGER_PREFETCH) |
                 flag(L, table, "keep", UFFD_PAGER_KEEP);
+  opts->hang_ms = (uint32_t)number(L, table, "hang", UINT32_MAX);
   opts->watchdog_ms = (uint32_t)number(L, table, "watchdog", UINT32_MAX);
   opts->around = around(L, table);
   opts->rate = number(L, table, "rate", LUA_MAXINTEGER);
@@ -461,6 +462,7 @@ static int pager_status(lua_State *L) {
   uffd_lua_set_integer(L, "served", status.served);
   uffd_lua_set_integer(L, "refused", status.refused);
   uffd_lua_set_integer(L, "restarts", status.restarts);
+  uffd_lua_set_integer(L, "hangs", status.hangs);
   lua_pushboolean(L, status.draining != 0);
   lua_setfield(L, -2, "draining");
   return 1;

@@ -16,6 +16,15 @@ function arguments.positive(text)
   return nil, "an integer from 1 on"
 end
 
+local times = { [""] = 1, ms = 1, s = 1000, min = 60000 }
+
+function arguments.milliseconds(text)
+  local digits, unit = text:match "^(%d+)(%l*)$"
+  local number = digits and times[unit] and math.tointeger(tonumber(digits))
+  if number and number > 0 and number <= 0xffffffff // times[unit] then return number * times[unit] end
+  return nil, "a time, such as 500ms or 10s"
+end
+
 local units = { [""] = 1, K = 1 << 10, M = 1 << 20, G = 1 << 30, T = 1 << 40 }
 
 function arguments.bytes(text)

@@ -880,6 +880,7 @@ function pager:close() end
 ---@field served integer clients that have come so far
 ---@field refused integer handshakes that were refused so far
 ---@field restarts integer workers that were replaced
+---@field hangs integer workers that hung and were killed
 ---@field draining boolean
 
 ---A `uffd.Client`, and how it fares.

@@ -26,7 +26,8 @@ local function write_members(fields, values)
   for _, name in ipairs(fields) do print(("%-14s%s"):format(name, values[name])) end
 end
 
-local status_fields = { "version", "pid", "clients", "workers", "served", "refused", "restarts", "draining" }
+local status_fields = { "version", "pid", "clients", "workers", "served", "refused", "restarts", "hangs",
+  "draining" }
 local show, show_json = {}, {}
 
 function show.status(reply) write_members(status_fields, reply) end

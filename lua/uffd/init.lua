@@ -784,7 +784,7 @@ local pager_options = {
   image = true, resolver = true, workers = true,
   max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
   once = true, prefetch = true, record = true, replay = true, rate = true, around = true,
-  watchdog = true, keep = true, report = true, worker = true, metrics = true,
+  watchdog = true, hang = true, keep = true, report = true, worker = true, metrics = true,
 }
 
 -- A copy of the options as the core takes them.
@@ -856,6 +856,9 @@ end
 ---@field around? integer|string|"auto"
 ---milliseconds after which a fault that waits is reported (default 1000)
 ---@field watchdog? integer
+---milliseconds after which a worker that does not answer, or whose policy does not come back, is killed; its clients
+---get another worker (default 10000)
+---@field hang? integer
 ---Told what happens, in this program, by `step` and `run`. What it raises, they raise
 ---@field report? fun(event: uffd.Report)
 ---a worker's program and arguments, to which "--worker" and a descriptor are added: it calls `uffd.pager_work`. The
@@ -899,7 +902,7 @@ end
 ---Asks a pager by its control socket: one line of JSON, one line back. Requests are `{"request":"status"}`, "clients",
 ---"stats", "errors", "metrics", "drain" and "reload". A reply is an object with "ok"; false: "error" is a sentence.
 ---Beside it are
----* in that of "status": version, pid, clients, workers, served, refused, restarts, draining
+---* in that of "status": version, pid, clients, workers, served, refused, restarts, hangs, draining
 ---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
 ---  oldest_ns, size, regions (how many), and "stats" with the fields of `uffd.Stats`
 ---* in that of "stats": "stats", of all clients together: sums, but the largest of queue_max and the latencies

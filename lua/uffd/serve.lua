@@ -33,6 +33,8 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --on-crash WHAT       kill or freeze the clients of a worker that cannot be replaced (kill)
   --on-drain WHAT       on SIGTERM: complete the memory of all clients, or refuse new ones and serve on (complete)
   --watchdog MS         name faults that wait for longer (1000)
+  --hang TIME           replace a worker that hangs for so long, such as 500ms or 10s; a client whose policy does it
+                        twice is dealt with as --on-crash says (10s)
   --log LEVEL           of the lines on stderr: error, warning, or info, which is all (info)
   --timestamps          a time before each of them; in the journal of systemd they have a priority and a time anyway
   --keep                a small process beside this one holds the clients' descriptors: when this one is killed, also
@@ -63,7 +65,7 @@ local known = {
   socket = arguments.text, control = arguments.text, metrics = arguments.text,
   image = arguments.text, policy = arguments.text, record = arguments.text, replay = arguments.text,
   workers = arguments.positive, uid = arguments.integer, watchdog = arguments.integer,
-  ["control-uid"] = arguments.integer, ["control-mode"] = octal,
+  hang = arguments.milliseconds, ["control-uid"] = arguments.integer, ["control-mode"] = octal,
   ["max-regions"] = arguments.positive, ["max-bytes"] = arguments.bytes,
   mode = octal, rate = arguments.bytes, around = size_or_auto,
   ["max-clients"] = arguments.positive,
@@ -171,6 +173,9 @@ local function sentence(event)
   if event.kind == "complete" then return name .. " is complete" end
   if event.kind == "worker" then return ("worker %d has started: process %d"):format(event.worker, event.pid or 0) end
   if event.kind == "died" then return ("worker %d has died"):format(event.worker) .. text end
+  if event.kind == "hung" then
+    return ("worker %d hangs%s%s"):format(event.worker, name ~= "" and " with " .. name or "", text)
+  end
   if event.kind == "retired" then return ("worker %d has retired"):format(event.worker) end
   return (name ~= "" and name .. text or event.text)
 end

@@ -23,6 +23,7 @@ workers       1
 served        1
 refused       0
 restarts      0
+hangs         0
 draining      false
 client * pid * time * missing * oldest * state
      1 * 256 * 1.0 * - * served

@@ -24,8 +24,10 @@ enum {
   UFFD_SAY_COMPLETE,  /* client: fill its memory and unregister it */
   UFFD_SAY_ADOPTED,   /* number: the forked child is a client now; error: it cannot be one, serve it yourself */
   UFFD_SAY_RETIRE,    /* no more clients will come: end */
+  UFFD_SAY_PING,      /* does your main thread still obey? */
   /* to the supervisor */
   UFFD_SAY_READY,
+  UFFD_SAY_PONG,      /* it does */
   UFFD_SAY_SERVING,   /* client, number: ns that making it took; error, text: it cannot be served */
   UFFD_SAY_HELD,      /* client: made, waits for START; error, text: it cannot be served */
   UFFD_SAY_YIELDED,   /* client: this worker does not read its object any more */

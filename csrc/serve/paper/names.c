@@ -6,8 +6,8 @@
 #define COUNT(table) (sizeof(table) / sizeof(*(table)))
 
 const char *uffd_report_name(uint32_t kind) {
-  static const char *const names[] = {"client",  "refused", "gone",  "complete", "worker", "died",
-                                      "retired", "late",    "error", "frozen",   "record", "adopted"};
+  static const char *const names[] = {"client", "refused", "gone",   "complete", "worker",  "died", "retired",
+                                      "late",   "error",   "frozen", "record",   "adopted", "hung"};
   return kind < COUNT(names) ? names[kind] : NULL;
 }
 

@@ -42,6 +42,12 @@ struct uffd_supervised {
   uint64_t answered; /* faults, when its present worker began */
   uint32_t strikes, kills;
   uint64_t first_strike_ns, first_kill_ns;
+  /* hangs of its policy: see liveness.h */
+  uint64_t seen_answered; /* faults, when it was last looked at */
+  uint64_t stuck_ns;      /* since when it has faults and answers none */
+  bool hung;              /* its present worker is killed because of it */
+  uint32_t hangs;
+  uint64_t hung_ns;      /* when the last one was */
   uint32_t heir_strikes; /* deaths of heirs that were making it */
   /* its end */
   bool exited;         /* its process has exited; another process may have its memory */

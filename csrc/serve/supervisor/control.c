@@ -2,7 +2,8 @@
  * The control socket's protocol. A request is a line of JSON, {"request":"NAME"}, and so is its reply; requests may
  * follow each other on a connection, and are answered in their order:
  *
- *   status   {"ok":true,"version":"0.1.0","pid":4711,"clients":2,"workers":1,"served":3,"refused":0,"restarts":0,
+ *   status
+ * {"ok":true,"version":"0.1.0","pid":4711,"clients":2,"workers":1,"served":3,"refused":0,"restarts":0,"hangs":0,
  *             "draining":false}
  *   clients  {"ok":true,"clients":[{"id":1,"of":0,"pid":4712,"uid":0,"gid":0,"state":"served","worker":0,"restarts":0,
  *             "age_ns":...,"oldest_ns":...,"size":...,"regions":1,"stats":{"faults":...,"missing":..., ...}}]}
@@ -130,6 +131,7 @@ static json_t *tell_status(struct uffd_control *control) {
   set_count(reply, "served", status.served);
   set_count(reply, "refused", status.refused);
   set_count(reply, "restarts", status.restarts);
+  set_count(reply, "hangs", status.hangs);
   json_object_set_new(reply, "draining", json_boolean(status.draining != 0));
   return reply;
 }

@@ -195,6 +195,7 @@ static void write_pager(FILE *text, const uffd_pager *pager) {
   write_one(text, "uffd_clients_ended", true, NULL, "Clients that are gone or complete.", pager->clients_ended);
   write_one(text, "uffd_workers", false, NULL, "Worker processes now.", workers);
   write_one(text, "uffd_worker_restarts", true, NULL, "Workers that died and were replaced.", pager->restarts);
+  write_one(text, "uffd_worker_hangs", true, NULL, "Workers that hung and were killed.", pager->hangs);
   write_one(text, "uffd_draining", false, NULL, "1 when no new clients are taken in.", pager->draining);
   write_one(text, "uffd_open_fds", false, NULL, "Descriptors that the supervisor has open.", count_descriptors());
   write_one(text, "uffd_max_fds", false, NULL, "Descriptors that it may have open.", pager->fds_limit);

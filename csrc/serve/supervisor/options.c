@@ -108,6 +108,7 @@ int uffd_options_keep(struct uffd_pager_opts *opts) {
   opts->handshake_ms = or_else(opts->handshake_ms, 5000);
   opts->workers = or_else(opts->workers, 1);
   opts->watchdog_ms = or_else(opts->watchdog_ms, 1000);
+  opts->hang_ms = or_else(opts->hang_ms, 10000);
   const char **strings[] = {&opts->socket, &opts->control, &opts->image, &opts->record, &opts->replay, &opts->metrics};
   int result = 0;
   for (size_t i = 0; i < sizeof(strings) / sizeof(*strings); i++) {

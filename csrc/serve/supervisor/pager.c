@@ -16,6 +16,7 @@
 #include "serve/supervisor/forget.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/link.h"
+#include "serve/supervisor/liveness.h"
 #include "serve/supervisor/options.h"
 #include "serve/supervisor/order.h"
 #include "serve/supervisor/refused.h"
@@ -52,6 +53,7 @@ static void set_timer(uffd_pager *pager) {
   uint64_t due = min_u64(min_u64(uffd_links_due(pager), uffd_clients_due(pager)), uffd_slots_due(pager));
   due = min_u64(due, min_u64(uffd_images_due(pager), uffd_refused_due(pager)));
   due = min_u64(due, uffd_keep_due(pager));
+  due = min_u64(due, uffd_liveness_due(pager));
   struct itimerspec when = {{0, 0}, {0, 0}};
   if (due != UINT64_MAX) {
     due = max_u64(due, 1); /* 0 would disarm the timer */
@@ -69,6 +71,7 @@ static void settle(uffd_pager *pager) {
   uffd_keep_push(pager, now);
   uffd_links_check(pager, now);
   uffd_clients_check(pager, now);
+  uffd_liveness_check(pager, now);
   uffd_slots_fill(pager, now);
   uffd_tasks_push(pager);
   uffd_clients_check(pager, now); /* those that no worker had to let go of */

@@ -6,7 +6,8 @@
  * last close turns missing pages into zeros.
  *
  * Arrows of this room, from the file that calls to the one that is called:
- *   pager -> {options, forget, link, control, scrape, slot, task, client, order}
+ *   pager -> {options, forget, link, control, scrape, liveness, slot, task, client, order}
+ *   liveness -> {slot, blame, worker, report}          which workers hang
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {children, client, blame, image, worker, stage}      who serves whom
  *   children -> {client, refused, report, worker}
@@ -72,8 +73,11 @@ struct uffd_pager {
   uint64_t images_opened;            /* so far */
   uint64_t look_ns;                  /* when to look at the images again */
   struct uffd_worker *workers;
-  uint64_t workers_started; /* so far */
-  uint64_t workers_ready;   /* so far */
+  uint64_t workers_started;      /* so far */
+  uint64_t workers_ready;        /* so far */
+  struct uffd_worker *abandoned; /* killed, and not dead yet */
+  uint64_t alive_ns;             /* when to check again whether workers hang */
+  uint64_t hangs;                /* so far */
   struct uffd_slot *slots;
   bool draining;
   bool closing;

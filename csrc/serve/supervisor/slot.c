@@ -3,6 +3,7 @@
  */
 #include "serve/supervisor/slot.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@
 
 #define STARTS         5u                    /* starts that fail before the first worker is ready: there will be none */
 #define PATIENCE_NS    UINT64_C(60000000000) /* a client whose slot has had no worker for so long: on_crash */
+#define LEAVE_MS       1000                  /* to wait for a killed worker at the end */
 #define START_PAUSE_NS UINT64_C(20000000)    /* after a start that failed; doubles with each */
 
 #ifndef P_PIDFD
@@ -37,6 +39,7 @@ bool uffd_slots_starting(const uffd_pager *pager) {
 static void ready(uffd_pager *pager, struct uffd_worker *worker) {
   struct uffd_slot *slot = &pager->slots[worker->index];
   worker->state = UFFD_WORKER_READY;
+  worker->waited_ns = 0;
   pager->workers_ready++;
   slot->failures = 0;
   slot->retry_ns = 0;
@@ -115,14 +118,53 @@ static void fail_start(uffd_pager *pager, uint32_t index, bool reloaded) {
   if (slot->failures >= STARTS && pager->workers_ready == 0) give_up_slot(pager, index);
 }
 
+static void stop_hearing(uffd_pager *pager, struct uffd_worker *worker) {
+  if (!worker->closed) hear(pager, worker);
+  if (!worker->closed) uffd_poll_drop(pager, worker->channel);
+  worker->closed = true;
+}
+
+/* Nobody has it any more: its slot and its clients need another. */
+static void lose(uffd_pager *pager, const struct uffd_worker *worker, bool killed) {
+  uffd_tasks_died(pager, worker, killed);
+  if (worker->state == UFFD_WORKER_STARTING) {
+    fail_start(pager, worker->index, worker->reloaded);
+  } else if (!worker->retired) {
+    pager->restarts++;
+  }
+}
+
+void uffd_slot_abandon(uffd_pager *pager, struct uffd_worker *worker) {
+  stop_hearing(pager, worker);
+  uffd_worker_unlink(pager, worker);
+  uffd_report(pager, UFFD_REPORT_DIED, 0, NULL, worker,
+              "It was killed, and sleeps in the kernel: it ends when what it waits for comes.");
+  lose(pager, worker, true);
+  worker->abandoned = true;
+  worker->next = pager->abandoned;
+  pager->abandoned = worker;
+}
+
+static void bury(uffd_pager *pager, struct uffd_worker *worker) {
+  struct uffd_worker **at = &pager->abandoned;
+  while (*at != worker) {
+    at = &(*at)->next;
+  }
+  *at = worker->next;
+  uffd_worker_free(worker);
+}
+
 static void died(uffd_pager *pager, void *owner) {
   struct uffd_worker *worker = owner;
   char text[128];
   bool killed;
-  if (!worker->closed) hear(pager, worker);
-  if (!worker->closed) uffd_poll_drop(pager, worker->channel);
+  if (!worker->abandoned) stop_hearing(pager, worker);
   uffd_poll_drop(pager, worker->pidfd);
   const char *how = describe(worker, text, sizeof(text), &killed);
+  if (worker->abandoned) {
+    bury(pager, worker);
+    return;
+  }
   uffd_worker_unlink(pager, worker);
   if (worker->retired) {
     uffd_report(pager, UFFD_REPORT_RETIRED, 0, NULL, worker, "%s", "");
@@ -130,12 +172,7 @@ static void died(uffd_pager *pager, void *owner) {
     uffd_report(pager, UFFD_REPORT_DIED, 0, NULL, worker, "%s%s", how,
                 worker->state == UFFD_WORKER_STARTING ? " It was not ready yet." : "");
   }
-  uffd_tasks_died(pager, worker, killed);
-  if (worker->state == UFFD_WORKER_STARTING) {
-    fail_start(pager, worker->index, worker->reloaded);
-  } else if (!worker->retired) {
-    pager->restarts++;
-  }
+  lose(pager, worker, killed);
   uffd_worker_free(worker);
 }
 
@@ -285,7 +322,8 @@ void uffd_slots_leave(uffd_pager *pager) {
     bool killed;
     if (uffd_tasks_none(pager, worker)) {
       uffd_worker_kill(worker);
-      (void)describe(worker, text, sizeof(text), &killed);
+      struct pollfd end = {.fd = worker->pidfd, .events = POLLIN}; /* one that sleeps in the kernel does not die */
+      if (poll(&end, 1, LEAVE_MS) == 1) (void)describe(worker, text, sizeof(text), &killed);
     }
     uffd_worker_unlink(pager, worker);
     uffd_worker_free(worker);

@@ -22,6 +22,7 @@ int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_status *status)
   full.refused = pager->refused;
   full.restarts = pager->restarts;
   full.draining = pager->draining;
+  full.hangs = pager->hangs;
   full.size = status->size;
   memcpy(status, &full, min_u64(status->size, sizeof(full)));
   return 0;

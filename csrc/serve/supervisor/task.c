@@ -55,8 +55,9 @@ static void begins(struct uffd_supervised *client) {
  * changes with each restart, so that none of them is always behind the guilty one.
  */
 static bool is_before(const uffd_pager *pager, const struct uffd_supervised *a, const struct uffd_supervised *b) {
-  if (a->strikes != b->strikes) return a->strikes < b->strikes;
-  if (a->strikes == 0 && a->make_ns != b->make_ns) return a->make_ns < b->make_ns;
+  uint32_t a_strikes = a->strikes + a->hangs, b_strikes = b->strikes + b->hangs;
+  if (a_strikes != b_strikes) return a_strikes < b_strikes;
+  if (a_strikes == 0 && a->make_ns != b->make_ns) return a->make_ns < b->make_ns;
   return pager->restarts % 2 == 0 ? a->who.id < b->who.id : a->who.id > b->who.id;
 }
 
@@ -201,16 +202,30 @@ static void inherit(struct uffd_supervised *client) {
   uffd_stage_enter(&client->stage, stage_for_heir(client->stage));
 }
 
-static void lose(uffd_pager *pager, struct uffd_supervised *client, uint64_t now, bool killed) {
-  uffd_blame(client, now, killed);
+/* Killed because it hung: whose policy hung is charged, and nobody else. */
+static void charge(const uffd_pager *pager, const struct uffd_worker *worker, struct uffd_supervised *client,
+                   uint64_t now, bool killed) {
+  if (worker->hung) {
+    uffd_blame_hang(pager, client, now);
+  } else {
+    uffd_blame(client, now, killed);
+  }
+}
+
+static void lose(uffd_pager *pager, const struct uffd_worker *worker, struct uffd_supervised *client, uint64_t now,
+                 bool killed) {
+  charge(pager, worker, client, now, killed);
   fold(client);
   if (uffd_stage_is_leaving(client->stage)) {
     client->worker = NULL;
     return;
   }
   inherit(client);
-  if (uffd_is_guilty(client, now) && client->worker == NULL) { /* an heir, perhaps of a new program, may try */
+  if (client->worker != NULL) return; /* an heir, perhaps of a new program, may try */
+  if (uffd_is_guilty(client, now)) {
     uffd_client_give_up(pager, client, ECHILD, "Its workers died again and again while they served it.");
+  } else if (uffd_hangs_again(client)) {
+    uffd_client_give_up(pager, client, ETIMEDOUT, "Its policy does not come back.");
   }
 }
 
@@ -221,6 +236,7 @@ static void lose_heir(uffd_pager *pager, struct uffd_supervised *client, const s
   } else if (uffd_stage_is_served(client->stage)) {
     uffd_stage_enter(&client->stage, UFFD_STAGE_SERVED);
   }
+  client->hung = false;
   if (atomic_exchange(&client->book.head->preparing, 0) == 0) return;
   if (++client->heir_strikes < HEIR_STRIKES) return;
   uffd_report(pager, UFFD_REPORT_ERROR, ECHILD, client, worker,
@@ -232,7 +248,7 @@ void uffd_tasks_died(uffd_pager *pager, const struct uffd_worker *worker, bool k
   uffd_children_inherit(pager, worker);
   for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
     if (client->heir == worker) lose_heir(pager, client, worker);
-    if (client->worker == worker) lose(pager, client, now, killed);
+    if (client->worker == worker) lose(pager, worker, client, now, killed);
   }
 }
 
@@ -241,7 +257,7 @@ static void take_over(const uffd_pager *pager, struct uffd_supervised *client, s
   if (client->stage == UFFD_STAGE_ADOPTED) return; /* its former worker lets go of it first */
   if (client->stage == UFFD_STAGE_FROZEN) {
     if (pager->opts.on_crash != UFFD_PAGER_FREEZE) return;
-    client->strikes = 0;
+    client->strikes = client->hangs = 0;
     client->worker = worker;
     uffd_stage_enter(&client->stage, UFFD_STAGE_QUEUED);
   } else if (client->stage == UFFD_STAGE_QUEUED) {
@@ -339,8 +355,15 @@ static void completed(uffd_pager *pager, struct uffd_supervised *client, const s
   }
 }
 
+/* Others may speak while that one hangs. */
+static bool is_of_main_thread(uint32_t kind) {
+  return kind == UFFD_SAY_PONG || kind == UFFD_SAY_SERVING || kind == UFFD_SAY_HELD || kind == UFFD_SAY_YIELDED ||
+         kind == UFFD_SAY_RELEASED;
+}
+
 void uffd_tasks_said(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_message *message, int *fds) {
   struct uffd_supervised *client = uffd_client_find(pager, message->client);
+  if (is_of_main_thread(message->kind)) uffd_worker_heard(worker);
   if ((message->kind == UFFD_SAY_SERVING || message->kind == UFFD_SAY_HELD) && worker->making != 0) worker->making--;
   if (message->kind == UFFD_SAY_FORKED) {
     uffd_children_announced(pager, worker, message, fds);

@@ -56,6 +56,11 @@ void uffd_worker_pay(uffd_pager *pager, struct uffd_worker *worker) {
   }
 }
 
+void uffd_worker_heard(struct uffd_worker *worker) {
+  worker->asked = false;
+  if (!worker->hung) worker->waited_ns = 0;
+}
+
 void uffd_worker_kill(const struct uffd_worker *worker) {
   (void)syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0);
 }
@@ -79,10 +84,15 @@ void uffd_worker_free(struct uffd_worker *worker) {
   DELETE(worker);
 }
 
-void uffd_workers_forget(uffd_pager *pager) {
-  while (pager->workers != NULL) {
-    struct uffd_worker *worker = pager->workers;
-    pager->workers = worker->next;
+static void forget(struct uffd_worker **list) {
+  while (*list != NULL) {
+    struct uffd_worker *worker = *list;
+    *list = worker->next;
     uffd_worker_free(worker);
   }
+}
+
+void uffd_workers_forget(uffd_pager *pager) {
+  forget(&pager->workers);
+  forget(&pager->abandoned);
 }

@@ -30,6 +30,10 @@ struct uffd_worker {
   bool retired;         /* was told to end */
   bool reloaded;        /* was started by a reload, to take over from one that lives */
   bool closed;          /* its end of the channel is closed */
+  bool asked;           /* it has not answered PING */
+  bool hung;            /* it did not, and was killed */
+  bool abandoned;       /* it was killed and does not die: it has no clients any more */
+  uint64_t waited_ns;   /* since it was asked, answered or killed */
   uint64_t images_told; /* number of the newest image that it has been told of */
   uint32_t making;      /* clients that it was told to make or start, and has not answered */
 };
@@ -44,6 +48,8 @@ bool uffd_worker_say(uffd_pager *pager, struct uffd_worker *worker, const struct
 void uffd_worker_owe(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_message *message);
 void uffd_worker_pay(uffd_pager *pager, struct uffd_worker *worker); /* the channel is writable again */
 
+/* Its main thread has said something: it does not hang in what it did before. */
+void uffd_worker_heard(struct uffd_worker *worker);
 void uffd_worker_kill(const struct uffd_worker *worker);
 void uffd_worker_unlink(uffd_pager *pager, struct uffd_worker *worker);
 void uffd_worker_free(struct uffd_worker *worker);

@@ -154,6 +154,9 @@ static void drop_image(struct uffd_work *work, uint64_t number) {
 static void obey(struct uffd_work *work, const struct uffd_message *message, int *fds) {
   struct uffd_serving *serving;
   switch (message->kind) {
+  case UFFD_SAY_PING:
+    uffd_say(&work->shop.mouth, UFFD_SAY_PONG, 0, 0, "");
+    break;
   case UFFD_SAY_IMAGE:
     take_image(work, message, fds);
     break;
