@@ -831,8 +831,8 @@ enum {
   UFFD_ON_ERROR_ZERO = 1,    /* it reads as zeros */
   UFFD_ON_ERROR_POISON = 2,  /* it raises SIGBUS (6.6) */
   UFFD_ON_ERROR_STOP = 3,    /* it is poisoned, and so is the page of every later fault of the loop */
-  UFFD_ON_ERROR_RETRY = 4    /* the resolver is asked again, with pauses of up to 10 ms, until it has an answer; whoever
-                                faults waits as long. Not inline */
+  UFFD_ON_ERROR_RETRY = 4    /* the resolver is asked again, with pauses of up to 10 ms, until it has an answer, or
+                                retry_ms have passed; whoever faults waits as long. Not inline */
 };
 
 enum {
@@ -885,9 +885,12 @@ struct uffd_loop_opts {
    * with this index makes the child's ledger. NULL: nothing.
    */
   void (*forking)(void *ctx, int fd, uint32_t index);
+  uint32_t retry_ms;   /* on_error RETRY: a page whose fault has waited so long is given up when its resolver fails once
+                          more; 0: never */
+  uint32_t retry_then; /* what becomes of it then: UFFD_ON_ERROR_ZERO, _POISON, _STOP; 0: POISON */
 };
 #define UFFD_LOOP_OPTS_INIT                                                                                            \
-  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL, NULL }
+  { sizeof(struct uffd_loop_opts), 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL, NULL, 0, 0 }
 
 /*
  * The size in bytes of a ledger for so many regions (at most 4096) with so many pages together; 0: too many.
@@ -996,9 +999,11 @@ struct uffd_region_opts {
                                reads it from then on: nobody else may, and it must outlive the loop. Needed for
                                memory of another process, which its owner has registered with it */
   void *cookie;             /* handed to callbacks and traces */
+  uint32_t retry_ms;        /* on_error RETRY here: as in uffd_loop_opts */
+  uint32_t retry_then;
 };
 #define UFFD_REGION_OPTS_INIT                                                                                          \
-  { sizeof(struct uffd_region_opts), 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
+  { sizeof(struct uffd_region_opts), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0 }
 
 /*
  * Adds a region, which is served from now on. Callbacks are set up here, in the calling thread. region may be NULL. The

@@ -80,6 +80,8 @@ static uffd_loop *new_loop(const struct uffd_loop_opts *opts) {
   struct uffd_engine *engine = &loop->engine;
   loop->process = engine->process = uffd_process();
   loop->on_error = opts->on_error;
+  loop->retry_ms = opts->retry_ms;
+  loop->retry_then = opts->retry_then;
   loop->open_flags = opts->open_flags;
   loop->route = opts->route;
   uffd_choose_engine(loop, opts);

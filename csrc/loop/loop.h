@@ -55,6 +55,7 @@ struct uffd_loop {
   /* set once */
   uint64_t process;
   uint32_t on_error; /* never DEFAULT */
+  uint32_t retry_ms, retry_then;
   uint32_t open_flags, route;
   const char *why; /* the engine was chosen */
   /* user threads, under lock; never taken by a reader */

@@ -24,6 +24,16 @@ static int refuse_retry(void) {
               "engine threads.");
 }
 
+/* A limit of retries, and what follows it; *then becomes what it is by default. */
+static int check_retries(uint32_t on_error, uint32_t retry_ms, uint32_t *then) {
+  if (retry_ms == 0 && *then == UFFD_ON_ERROR_DEFAULT) return 0;
+  if (on_error != UFFD_ON_ERROR_RETRY) return fail(EINVAL, "retry_ms and retry_then are for on_error retry.");
+  if (retry_ms == 0) return fail(EINVAL, "retry_then without retry_ms: retries without a limit have no end.");
+  if (*then > UFFD_ON_ERROR_STOP) return fail(EINVAL, "retry_then %u: it is zero, poison or stop.", *then);
+  if (*then == UFFD_ON_ERROR_DEFAULT) *then = UFFD_ON_ERROR_POISON;
+  return check_poison(*then);
+}
+
 /* Features that the inline engine excludes, with the reason. */
 static int check_inline(uint64_t features) {
   if ((features & UFFD_FEAT_EVENT_FORK) != 0) {
@@ -79,6 +89,8 @@ static int check_loop_opts(const struct uffd_loop_opts *opts) {
 int uffd_loop_take_opts(struct uffd_loop_opts *opts, const struct uffd_loop_opts *user_opts) {
   int result = uffd_take_opts(opts, sizeof(*opts), user_opts, "uffd_loop_opts");
   if (result == 0) result = check_loop_opts(opts);
+  if (result < 0) return result;
+  result = check_retries(opts->on_error, opts->retry_ms, &opts->retry_then);
   if (result < 0) return result;
   if (opts->on_error == UFFD_ON_ERROR_DEFAULT) opts->on_error = UFFD_ON_ERROR_POISON;
   return check_poison(opts->on_error);
@@ -215,6 +227,8 @@ int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uff
   if (result < 0) return result;
   if (opts->on_error > UFFD_ON_ERROR_RETRY) return fail(EINVAL, "Unknown on_error %u.", opts->on_error);
   if (opts->on_error == UFFD_ON_ERROR_RETRY && class->cannot_retry) return refuse_retry();
+  result = check_retries(opts->on_error, opts->retry_ms, &opts->retry_then);
+  if (result < 0) return result;
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
   if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (continues(resolver) && !foreign ? UFFD_MODE_MINOR : 0);
   if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {

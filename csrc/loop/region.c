@@ -262,7 +262,10 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
                       : round_up(min_u64(opts->around, opts->length), memory->page_size); /* cannot overflow */
   bool private_pages = (memory->private_mapping && memory->fd < 0) || terms->foreign;
   terms->finds_zeros = private_pages && only_missing && memory->page_size == BASE_PAGE;
-  terms->on_error = opts->on_error != UFFD_ON_ERROR_DEFAULT ? opts->on_error : loop->on_error;
+  bool own_choice = opts->on_error != UFFD_ON_ERROR_DEFAULT;
+  terms->on_error = own_choice ? opts->on_error : loop->on_error;
+  terms->retry_ms = own_choice ? opts->retry_ms : loop->retry_ms;
+  terms->retry_then = own_choice ? opts->retry_then : loop->retry_then;
   terms->cookie = opts->cookie;
   memcpy(terms->kind, resolver->kind, strnlen(resolver->kind, sizeof(terms->kind) - 1));
 }

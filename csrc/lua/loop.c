@@ -63,7 +63,7 @@ static void on_failure(void *messages, int level, const char *sentence) {
   uffd_lua_ring_push(messages, &message);
 }
 
-/* core.loop_create(engine, handlers, on_error, open_flags, route, features, paused, placement) */
+/* core.loop_create(engine, handlers, on_error, open_flags, route, features, paused, placement, retry_ms, retry_then) */
 static int create(lua_State *L) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   opts.engine = uffd_lua_choice(L, 1, UFFD_ENGINE_AUTO, engines, "engine");
@@ -74,6 +74,8 @@ static int create(lua_State *L) {
   opts.features = uffd_lua_mask(L, 6, &uffd_lua_features);
   opts.flags = lua_toboolean(L, 7) ? UFFD_LOOP_PAUSED : 0;
   opts.placement = uffd_lua_choice(L, 8, UFFD_PLACEMENT_COMPANION, placements, "placement");
+  opts.retry_ms = uffd_lua_opt_u32(L, 9, 0);
+  opts.retry_then = uffd_lua_choice(L, 10, UFFD_ON_ERROR_DEFAULT, verdicts, "retry_then");
   struct loop *loop = lua_newuserdatauv(L, sizeof(*loop), 1);
   memset(loop, 0, sizeof(*loop));
   loop->process = uffd_lua_process();
@@ -212,7 +214,7 @@ static void hold_object(struct loop *loop, struct uffd_lua_object_ref *object) {
   loop->objects[loop->object_count++] = object;
 }
 
-/* core.loop_add(loop, memory, resolver, offset, length, from, modes, around, on_error, object) */
+/* core.loop_add(loop, memory, resolver, offset, length, from, modes, around, on_error, object, retry_ms, retry_then) */
 static int add(lua_State *L) {
   struct loop *loop = check(L, 1);
   uffd_memory *memory = uffd_lua_check_source(L, 2)->memory;
@@ -225,6 +227,8 @@ static int add(lua_State *L) {
   bool follows = lua_type(L, 8) == LUA_TSTRING && strcmp(lua_tostring(L, 8), "auto") == 0;
   opts.around = follows ? UFFD_AROUND_AUTO : uffd_lua_opt_unsigned(L, 8, 0);
   opts.on_error = uffd_lua_choice(L, 9, UFFD_ON_ERROR_DEFAULT, verdicts, "on_error");
+  opts.retry_ms = uffd_lua_opt_u32(L, 11, 0);
+  opts.retry_then = uffd_lua_choice(L, 12, UFFD_ON_ERROR_DEFAULT, verdicts, "retry_then");
   struct uffd_lua_object_ref *object = lua_isnoneornil(L, 10) ? NULL : uffd_lua_check_object(L, 10);
   if (object != NULL) {
     luaL_argcheck(L, !object->lent, 10, "a pager reads the events of this object");

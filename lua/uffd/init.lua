@@ -47,11 +47,16 @@ uffd.LATER = core.LATER
 ---@type uffd.Sentinel
 uffd.FILE = core.FILE
 
--- What the core raises, without the position in this file: it is the caller's mistake.
-local function settle(what, ok, ...)
+-- What the core raises, without the position in this file: it is the mistake of the program, level frames above the
+-- caller. A function that ends in `return f(...)` has no frame.
+local function settle_at(what, level, ok, ...)
   if ok then return ... end
   local message = tostring((...)):gsub("^bad argument #%-?%d+ to '[^']*' %((.*)%)$", "%1")
-  error(what .. ": " .. message, 2)
+  error(what .. ": " .. message, level + 1)
+end
+
+local function settle(what, ...)
+  return settle_at(what, 1, ...)
 end
 
 -- Called as `return call(...)` all the way, so that level 2 above is the line of the program.
@@ -508,13 +513,19 @@ end
 
 local region_options = {
   memory = true, resolver = true, offset = true, length = true, from = true,
-  modes = true, around = true, on_error = true, object = true,
+  modes = true, around = true, on_error = true, object = true, retry_for = true, retry_then = true,
 }
+
+-- Milliseconds, as the core counts: a limit that was asked for is no 0, which would be none.
+local function retry_ms(what, value, level)
+  local ns = duration(what .. ": retry_for", value, level)
+  return ns and math.max((ns + 999999) // 1000000, 1)
+end
 
 -- Raises at the program's line, level frames above the caller.
 local function add_region(what, loop, entry, level)
   check_options(what, entry, region_options, 0, level)
-  local function size(name) return bytes(what .. ": " .. name, entry[name], level + 1) end
+  local function size(name) return bytes(what .. ": " .. name, entry[name], level) end
   for _, name in ipairs { "memory", "resolver" } do
     if entry[name] == nil then error(("%s: a region needs a %s"):format(what, name), level + 1) end
   end
@@ -523,17 +534,15 @@ local function add_region(what, loop, entry, level)
       level + 1)
   end
   local around = entry.around == "auto" and "auto" or size "around"
-  local result = table.pack(pcall(core.loop_add, loop, entry.memory, entry.resolver, size "offset", size "length",
-    size "from", entry.modes, around, entry.on_error, entry.object))
-  if result[1] then return table.unpack(result, 2, result.n) end
-  local message = tostring(result[2]):gsub("^bad argument #%-?%d+ to '[^']*' %((.*)%)$", "%1")
-  error(what .. ": " .. message, level + 1)
+  return settle_at(what, level, pcall(core.loop_add, loop, entry.memory, entry.resolver, size "offset", size "length",
+    size "from", entry.modes, around, entry.on_error, entry.object, retry_ms(what, entry.retry_for, level + 1),
+    entry.retry_then))
 end
 
 local loop_methods = core.methods.loop
 
 function loop_methods:add(entry)
-  return add_region("loop:add", self, entry, 2)
+  return add_region("loop:add", self, entry, 1)
 end
 
 local prefetch_options = { ranges = true, rate = true, background = true }
@@ -584,17 +593,18 @@ local function start_trace(what, loop, given, level)
   if type(options[1]) ~= "string" then
     error(("%s: the path of a file expected, got %s"):format(what, type(options[1])), level + 1)
   end
-  return settle(what, pcall(trace_to, loop, options[1], options.format, options.append, options.room, options.loop))
+  return settle_at(what, level, pcall(trace_to, loop, options[1], options.format, options.append, options.room,
+    options.loop))
 end
 
 function loop_methods:trace_to(given)
   if given == nil or given == false then return call("loop:trace_to", trace_to, self) end
-  return start_trace("loop:trace_to", self, given, 2)
+  return start_trace("loop:trace_to", self, given, 1)
 end
 
 local serve_options = {
   engine = true, handlers = true, on_error = true, features = true, user_mode_only = true, route = true,
-  paused = true, placement = true, trace_to = true,
+  paused = true, placement = true, trace_to = true, retry_for = true, retry_then = true,
 }
 
 ---@class uffd.RegionOptions
@@ -610,6 +620,8 @@ local serve_options = {
 ---are sequential, in either direction or with small strides, a page where they are random
 ---@field around? integer|string|"auto"
 ---@field on_error? "zero"|"poison"|"stop"|"retry" what becomes of a page whose resolver failed (default: the loop's)
+---@field retry_for? string|number with its own on_error "retry": as of the loop
+---@field retry_then? "zero"|"poison"|"stop"
 ---an object to register with, instead of the loop's own; the loop alone reads it from then on, and keeps it open
 ---@field object? uffd.Object
 
@@ -649,6 +661,10 @@ end
 ---what becomes of a page whose resolver failed: zeros, SIGBUS (default, needs kernel 6.6), SIGBUS from all pages from
 ---then on; retry asks again, with pauses of up to 10 ms, while the thread waits (not inline)
 ---@field on_error? "zero"|"poison"|"stop"|"retry"
+---on_error "retry": a page whose fault has waited so long ("5s", or milliseconds), and whose resolver fails again, is
+---given up (default: never)
+---@field retry_for? string|number
+---@field retry_then? "zero"|"poison"|"stop" what becomes of it then (default "poison")
 ---features to enable in the loop's objects; inline not event_fork and event_remap: nobody could answer the faults of
 ---children, and of what has moved
 ---@field features? uffd.Mask
@@ -674,7 +690,7 @@ function uffd.serve(options)
   local foreign = has_foreign(options)
   local ok, loop, message, errno = pcall(core.loop_create, engine_for(options), options.handlers, options.on_error,
     open_flags(options), options.route, options.features, options.paused or foreign,
-    options.placement)
+    options.placement, retry_ms("uffd.serve", options.retry_for, 2), options.retry_then)
   if not ok then return settle("uffd.serve", ok, loop) end
   if not loop then return nil, message, errno end
   local unfinished <close> = setmetatable({ loop = loop }, {

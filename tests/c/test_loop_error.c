@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 
+#include "base/base.h"
 #include "serving.h"
 
 #define PAGES 16
@@ -394,6 +395,110 @@ static void failures_are_tried_again_where_that_was_chosen(void) {
   }
 }
 
+static int fail_always(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)asked, (void)fault, (void)answer;
+  return uffd_set_errmsg(EIO, "The disk is on fire.");
+}
+
+/* As a region says, whose loop would poison at once, and as a loop says. */
+static void retries_end_where_they_have_a_limit(void) {
+  static const uint32_t fates[] = {0, UFFD_ON_ERROR_ZERO, UFFD_ON_ERROR_POISON};
+  serving_needs_handlers("Nothing pauses between one try and the next.");
+  check_needs(UFFD_FEAT_POISON);
+  for (unsigned i = 0; i < 6; i++) {
+    struct asked asked = {.answer = fail_always};
+    struct uffd_loop_opts loop_opts = UFFD_LOOP_OPTS_INIT;
+    struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+    bool of_loop = i >= 3;
+    if (of_loop) {
+      loop_opts.on_error = UFFD_ON_ERROR_RETRY;
+      loop_opts.retry_ms = 40;
+      loop_opts.retry_then = fates[i % 3];
+    } else {
+      opts.on_error = UFFD_ON_ERROR_RETRY;
+      opts.retry_ms = 40;
+      opts.retry_then = fates[i % 3];
+    }
+    struct serving limited;
+    serving_open(&limited, i % 2 == 0 ? ENGINE_ONE : ENGINE_PUMP, &loop_opts);
+    uffd_memory *served = memory_make(MEMORY_ANON, 2);
+    region_add(limited.loop, served, asked_resolver(&asked), &opts);
+    serving_start(&limited);
+    uint64_t before = uffd_now();
+    unsigned value = 1;
+    int signal = check_access(memory_at(served, 0), false, &value);
+    CHECK_EQ(signal, i % 3 == 1 ? 0 : SIGBUS);
+    if (i % 3 == 1) CHECK_EQ(value, 0);
+    CHECK(uffd_now() - before >= UINT64_C(40000000));
+    serving_pause(&limited);
+    struct uffd_stats stats = serving_stats(limited.loop);
+    CHECK_EQ(stats.errors, asked.hits);
+    CHECK_EQ(stats.deferred, asked.hits - 1);
+    serving_close(&limited);
+    uffd_memory_close(served);
+  }
+}
+
+static void the_sentence_of_what_was_given_up(void) {
+  serving_needs_handlers("Nothing pauses between one try and the next.");
+  struct asked asked = {.answer = fail_always};
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  opts.on_error = UFFD_ON_ERROR_RETRY;
+  opts.retry_ms = 1;
+  opts.retry_then = UFFD_ON_ERROR_ZERO;
+  atomic_store(&logged, 0);
+  uffd_set_log(keep_log, NULL);
+  serve_with(ENGINE_ONE, UFFD_ON_ERROR_STOP, asked_resolver(&asked), &opts);
+  CHECK_EQ(*at(0), 0);
+  atomic_store(&logged, 0);
+  CHECK_EQ(*at(1), 0); /* its tries are not said again, but that it was given up is */
+  CHECK_EQ(logged, 1);
+  CHECK(strstr(last_log, "at offset 4096 reads as zeros: it was tried for 1 ms. The disk is on fire.") != NULL);
+  end();
+  uffd_set_log(NULL, NULL);
+}
+
+/* The limit is of failures: who says LATER may go on for ever, and a page that heals in time is filled. */
+static void a_limit_is_not_for_who_answers_in_time(void) {
+  serving_needs_handlers("Nothing pauses between one try and the next.");
+  struct asked asked = {.answer = fail_at_first};
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  opts.on_error = UFFD_ON_ERROR_RETRY;
+  opts.retry_ms = UINT32_MAX;
+  serve_with(ENGINE_ONE, UFFD_ON_ERROR_ZERO, asked_resolver(&asked), &opts);
+  unsigned value = 0;
+  CHECK_EQ(check_access(at(3), false, &value), 0);
+  CHECK_EQ(value, 'l');
+  end();
+}
+
+static void limits_that_cannot_be(void) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  uffd_loop *loop;
+  opts.retry_ms = 5;
+  CHECK_ERR(uffd_loop_create(&opts, &loop), -EINVAL);
+  CHECK_SAYS("for on_error retry");
+  opts.on_error = UFFD_ON_ERROR_RETRY;
+  opts.retry_then = UFFD_ON_ERROR_RETRY;
+  CHECK_ERR(uffd_loop_create(&opts, &loop), -EINVAL);
+  CHECK_SAYS("retry_then 4");
+  opts.retry_then = UFFD_ON_ERROR_ZERO;
+  opts.retry_ms = 0;
+  CHECK_ERR(uffd_loop_create(&opts, &loop), -EINVAL);
+  CHECK_SAYS("retry_then without retry_ms");
+  CHECK_OK(uffd_loop_create(NULL, &loop));
+  uffd_memory *served = memory_make(MEMORY_ANON, 1);
+  uffd_resolver *zeros;
+  struct uffd_region_opts chosen = UFFD_REGION_OPTS_INIT;
+  CHECK_OK(uffd_resolver_zero(&zeros));
+  chosen.retry_then = UFFD_ON_ERROR_ZERO;
+  CHECK_ERR(uffd_loop_add(loop, served, zeros, &chosen, NULL), -EINVAL);
+  CHECK_SAYS("for on_error retry");
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_resolver_close(zeros);
+  uffd_memory_close(served);
+}
+
 static void retries_are_not_for_the_inline_engine(void) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   struct uffd_region_opts chosen = UFFD_REGION_OPTS_INIT;
@@ -624,6 +729,10 @@ static const struct check_test tests[] = {
     TEST(a_prefetch_that_waits_holds_up_no_other),
     TEST(failures_become_what_was_chosen),
     TEST(failures_are_tried_again_where_that_was_chosen),
+    TEST(retries_end_where_they_have_a_limit),
+    TEST(the_sentence_of_what_was_given_up),
+    TEST(a_limit_is_not_for_who_answers_in_time),
+    TEST(limits_that_cannot_be),
     TEST(retries_are_not_for_the_inline_engine),
     TEST(a_region_chooses_for_itself),
     TEST(stop_poisons_every_later_fault),

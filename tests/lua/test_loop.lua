@@ -82,6 +82,47 @@ function tests.test_unknown_options()
   raises("unknown mode 'writing'", loop.add, loop, { memory = memory, resolver = letters(1), modes = "writing" })
 end
 
+-- A mistake in an option is told with the line of the program, not with one of ours or of who called the program.
+function tests.test_mistakes_have_the_programs_line()
+  local memory <close> = map(1)
+  local loop <close>, zero = assert(uffd.serve {}), assert(resolver.zero())
+  local function at_the_second_line(f)
+    local message = raises("", f)
+    local line = debug.getinfo(f, "S").linedefined + 1
+    lu.assertStrContains(message, ("test_loop.lua:%d: "):format(line))
+  end
+  for _, wrong in ipairs { { offset = -1 }, { around = "much" }, { retry_for = -1 }, { size = 1 }, { resolver = 5 },
+    { modes = "x" }, { on_error = 7 } } do
+    local entry = { memory = memory, resolver = zero }
+    for name, value in pairs(wrong) do entry[name] = value end
+    at_the_second_line(function()
+      local region = loop:add(entry)
+      return region
+    end)
+    at_the_second_line(function()
+      local other = uffd.serve { entry }
+      return other
+    end)
+  end
+  for _, wrong in ipairs { { retry_for = "soon" }, { engine = "steam" }, { trace_to = 7 }, { trace_to = {} },
+    { trace_to = { "x.csv", format = "xml" } }, { trace_to = { "x.csv", formats = 1 } }, { wrong = 1 } } do
+    at_the_second_line(function()
+      local other = uffd.serve(wrong)
+      return other
+    end)
+    if wrong.trace_to then
+      at_the_second_line(function()
+        local done = loop:trace_to(wrong.trace_to)
+        return done
+      end)
+    end
+  end
+  at_the_second_line(function()
+    local faulty = resolver.faulty { below = zero, delay = "soon" }
+    return faulty
+  end)
+end
+
 -- A serve that fails half-way leaves nothing behind.
 function tests.test_serve_that_fails_lets_go()
   local memory <close> = map(2)
@@ -251,6 +292,29 @@ function tests.test_histograms()
   loop:close()
   raises("closed", loop.histogram, loop)
   raises("its loop is closed", regions[1].histogram, regions[1])
+end
+
+function tests.test_retries_with_a_limit()
+  support.needs "poison"
+  local failing = assert(resolver.faulty { below = resolver.zero(), error = 1 })
+  local memory, served = support.serve(failing, 1, {
+    engine = "threads", on_error = "retry", retry_for = "20ms", retry_then = "zero",
+  })
+  local loop <close> = served
+  local before = uffd.now()
+  lu.assertEquals(memory:read(0, 1), "\0")
+  lu.assertTrue(uffd.now() - before >= 0.02)
+  local other = map(1)
+  assert(loop:add { memory = other, resolver = failing, on_error = "retry", retry_for = 1 })
+  fails("EHWPOISON", nil, other:read(0, 1))
+  fails("EINVAL", "for on_error retry", uffd.serve { retry_for = "5s" })
+  fails("EINVAL", "retry_then without", uffd.serve { engine = "threads", on_error = "retry", retry_then = "zero" })
+  fails("EINVAL", "retry_then 4", uffd.serve {
+    engine = "threads", on_error = "retry", retry_for = "1s", retry_then = "retry",
+  })
+  raises("uffd.serve: retry_for: a time is milliseconds", uffd.serve, { on_error = "retry", retry_for = "soon" })
+  raises("loop:add: retry_for: a time is", loop.add, loop, { memory = other, resolver = failing, retry_for = -1 })
+  raises("unknown retry_then 'pray'", uffd.serve, { on_error = "retry", retry_for = 1, retry_then = "pray" })
 end
 
 local function read_file(path)

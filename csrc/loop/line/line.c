@@ -284,11 +284,21 @@ static uint32_t last_resort(int error) {
   return heals ? UFFD_OUTCOME_DEFERRED : UFFD_OUTCOME_GONE;
 }
 
+/* on_error, and when retries have gone on for too long, what follows them. */
+static uint32_t fate_of(const struct walk *walk, bool *given_up) {
+  const struct uffd_terms *terms = walk->slice->terms;
+  bool limited = terms->on_error == UFFD_ON_ERROR_RETRY && terms->retry_ms != 0;
+  *given_up = limited && uffd_now() - walk->read_ns >= terms->retry_ms * UINT64_C(1000000);
+  return *given_up ? terms->retry_then : terms->on_error;
+}
+
 /* on_error says what the page becomes. */
 static struct uffd_filled give_up(struct walk *walk, int error) {
   struct uffd_lane *lane = walk->lane;
-  uint32_t on_error = walk->slice->terms->on_error;
+  bool given_up;
+  uint32_t on_error = fate_of(walk, &given_up);
   uffd_count(&lane->counters.errors, 1);
+  if (given_up) fail(error, "it was tried for %u ms. %s", walk->slice->terms->retry_ms, uffd_errmsg());
   name_page(walk, error, fates[on_error]);
   uffd_failure_note(lane->failure, error, on_error == UFFD_ON_ERROR_RETRY);
   if (on_error == UFFD_ON_ERROR_RETRY) return nothing_filled(UFFD_OUTCOME_DEFERRED);

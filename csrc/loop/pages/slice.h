@@ -36,12 +36,13 @@ struct uffd_terms {
   uint64_t kind[UFFD_KIND_WORDS]; /* the resolver's name, cut */
   uint32_t page_shift;            /* of page_size: a division costs more than the rest of a look at a state */
   uint32_t on_error;              /* UFFD_ON_ERROR_*, never DEFAULT */
+  uint32_t retry_ms, retry_then;  /* on_error RETRY: after so long (0: never) a page becomes that */
   bool finds_zeros; /* zero pages of large answers go in as such; elsewhere a zero page costs as much as another */
   bool foreign;     /* in another process */
   struct uffd_hints *hints;
   _Atomic uint64_t *latency; /* UFFD_HISTOGRAM_BUCKETS of the region; any lane adds to them */
-  uint32_t entry;          /* in the ledger */
-  struct uffd_terms *next; /* in the ledger, the newest first */
+  uint32_t entry;            /* in the ledger */
+  struct uffd_terms *next;   /* in the ledger, the newest first */
 };
 
 /* A run of a region's pages behind one object. */
