@@ -77,7 +77,7 @@ static void let_passes_end(const uffd_loop *loop) {
   }
 }
 
-/* ---- histograms */
+/* Histograms */
 
 static int check_room(const uffd_loop *loop, const struct uffd_bucket *buckets, size_t room) {
   int result = uffd_loop_check_process(loop);
@@ -132,7 +132,7 @@ uint64_t uffd_histogram_percentile(const struct uffd_bucket *buckets, size_t cou
   return 0;
 }
 
-/* ---- all figures */
+/* All figures */
 
 int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats) {
   struct uffd_stats all = UFFD_STATS_INIT;

@@ -61,7 +61,7 @@ int uffd_loop_trace(uffd_loop *loop, uffd_trace_fn *fn, void *ctx) {
   return 0;
 }
 
-/* ---- names of what a record says */
+/* Names of what a record says */
 
 static const char *name_of(const char *const *names, size_t count, uint32_t value) {
   return value < count ? names[value] : "unknown";

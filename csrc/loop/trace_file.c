@@ -55,7 +55,7 @@ struct uffd_trace_file {
   char *text; /* TEXT_BYTES */
 };
 
-/* ---- lanes */
+/* Lanes */
 
 static uint64_t take_lost(struct uffd_trace_file *file) {
   return atomic_exchange_explicit(&file->lost, 0, memory_order_relaxed);
@@ -86,7 +86,7 @@ static void put_record(void *ctx, const struct uffd_trace *trace) {
   atomic_store_explicit(&cell->turn, at + 1, memory_order_release);
 }
 
-/* ---- the writer */
+/* The writer */
 
 static bool take_record(struct uffd_trace_file *file, struct uffd_trace *trace) {
   struct cell *cell = &file->cells[file->tail & file->mask];
@@ -234,7 +234,7 @@ static void *run(void *argument) {
   return NULL;
 }
 
-/* ---- opening and ending */
+/* Opening and ending */
 
 static int ending_format(const char *path) {
   const char *dot = strrchr(path, '.');

@@ -37,7 +37,7 @@ void uffd_lua_arena_close(struct uffd_lua_arena *arena) {
   arena->base = NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------ runs of units */
+/* Runs of units */
 
 /* The first unit from at on that is taken (or free), or end. */
 static size_t find(const struct uffd_lua_arena *arena, size_t at, size_t end, bool taken) {
@@ -118,7 +118,7 @@ static bool resize_run(struct uffd_lua_arena *arena, void *block, size_t old_siz
   return true;
 }
 
-/* ------------------------------------------------------------------------------------------------ slabs */
+/* Slabs */
 
 static size_t class_of(size_t size) {
   return (size - 1) / ARENA_STEP;
@@ -200,7 +200,7 @@ static void give_small(struct uffd_lua_arena *arena, void *block, struct arena_s
   mark(arena, (size_t)index * 8, 8, false);
 }
 
-/* ------------------------------------------------------------------------------------------------ lua_Alloc */
+/* lua_Alloc */
 
 static void *take(struct uffd_lua_arena *arena, size_t size) {
   if (size > arena->units * ARENA_UNIT) return NULL;

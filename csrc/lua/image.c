@@ -32,7 +32,7 @@ static const char *const kinds[] = {"zero", "data", "below", NULL};
 static const char *const formats[] = {"none", "raw", "raw", "zstd", "zstd", NULL};
 static const char *const digests[] = {"none", "xxh3", "sha256", NULL};
 
-/* ---- progress: a Lua function of done and total bytes; what it raises goes on when the work has stopped */
+/* Progress: a Lua function of done and total bytes; what it raises goes on when the work has stopped */
 
 struct progress {
   lua_State *L;
@@ -63,7 +63,7 @@ static void take_progress(lua_State *L, int arg, struct progress *progress, uffd
   *ctx = progress;
 }
 
-/* ---- opening, closing */
+/* Opening, closing */
 
 /* A table of paths, the lowest first. */
 static const char **check_paths(lua_State *L, int arg, size_t *count) {
@@ -118,7 +118,7 @@ static int image_gc(lua_State *L) {
   return 0;
 }
 
-/* ---- what it is */
+/* What it is */
 
 static void set_string(lua_State *L, const char *name, const char *text) {
   lua_pushstring(L, text);
@@ -239,7 +239,7 @@ static int image_read(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
-/* ---- what is done with it */
+/* What is done with it */
 
 static int finish_work(lua_State *L, const struct progress *progress, int result) {
   if (progress->failed) return lua_error(L);
@@ -330,7 +330,7 @@ static int image_tostring(lua_State *L) {
   return 1;
 }
 
-/* ---- stores */
+/* Stores */
 
 static struct store *new_store(lua_State *L) {
   struct store *handle = lua_newuserdatauv(L, sizeof(*handle), 0);

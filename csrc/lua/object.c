@@ -39,7 +39,7 @@ struct uffd_lua_object_ref *uffd_lua_check_object(lua_State *L, int arg) {
   return check(L, arg)->ref;
 }
 
-/* ------------------------------------------------------------------------------------------------ ranges */
+/* Ranges */
 
 static uint64_t base_page_size(void) {
   return (uint64_t)sysconf(_SC_PAGESIZE);
@@ -95,7 +95,7 @@ static void remember_range(struct object *object, uint64_t start, uint64_t end, 
   object->ranges[object->range_count++] = (struct range){start, end, page_size};
 }
 
-/* ------------------------------------------------------------------------------------------------ making, closing */
+/* Making, closing */
 
 static struct object *push_object(lua_State *L) {
   struct object *object = lua_newuserdatauv(L, sizeof(*object), 0);
@@ -165,7 +165,7 @@ static int object_gc(lua_State *L) {
   return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ what it is */
+/* What it is */
 
 static int object_fd(lua_State *L) {
   int fd = uffd_fd(check(L, 1)->ref->object);
@@ -227,7 +227,7 @@ static int object_tostring(lua_State *L) {
   return 1;
 }
 
-/* ------------------------------------------------------------------------------------------------ targets */
+/* Targets */
 
 /* Where an operation goes: an address, or a memory and an offset in it. */
 struct target {
@@ -275,7 +275,7 @@ static struct span check_span(lua_State *L, int arg, bool whole) {
   return (struct span){target.address, length, target.page_size, target.next + 1};
 }
 
-/* ------------------------------------------------------------------------------------------------ registering */
+/* Registering */
 
 /* The page size of memory that is known by its address only; the kernel tells it by its map. */
 static uint64_t mapped_page_size(uint64_t start, uint64_t length) {
@@ -310,7 +310,7 @@ static int object_unregister(lua_State *L) {
   return uffd_lua_done(L, result);
 }
 
-/* ------------------------------------------------------------------------------------------------ filling */
+/* Filling */
 
 static const struct uffd_lua_bit copy_bits[] = {{"dontwake", UFFD_COPY_DONTWAKE}, {"wp", UFFD_COPY_WP}, {NULL, 0}};
 static const struct uffd_lua_bit continue_bits[] = {
@@ -411,7 +411,7 @@ static int object_wake(lua_State *L) {
   return uffd_lua_done(L, uffd_wake(object->ref->object, span.start, span.length));
 }
 
-/* ------------------------------------------------------------------------------------------------ events */
+/* Events */
 
 static void set_pagefault(lua_State *L, const struct object *object, const struct uffd_event *event) {
   uint64_t page_size = page_size_at(object, event->address);

@@ -19,7 +19,7 @@
 #define UFFD_LIBDIR "lib" /* below the prefix, or absolute: where libuffd-preload.so is installed */
 #endif
 
-/* ------------------------------------------------------------------------------------------------ what a program is */
+/* What a program is */
 
 /* The path of a program, as a shell finds it; false: there is none. */
 static bool find_program(const char *name, char path[PATH_MAX]) {
@@ -99,7 +99,7 @@ static int find_program_of(lua_State *L) {
   return 2;
 }
 
-/* ------------------------------------------------------------------------------------------------ starting */
+/* Starting */
 
 /* The list at index 1 as an argument vector, which lives as long as the list and the userdata on top. */
 static char **take_words(lua_State *L) {

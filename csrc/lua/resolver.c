@@ -49,7 +49,7 @@ void uffd_lua_new_resolver(lua_State *L, uffd_resolver ***slot) {
   *slot = &resolver->resolver;
 }
 
-/* ------------------------------------------------------------------------------------------------ kinds */
+/* Kinds */
 
 static int zero(lua_State *L) {
   uffd_resolver **slot;
@@ -140,7 +140,7 @@ static int faulty(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
-/* ------------------------------------------------------------------------------------------------ layers */
+/* Layers */
 
 static uint64_t layer_number(lua_State *L, lua_Integer index, const char *name, uint64_t missing) {
   int exact = 1;
@@ -185,7 +185,7 @@ static int layers(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
-/* ------------------------------------------------------------------------------------------------ the handle */
+/* The handle */
 
 static void close_resolver(struct resolver *resolver) {
   uffd_resolver_close(resolver->resolver);

@@ -20,7 +20,7 @@ static uffd_workingset *check(lua_State *L, int arg) {
   return handle->set;
 }
 
-/* ------------------------------------------------------------------------------------------------ making, closing */
+/* Making, closing */
 
 static struct workingset *new_workingset(lua_State *L) {
   struct workingset *handle = lua_newuserdatauv(L, sizeof(*handle), 0);
@@ -75,7 +75,7 @@ static int workingset_gc(lua_State *L) {
   return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ pages */
+/* Pages */
 
 static const struct uffd_lua_bit kind_bits[] = {
     {"write", UFFD_FAULT_WRITE}, {"wp", UFFD_FAULT_WP}, {"minor", UFFD_FAULT_MINOR}, {NULL, 0}};
@@ -152,7 +152,7 @@ static int workingset_merge(lua_State *L) {
   return uffd_lua_done(L, uffd_workingset_merge(set, check(L, 2)));
 }
 
-/* ------------------------------------------------------------------------------------------------ the whole */
+/* The whole */
 
 static int workingset_info(lua_State *L) {
   struct uffd_workingset_info info = UFFD_WORKINGSET_INFO_INIT;

@@ -23,7 +23,7 @@
 #define NAME_MAX_BYTES 249                 /* of a memfd */
 #define POOL           "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 
-/* ---- empty mappings */
+/* Empty mappings */
 
 /* mlockall(MCL_FUTURE) without MCL_ONFAULT: new mappings are populated at once. Nothing tells but a new mapping. */
 static bool populates_new_mappings(void) {
@@ -51,7 +51,7 @@ static int map_closed(uint64_t length, int flags, int fd, char **address) {
   return 0;
 }
 
-/* ---- anonymous */
+/* Anonymous */
 
 /*
  * Anonymous mappings have nothing that tells one from another but a name, where the kernel has those
@@ -97,7 +97,7 @@ static int map_thp(uffd_memory *memory) {
   return begin_anonymous(memory, aligned);
 }
 
-/* ---- files in memory */
+/* Files in memory */
 
 /*
  * Never huge by accident: a host may make every page that is written to shared memory a huge one (shmem_enabled), and
@@ -136,7 +136,7 @@ static int keep_from_children(const uffd_memory *memory) {
   return 0;
 }
 
-/* ---- what went wrong */
+/* What went wrong */
 
 static uint64_t read_number(const char *path) {
   unsigned long count = 0;

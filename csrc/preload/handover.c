@@ -81,7 +81,7 @@ void uffd_preload_unregister(int object, const struct uffd_mapping *mapping) {
   (void)ioctl(object, RAW_UFFDIO_UNREGISTER, &range);
 }
 
-/* ---- the pager */
+/* The pager */
 
 static size_t write_list(char *text, size_t size, const struct uffd_match *matches, unsigned count) {
   uint64_t offset = 0;

@@ -28,13 +28,13 @@
 #define UFFD_PRELOAD_FAILED  1
 #define UFFD_PRELOAD_LACKING 77
 
-/* ---- text: %s a string, %u a uint64_t, %x the same in hexadecimal, %e an int that is an errno */
+/* Text: %s a string, %u a uint64_t, %x the same in hexadecimal, %e an int that is an errno */
 
 size_t uffd_preload_format(char *text, size_t size, const char *format, ...);
 void uffd_preload_say(const char *format, ...);
 _Noreturn void uffd_preload_die(int code, const char *format, ...);
 
-/* ---- a mapping */
+/* A mapping */
 
 struct uffd_mapping {
   uint64_t address, length; /* bytes, whole pages */
@@ -49,7 +49,7 @@ const char *uffd_mapping_describe(struct uffd_mapping *mapping);
 /* Once it is mapped: NULL, or why its pages cannot come from a pager. */
 const char *uffd_mapping_check(const struct uffd_mapping *mapping);
 
-/* ---- what the user named */
+/* What the user named */
 
 struct uffd_match {
   /* set once */
@@ -71,7 +71,7 @@ unsigned uffd_matches_read(const char *text, struct uffd_match *matches);
 /* Might this mapping be one that the match names? Before it is mapped, its address is not looked at. */
 bool uffd_match_fits(const struct uffd_match *match, const struct uffd_mapping *mapping, bool mapped);
 
-/* ---- handing over */
+/* Handing over */
 
 /* Makes the userfaultfd; it stays open, so that missing pages never turn into zeros. Does not return on failure. */
 int uffd_preload_open(bool *forks);

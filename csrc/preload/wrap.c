@@ -47,7 +47,7 @@ static struct {
   struct uffd_match matches[UFFD_MATCHES_MAX];
 } state;
 
-/* ---- the lock */
+/* The lock */
 
 static void read_environment(void) {
   const char *memory = getenv("UFFD_PRELOAD_MEMORY");
@@ -93,7 +93,7 @@ static void unlock(const sigset_t *signals) {
   sigprocmask(SIG_SETMASK, signals, NULL);
 }
 
-/* ---- what is held */
+/* What is held */
 
 static int advise(uint64_t address, uint64_t length, int advice) {
   return (int)syscall(SYS_madvise, address, length, advice);
@@ -171,7 +171,7 @@ static void hand_over(void) {
   }
 }
 
-/* ---- what is mapped */
+/* What is mapped */
 
 static void list(const struct uffd_mapping *mapping, const char *obstacle) {
   if (!state.lists || mapping->length < LISTED_MIN) return;
@@ -268,7 +268,7 @@ EXPORTED void *mmap64(void *address, size_t length, int prot, int flags, int fd,
   return map(address, length, prot, flags, fd, offset);
 }
 
-/* ---- what happens to it */
+/* What happens to it */
 
 /* Read without the lock: only the program itself could change what it is about to unmap. */
 static bool concerns(uint64_t start, uint64_t end) {
@@ -402,7 +402,7 @@ EXPORTED int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
 
 /* NOLINTEND(readability-inconsistent-declaration-parameter-name) */
 
-/* ---- the end */
+/* The end */
 
 /* Only the program that the user named says so, not each helper that it starts. */
 __attribute__((destructor)) static void complain(void) {

@@ -6,7 +6,7 @@
 ---without a name is an integer in lists that are returned.
 ---@alias uffd.Mask string|integer|(string|integer)[]
 
--- ------------------------------------------------------------------------------------------------ uffd.Object
+-- uffd.Object
 
 ---One userfaultfd: its descriptor, its features, the address space that it serves. Made by `uffd.open` and `uffd.adopt`.
 ---
@@ -203,7 +203,7 @@ function object:close() end
 ---@field length? integer remap, remove, unmap: bytes
 ---@field object? uffd.Object fork: the child's object, to be closed
 
--- ------------------------------------------------------------------------------------------------ uffd.Memory
+-- uffd.Memory
 
 ---A mapping of this process that can be served. Made by `uffd.map`. `#memory` is its size. It may be closed while a loop
 ---serves it, or a resolver reads from it: the mapping stays until they are closed.
@@ -285,7 +285,7 @@ function memory:unpack(format, offset) end
 ---@return true
 function memory:close() end
 
--- ------------------------------------------------------------------------------------------------ uffd.Resolver
+-- uffd.Resolver
 
 ---What answers faults. Made by the functions of `uffd.resolver`.
 ---@class uffd.Resolver
@@ -318,7 +318,7 @@ function resolver:close() end
 ---@field handler integer index of the handler that asks
 ---@field flags integer the kernel's bits
 
--- ------------------------------------------------------------------------------------------------ uffd.Loop
+-- uffd.Loop
 
 ---A fault that was read and is not answered yet.
 ---@class uffd.Waiting
@@ -600,7 +600,7 @@ function prefetch:wait(timeout_ms) end
 ---@return true
 function prefetch:close() end
 
--- ------------------------------------------------------------------------------------------------ uffd.Image
+-- uffd.Image
 
 ---What memory is filled from: a stack of layers, opened by `uffd.image`. It is a resolver, too: a loop, layers and
 ---policies take it as one. `image.resolver` is that resolver alone. `#image` is `image.size`.
@@ -658,7 +658,7 @@ function stack:verify(sample, progress) end
 ---@return true
 function stack:close() end
 
--- ------------------------------------------------------------------------------------------------ uffd.Store
+-- uffd.Store
 
 ---Where pages go. Made by `uffd.store`. What is put again replaces what was put before. Errors of all functions: those of
 ---writing, such as ENOSPC; EINVAL a finished store.
@@ -706,7 +706,7 @@ function store:finish() end
 ---@return true
 function store:close() end
 
--- ------------------------------------------------------------------------------------------------ uffd.WorkingSet
+-- uffd.WorkingSet
 
 ---The pages of an image that a client touched, in the order of touching. Made by `uffd.workingset` and
 ---`uffd.workingset.load`. It is plain memory: a forked child has a copy of its own. `#set` is `set:count()`.
@@ -789,7 +789,7 @@ function workingset:close() end
 ---@field longest_run integer pages
 ---@field sequential integer pages touched right after the page before them
 
--- ------------------------------------------------------------------------------------------------ uffd.Pager
+-- uffd.Pager
 
 ---The supervisor of a pager. Made by `uffd.pager`. It can be waited on by luv (`fd`), cqueues (`pollfd`, `events`,
 ---`timeout`) and LuaSocket (`getfd`, `dirty`), and stepped when it is readable.
@@ -909,7 +909,7 @@ function pager:close() end
 ---@field client? uffd.ClientStatus
 ---@field text string a sentence, or ""
 
--- ------------------------------------------------------------------------------------------------ uffd.Handoff
+-- uffd.Handoff
 
 ---Memory of this program that a pager serves. Made by `uffd.handoff`. The memories stay mapped until it is closed.
 ---@class uffd.Handoff
@@ -929,7 +929,7 @@ function handoff:object() end
 ---@return true
 function handoff:close() end
 
--- ------------------------------------------------------------------------------------------------ uffd.core
+-- uffd.core
 
 ---What `uffd.probe` tells.
 ---@class uffd.Probe

@@ -21,7 +21,7 @@ function figures.count(number, noun)
   return ("%d %s%s"):format(number, noun, number == 1 and "" or "s")
 end
 
--- ------------------------------------------------------------------------------------------------ JSON
+-- JSON
 
 local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size" }
 
@@ -46,7 +46,7 @@ function figures.client_object(client, elapsed_ns)
   return { object = list }
 end
 
--- ------------------------------------------------------------------------------------------------ a table
+-- A table
 
 local function latency(name)
   return function(row)

@@ -5,7 +5,7 @@ local picture = require "uffd.picture"
 
 local heatmap = {}
 
--- ------------------------------------------------------------------------------------------------ cells
+-- Cells
 
 local function ceil_div(a, b) return (a - 1) // b + 1 end
 
@@ -40,7 +40,7 @@ function heatmap.level(grid, value)
   return grid.most > 1 and (value - 1) / (grid.most - 1) or 0.0
 end
 
--- ------------------------------------------------------------------------------------------------ text
+-- Text
 
 -- Of the 256 colours of terminals: bright ones, that stand out against the grey of what was not touched.
 local ramp = { 33, 69, 63, 99, 135, 171, 207, 205, 203, 209, 215, 221 }
@@ -130,7 +130,7 @@ local function write_text(sets, paths, options, colored)
   return true
 end
 
--- ------------------------------------------------------------------------------------------------ where it goes
+-- Where it goes
 
 local function locale_is_utf8()
   for _, name in ipairs { "LC_ALL", "LC_CTYPE", "LANG" } do

@@ -73,7 +73,7 @@ end
 
 local verbs = {}
 
--- ---- looking
+-- Looking
 
 function verbs.info(options, image)
   if options.json then figures.info_json(image) else figures.info_text(image) end
@@ -106,7 +106,7 @@ function verbs.cat(options, image)
   return io.flush() and 0
 end
 
--- ---- comparing
+-- Comparing
 
 -- Calls found(offset, length) for each page that differs; a page that only one of them has differs. Pieces that both
 -- have from nowhere are passed over.
@@ -182,7 +182,7 @@ function verbs.verify(options, image)
   return #problems == 0 and 0 or 1
 end
 
--- ---- the command line
+-- The command line
 
 -- What each verb takes beside --json: its options, and how many files (at least, at most).
 local writes = { ["-o"] = "output", output = arguments.text, frame = arguments.bytes, level = level,

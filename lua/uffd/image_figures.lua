@@ -33,7 +33,7 @@ local function write_rows(left, rows)
   end
 end
 
--- ---- progress
+-- Progress
 
 -- A function of done bytes, which draws on a terminal, a few times a second; elsewhere it does nothing.
 function figures.progress(word, total)
@@ -53,7 +53,7 @@ function figures.file_size(path)
   return file and file:seek "end"
 end
 
--- ---- info
+-- Info
 
 local function ratio_text(layer)
   return layer.stream_bytes > 0 and (", %.1f%% of it"):format(100 * layer.file_bytes / layer.stream_bytes) or ""
@@ -122,7 +122,7 @@ function figures.info_json(image)
   end
 end
 
--- ---- map
+-- Map
 
 function figures.map(image, options)
   local address = picture.address_format(image.size)
@@ -161,7 +161,7 @@ function figures.totals(image, options)
   if not options.json then write_rows(1, rows) end
 end
 
--- ---- results
+-- Results
 
 function figures.compared(options, a, b, first, pages)
   if options.json then
@@ -207,7 +207,7 @@ function figures.problems(options, image, problems)
   end
 end
 
--- ---- what was written
+-- What was written
 
 function figures.written(options, path)
   local image <close>, message = uffd.image { path }

@@ -131,7 +131,7 @@ local function open_flags(options)
   return flags
 end
 
--- ------------------------------------------------------------------------------------------------ the object
+-- The object
 
 local open_options = { features = true, optional = true, nonblock = true, user_mode_only = true, route = true }
 
@@ -166,7 +166,7 @@ function uffd.adopt(fd)
   return call("uffd.adopt", core.adopt, fd)
 end
 
--- ------------------------------------------------------------------------------------------------ memory
+-- Memory
 
 local map_options = { size = true, kind = true, fork = true, private = true, name = true, address = true }
 
@@ -252,7 +252,7 @@ function memory:unpack(format, offset)
   end
 end
 
--- ------------------------------------------------------------------------------------------------ resolvers
+-- Resolvers
 
 ---Resolvers say what pages hold. Each is immutable, may serve many regions and loops at once, and lives as long as
 ---something uses it. `resolver.size` is the bytes that it answers for, `resolver.kind` its name.
@@ -509,7 +509,7 @@ function uffd.ask(policy, offset, options)
   return call("uffd.ask", core.ask, policy, offset, options.page_size, flags)
 end
 
--- ------------------------------------------------------------------------------------------------ the loop
+-- The loop
 
 local region_options = {
   memory = true, resolver = true, offset = true, length = true, from = true,
@@ -714,7 +714,7 @@ function uffd.serve(options)
   return loop
 end
 
--- ------------------------------------------------------------------------------------------------ other processes
+-- Other processes
 
 -- The functions of a module that was built without the pager say so.
 local function needs_pager(what, f)
@@ -971,7 +971,7 @@ function uffd.handoff(options)
     open_flags(options), options.answer == false)
 end
 
--- ------------------------------------------------------------------------------------------------ the kernel
+-- The kernel
 
 ---What this kernel and this user can do, asked of the running kernel.
 ---@return uffd.Probe probe

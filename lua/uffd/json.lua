@@ -44,7 +44,7 @@ function encode(value)
   return "null"
 end
 
--- ------------------------------------------------------------------------------------------------ reading
+-- Reading
 
 local read
 

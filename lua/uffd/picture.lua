@@ -4,7 +4,7 @@ local png = require "uffd.picture_png"
 
 local picture = {}
 
--- ------------------------------------------------------------------------------------------------ words and figures
+-- Words and figures
 
 local units = { "KiB", "MiB", "GiB", "TiB", "PiB" }
 
@@ -38,7 +38,7 @@ function picture.subtitle(grid)
     size(info.image_length), cell)
 end
 
--- ------------------------------------------------------------------------------------------------ drawing
+-- Drawing
 
 local paper, ink, faint, untouched = 0xffffff, 0x222222, 0x777777, 0xe9ecef
 local stops = { { 0x0d, 0x2a, 0x9c }, { 0x8a, 0x1c, 0xa8 }, { 0xd8, 0x3a, 0x6e }, { 0xf6, 0x8b, 0x2a } }
@@ -144,7 +144,7 @@ function picture.draw(grid, paths, width, level)
     paper = paper, items = list }
 end
 
--- ------------------------------------------------------------------------------------------------ SVG
+-- SVG
 
 local entities = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;" }
 

@@ -2,7 +2,7 @@
 -- it was built with libpng, compresses.
 local png = {}
 
--- ------------------------------------------------------------------------------------------------ letters
+-- Letters
 
 -- Strokes on a grid 4 wide, capitals 6 high, tails to 8: a point is two digits, x and y from the top; "|" lifts a pen.
 local strokes = {
@@ -67,7 +67,7 @@ local function coverage(segments, x, y, half)
   return math.max(0, math.min(1, half + 0.5 - nearest))
 end
 
--- ------------------------------------------------------------------------------------------------ the raster
+-- The raster
 
 local tones = 12 -- of a letter's colour on the paper
 

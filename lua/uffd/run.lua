@@ -35,7 +35,7 @@ A forked child is served too where this user has the capability sys_ptrace, else
 exit codes: PROGRAM's, 128 and the number where a signal ended it; 1 failed, or no memory was served; 2 wrong usage,
 77 the kernel or the permissions lack what is needed, 127 there is no such program]]
 
--- ------------------------------------------------------------------------------------------------ what is matched
+-- What is matched
 
 local matches_max = 16
 
@@ -79,7 +79,7 @@ local function read_match(text)
   return table.concat(fields, "\t")
 end
 
--- ------------------------------------------------------------------------------------------------ the library
+-- The library
 
 local function can_be_read(path)
   local file <close> = io.open(path, "rb")
@@ -120,7 +120,7 @@ local function make_environment(library, given, door)
   }
 end
 
--- ------------------------------------------------------------------------------------------------ a pager beside it
+-- A pager beside it
 
 local lacking = { ENOSYS = true, EOPNOTSUPP = true, EPERM = true }
 
@@ -225,7 +225,7 @@ local function run_served(given, words, environment_of)
   return watch.failed and code == 0 and 1 or code
 end
 
--- ------------------------------------------------------------------------------------------------ running
+-- Running
 
 local function known_options()
   local memory = {}

@@ -103,7 +103,7 @@ local function command_line()
   return command
 end
 
--- ------------------------------------------------------------------------------------------------ what a person sees
+-- What a person sees
 
 local View = {}
 View.__index = View
@@ -300,7 +300,7 @@ function View:conclude()
   end
 end
 
--- ------------------------------------------------------------------------------------------------ running
+-- Running
 
 local lacking = { ENOSYS = true, EOPNOTSUPP = true, EPERM = true }
 

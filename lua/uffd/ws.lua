@@ -30,7 +30,7 @@ of diff: 0 the same pages, 1 others, 2 anything else
 
 local verbs = {}
 
--- ------------------------------------------------------------------------------------------------ words and figures
+-- Words and figures
 
 local size_text, address_format = picture.size_text, picture.address_format
 
@@ -64,7 +64,7 @@ local function write_json(...)
   print(json.encode { object = { ... } })
 end
 
--- ------------------------------------------------------------------------------------------------ files
+-- Files
 
 -- The sets of the files, all of the first one's image and page size; nil and a sentence.
 local function load_all(paths)
@@ -85,7 +85,7 @@ local function load_all(paths)
   return sets
 end
 
--- ------------------------------------------------------------------------------------------------ info
+-- Info
 
 -- The runs by address, no more than limit, each with its first touch and its writes.
 local function runs_of(set, page_size, limit)
@@ -161,7 +161,7 @@ function verbs.info(options, paths)
   return 0
 end
 
--- ------------------------------------------------------------------------------------------------ merge
+-- Merge
 
 function verbs.merge(options, paths)
   local sets, message = load_all(paths)
@@ -178,7 +178,7 @@ function verbs.merge(options, paths)
   return 0
 end
 
--- ------------------------------------------------------------------------------------------------ diff
+-- Diff
 
 -- Where each list of ranges begins and ends, by address: +1, -1 for a, +2, -2 for b.
 local function edges_of(a, b)
@@ -264,7 +264,7 @@ function verbs.diff(options, paths)
   return bytes["="] == all and 0 or 1
 end
 
--- ------------------------------------------------------------------------------------------------ plot
+-- Plot
 
 function verbs.plot(options, paths)
   local sets, message = load_all(paths)
@@ -274,7 +274,7 @@ function verbs.plot(options, paths)
   return done and 0 or arguments.fail("ws plot", message)
 end
 
--- ------------------------------------------------------------------------------------------------ the command line
+-- The command line
 
 local text, integer = arguments.text, arguments.integer
 local known = {

@@ -28,7 +28,7 @@ void unmap(const char *memory, uint64_t length) {
   munmap((char *)(uintptr_t)memory, length);
 }
 
-/* ---- the textbook loop */
+/* The textbook loop */
 
 struct textbook {
   int fd, cpu;
@@ -82,7 +82,7 @@ void textbook_pinned(const struct plan *plan, bool check, double figures[FIGURES
   run_textbook(plan, current_cpu(), check, figures);
 }
 
-/* ---- files without userfaultfd */
+/* Files without userfaultfd */
 
 void map_file(const struct plan *plan, bool check, double figures[FIGURES]) {
   char *memory = mmap(NULL, plan->length, PROT_READ, plan->write ? MAP_PRIVATE : MAP_SHARED, plan->image->fd, 0);
@@ -105,7 +105,7 @@ void read_file(const struct plan *plan, bool check, double figures[FIGURES]) {
   unmap(memory, plan->length);
 }
 
-/* ---- mprotect and SIGSEGV */
+/* Mprotect and SIGSEGV */
 
 static void unprotect(int number, siginfo_t *info, void *context) {
   (void)number, (void)context;

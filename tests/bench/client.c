@@ -30,7 +30,7 @@ struct errand {
   struct sockaddr_un server;
 };
 
-/* ---- the client */
+/* The client */
 
 static struct errand errand;
 static int uffd;
@@ -83,7 +83,7 @@ int client_main(void) {
   return write(PARENT, figures, sizeof(figures)) == (ssize_t)sizeof(figures) ? 0 : 1;
 }
 
-/* ---- who starts it */
+/* Who starts it */
 
 /* Both may be where the other is to be: first out of the way. */
 static void become_client(int parent, int image) {

@@ -48,7 +48,7 @@ static bool json;
 static struct row rows[ROWS_MAX];
 static size_t rows_count;
 
-/* ---- rows */
+/* Rows */
 
 void explain(struct row *row, const char *format, ...) {
   size_t length = strlen(row->note);
@@ -114,7 +114,7 @@ void report(const struct row *row) {
   }
 }
 
-/* ---- the table */
+/* The table */
 
 enum column { CASE, UNIT, UFFD, ENGINE, BASE, RATIO, LIMIT, OF_LIMIT, TARGET, MET, COLUMNS };
 static const char *const titles[COLUMNS] = {"case",  "unit",  "uffd",     "engine", "base",
@@ -210,7 +210,7 @@ static void print_table(void) {
   }
 }
 
-/* ---- options */
+/* Options */
 
 static int usage(FILE *file) {
   fputs("usage: uffd-bench [--case NAME]... [--list] [--json]\n", file);

@@ -22,7 +22,7 @@ static void name_image(char *path, size_t size, const struct plan *plan) {
   snprintf(path, size, "/proc/self/fd/%d", plan->image->fd);
 }
 
-/* ---- in C */
+/* In C */
 
 /* In the supervisor: the client's last figures go to the benchmark. */
 static void on_report(void *ctx, const struct uffd_pager_report *report) {
@@ -49,7 +49,7 @@ static void run_pager(const struct plan *plan, const struct server *server) {
   uffd_pager_close(pager);
 }
 
-/* ---- in Lua */
+/* In Lua */
 
 static const char program[] = "local factory, socket, image = ...\n"
                               "local uffd = require 'uffd'\n"

@@ -20,7 +20,7 @@
 #include "client.h"
 #include "raw.h"
 
-/* ---- processes */
+/* Processes */
 
 void server_start(struct server *server, serve_fn *serve, const struct plan *plan) {
   int ends[2];
@@ -57,7 +57,7 @@ void server_end(struct server *server, const struct plan *plan, double figures[F
   figures[SWITCHES] += (double)(usage.ru_nvcsw + usage.ru_nivcsw) / pages;
 }
 
-/* ---- the handshake */
+/* The handshake */
 
 struct handed {
   int connection, uffd;
@@ -105,7 +105,7 @@ static void serve_run(serve_fn *serve, bool told, const struct plan *plan, bool 
   server_end(&server, plan, figures);
 }
 
-/* ---- the textbook loop */
+/* The textbook loop */
 
 static void serve_pages(const struct plan *plan, const struct server *server) {
   struct handed handed = await_client(plan, server);
@@ -131,7 +131,7 @@ void textbook_server_pinned(const struct plan *plan, bool check, double figures[
   textbook_server(plan, check, figures);
 }
 
-/* ---- the limit */
+/* The limit */
 
 static int compare_page(const void *left, const void *right) {
   uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;

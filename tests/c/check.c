@@ -25,7 +25,7 @@
 
 static const char *current_test = "?";
 
-/* ---- checks */
+/* Checks */
 
 static _Noreturn void give_up(void) {
   fflush(NULL);
@@ -81,7 +81,7 @@ void check_skip(const char *format, ...) {
   _exit(SKIPPED);
 }
 
-/* ---- programs */
+/* Programs */
 
 static int verdict(int status) {
   if (WIFEXITED(status)) return WEXITSTATUS(status);
@@ -252,7 +252,7 @@ uint64_t check_number(const char *path) {
   return length > 0 ? strtoull(text, NULL, 10) : 0;
 }
 
-/* ---- the object */
+/* The object */
 
 void check_needs(uint64_t features) {
   struct uffd_probe probe = {.size = sizeof(probe)};
@@ -285,7 +285,7 @@ struct uffd_event check_fault(uffd_object *object) {
   return event;
 }
 
-/* ---- memory */
+/* Memory */
 
 const char *const check_kind_names[CHECK_KINDS] = {"anon", "shmem", "shmem-private", "hugetlb", "hugetlb-private"};
 
@@ -344,7 +344,7 @@ bool check_filled(const unsigned char *page, uint64_t length, unsigned byte) {
   return true;
 }
 
-/* ---- accesses and threads */
+/* Accesses and threads */
 
 static _Thread_local sigjmp_buf *volatile landing; /* of the access under way */
 
@@ -463,7 +463,7 @@ void check_asleep(int tid, const char *where) {
   }
 }
 
-/* ---- barriers */
+/* Barriers */
 
 #ifdef UFFD_BARRIERS
 #define BARRIERS_MAX 16

@@ -19,7 +19,7 @@
 
 #include "uffd.h"
 
-/* ---- checks: the first that fails ends the test */
+/* Checks: the first that fails ends the test */
 
 #define CHECK(condition) ((condition) ? (void)0 : check_failed(__FILE__, __LINE__, #condition))
 #define CHECK_EQ(actual, expected)                                                                                     \
@@ -84,7 +84,7 @@ bool check_under_tsan(void);             /* where raw clone() and the like canno
 uint64_t check_page(void);               /* the base page */
 uint64_t check_number(const char *path); /* of a file such as a sysctl; 0 if there is none */
 
-/* ---- the object */
+/* The object */
 
 /* Opens an object with these features enabled; skips where this kernel or user cannot. */
 uffd_object *check_open(uint64_t features);
@@ -96,7 +96,7 @@ void check_needs_kernel_faults(const uffd_object *object);
 /* Reads exactly one page fault, waiting for it. */
 struct uffd_event check_fault(uffd_object *object);
 
-/* ---- memory of every kind */
+/* Memory of every kind */
 
 enum { CHECK_ANON, CHECK_SHMEM, CHECK_SHMEM_PRIVATE, CHECK_HUGETLB, CHECK_HUGETLB_PRIVATE, CHECK_KINDS };
 extern const char *const check_kind_names[CHECK_KINDS];
@@ -123,7 +123,7 @@ unsigned char *check_pattern(uint64_t page, uint64_t count, unsigned first);
 /* Every byte of the page is this one. */
 bool check_filled(const unsigned char *page, uint64_t length, unsigned byte);
 
-/* ---- threads that touch */
+/* Threads that touch */
 
 struct check_touch {
   pthread_t thread;
@@ -161,7 +161,7 @@ void check_asleep(int tid, const char *where);
 /* Lets others run; for loops that wait for a condition, which the watchdog bounds. */
 void check_pause(void);
 
-/* ---- barriers: hold threads of the library at named points (builds with UFFD_BARRIERS) */
+/* Barriers: hold threads of the library at named points (builds with UFFD_BARRIERS) */
 
 #ifdef UFFD_BARRIERS
 void check_barrier_hold(const char *name);  /* threads that come there wait from now on */

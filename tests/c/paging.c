@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* ---- the supervisor */
+/* The supervisor */
 
 static uffd_pager *pager;
 static volatile sig_atomic_t closing;
@@ -89,7 +89,7 @@ static _Noreturn void supervise(struct paging *paging, const struct uffd_pager_o
   exit(0);
 }
 
-/* ---- the test's side */
+/* The test's side */
 
 void paging_set_up(struct paging *paging, uint64_t length) {
   const char *temporary = getenv("TMPDIR");
@@ -210,7 +210,7 @@ void paging_tear_down(struct paging *paging) {
   CHECK_EQ(rmdir(command), 0);
 }
 
-/* ---- clients */
+/* Clients */
 
 static _Noreturn void be_client(const struct paging_job *given) {
   struct paging_job job = *given;

@@ -69,7 +69,7 @@ void paging_await_over(const struct paging *paging); /* until a step says that a
 int paging_end(struct paging *paging);
 void paging_tear_down(struct paging *paging);
 
-/* ---- clients */
+/* Clients */
 
 struct paging_job {
   struct paging *paging;

@@ -8,7 +8,7 @@
 
 #include "kernel/object.h"
 
-/* ---- the loop and its driver */
+/* The loop and its driver */
 
 static const uint32_t engine_handlers[ENGINES] = {1, 2, 5, 0};
 
@@ -112,7 +112,7 @@ void serving_adds_up(const uffd_loop *loop, uint64_t page_size) {
   CHECK_EQ(stats.queue, 0);
 }
 
-/* ---- memories */
+/* Memories */
 
 const int memory_kinds[MEMORY_KINDS] = {MEMORY_ANON,    MEMORY_THP,     MEMORY_MEMFD,          MEMORY_MEMFD_PRIVATE,
                                         MEMORY_ADOPTED, MEMORY_HUGETLB, MEMORY_HUGETLB_PRIVATE};
@@ -146,7 +146,7 @@ bool memory_has(uffd_memory *memory, uint64_t offset, const char *flag) {
   return uffd_mapping_has(&mapping, flag);
 }
 
-/* ---- contents */
+/* Contents */
 
 unsigned image_byte(uint64_t offset) {
   uint64_t sector = offset / 512;
@@ -180,7 +180,7 @@ bool image_there(const unsigned char *at, uint64_t offset, uint64_t length) {
   return true;
 }
 
-/* ---- regions */
+/* Regions */
 
 uffd_region *region_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
                         const struct uffd_region_opts *opts) {
@@ -190,7 +190,7 @@ uffd_region *region_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *res
   return region;
 }
 
-/* ---- callbacks */
+/* Callbacks */
 
 static int resolve(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)state;

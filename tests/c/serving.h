@@ -7,7 +7,7 @@
 
 #include "check.h"
 
-/* ---- the loop and its driver */
+/* The loop and its driver */
 
 enum { ENGINE_ONE, ENGINE_TWO, ENGINE_FIVE, ENGINE_PUMP, ENGINES };
 
@@ -38,7 +38,7 @@ struct uffd_stats serving_stats(const uffd_loop *loop);
 /* faults = missing + wp + minor, and so many pages and bytes were installed. */
 void serving_adds_up(const uffd_loop *loop, uint64_t page_size);
 
-/* ---- memories */
+/* Memories */
 
 enum {
   MEMORY_ANON,
@@ -58,7 +58,7 @@ unsigned char *memory_at(uffd_memory *memory, uint64_t offset);
 /* smaps: the flag ("um", "uw", "ui") is set at offset. */
 bool memory_has(uffd_memory *memory, uint64_t offset, const char *flag);
 
-/* ---- contents */
+/* Contents */
 
 /* The byte of the image at offset: never 0, another one in every sector of 512 bytes. */
 unsigned image_byte(uint64_t offset);
@@ -67,13 +67,13 @@ uffd_resolver *image_resolver(uint64_t length);
 /* [at, at+length) holds the image from offset on. Every byte is read. */
 bool image_there(const unsigned char *at, uint64_t offset, uint64_t length);
 
-/* ---- regions */
+/* Regions */
 
 /* All of the memory, or as opts say, from the resolver, which is closed here: the region holds it. */
 uffd_region *region_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
                         const struct uffd_region_opts *opts);
 
-/* ---- callbacks: answer is asked for each fault; hits counts the calls */
+/* Callbacks: answer is asked for each fault; hits counts the calls */
 
 struct asked {
   int (*answer)(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer);

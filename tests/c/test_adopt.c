@@ -11,7 +11,7 @@
 #include "kernel/object.h"
 #include "passing.h"
 
-/* ---- a process that has its memory served by us */
+/* A process that has its memory served by us */
 
 struct client {
   pid_t pid;
@@ -76,7 +76,7 @@ static void end_client(const struct client *client) {
   check_child(client->pid);
 }
 
-/* ---- adopting */
+/* Adopting */
 
 static void another_process_is_served(void) {
   struct client client = start_client(O_CLOEXEC, UFFD_FEAT_EVENT_REMOVE | UFFD_FEAT_THREAD_ID); /* blocking, at first */
@@ -183,7 +183,7 @@ static void target_has_executed(void) {
   waitpid(client.pid, NULL, 0);
 }
 
-/* ---- refused */
+/* Refused */
 
 static void not_open(void) {
   uffd_object *object = NULL;

@@ -76,7 +76,7 @@ static void options_of_other_ages(void) {
   uffd_close(object);
 }
 
-/* ---- the allocator */
+/* The allocator */
 
 static struct counts {
   size_t allocated, freed, bytes;
@@ -136,7 +136,7 @@ static void half_an_allocator_is_refused(void) {
   CHECK_ERR(uffd_set_allocator(&allocator), -EINVAL);
 }
 
-/* ---- the log */
+/* The log */
 
 static void keep_sentence(void *ctx, int level, const char *sentence) {
   snprintf(ctx, 64, "%d:%s", level, sentence);
@@ -153,7 +153,7 @@ static void the_log_goes_to_the_hook(void) {
   CHECK(strcmp(got, "1:page 3") == 0);
 }
 
-/* ---- the handshake */
+/* The handshake */
 
 /* uffd-unit-tests, "UFFDIO_API": a wrong version and an impossible feature fail, 0 works, a second time fails. */
 static void handshake_by(uint32_t route) {

@@ -19,7 +19,7 @@ static unsigned char *at(uint64_t index) {
   return memory_at(memory, index * page);
 }
 
-/* ---- the callback: the image, for as much as is asked; what it was asked, by call */
+/* The callback: the image, for as much as is asked; what it was asked, by call */
 
 static uint64_t covers[TOUCHES * 4], places[TOUCHES * 4];
 static uint64_t fails_at, later_at; /* pages; 0: none */
@@ -63,7 +63,7 @@ static void end(void) {
   munmap(image, PAGES * page);
 }
 
-/* ---- threads that wait, all before one step */
+/* Threads that wait, all before one step */
 
 static struct check_touch touches[TOUCHES];
 static unsigned touching;
@@ -111,7 +111,7 @@ static void check_asked(unsigned call, uint64_t place, uint64_t cover) {
   CHECK_EQ(covers[call], cover);
 }
 
-/* ---- neighbours and twins */
+/* Neighbours and twins */
 
 static void neighbours_are_one_answer(void) {
   serve(0);
@@ -222,7 +222,7 @@ static void minor_faults_are_one_answer(void) {
   end();
 }
 
-/* ---- what breaks a run */
+/* What breaks a run */
 
 static void dropped_pages_break_a_run(void) {
   open_with(UFFD_FEAT_EVENT_REMOVE, MEMORY_ANON);
@@ -282,7 +282,7 @@ static void present_neighbours_are_woken(void) {
   uffd_close(opts.object);
 }
 
-/* ---- writes that are watched */
+/* Writes that are watched */
 
 static void first_writes_come_alone(void) {
   serve(UFFD_MODE_MISSING | UFFD_MODE_WP);
@@ -302,7 +302,7 @@ static void first_writes_come_alone(void) {
   end();
 }
 
-/* ---- what is put off */
+/* What is put off */
 
 static void later_faults_keep_their_order(void) {
   struct uffd_waiting waiting = UFFD_WAITING_INIT;
@@ -349,7 +349,7 @@ static void the_oldest_is_the_first_that_was_read(void) {
   end();
 }
 
-/* ---- anything at once */
+/* Anything at once */
 
 static void crowds_in_any_order(void) {
   unsigned seed = 11, faults = 0;

@@ -13,7 +13,7 @@
 
 static uint64_t page;
 
-/* ---- contents: the image, with zero pages here and there */
+/* Contents: the image, with zero pages here and there */
 
 typedef bool zero_fn(uint64_t index);
 
@@ -68,7 +68,7 @@ static uint64_t count_zero(uint64_t pages, zero_fn *zero) {
   return count;
 }
 
-/* ---- looking */
+/* Looking */
 
 static void a_page_is_zero_when_all_of_it_is(void) {
   static _Alignas(4096) char bytes[4096];
@@ -91,7 +91,7 @@ static void zeros_are_mapped_once(void) {
   }
 }
 
-/* ---- zero pages */
+/* Zero pages */
 
 /* Where huge pages could begin: which pages an answer's samples are depends on that. */
 static uffd_memory *aligned_memory(uint64_t pages) {
@@ -192,7 +192,7 @@ static void zero_pages_go_in_around_others(void) {
   munmap(contents, pages * page);
 }
 
-/* ---- files that shrink */
+/* Files that shrink */
 
 /* What is left of the file is right, the rest fails, and nobody gets a signal that is not meant. */
 static void check_shrunk(int kind, zero_fn *zero) {
@@ -232,7 +232,7 @@ static void a_file_that_shrinks_is_an_error_only(void) {
   }
 }
 
-/* ---- huge pages */
+/* Huge pages */
 
 /* Bytes of huge pages in the mapping of the memory. */
 static uint64_t huge_bytes(uffd_memory *memory) {

@@ -4,7 +4,7 @@
 #define _GNU_SOURCE
 #include "serving.h"
 
-/* ---- a thread that makes one call, and is cancelled in it */
+/* A thread that makes one call, and is cancelled in it */
 
 struct call {
   void (*make)(struct call *call);
@@ -47,7 +47,7 @@ static void join(struct call *call, bool returns) {
   CHECK_EQ(call->result, 0);
 }
 
-/* ---- uffd_read() ends */
+/* uffd_read() ends */
 
 static void make_read(struct call *call) {
   struct uffd_event event;
@@ -68,7 +68,7 @@ static void reading_ends_and_the_object_closes(void) {
   }
 }
 
-/* ---- calls that wait for a loop return first */
+/* Calls that wait for a loop return first */
 
 struct busy {
   struct serving serving;
@@ -194,7 +194,7 @@ static void reading_memory(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- a pump: its driver is cancelled while it waits, not amid what it has read */
+/* A pump: its driver is cancelled while it waits, not amid what it has read */
 
 static void make_step(struct call *call) {
   call->result = uffd_loop_step(call->object, -1) >= 0 ? 0 : -1;

@@ -76,7 +76,7 @@ static void madvise_that_waits_goes_on(void) {
   check_thread_join(&thread);
 }
 
-/* ---- readers */
+/* Readers */
 
 struct reader {
   struct check_thread thread;
@@ -214,7 +214,7 @@ static void closed_in_the_midst(void) {
   }
 }
 
-/* ---- a call that sleeps on a fault of the object's own */
+/* A call that sleeps on a fault of the object's own */
 
 struct copier {
   struct check_thread thread;
@@ -240,7 +240,7 @@ static void a_copy_whose_source_is_missing(void) {
   if (copier.rc < 0) CHECK_EQ(copier.rc, -EBADF);
 }
 
-/* ---- copies of the descriptor elsewhere */
+/* Copies of the descriptor elsewhere */
 
 /* A forked child holds the descriptor: closing lets the ranges go all the same. */
 static void a_forked_child_holds_the_descriptor(void) {

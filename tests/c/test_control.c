@@ -86,8 +86,6 @@ static void expect(const struct setup *setup, int fd, const char *words) {
   CHECK(strstr(line, words) != NULL);
 }
 
-/* ------------------------------------------------------------------------------------------------ */
-
 static void requests_are_answered_in_their_order(void) {
   static const char text[] =
       STATUS "{\"request\":\"clients\"}\n{\"request\":\"stats\"}\nnonsense\n\n{\"request\":\"dance\"}\n" STATUS;

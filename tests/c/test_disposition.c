@@ -12,7 +12,7 @@
 
 #include "serving.h"
 
-/* ---- what a test does happens in a child, with a loop and without: both must end alike */
+/* What a test does happens in a child, with a loop and without: both must end alike */
 
 /* Shared with the children: what their handlers saw. */
 struct seen {
@@ -82,7 +82,7 @@ static void same_in_all_ways(void (*prepare)(void), void (*act)(void)) {
   (check_under_tsan() ? SKIP("ThreadSanitizer calls the handlers of signals that were sent with masks of its own")     \
                       : (void)0)
 
-/* ---- preparations and acts */
+/* Preparations and acts */
 
 static void by_default(void) {}
 
@@ -205,7 +205,7 @@ static void a_handler_is_called_again_unless_it_is_reset(void) {
   CHECK_EQ(atomic_load(&seen->entered), 1);
 }
 
-/* ---- system calls go on, or not, as they did */
+/* System calls go on, or not, as they did */
 
 static void read_a_byte(void *ctx) {
   char byte;
@@ -250,7 +250,7 @@ static void system_calls_are_interrupted_as_they_were(void) {
   CHECK_EQ(atomic_load(&seen->value), 1);
 }
 
-/* ---- handlers that are put over ours */
+/* Handlers that are put over ours */
 
 static struct sigaction chained; /* what a program's handler has found, and goes on to */
 

@@ -27,7 +27,7 @@
 #define PAGE UINT64_C(4096)
 #define HUGE (UINT64_C(2) << 20)
 
-/* ---- the stage: a door, a VMM, the connection between them */
+/* The stage: a door, a VMM, the connection between them */
 
 static char directory[PATH_MAX];
 
@@ -183,7 +183,7 @@ static void check_text_refused(const char *text, int error, const char *words) {
   check_refused(&stage, error, words);
 }
 
-/* ---- what Firecracker's releases send */
+/* What Firecracker's releases send */
 
 static void one_region(void) {
   struct stage stage;
@@ -383,7 +383,7 @@ static void an_fd_belongs_to_the_last_byte_of_its_read(void) {
   tear_down(&stage);
 }
 
-/* ---- what is refused: bytes */
+/* What is refused: bytes */
 
 static void not_a_list(void) {
   static const char *const texts[] = {"{\"type\":0,\"regions\":[]}",
@@ -472,7 +472,7 @@ static void more_regions_than_allowed(void) {
   check_refused(&stage, -E2BIG, "max_regions");
 }
 
-/* ---- what is refused: regions */
+/* What is refused: regions */
 
 static void no_regions(void) {
   check_text_refused("[]", -EINVAL, "no regions");
@@ -533,7 +533,7 @@ static void regions_that_overlap(void) {
   check_table("\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":8384512", "share a part of the image");
 }
 
-/* ---- the image */
+/* The image */
 
 static void check_image_length(uint64_t page_size, uint64_t image_length, bool taken) {
   struct stage stage;
@@ -585,7 +585,7 @@ static void sum_right_but_with_a_hole(void) {
   check_refused(&stage, -EINVAL, "belongs to another client");
 }
 
-/* ---- what is refused: descriptors */
+/* What is refused: descriptors */
 
 static void no_fd_and_hung_up(void) {
   struct stage stage;
@@ -735,7 +735,7 @@ static void our_own_table_is_full(void) {
   tear_down(&stage);
 }
 
-/* ---- the end of a connection */
+/* The end of a connection */
 
 static void hung_up_before_anything(void) {
   struct stage stage;
@@ -812,7 +812,7 @@ static void the_second_handshake_has_its_own_time(void) {
   tear_down(&stage);
 }
 
-/* ---- the socket */
+/* The socket */
 
 static unsigned mode_of(const char *path) {
   struct stat status;
@@ -939,7 +939,7 @@ static void a_forked_child_leaves_the_socket(void) {
   rmdir(directory);
 }
 
-/* ---- who may connect */
+/* Who may connect */
 
 static void connect_as_nobody(void *ctx) {
   check_drop_privileges();
@@ -1085,7 +1085,7 @@ static void refused_for_want_of_descriptors(void) {
   rmdir(directory);
 }
 
-/* ---- damage of every kind, again and again */
+/* Damage of every kind, again and again */
 
 /* One connection: up to two messages, then its end at once, or after what came of it. 1 when one was taken in. */
 static bool meet_damaged(uint64_t *random, struct stage *stage, int other) {

@@ -22,7 +22,7 @@ static struct check_area registered(uint64_t features, int kind, uint64_t count,
   return area;
 }
 
-/* ---- a thread does something to the memory, and waits until the event is read */
+/* A thread does something to the memory, and waits until the event is read */
 
 static struct deed {
   int (*act)(unsigned char *at, uint64_t length);
@@ -216,7 +216,7 @@ static void what_makes_no_event(void) {
   uffd_close(object);
 }
 
-/* ---- decoding */
+/* Decoding */
 
 static void unknown_events_are_carried(void) {
   object = check_open(0);
@@ -234,7 +234,7 @@ static void unknown_events_are_carried(void) {
   uffd_close(object);
 }
 
-/* ---- fork */
+/* Fork */
 
 static struct child {
   struct check_thread forker;
@@ -475,7 +475,7 @@ static void fork_without_the_feature(void) {
   uffd_close(object);
 }
 
-/* ---- uffd-unit-tests, "events", "events-wp": a forked child faults half the area, moves it, faults the rest, drops it
+/* uffd-unit-tests, "events", "events-wp": a forked child faults half the area, moves it, faults the rest, drops it
  */
 
 #define PAGES 16

@@ -18,7 +18,7 @@ static uint64_t page_at(const struct check_area *area, uint64_t index) {
   return CHECK_ADDRESS(area->at) + index * area->page;
 }
 
-/* ---- every kind of memory: a fault, its copy, the rest in bulk, and nothing twice */
+/* Every kind of memory: a fault, its copy, the rest in bulk, and nothing twice */
 
 static void copy_resolves(int kind) {
   struct check_area area = registered(kind, 4, UFFD_MODE_MISSING);
@@ -92,7 +92,7 @@ static void zeropage_hugetlb(void) {
   zeropage(CHECK_HUGETLB);
 }
 
-/* ---- progress */
+/* Progress */
 
 static void partial_copy_offsets(void) {
   struct check_area area = registered(CHECK_ANON, 16, UFFD_MODE_MISSING);
@@ -201,7 +201,7 @@ static void no_free_huge_page_shared(void) {
   no_free_huge_page(MAP_SHARED);
 }
 
-/* ---- not there */
+/* Not there */
 
 static void not_registered(void) {
   object = check_open(0);
@@ -229,7 +229,7 @@ static void beyond_the_end_of_the_file(void) {
   uffd_close(object);
 }
 
-/* ---- borders of mappings */
+/* Borders of mappings */
 
 /* Cuts area into mappings that the kernel cannot merge. */
 static void cut(const struct check_area *area, const uint64_t *lengths, size_t count) {
@@ -290,7 +290,7 @@ static void a_hole_hugetlb(void) {
   a_hole_in_the_middle(CHECK_HUGETLB);
 }
 
-/* ---- present pages and sleepers */
+/* Present pages and sleepers */
 
 static void touch_and_read(struct check_touch *touch, const struct check_area *area, uint64_t index) {
   check_touch_read(touch, area->at + index * area->page + 3);
@@ -355,7 +355,7 @@ static void one_copy_wakes_all_who_wait(void) {
   uffd_close(object);
 }
 
-/* ---- events that wait */
+/* Events that wait */
 
 struct drop {
   unsigned char *at;
@@ -401,7 +401,7 @@ static void eagain_with_an_unread_event(void) {
   uffd_close(object);
 }
 
-/* ---- the driver alone: one ioctl in the common case is what the loop's speed rests on */
+/* The driver alone: one ioctl in the common case is what the loop's speed rests on */
 
 static void the_driver_sets_no_sentence(void) {
   struct check_area area = registered(CHECK_ANON, 2, UFFD_MODE_MISSING);

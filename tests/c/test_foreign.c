@@ -11,7 +11,7 @@
 #define PAGES  16u
 #define EVENTS (UFFD_FEAT_EVENT_REMOVE | UFFD_FEAT_EVENT_UNMAP | UFFD_FEAT_EVENT_REMAP | UFFD_FEAT_THREAD_ID)
 
-/* ---- the server's side */
+/* The server's side */
 
 static struct client client;
 static struct serving serving;
@@ -66,7 +66,7 @@ static void end(void) {
   end_quietly();
 }
 
-/* ---- the client's side */
+/* The client's side */
 
 static bool holds(const struct client *self, unsigned i, uint64_t page, uint64_t image_page) {
   return image_there(self->regions[i] + page * self->page, image_page * self->page, self->page);
@@ -107,7 +107,7 @@ static void act(struct actor *actor, void (*what)(void *ctx)) {
   check_thread_start(&actor->thread, what, actor);
 }
 
-/* ---- handles */
+/* Handles */
 
 static void a_handle(void) {
   struct uffd_foreign_opts opts = UFFD_FOREIGN_OPTS_INIT;
@@ -235,7 +235,7 @@ static void addresses_are_not_ours(void) {
   uffd_memory_close(own);
 }
 
-/* ---- resolvers and engines */
+/* Resolvers and engines */
 
 static void read_zeros(struct client *self) {
   CHECK(check_filled(self->regions[0], self->length, 0));
@@ -404,7 +404,7 @@ static void what_cannot_be_paused(void) {
   CHECK_SAYS("0x2");
 }
 
-/* ---- events */
+/* Events */
 
 /* Zeros after dropping, whether the page was there or not; the neighbours keep the image. */
 static void drop_some(struct client *self) {
@@ -487,7 +487,7 @@ static void unmapping_moving_growing(void) {
   end();
 }
 
-/* ---- the client's end */
+/* The client's end */
 
 static void exit_in_a_fault(struct client *self) {
   struct actor reader = {.self = self, .slot = 0, .page = 1};
@@ -521,7 +521,7 @@ static void the_client_is_killed(void) {
   end_quietly();
 }
 
-/* ---- prefetching, completing, leaving */
+/* Prefetching, completing, leaving */
 
 static void read_when_told(struct client *self) {
   client_await(self, 1);
@@ -608,7 +608,7 @@ static void a_region_taken_out(void) {
   end();
 }
 
-/* ---- R28: a flood of drops */
+/* R28: a flood of drops */
 
 #define STORM_PAGES 512u
 
@@ -669,7 +669,7 @@ static void a_storm_of_drops(void) {
   end_quietly();
 }
 
-/* ---- huge pages */
+/* Huge pages */
 
 static void use_huge(struct client *self) {
   CHECK(holds(self, 0, 1, 1));

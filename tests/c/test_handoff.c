@@ -43,7 +43,7 @@ static void needs_userfaultfd(void) {
   uffd_close(check_open(0));
 }
 
-/* ---- a pager: whoever hands over is served from the image, fault by fault */
+/* A pager: whoever hands over is served from the image, fault by fault */
 
 struct pager {
   struct uffd_door *door;
@@ -147,7 +147,7 @@ static uffd_handoff *hand_over(uffd_memory *memory) {
   return handoff;
 }
 
-/* ---- what is sent */
+/* What is sent */
 
 static int listen_at(int backlog) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -209,7 +209,7 @@ static void sends_what_firecracker_sends(void) {
   rmdir(directory);
 }
 
-/* ---- serving */
+/* Serving */
 
 static void the_pager_answers(void) {
   struct pager pager;
@@ -288,7 +288,7 @@ static void a_loop_is_refused_meanwhile(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- the end */
+/* The end */
 
 static void complete_fills_and_lets_go(void) {
   struct pager pager;
@@ -430,7 +430,7 @@ static void a_forked_child_has_no_handle(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- refusals of our own */
+/* Refusals of our own */
 
 static void parts_that_cannot_be(void) {
   struct pager pager;

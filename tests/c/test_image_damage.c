@@ -28,7 +28,7 @@ static uint64_t resident_peak(void) {
   return (uint64_t)usage.ru_maxrss * 1024;
 }
 
-/* ---- seek tables */
+/* Seek tables */
 
 /* A file of 28 frames, and its bytes, of which the table is the last part. */
 static struct bytes seekable(const unsigned char *pages) {
@@ -93,7 +93,7 @@ static void seek_tables(void) {
   free(pages);
 }
 
-/* ---- frames */
+/* Frames */
 
 /* Reading any byte of [from, to) fails with these words, everything else is right: by reading and by faults. */
 static void only_damaged(const unsigned char *expected, uint64_t length, uint64_t from, uint64_t to,
@@ -248,7 +248,7 @@ static void a_file_that_shrinks(void) {
   free(pages);
 }
 
-/* ---- indexes */
+/* Indexes */
 
 struct hostile {
   uint64_t at; /* of the payload */
@@ -351,7 +351,7 @@ static void names_of_parents(void) {
   free(pages);
 }
 
-/* ---- chains */
+/* Chains */
 
 /* An increment of nothing but its parent's pages, under this name. */
 static void make_empty(const char *name, const char *parent, const unsigned char *pages, uint64_t count,
@@ -423,7 +423,7 @@ static void chains_that_do_not_fit(void) {
   free(pages);
 }
 
-/* ---- arguments, and files that are none */
+/* Arguments, and files that are none */
 
 static void what_is_no_image(void) {
   uffd_image *image = NULL;

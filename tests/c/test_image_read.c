@@ -23,7 +23,7 @@ static struct uffd_image_layer layer_of(uffd_image *image, uint32_t index) {
   return layer;
 }
 
-/* ---- one file */
+/* One file */
 
 static void a_raw_file(void) {
   unsigned char *pages = contents();
@@ -166,7 +166,7 @@ static void the_zstd_program_agrees(void) {
   free(pages);
 }
 
-/* ---- increments */
+/* Increments */
 
 #define BASE_PAGES UINT64_C(256)
 #define TOP_PAGES  UINT64_C(300)

@@ -50,7 +50,7 @@ static unsigned files(const char *pattern) {
   return imaging_run(command) != 0;
 }
 
-/* ---- whole images */
+/* Whole images */
 
 #define COUNT  UINT64_C(437)
 #define LENGTH (COUNT * PAGE + 100)
@@ -154,7 +154,7 @@ static void the_zstd_program_reads_it(void) {
   free(pages);
 }
 
-/* ---- increments */
+/* Increments */
 
 static void as_below_by_comparing(void) {
   unsigned char *pages = imaging_pages(1, 256);
@@ -310,7 +310,7 @@ static void copies(void) {
   free(pages);
 }
 
-/* ---- sidecars, and checking */
+/* Sidecars, and checking */
 
 static void a_sidecar(void) {
   unsigned char *pages = contents();
@@ -374,7 +374,7 @@ static void damage_is_found(void) {
   free(pages);
 }
 
-/* ---- what goes wrong */
+/* What goes wrong */
 
 static void wrong_options(void) {
   struct uffd_store_layer_opts opts = UFFD_STORE_LAYER_OPTS_INIT;

@@ -167,7 +167,7 @@ static void any_number_of_threads(void) {
   close_case(&made);
 }
 
-/* ---- other SIGBUS */
+/* Other SIGBUS */
 
 static sigjmp_buf landing;
 static void *volatile seen_address;
@@ -297,7 +297,7 @@ static void a_callback_that_touches_its_own_memory_does_not_hang(void) {
   CHECK_EQ(signal_of(serve_oneself, NULL), SIGBUS);
 }
 
-/* ---- system calls */
+/* System calls */
 
 static void system_calls_get_efault_and_prefault_helps(void) {
   struct inline_case made = open_case(0);
@@ -321,7 +321,7 @@ static void system_calls_get_efault_and_prefault_helps(void) {
   close_case(&made);
 }
 
-/* ---- regions that come and go */
+/* Regions that come and go */
 
 struct churn {
   struct inline_case *made;
@@ -440,7 +440,7 @@ static void a_fault_that_is_very_late_ends_in_zeros(void) {
   }
 }
 
-/* ---- who waits for whom: a callback may be slow */
+/* Who waits for whom: a callback may be slow */
 
 struct removal {
   uffd_region *region;
@@ -509,7 +509,7 @@ static void threads_sleep_while_all_slots_are_taken(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- threads that are cancelled: an access to memory is not where that happens */
+/* Threads that are cancelled: an access to memory is not where that happens */
 
 static _Atomic bool answers;
 
@@ -581,7 +581,7 @@ static void a_thread_that_is_cancelled_anywhere_leaves_nothing_taken(void) {
   }
 }
 
-/* ---- signals of the program, whose handlers touch served memory */
+/* Signals of the program, whose handlers touch served memory */
 
 static struct inline_case interrupted;
 static _Atomic unsigned interruptions;
@@ -618,7 +618,7 @@ static void a_signal_during_a_fault(void) {
   close_case(&interrupted);
 }
 
-/* ---- events, stacks, choosing */
+/* Events, stacks, choosing */
 
 static void dropped_pages_read_zeros_with_event_remove(void) {
   struct inline_case made = open_case(UFFD_FEAT_EVENT_REMOVE);
@@ -713,7 +713,7 @@ static void an_object_of_the_wrong_kind_is_refused(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- forked children */
+/* Forked children */
 
 /* An event that nobody could act on: for the loop's objects and the user's; auto takes threads. */
 static void check_event_is_refused(uint64_t event, const char *says) {
@@ -776,7 +776,7 @@ static void a_child_serves_memory_of_its_own(void) {
   uffd_memory_close(inherited);
 }
 
-/* ---- mappings that move */
+/* Mappings that move */
 
 static void telling_of_moves_is_refused(void) {
   check_event_is_refused(UFFD_FEAT_EVENT_REMAP, "mapping that moves");

@@ -61,7 +61,7 @@ static void refuse_region(uffd_memory *memory, uffd_resolver *resolver, const st
   goes_on();
 }
 
-/* ---- regions */
+/* Regions */
 
 static void ranges_of_regions(void) {
   set_up();
@@ -146,7 +146,7 @@ static void ranges_to_prefetch(void) {
   tear_down();
 }
 
-/* ---- memory that cannot be served */
+/* Memory that cannot be served */
 
 static void refuse_mapping(void *address, uint64_t length, int error, const char *words) {
   uffd_memory *memory = NULL;
@@ -232,7 +232,7 @@ static void memory_that_was_unmapped(void) {
   tear_down();
 }
 
-/* ---- twice, or somebody else's */
+/* Twice, or somebody else's */
 
 static void a_region_twice(void) {
   set_up();
@@ -284,7 +284,7 @@ static void layers_and_resolvers_that_do_not_fit(void) {
   tear_down();
 }
 
-/* ---- loops */
+/* Loops */
 
 static void refuse_loop(const struct uffd_loop_opts *opts, const char *words) {
   uffd_loop *loop = (uffd_loop *)&fixture;
@@ -366,7 +366,7 @@ static void calls_for_another_engine(void) {
   tear_down();
 }
 
-/* ---- nothing there */
+/* Nothing there */
 
 static void handles_that_are_null(void) {
   unsigned char byte = 0;
@@ -387,7 +387,7 @@ static void handles_that_are_null(void) {
   CHECK_ERR(uffd_memory_adopt(NULL, PAGE, &(uffd_memory *){NULL}), -EINVAL);
 }
 
-/* ---- a forked child */
+/* A forked child */
 
 static void use_in_child(void *ctx) {
   uffd_loop *loop = fixture.serving.loop;
@@ -428,7 +428,7 @@ static void everything_is_dead_in_a_forked_child(void) {
   tear_down();
 }
 
-/* ---- out of descriptors */
+/* Out of descriptors */
 
 static struct rlimit forbid_descriptors(unsigned more) {
   struct rlimit before, limit;
@@ -470,7 +470,7 @@ static void out_of_descriptors(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- no permission, no support */
+/* No permission, no support */
 
 static void refuse_objects(uint32_t flags, uint32_t route, int error, const char *words) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;

@@ -44,7 +44,7 @@ static uffd_region *add(uffd_loop *loop, uffd_object *object, unsigned i, uint64
   return region;
 }
 
-/* ---- a serving process */
+/* A serving process */
 
 static struct {
   _Atomic unsigned passed; /* barriers, by all servers */
@@ -87,7 +87,7 @@ static void kill_server(pid_t pid) {
   CHECK(was_killed(pid));
 }
 
-/* ---- killed at every point */
+/* Killed at every point */
 
 #define PAGES 12u
 
@@ -170,7 +170,7 @@ static void killed_at_every_point_4(void) {
   kill_at_points(4);
 }
 
-/* ---- killed at any moment */
+/* Killed at any moment */
 
 #define MANY  4096u
 #define KILLS 200u
@@ -241,7 +241,7 @@ static void killed_at_any_moment(void) {
   kill_server(server);
 }
 
-/* ---- more pieces than the ledger holds */
+/* More pieces than the ledger holds */
 
 #define MOVED     4u
 #define FRAGMENTS (2 * (UFFD_LEDGER_SLICES + 16))
@@ -296,7 +296,7 @@ static void what_the_ledger_cannot_hold_is_poison(void) {
   kill_server(server);
 }
 
-/* ---- closed, and taken up again */
+/* Closed, and taken up again */
 
 static void live_in_two_halves(struct client *self) {
   unsigned char *at = self->regions[0];
@@ -385,7 +385,7 @@ static void complete_stays_complete(void) {
   uffd_close(object);
 }
 
-/* ---- refused */
+/* Refused */
 
 static void other_regions_are_refused(void) {
   client = client_start(&(struct client_opts){.pages = 8192, .count = 2}, live);
@@ -484,7 +484,7 @@ static void damaged_ledgers_are_refused(void) {
   CHECK_EQ(uffd_ledger_size(UINT64_MAX, 1), 0);
 }
 
-/* ---- forks */
+/* Forks */
 
 static struct {
   _Atomic int fd;

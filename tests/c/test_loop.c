@@ -5,7 +5,7 @@
 
 #include "serving.h"
 
-/* ---- every kind of memory, by every engine */
+/* Every kind of memory, by every engine */
 
 struct reader {
   struct check_thread thread;
@@ -152,7 +152,7 @@ static void several_memories_in_one_loop(void) {
   uffd_memory_close(large);
 }
 
-/* ---- regions */
+/* Regions */
 
 static void a_region_is_a_part_of_its_memory(void) {
   struct serving serving;
@@ -316,7 +316,7 @@ static void the_memory_outlives_its_handle(void) {
   CHECK_EQ(check_access(at, false, NULL), SIGSEGV); /* now it is gone */
 }
 
-/* ---- ending */
+/* Ending */
 
 static int answer_later(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)asked, (void)fault;

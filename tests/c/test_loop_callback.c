@@ -109,7 +109,7 @@ static uffd_resolver *watch(struct watched *watched, uffd_resolver *const *uses,
   return resolver;
 }
 
-/* ---- once for each handler */
+/* Once for each handler */
 
 static void set_up_once_for_each_handler(void) {
   for (int engine = 0; engine < ENGINES; engine++) {
@@ -213,7 +213,7 @@ static void told_of_the_page_size(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- set-up fails in the middle */
+/* Set-up fails in the middle */
 
 static void a_failing_setup_unwinds(void) {
   uint32_t count = 2;
@@ -277,7 +277,7 @@ static void a_refused_region_tears_down(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- idle */
+/* Idle */
 
 static void idle_comes_after_work(void) {
   serving_needs_handlers("Nobody is ever idle.");
@@ -348,7 +348,7 @@ static void the_pump_tells_when_to_tidy(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- what a callback may not call */
+/* What a callback may not call */
 
 static struct serving deadlocking;
 static uffd_memory *deadlocking_memory;

@@ -38,7 +38,7 @@ static void touch_page(uffd_memory *memory, uint64_t index) {
   CHECK(image_there(memory_at(memory, index * page), index * page, page));
 }
 
-/* ---- around */
+/* Around */
 
 static void around_is_a_block_that_holds_the_fault(void) {
   struct serving serving;
@@ -156,7 +156,7 @@ static void around_in_huge_pages(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- prefetch */
+/* Prefetch */
 
 static void prefetch_fills_all(void) {
   for (int i = 0; i < MEMORY_KINDS; i++) {
@@ -301,7 +301,7 @@ static void prefetch_leaves_what_was_dropped(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- what a resolver that fails leaves behind */
+/* What a resolver that fails leaves behind */
 
 static int fail_odd_pages(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)asked;
@@ -334,7 +334,7 @@ static void prefetch_reports_what_failed_and_does_the_rest(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- complete */
+/* Complete */
 
 static void complete_makes_the_memory_ordinary(void) {
   for (int i = 0; i < MEMORY_KINDS; i++) {

@@ -33,7 +33,7 @@ static void end(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- answers of every kind and size */
+/* Answers of every kind and size */
 
 static pthread_mutex_t telling = PTHREAD_MUTEX_INITIALIZER;
 static struct uffd_answer given_answer; /* what the callback answers; its offset is added to the fault's */
@@ -182,7 +182,7 @@ static void answers_of_every_size(void) {
   }
 }
 
-/* ---- wrong answers */
+/* Wrong answers */
 
 static void wrong_answers_are_refused(void) {
   unsigned char *image = image_make(4 * check_page());
@@ -250,7 +250,7 @@ static void moves_that_cannot_be_are_copies(void) {
   end();
 }
 
-/* ---- LATER */
+/* LATER */
 
 static int answer_fifth_time(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)fault;
@@ -306,7 +306,7 @@ static void a_prefetch_that_waits_holds_up_no_other(void) {
   uffd_memory_close(other);
 }
 
-/* ---- on_error */
+/* on_error */
 
 static int fail_at_odd(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)asked;
@@ -542,7 +542,7 @@ static void a_region_chooses_for_itself(void) {
   end();
 }
 
-/* ---- stop */
+/* Stop */
 
 static void stop_poisons_every_later_fault(void) {
   check_needs(UFFD_FEAT_POISON);
@@ -601,7 +601,7 @@ static void stop_is_told_by_the_pump(void) {
   end();
 }
 
-/* ---- handing over */
+/* Handing over */
 
 /* From before pages before the fault on, for so many pages; the fault's page is at resolver_offset there. */
 static void hand_over(uffd_resolver *to, uint64_t before, uint64_t pages, uint64_t resolver_offset) {

@@ -42,7 +42,7 @@ static void end(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- write protection */
+/* Write protection */
 
 #define WP_MODES (UFFD_MODE_MISSING | UFFD_MODE_WP)
 
@@ -214,7 +214,7 @@ static void no_write_is_lost(void) {
   }
 }
 
-/* ---- minor faults */
+/* Minor faults */
 
 static void needs_minor(int kind) {
   check_needs(kind < MEMORY_HUGETLB ? UFFD_FEAT_MINOR_SHMEM : UFFD_FEAT_MINOR_HUGETLBFS);
@@ -347,7 +347,7 @@ static void removing_lets_writers_and_minor_sleepers_go(void) {
   end();
 }
 
-/* ---- reading and writing by calls */
+/* Reading and writing by calls */
 
 static int fail_at_5(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   if (fault->offset == 5 * fault->page_size) return uffd_set_errmsg(EIO, "Page 5 is bad.");
@@ -413,7 +413,7 @@ static void by_calls_in_user_mode_only(void) {
   read_and_write(UFFD_OPEN_USER_MODE_ONLY, ENGINE_ONE, MEMORY_HUGETLB, WP_MODES);
 }
 
-/* ---- user mode only */
+/* User mode only */
 
 static void minor_pages_are_brought_in(void) {
   for (int plain = 0; plain < 2; plain++) {

@@ -28,7 +28,7 @@ static uffd_region *serve(uffd_loop *loop, uffd_memory *memory, uffd_object *obj
   return region_add(loop, memory, image_resolver(uffd_memory_length(memory)), &opts);
 }
 
-/* ---- whose it is */
+/* Whose it is */
 
 static void the_loop_reads_it_and_leaves_it_open(void) {
   for (int engine = 0; engine < ENGINES; engine++) {
@@ -155,7 +155,7 @@ static void objects_that_a_loop_cannot_read(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- unmapped ranges */
+/* Unmapped ranges */
 
 /* Both edges of the hole lie within slices of different handlers. */
 static void what_is_unmapped_is_forgotten(void) {
@@ -207,7 +207,7 @@ static void prefetching_what_was_unmapped_unseen(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- moved ranges */
+/* Moved ranges */
 
 struct moved {
   struct serving serving;

@@ -13,7 +13,7 @@
 
 static uint64_t page;
 
-/* ---- making a loop */
+/* Making a loop */
 
 static void refuse_loop(const struct uffd_loop_opts *opts, int error, const char *words) {
   uffd_loop *loop = (uffd_loop *)&page; /* must become NULL */
@@ -115,7 +115,7 @@ static void no_thread_or_descriptor_is_left(void) {
   CHECK(open("/dev/null", O_RDONLY) >= 0); /* what was opened on the way is closed again */
 }
 
-/* ---- adding a region */
+/* Adding a region */
 
 static uffd_loop *loop;
 static uffd_memory *memory;
@@ -262,7 +262,7 @@ static void resolvers_that_a_memory_cannot_have(void) {
   uffd_memory_close(source);
 }
 
-/* ---- the pump's own calls */
+/* The pump's own calls */
 
 static void calls_of_a_pump_on_other_engines(void) {
   CHECK_OK(uffd_loop_create(NULL, &loop));
@@ -273,7 +273,7 @@ static void calls_of_a_pump_on_other_engines(void) {
   CHECK_OK(uffd_loop_close(loop));
 }
 
-/* ---- a forked child */
+/* A forked child */
 
 static uffd_region *region;
 static uffd_resolver *shared_image;

@@ -6,7 +6,7 @@
 #include "loop/loop.h"
 #include "serving.h"
 
-/* ---- the histogram: a loop without faults, whose handlers' histograms are filled by the test */
+/* The histogram: a loop without faults, whose handlers' histograms are filled by the test */
 
 static void add_series(uffd_loop *loop, const uint64_t *values, unsigned count) {
   for (unsigned i = 0; i < count; i++) {
@@ -165,7 +165,7 @@ static void each_region_has_a_histogram_of_its_own(void) {
   }
 }
 
-/* ---- counters */
+/* Counters */
 
 static void every_counter_counts_its_own(void) {
   struct serving serving;
@@ -294,7 +294,7 @@ static void stats_of_every_size(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- the trace */
+/* The trace */
 
 #define RECORDS_MAX 4096
 struct log {

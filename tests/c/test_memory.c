@@ -66,7 +66,7 @@ static void each_kind(void (*test)(const struct kind *kind), uint64_t hugepages)
   }
 }
 
-/* ---- what each kind is */
+/* What each kind is */
 
 static void check_rounding(const struct kind *kind) {
   uint64_t page = is_huge(kind) ? HUGE : check_page();
@@ -187,7 +187,7 @@ static void names_are_seen_in_maps(void) {
   CHECK(memory == NULL);
 }
 
-/* ---- children of fork */
+/* Children of fork */
 
 struct inheritance {
   unsigned char *served, *alias;
@@ -230,7 +230,7 @@ static void children_inherit_only_what_is_mapped_with_fork(void) {
   each_kind(check_inheritance, 4);
 }
 
-/* ---- refusals */
+/* Refusals */
 
 static void huge_pages_that_are_not_there_are_counted_in_the_sentence(void) {
   if (check_is_root()) check_hugepages(4);

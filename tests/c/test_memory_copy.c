@@ -31,7 +31,7 @@ static uint64_t page_of(const uffd_memory *memory) {
   return uffd_memory_page_size(memory);
 }
 
-/* ---- bounds */
+/* Bounds */
 
 static void every_edge_of_a_memory(void) {
   uint64_t page = check_page(), length = 3 * page;
@@ -103,7 +103,7 @@ static void large_copies_come_in_parts(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- pages that cannot be had */
+/* Pages that cannot be had */
 
 static void a_bad_buffer_is_not_taken_for_a_bad_page(void) {
   uint64_t page = check_page();
@@ -166,7 +166,7 @@ static void a_truncated_memfd_is_an_error(void) {
   }
 }
 
-/* ---- poison */
+/* Poison */
 
 static struct serving serve(uffd_memory *memory, uffd_resolver *resolver, uint32_t open_flags) {
   struct serving serving;
@@ -251,7 +251,7 @@ static void a_poisoned_buffer_is_named_as_such(void) {
   uffd_memory_close(other);
 }
 
-/* ---- an object of the caller's, which another thread serves */
+/* An object of the caller's, which another thread serves */
 
 struct server {
   uffd_object *object;
@@ -388,7 +388,7 @@ static void a_write_to_a_protected_page_of_an_object(void) {
   }
 }
 
-/* ---- loops whose objects are USER_MODE_ONLY: the loop is asked */
+/* Loops whose objects are USER_MODE_ONLY: the loop is asked */
 
 static void a_user_mode_only_loop_brings_pages_in(void) {
   check_needs(0);
@@ -560,7 +560,7 @@ static void a_loop_that_closes_lets_readers_go(void) {
 }
 #endif
 
-/* ---- a filter that forbids process_vm_readv and process_vm_writev */
+/* A filter that forbids process_vm_readv and process_vm_writev */
 
 static void forbid_process_vm(unsigned error) {
   struct sock_filter program[] = {

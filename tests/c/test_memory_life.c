@@ -17,7 +17,7 @@ static bool is_mapped(const void *address) {
   return uffd_find_mapping(CHECK_ADDRESS(address), &mapping) == 0;
 }
 
-/* ---- references */
+/* References */
 
 static void closed_while_it_is_served(void) {
   for (int kind = MEMORY_ANON; kind <= MEMORY_MEMFD_PRIVATE; kind++) {
@@ -122,7 +122,7 @@ static void no_descriptor_is_left_open(void) {
   CHECK_EQ(after, before);
 }
 
-/* ---- the allocator */
+/* The allocator */
 
 static struct ledger {
   pthread_mutex_t lock;

@@ -51,7 +51,7 @@ static void serve(struct serving *serving, uint64_t features, uffd_memory *memor
   CHECK_EQ(*memory_at(memory, page), image_byte(page));
 }
 
-/* ---- moved */
+/* Moved */
 
 static void what_took_its_place_stays(uint64_t features) {
   for (size_t i = 0; i < OWN_KINDS; i++) {
@@ -128,7 +128,7 @@ static void a_part_moves(void) {
   CHECK(!is_mapped(old) && !is_mapped(moved) && !is_mapped(old + 30 * page));
 }
 
-/* ---- unmapped */
+/* Unmapped */
 
 static void addresses_are_free_again(uint64_t features) {
   struct serving serving, other;

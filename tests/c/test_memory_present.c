@@ -188,7 +188,7 @@ static void shared_memory_is_never_huge_by_accident(void) {
   }
 }
 
-/* ---- prefaulting */
+/* Prefaulting */
 
 static void prefaulting_leaves_alone_what_is_not_served(void) {
   struct serving serving;

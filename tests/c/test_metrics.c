@@ -82,8 +82,6 @@ static void is_whole(const char *text) {
   CHECK(strcmp(text + strlen(text) - 6, "# EOF\n") == 0);
 }
 
-/* ------------------------------------------------------------------------------------------------ */
-
 static void a_scraper_gets_the_metrics_at_a_path(void) {
   struct setup setup;
   struct uffd_pager_opts opts = set_up(&setup);

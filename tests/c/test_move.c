@@ -70,7 +70,7 @@ static void dontwake(void) {
   uffd_close(object);
 }
 
-/* ---- huge pages of THP */
+/* Huge pages of THP */
 
 #define BLOCK (UINT64_C(2) << 20)
 #define SMALL UINT64_C(4096)
@@ -136,7 +136,7 @@ static void move_pmd_split(void) {
   move_block(MADV_NOHUGEPAGE, false);
 }
 
-/* ---- holes */
+/* Holes */
 
 static void a_hole_in_the_source(void) {
   open_both(4);
@@ -166,7 +166,7 @@ static void the_target_is_there(void) {
   uffd_close(object);
 }
 
-/* ---- pages that are not ours alone */
+/* Pages that are not ours alone */
 
 static void shared_by_fork(void) {
   open_both(2);
@@ -196,7 +196,7 @@ static void dontfork_keeps_the_source_ours(void) {
   uffd_close(object);
 }
 
-/* ---- the rules, checked before the kernel sees them */
+/* The rules, checked before the kernel sees them */
 
 static void rules_of_ranges(void) {
   open_both(4);

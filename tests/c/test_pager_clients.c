@@ -44,7 +44,7 @@ static bool is_killed(pid_t client) {
   return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
 }
 
-/* ---- many */
+/* Many */
 
 static void many_clients_at_once(void) {
   enum { COUNT = 64 };
@@ -149,7 +149,7 @@ static void inherited_connection_is_closed_with_its_client(void) {
   paging_tear_down(&paging);
 }
 
-/* ---- their end */
+/* Their end */
 
 static void touch_and_die(struct paging_job *job) {
   raise_flag(job->paging, 0);
@@ -461,7 +461,7 @@ static void client_waits_when_descriptors_are_lacking(void) {
   paging_tear_down(&paging);
 }
 
-/* ---- resolvers that fail */
+/* Resolvers that fail */
 
 static int refuse_all(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver) {
   (void)ctx, (void)client, (void)image, (void)resolver;
@@ -683,7 +683,7 @@ static void client_that_workers_die_of_is_given_up(void) {
   paging_tear_down(&paging);
 }
 
-/* ---- workers that cannot be had */
+/* Workers that cannot be had */
 
 static void no_worker_can_be_started(void) {
   static const char *const command[] = {"/bin/false", NULL};
@@ -700,7 +700,7 @@ static void no_worker_can_be_started(void) {
   paging_tear_down(&paging);
 }
 
-/* ---- the supervisor's end */
+/* The supervisor's end */
 
 static void close_kills_those_who_are_left(void) {
   struct paging paging;
@@ -731,7 +731,7 @@ static void worker_goes_on_without_its_supervisor(void) {
   paging_tear_down(&paging);
 }
 
-/* ---- draining */
+/* Draining */
 
 static void touch_after_completion(struct paging_job *job) {
   raise_flag(job->paging, 0);

@@ -19,7 +19,7 @@ static struct uffd_pager_opts image_opts(void) {
   return opts;
 }
 
-/* ---- forked children */
+/* Forked children */
 
 static void touch_forked(struct paging_job *job, unsigned depth) {
   pid_t child = fork();
@@ -190,7 +190,7 @@ static void worker_keeps_forked_children_without_its_supervisor(void) {
   paging_tear_down(&paging);
 }
 
-/* ---- working sets */
+/* Working sets */
 
 static const uint64_t touched[] = {7, 3, 200, 4, 100, 101, 102, 103};
 #define TOUCHED (sizeof(touched) / sizeof(*touched))
@@ -324,7 +324,7 @@ static void memory_is_prefetched(void) {
   paging_tear_down(&paging);
 }
 
-/* ---- faults that wait too long */
+/* Faults that wait too long */
 
 static int wait_long(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
   const struct paging *paging = ctx;
@@ -374,7 +374,7 @@ static void late_faults_are_named_once(void) {
   paging_tear_down(&paging);
 }
 
-/* ---- workers that are other programs */
+/* Workers that are other programs */
 
 static void worker_is_another_program(void) {
   struct paging paging;

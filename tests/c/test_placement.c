@@ -304,7 +304,7 @@ static void nobody_starves(void) {
   }
 }
 
-/* ---- where the faulting thread is looked for */
+/* Where the faulting thread is looked for */
 
 /* A process in a namespace of its own: its first thread sleeps, its second one faults. */
 struct stranger {

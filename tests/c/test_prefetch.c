@@ -42,7 +42,7 @@ static void await_bytes(struct serving *serving, const uffd_prefetch *prefetch, 
   }
 }
 
-/* ---- what is filled */
+/* What is filled */
 
 static uint64_t asked_pages[64];
 
@@ -134,7 +134,7 @@ static void what_is_unmapped_is_passed_over(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- faults first */
+/* Faults first */
 
 #define STEP (UINT64_C(2) << 20)
 
@@ -178,7 +178,7 @@ static void a_fault_waits_for_one_step_at_most(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- the rate */
+/* The rate */
 
 #define SECOND UINT64_C(1000000000)
 
@@ -264,7 +264,7 @@ static void who_has_no_rate_goes_on(void) {
   }
 }
 
-/* ---- how it ends */
+/* How it ends */
 
 enum { HANDLE_FIRST, LOOP_FIRST, REGION_REMOVED, REGION_COMPLETE, ORDERS };
 
@@ -409,7 +409,7 @@ static void a_failure_is_told_and_the_rest_is_filled(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- misuse */
+/* Misuse */
 
 static struct {
   uffd_region *region;

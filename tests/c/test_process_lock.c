@@ -8,7 +8,7 @@
 #include "base/base.h"
 #include "serving.h"
 
-/* ---- each call stands at a barrier with a lock held */
+/* Each call stands at a barrier with a lock held */
 
 static void ignore(void *ctx, int level, const char *sentence) {
   (void)ctx, (void)level, (void)sentence;
@@ -78,7 +78,7 @@ static void a_child_finds_them_free(void) {
   }
 }
 
-/* ---- the log: written in signal handlers, which may have interrupted the very thread that sets it */
+/* The log: written in signal handlers, which may have interrupted the very thread that sets it */
 static _Atomic unsigned said;
 
 static void count(void *ctx, int level, const char *sentence) {

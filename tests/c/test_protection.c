@@ -62,7 +62,7 @@ static bool move_to(unsigned char *target, uint64_t length) {
   return mremap(area.at, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, target) == target;
 }
 
-/* ---- the deeds: each says whether the protection is there afterwards */
+/* The deeds: each says whether the protection is there afterwards */
 
 static bool protect_and_back(void) {
   arm(0, CHECK_ANON, 8);
@@ -300,7 +300,7 @@ static bool merge(void) {
   return is_protected(area.at, area.length);
 }
 
-/* ---- the table: texts as in include/README.md */
+/* The table: texts as in include/README.md */
 
 /* clang-format off */
 #define DEEDS(X) \

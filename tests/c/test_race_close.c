@@ -41,7 +41,7 @@ static int answer_later(struct asked *asked, const struct uffd_fault *fault, str
   return 0;
 }
 
-/* ---- R11: what a handler reads is never what it serves */
+/* R11: what a handler reads is never what it serves */
 
 static void R11_a_source_is_not_served(void) {
   uffd_resolver *resolver = NULL;
@@ -63,7 +63,7 @@ static void R11_a_source_is_not_served(void) {
   uffd_memory_close(source);
 }
 
-/* ---- R12: a faulting thread may hold any lock of the program's, the allocator's above all */
+/* R12: a faulting thread may hold any lock of the program's, the allocator's above all */
 
 static pthread_mutex_t heap = PTHREAD_MUTEX_INITIALIZER;
 
@@ -152,7 +152,7 @@ static void R12_the_allocator_is_locked_while_faults_are_answered(void) {
   CHECK_OK(uffd_set_allocator(NULL)); /* nothing is left allocated */
 }
 
-/* ---- R18: numbers of closed descriptors are other files' */
+/* R18: numbers of closed descriptors are other files' */
 
 struct caller {
   struct check_thread thread;
@@ -274,7 +274,7 @@ static void R18_closing_at_any_moment(void) {
   }
 }
 
-/* ---- R19: readable, and nothing to read; interrupted; told twice */
+/* R19: readable, and nothing to read; interrupted; told twice */
 
 /* The fault's page came by another way after poll saw the message: the pump finds nothing, and that is no error. */
 static void R19_a_message_vanishes(void) {
@@ -362,7 +362,7 @@ static void R19_one_fault_is_told_twice(void) {
   end();
 }
 
-/* ---- R20: every message that was read is answered */
+/* R20: every message that was read is answered */
 
 /* The loop closes between reading and answering: the thread has its page, as long as the handler can give it. */
 static void R20_closed_between_reading_and_answering(void) {
@@ -437,7 +437,7 @@ static void R20_kept_faults_of_no_region_are_woken(void) {
   uffd_close(object);
 }
 
-/* ---- R21: a blocking descriptor polls as an error, and a read of it would never end */
+/* R21: a blocking descriptor polls as an error, and a read of it would never end */
 
 static void R21_a_blocking_descriptor_is_made_fit_or_refused(void) {
   struct uffd_open_opts blocking = UFFD_OPEN_OPTS_INIT;

@@ -37,7 +37,7 @@ static void end(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- a thread that drops pages: it sleeps until its event is read */
+/* A thread that drops pages: it sleeps until its event is read */
 
 struct drop {
   struct check_thread thread;
@@ -68,7 +68,7 @@ static const char *occupy_handler(struct check_touch *touch, uint64_t index) {
   return place;
 }
 
-/* ---- R1, R2, R3: what EAGAIN put off */
+/* R1, R2, R3: what EAGAIN put off */
 
 /* The event is unread when COPY comes: nothing is done (R3), the fault waits (R1), and needs no other message (R2). */
 static void R1_R2_R3_an_event_is_unread(void) {
@@ -171,7 +171,7 @@ static void R1_R2_the_maker_has_not_gone_on(void) {
   end();
 }
 
-/* ---- R8: faults are handed out before the events that precede them */
+/* R8: faults are handed out before the events that precede them */
 
 /* The page was dropped before the thread touched it, but the fault is what the handler reads first, or has to itself.
  */
@@ -244,7 +244,7 @@ static void R8_the_event_is_behind_a_full_queue(void) {
   event_behind(UFFD_QUEUE_MAX + 200);
 }
 
-/* ---- R9: the page is dropped between the answer and its installation */
+/* R9: the page is dropped between the answer and its installation */
 
 static void R9_a_stale_answer_is_not_installed(void) {
   for (int kind = MEMORY_ANON; kind <= MEMORY_THP; kind++) {
@@ -265,7 +265,7 @@ static void R9_a_stale_answer_is_not_installed(void) {
   }
 }
 
-/* ---- R10: dropping pages does not wait for what a handler waits for */
+/* R10: dropping pages does not wait for what a handler waits for */
 
 static _Atomic bool dropped;
 
@@ -325,7 +325,7 @@ static void R10_dropping_goes_on_while_a_prefetch_waits(void) {
   uffd_memory_close(other);
 }
 
-/* ---- R24: what was dropped stays dropped */
+/* R24: what was dropped stays dropped */
 
 /*
  * The event is told before the kernel drops the pages: zeros that go in between are dropped too, without another event.

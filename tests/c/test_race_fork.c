@@ -87,7 +87,7 @@ static void hear_child(void) {
   CHECK_EQ(read(turns[1][0], &byte, 1), 1);
 }
 
-/* ---- R13: the child inherits what is missing, and is served */
+/* R13: the child inherits what is missing, and is served */
 
 static bool read_all(void) {
   return image_there(at(0), 0, PAGES * page);
@@ -240,7 +240,7 @@ static void R13_the_users_object_tells_of_children_too(void) {
   uffd_close(object);
 }
 
-/* ---- R13: descriptors */
+/* R13: descriptors */
 
 static unsigned count_descriptors(void) {
   unsigned count = 0;
@@ -390,7 +390,7 @@ static void R13_the_dead_are_buried(void) {
   end();
 }
 
-/* ---- R6: the address space is gone when the answer comes */
+/* R6: the address space is gone when the answer comes */
 
 static bool touch_one(void) {
   return *(volatile unsigned char *)at(3) == image_byte(3 * page);
@@ -478,7 +478,7 @@ static void R6_who_forks_may_be_dead(void) {
   end();
 }
 
-/* ---- R14: without the event nobody serves a child */
+/* R14: without the event nobody serves a child */
 
 static bool has_no_memory(void) {
   return check_access(at(0), false, NULL) == SIGSEGV && check_access(at(1), false, NULL) == SIGSEGV;
@@ -502,7 +502,7 @@ static void R14_children_do_not_inherit_what_would_be_zeros(void) {
   }
 }
 
-/* ---- R17: the server ends */
+/* R17: the server ends */
 
 /* Dies without a word: what is missing becomes zeros, and nobody hangs, since nobody else has the descriptors. */
 static bool outlive_server(void) {

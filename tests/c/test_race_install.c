@@ -59,7 +59,7 @@ static uffd_resolver *any_resolver(struct any *any, uint32_t kind, const void *d
   return asked_resolver(&any->asked);
 }
 
-/* ---- R4: progress in parts */
+/* R4: progress in parts */
 
 /* Pages within the cover are there, and the loop does not know: the rest goes in around them, whatever the answer. */
 static void R4_pages_are_there_within_the_cover(void) {
@@ -133,7 +133,7 @@ static void R4_prefetch_goes_on_around_pages_that_are_there(void) {
   }
 }
 
-/* ---- R5: EEXIST wakes nobody */
+/* R5: EEXIST wakes nobody */
 
 /*
  * The first thread faults at one address, the others at a page that is another one, and all of them before any of these
@@ -278,7 +278,7 @@ static void R5_an_answer_never_heals_poison(void) {
   end();
 }
 
-/* ---- R7: the range is gone when the answer comes */
+/* R7: the range is gone when the answer comes */
 
 static void R7_unmapped_meanwhile(void) {
   struct any any;
@@ -363,7 +363,7 @@ static void R7_removed_meanwhile(void) {
   }
 }
 
-/* ---- R22: huge pages */
+/* R22: huge pages */
 
 /* Huge pages that nobody has reserved, and a hog that takes what is free of them. */
 static uffd_memory *map_unreserved(int flags, uint64_t huge, unsigned char **room) {
@@ -461,7 +461,7 @@ static void R22_exact_addresses(void) {
   }
 }
 
-/* ---- R23: installing and protecting is one step */
+/* R23: installing and protecting is one step */
 
 static void R23_a_page_is_never_there_unprotected(void) {
   static const uint32_t kinds[] = {UFFD_ANSWER_ZERO, UFFD_ANSWER_BYTES, UFFD_ANSWER_MOVE};
@@ -505,7 +505,7 @@ static void R23_a_page_is_never_there_unprotected(void) {
   }
 }
 
-/* ---- R25: what an answer does not have is zeros, never what happened to lie there */
+/* R25: what an answer does not have is zeros, never what happened to lie there */
 
 static int answer_short(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   uint64_t length = fault->offset / fault->page_size % 2 == 0 ? 100 : 1;

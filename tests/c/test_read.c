@@ -126,7 +126,7 @@ static void resolved_before_it_was_read(void) {
   uffd_close(object);
 }
 
-/* ---- blocking objects */
+/* Blocking objects */
 
 static void a_blocking_object_reads_and_stays_blocking(void) {
   struct uffd_open_opts opts = UFFD_OPEN_OPTS_INIT;
@@ -144,7 +144,7 @@ static void a_blocking_object_reads_and_stays_blocking(void) {
   uffd_close(object);
 }
 
-/* ---- several readers */
+/* Several readers */
 
 struct reader {
   struct check_thread thread;
@@ -190,7 +190,7 @@ static void several_readers_blocking(void) {
   several_readers(UFFD_OPEN_BLOCKING);
 }
 
-/* ---- signals */
+/* Signals */
 
 static _Atomic int handled;
 

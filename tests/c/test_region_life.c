@@ -27,7 +27,7 @@ static void end(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- giving up does not wait for what is given up */
+/* Giving up does not wait for what is given up */
 
 static int answer_later(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)asked, (void)fault;
@@ -90,7 +90,7 @@ static void removing_under_a_prefetch_that_gets_no_answer(void) {
   }
 }
 
-/* ---- references go with the service, not with the handle */
+/* References go with the service, not with the handle */
 
 static _Atomic unsigned destroyed;
 
@@ -136,7 +136,7 @@ static void what_a_region_held_goes_when_it_ends(void) {
   }
 }
 
-/* ---- an errno of the user's means nothing else */
+/* An errno of the user's means nothing else */
 
 static int fail_with_enoent(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)asked, (void)fault, (void)answer;
@@ -154,7 +154,7 @@ static void a_resolver_that_finds_nothing_is_no_region_that_is_gone(void) {
   }
 }
 
-/* ---- the kernel is asked whether pages are there */
+/* The kernel is asked whether pages are there */
 
 static void drop(uint64_t first, uint64_t count, bool punch) {
   int fd = uffd_memory_fd(memory);
@@ -243,7 +243,7 @@ static void one_page_that_was_there_leaves_huge_pages_on(void) {
   end();
 }
 
-/* ---- costs follow what matters */
+/* Costs follow what matters */
 
 static void small_regions_are_shared_out(void) {
   serving_needs_handlers("Any thread answers for itself.");

@@ -330,7 +330,7 @@ static void too_many_mappings(void) {
   CHECK_EQ(modes_at(at + 2 * (i / 2) * page), 0);
 }
 
-/* ---- waking */
+/* Waking */
 
 static void unregister_wakes_missing_sleepers(void) {
   object = check_open(0);
@@ -409,7 +409,7 @@ static void wake_without_a_page_faults_again(void) {
   uffd_close(object);
 }
 
-/* ---- the record of what is registered */
+/* The record of what is registered */
 
 static void spans_equal(const struct uffd_span *expected, size_t count) {
   CHECK_EQ(object->spans.count, count);

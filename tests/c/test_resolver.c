@@ -28,7 +28,7 @@ static uffd_resolver *make_bytes(const void *data, uint64_t length) {
 
 static struct serving served; /* the loop of a test with many views */
 
-/* ---- constants */
+/* Constants */
 
 static void zero_is_zero(void) {
   uffd_resolver *zero = NULL;
@@ -92,7 +92,7 @@ static void poisoned_huge_pages(void) {
   poison_in(MEMORY_HUGETLB_PRIVATE);
 }
 
-/* ---- bytes */
+/* Bytes */
 
 static void check_bytes(uint64_t length, int kind, uint64_t around) {
   uint64_t page = kind == MEMORY_HUGETLB ? HUGE : check_page(), whole = round_to(length, page);
@@ -139,7 +139,7 @@ static void bytes_in_huge_pages(void) {
   serving_close(&served);
 }
 
-/* ---- patterns */
+/* Patterns */
 
 static uffd_resolver *make_pattern(uint64_t length, unsigned char *pattern) {
   for (uint64_t i = 0; i < length; i++) {
@@ -219,7 +219,7 @@ static void a_pattern_keeps_within_the_cover(void) {
   uffd_resolver_close(resolver);
 }
 
-/* ---- in common */
+/* In common */
 
 static void one_resolver_in_several_loops_and_regions(void) {
   uint64_t page = check_page();

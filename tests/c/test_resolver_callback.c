@@ -23,7 +23,7 @@ static uffd_resolver *make(const struct uffd_callback_ops *ops, void *ctx, uffd_
   return resolver;
 }
 
-/* ---- what it is told */
+/* What it is told */
 
 static int note(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   struct uffd_fault *noted = asked->ctx;
@@ -85,7 +85,7 @@ static void the_fault_is_told(void) {
   uffd_memory_close(memory);
 }
 
-/* ---- answers */
+/* Answers */
 
 static unsigned char image[64 * 4096];
 
@@ -232,7 +232,7 @@ static void later_is_asked_again(void) {
   uffd_resolver_close(callback);
 }
 
-/* ---- answers that are none: an error for that page, which tells what was wrong */
+/* Answers that are none: an error for that page, which tells what was wrong */
 
 static void refuse_answer(struct uffd_answer answer, int kind, const char *words) {
   struct asked asked;
@@ -302,7 +302,7 @@ static void an_error_is_kept_with_its_sentence(void) {
   uffd_resolver_close(callback);
 }
 
-/* ---- handing over */
+/* Handing over */
 
 struct handing {
   uffd_resolver *to;
@@ -454,7 +454,7 @@ static void as_deep_as_may_be(void) {
   uffd_resolver_close(inner);
 }
 
-/* ---- life */
+/* Life */
 
 struct life {
   _Atomic unsigned setups, teardowns, asked, idles, destroyed;

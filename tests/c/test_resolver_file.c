@@ -23,7 +23,7 @@ static uint64_t round_to(uint64_t value, uint64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-/* ---- files */
+/* Files */
 
 static const char *const places[] = {"/dev/shm", "/var/tmp"};
 #define PLACES (sizeof(places) / sizeof(places[0]))
@@ -102,7 +102,7 @@ static uint64_t check_view(int fd, uint64_t offset, uint64_t length, int kind, u
   return check_view_by(fd, fd, offset, length, kind, around);
 }
 
-/* ---- contents */
+/* Contents */
 
 static void any_offset_and_length(void) {
   serving_open(&served, ENGINE_ONE, NULL);
@@ -149,7 +149,7 @@ static void in_huge_pages(void) {
   }
 }
 
-/* ---- holes */
+/* Holes */
 
 /*
  * Eight blocks, each data or hole as its bit says, seen from an offset: pages that are hole as a whole are zero pages.
@@ -255,7 +255,7 @@ static void offsets_beyond_4_gib(void) {
   beyond_4_gib_in(places[0], (UINT64_C(1) << 36) + 5 * PAGE);
 }
 
-/* ---- the descriptor */
+/* The descriptor */
 
 static void the_descriptor_stays_the_callers(void) {
   for (size_t p = 0; p < PLACES; p++) {
@@ -312,7 +312,7 @@ static void a_path_takes_one_descriptor(void) {
   close(fd);
 }
 
-/* ---- files that shrink while they are served */
+/* Files that shrink while they are served */
 
 static void shrink(const char *place, uint64_t to, uint32_t on_error, uint64_t around) {
   int fd = make_image_file(place, 8 * PAGE);
@@ -413,7 +413,7 @@ static void a_file_that_changes_is_an_error_not_contents(void) {
   }
 }
 
-/* ---- how the bytes are read */
+/* How the bytes are read */
 
 /* At every offset, in pages of both sizes, though O_DIRECT takes whole blocks only. */
 static void without_the_page_cache(void) {
@@ -544,7 +544,7 @@ static void a_file_that_shrinks_while_it_is_opened(void) {
   close(fd);
 }
 
-/* ---- what is not a file to be mapped */
+/* What is not a file to be mapped */
 
 static void refuse_path(const char *path, const struct uffd_file_opts *opts, int error, const char *words) {
   uffd_resolver *resolver = (uffd_resolver *)&path;
@@ -655,7 +655,7 @@ static void ranges_outside_the_file(void) {
   unlink(path);
 }
 
-/* ---- block devices */
+/* Block devices */
 
 /* A loop device of the image, which goes with its last user; or skips. */
 static int open_block_device(uint64_t length) {

@@ -40,7 +40,7 @@ static unsigned char *make_contents(unsigned seed, uint64_t length) {
   return contents;
 }
 
-/* ---- against a model */
+/* Against a model */
 
 #define SOURCES      4
 #define SOURCE_BYTES (3 * PAGE + 700)
@@ -175,7 +175,7 @@ static void tops_that_share_one_ground(void) {
   serving_close(&served);
 }
 
-/* ---- ragged ends */
+/* Ragged ends */
 
 static void a_layer_may_end_with_its_resolver(void) {
   serving_open(&served, ENGINE_ONE, NULL);
@@ -253,7 +253,7 @@ static void layers_under_huge_pages(void) {
   uffd_resolver_close(zero);
 }
 
-/* ---- layers in layers */
+/* Layers in layers */
 
 static void layers_in_layers(void) {
   serving_open(&served, ENGINE_ONE, NULL);
@@ -352,7 +352,7 @@ static void an_inner_resolver_shorter_than_the_region(void) {
   end_sources();
 }
 
-/* ---- a callback hands over at an offset of its own: what nobody could check before is an error for that page */
+/* A callback hands over at an offset of its own: what nobody could check before is an error for that page */
 
 struct hand_over {
   uffd_resolver *to;
@@ -398,7 +398,7 @@ static void a_page_on_a_border_is_an_error(void) {
   end_sources();
 }
 
-/* ---- many */
+/* Many */
 
 static void many_layers(void) {
   enum { COUNT = 20000 };
@@ -425,7 +425,7 @@ static void many_layers(void) {
   uffd_resolver_close(ground);
 }
 
-/* ---- the ends of all offsets */
+/* The ends of all offsets */
 
 static void as_far_as_offsets_go(void) {
   uffd_resolver *pattern = NULL, *bytes = image_resolver(8 * PAGE);
@@ -450,7 +450,7 @@ static void as_far_as_offsets_go(void) {
   uffd_resolver_close(bytes);
 }
 
-/* ---- refusals */
+/* Refusals */
 
 static void what_is_refused(void) {
   uffd_resolver *zero = NULL, *bytes = image_resolver(PAGE + 1);

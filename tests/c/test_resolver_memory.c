@@ -44,7 +44,7 @@ static uffd_resolver *move_of(uffd_memory *source, uint64_t offset) {
   return resolver;
 }
 
-/* ---- memory: copies */
+/* Memory: copies */
 
 static struct serving served; /* the loop of a test with many views */
 
@@ -101,7 +101,7 @@ static void contents_are_those_at_the_time_of_the_fault(void) {
   uffd_memory_close(source);
 }
 
-/* ---- memory: sources that cannot be read */
+/* Memory: sources that cannot be read */
 
 static void check_unreadable(uffd_memory *source, uint64_t bad_page, uint64_t offset) {
   uffd_resolver *resolver = copy_of(source, offset);
@@ -155,7 +155,7 @@ static void a_source_that_was_truncated(void) {
   uffd_memory_close(source);
 }
 
-/* ---- claims: what is read is not served, and what is served is not read */
+/* Claims: what is read is not served, and what is served is not read */
 
 static void refuse_source(uffd_memory *source, uint64_t offset) {
   uffd_resolver *resolver = NULL;
@@ -275,7 +275,7 @@ static void offsets_outside_the_source(void) {
   uffd_memory_close(source);
 }
 
-/* ---- move */
+/* Move */
 
 static void pages_move_once(void) {
   check_needs(UFFD_FEAT_MOVE);
@@ -463,7 +463,7 @@ static void where_pages_cannot_move_from(void) {
   uffd_memory_close(source);
 }
 
-/* ---- continue */
+/* Continue */
 
 /* Every third page is in the page cache, written through the alias; the others come from fill, or are zeros. */
 static void continue_in(int kind, bool with_fill, uint64_t around_pages, bool backwards) {

@@ -22,7 +22,7 @@ static uint64_t least(uint64_t a, uint64_t b) {
   return a < b ? a : b;
 }
 
-/* ---- the model: a tree of nodes, each a resolver and what it should hold */
+/* The model: a tree of nodes, each a resolver and what it should hold */
 
 struct node {
   uffd_resolver *resolver;
@@ -91,7 +91,7 @@ static void model(const struct node *node, uint64_t offset, uint64_t length, uns
   }
 }
 
-/* ---- making trees */
+/* Making trees */
 
 static unsigned char *random_bytes(uint64_t length) {
   unsigned char *bytes = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -295,7 +295,7 @@ static void end_tree(struct node *node) {
   free(node);
 }
 
-/* ---- touching */
+/* Touching */
 
 struct toucher {
   struct check_thread thread;
@@ -339,7 +339,7 @@ static void prefetch_some(const struct view *view) {
   }
 }
 
-/* ---- rounds */
+/* Rounds */
 
 static int pick_kind(bool huge) {
   if (huge) return MEMORY_HUGETLB + (int)roll(2);

@@ -20,7 +20,7 @@
 #define NEEDS_USUAL_FRAMES() ((void)0)
 #endif
 
-/* ---- painting */
+/* Painting */
 
 static unsigned char *stack;
 
@@ -55,7 +55,7 @@ static uint64_t kernel_frame(void) {
   return used();
 }
 
-/* ---- answers */
+/* Answers */
 
 struct answering {
   const char *name;
@@ -233,7 +233,7 @@ static void every_answer_keeps_within_what_is_promised(void) {
   }
 }
 
-/* ---- who gives a thread its stack */
+/* Who gives a thread its stack */
 
 static void no_preparation(void) {}
 
@@ -296,7 +296,7 @@ static void a_stack_is_not_replaced_under_a_handler(void) {
   CHECK(present_stack().ss_sp == own);
 }
 
-/* ---- a thread that did not ask for one: it is told, and nothing is written below its stack */
+/* A thread that did not ask for one: it is told, and nothing is written below its stack */
 
 static sigjmp_buf landing;
 static unsigned char below[2 * 65536];

@@ -137,7 +137,7 @@ static void a_forked_child(void) {
   CHECK(exists("out"));
 }
 
-/* ---- callbacks */
+/* Callbacks */
 
 static char told[64];
 

@@ -45,7 +45,7 @@ static unsigned char *at(int memory, uint64_t index) {
   return memory_at(storm.memories[memory], index * page);
 }
 
-/* ---- threads */
+/* Threads */
 
 struct actor {
   struct check_thread thread;
@@ -68,7 +68,7 @@ static void run(void *ctx) {
   }
 }
 
-/* ---- those who touch */
+/* Those who touch */
 
 static void read_silent(struct actor *actor) {
   uint64_t index = pick(actor, PAGES), from = pick(actor, 4000);
@@ -197,7 +197,7 @@ static void fork_and_read(struct actor *actor) {
   check_child(child);
 }
 
-/* ---- those who call */
+/* Those who call */
 
 static void record(void *ctx, const struct uffd_trace *trace) {
   (void)ctx;
@@ -267,7 +267,7 @@ static void drive(struct actor *actor) {
   if (pick(actor, 20) == 0) call(actor);
 }
 
-/* ---- the storm */
+/* The storm */
 
 static uffd_region *serve(int memory, uffd_resolver *resolver, uint64_t modes, uint64_t around) {
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;

@@ -71,7 +71,7 @@ static unsigned count_lines(const char *text) {
   return lines;
 }
 
-/* ---- what is written */
+/* What is written */
 
 static void a_json_object_for_each_fault(void) {
   for (int engine = 0; engine < ENGINES; engine++) {
@@ -186,7 +186,7 @@ static void a_hook_goes_on_beside_the_file(void) {
   traced_close(&traced);
 }
 
-/* ---- what is lost, and told */
+/* What is lost, and told */
 
 static void lost_records_are_counted(void) {
   static const char *const endings[] = {".ndjson", ".csv"};
@@ -275,7 +275,7 @@ static void a_pipe_that_nobody_reads_is_given_up(void) {
   close(ends[1]);
 }
 
-/* ---- what is refused */
+/* What is refused */
 
 static void wrong_options_are_refused(void) {
   struct traced traced;

@@ -21,7 +21,7 @@
 #define PAGE UINT64_C(4096)
 #define HUGE (UINT64_C(2) << 20)
 
-/* ---- the pager */
+/* The pager */
 
 struct said { /* a report, on its way to the test */
   uint32_t kind;
@@ -130,7 +130,7 @@ static void end_pager(struct stage *stage) {
   remove_files(stage);
 }
 
-/* ---- the VMM */
+/* The VMM */
 
 /* Maps the image in regions of so many pages, and hands it over. */
 static void be_vmm(struct vmm *vmm, const struct stage *stage, uint64_t page_size, const uint64_t *pages,
@@ -170,7 +170,7 @@ static void serve_message(const struct vmm_message *message) {
   serve_regions(pages, 2, message);
 }
 
-/* ---- 1 to 9: forms of the handshake */
+/* 1 to 9: forms of the handshake */
 
 static void vector_01_one_region(void) {
   const uint64_t pages[] = {1024};
@@ -213,7 +213,7 @@ static void vector_09_three_fds(void) {
   serve_message(&(struct vmm_message){.keys = VMM_PAGE_SIZE, .extra_fds = 2});
 }
 
-/* ---- 10 and 11: memory that is given back */
+/* 10 and 11: memory that is given back */
 
 static void vector_10_removed_pages_read_as_zeros(void) {
   struct stage stage;
@@ -254,7 +254,7 @@ static void vector_11_a_storm_of_removes_among_faults(void) {
   tear_down(&stage);
 }
 
-/* ---- 12 and 13: ends */
+/* 12 and 13: ends */
 
 /* It is killed while its threads fault; the pager notices, and serves the next. */
 static void vector_12_the_client_exits_in_the_middle_of_a_fault(void) {
@@ -333,7 +333,7 @@ static void vector_13_all_of_the_pager_is_killed(void) {
   remove_files(&stage);
 }
 
-/* ---- 14: several userfaultfds */
+/* 14: several userfaultfds */
 
 static void vector_14_two_handshakes_on_one_connection(void) {
   struct stage stage;
@@ -361,7 +361,7 @@ static void vector_14_two_handshakes_on_one_connection(void) {
   end_pager(&stage);
 }
 
-/* ---- 15: the end of the image */
+/* 15: the end of the image */
 
 static void vector_15_the_image_ends_within_a_small_page(void) {
   struct stage stage;
@@ -380,7 +380,7 @@ static void vector_15_the_image_ends_within_a_huge_page(void) {
   tear_down(&stage);
 }
 
-/* ---- 16 and 17: what is refused */
+/* 16 and 17: what is refused */
 
 static unsigned count_entries(const char *format, pid_t pid) {
   char path[64];
@@ -446,7 +446,7 @@ static void vector_17_regions_that_are_not_the_image(void) {
   end_pager(&stage);
 }
 
-/* ---- and again and again */
+/* And again and again */
 
 /* Connects so often, and exits with those of its userfaultfds that were taken in by chance. */
 static _Noreturn void send_many(const struct stage *stage, uint64_t seed, int count) {

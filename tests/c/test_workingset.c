@@ -42,7 +42,7 @@ static bool equal(const uffd_workingset *a, const uffd_workingset *b) {
   return same;
 }
 
-/* ---- files in a directory of the test's own */
+/* Files in a directory of the test's own */
 
 static char directory[] = "/tmp/uffd-workingset-XXXXXX";
 
@@ -131,7 +131,7 @@ static void seal(unsigned char *bytes, size_t length) {
   put(bytes + length - 8, fnv(bytes, length - 8));
 }
 
-/* ---- the set */
+/* The set */
 
 static void order_is_kept_and_pages_are_there_once(void) {
   static const uint64_t pages[] = {9, 2, 3, 4, 100, 0};
@@ -329,7 +329,7 @@ static void every_page_of_an_image(void) {
   uffd_workingset_close(set);
 }
 
-/* ---- files */
+/* Files */
 
 static void files_come_back_as_they_were(void) {
   unsigned char bytes[256];
@@ -518,7 +518,7 @@ static void a_save_that_is_killed_leaves_the_old_file(void) {
   CHECK(read_file(path, again, sizeof(again)) < length);
 }
 
-/* ---- identity */
+/* Identity */
 
 static int image_of(const char *name, uint64_t length) {
   int fd = open(in_directory(name), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);

@@ -49,7 +49,7 @@ static bool is_protected(const void *at) {
   return (pagemap(at) & PAGEMAP_WP) != 0;
 }
 
-/* ---- synchronous: the first write is a message */
+/* Synchronous: the first write is a message */
 
 static void a_write_is_told(int kind) {
   struct check_area area = registered(0, kind, 3, UFFD_MODE_WP);
@@ -200,7 +200,7 @@ static void the_sentence_names_the_page_shmem(void) {
   the_sentence_names_the_page(CHECK_SHMEM);
 }
 
-/* ---- what takes protection away, or keeps it */
+/* What takes protection away, or keeps it */
 
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE 67
@@ -269,7 +269,7 @@ static void the_kernel_s_writes_are_told(void) {
   uffd_close(object);
 }
 
-/* ---- uffd-unit-tests, "wp-unpopulated" */
+/* uffd-unit-tests, "wp-unpopulated" */
 
 static void wp_unpopulated(void) {
   struct check_area area = registered(UFFD_FEAT_WP_UNPOPULATED, CHECK_ANON, 1, UFFD_MODE_WP);
@@ -302,7 +302,7 @@ static void without_wp_unpopulated_holes_are_not_armed(void) {
   uffd_close(object);
 }
 
-/* ---- uffd-unit-tests, "wp-fork", "wp-fork-with-event" */
+/* uffd-unit-tests, "wp-fork", "wp-fork-with-event" */
 
 static struct check_area parent_area;
 static bool expected;
@@ -406,7 +406,7 @@ static void wp_survives_swap(void) {
   uffd_close(object);
 }
 
-/* ---- uffd-wp-mremap: without EVENT_REMAP the moved mapping has lost registration and protection */
+/* uffd-wp-mremap: without EVENT_REMAP the moved mapping has lost registration and protection */
 
 static void wp_mremap(int kind) {
   if (!uffd_kernel_at_least(6, 13)) SKIP("before 6.13 mremap kept the protection");
@@ -456,7 +456,7 @@ static void wp_mremap_thp(void) {
   uffd_close(object);
 }
 
-/* ---- asynchronous: the kernel takes the protection off by itself */
+/* Asynchronous: the kernel takes the protection off by itself */
 
 static void wp_async(int kind) {
   struct check_area area = registered(UFFD_FEAT_WP_ASYNC, kind, 3, UFFD_MODE_WP);

@@ -72,7 +72,7 @@ static void give_up(int number) {
   _exit(write(STDERR_FILENO, text, sizeof(text) - 1) > 0 ? 1 : 3);
 }
 
-/* ---- the image */
+/* The image */
 
 static void fill_tables(uint64_t *tables) {
   enum { PRESENT = 1, WRITABLE = 2, LARGE = 128 };
@@ -107,7 +107,7 @@ static void make(const char *path) {
   if (fclose(file) != 0) die("cannot write %s: %m", path);
 }
 
-/* ---- the guest's memory */
+/* The guest's memory */
 
 static char *map_memory(uint64_t length) {
   char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -170,7 +170,7 @@ static void hand_over(const char *path) {
   send_handshake();
 }
 
-/* ---- the machine */
+/* The machine */
 
 static void add_memory(unsigned slot, uint64_t guest, const char *host, uint64_t length) {
   struct kvm_userspace_memory_region region = {
@@ -232,7 +232,7 @@ static void make_cpu(struct cpu *cpu, uint64_t index) {
   set_registers(cpu);
 }
 
-/* ---- what the guest asks for */
+/* What the guest asks for */
 
 /* As a balloon does. Other processors go on meanwhile. */
 static void take_block(uint64_t block) {
@@ -323,7 +323,7 @@ static void run(const char *image, const char *socket_path) {
          (unsigned long long)written, (unsigned long long)BLOCKS / 8);
 }
 
-/* ---- commands */
+/* Commands */
 
 static int can(void) {
   int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);

@@ -219,7 +219,7 @@ function tests.test_memory_may_be_closed_while_it_is_served()
   support.counts(loop, { faults = 2 })
 end
 
--- ---------------------------------------------------------------------------------------------- closing and faults
+-- Closing and faults
 
 -- A policy that holds faults back until the loop closes: the sleepers go on, nobody hangs.
 function tests.test_closing_while_faults_wait()
@@ -266,7 +266,7 @@ function tests.test_closing_while_threads_touch()
   end
 end
 
--- ---------------------------------------------------------------------------------------------- forked children
+-- Forked children
 
 -- What f raises or returns in a forked child.
 local function in_child(f)
@@ -334,7 +334,7 @@ function tests.test_a_loop_made_in_a_forked_child()
   lu.assertNil(loop:error())
 end
 
--- ---------------------------------------------------------------------------------------------- limits
+-- Limits
 
 -- A loop whose only region was refused, at whatever step, gives all of its descriptors back.
 function tests.test_what_fails_leaves_no_descriptor()

@@ -62,7 +62,7 @@ local function keys(values)
   return list
 end
 
--- ---- statistics
+-- Statistics
 
 function tests.test_statistics()
   local fields = members("uffd.h", "uffd_stats")
@@ -74,7 +74,7 @@ function tests.test_statistics()
   same(typed("lua/uffd/core.d.lua", "uffd%.Stats"), set_of(fields), "uffd.Stats")
 end
 
--- ---- the options of a pager
+-- The options of a pager
 
 -- What uffd.pager says it takes.
 local function pager_keys()
@@ -100,7 +100,7 @@ function tests.test_options_of_a_pager()
   same(asked, known, "what the core reads and uffd.pager")
 end
 
--- ---- the commands
+-- The commands
 
 -- A command's options as it parses them (name to its converter), and its help.
 local function command(module, ...)
@@ -174,7 +174,7 @@ function tests.test_options_of_serve_are_those_of_a_pager()
   same(mine, pager_keys(), "serve and uffd.pager")
 end
 
--- ---- what a pager tells of itself
+-- What a pager tells of itself
 
 -- The names that a function of the control socket puts into its object.
 local function put(name)

@@ -24,7 +24,7 @@ local function contains(list, ...)
   for _, name in ipairs { ... } do lu.assertTableContains(list, name) end
 end
 
--- ---------------------------------------------------------------------------------------------- what it is
+-- What it is
 
 function tests.test_open_default()
   local u <close> = open()
@@ -124,7 +124,7 @@ function tests.test_adopt_what_is_none()
   raises("not a file descriptor", uffd.adopt, -1)
 end
 
--- ---------------------------------------------------------------------------------------------- registering
+-- Registering
 
 function tests.test_register_tells_the_operations()
   local u <close> = open()
@@ -182,7 +182,7 @@ function tests.test_unregister_lets_sleepers_go()
   lu.assertEquals(thread:join(), "\0")
 end
 
--- ---------------------------------------------------------------------------------------------- filling
+-- Filling
 
 function tests.test_copy()
   local u <close> = open()
@@ -299,7 +299,7 @@ function tests.test_wake_lets_try_again()
   assert(u:wake(memory))
 end
 
--- ---------------------------------------------------------------------------------------------- events
+-- Events
 
 function tests.test_read_times_out()
   local u <close> = open()

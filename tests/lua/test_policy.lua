@@ -33,7 +33,7 @@ local function breaks(name, words, factory, args, options)
   return sentence
 end
 
--- ---------------------------------------------------------------------------------------------- answers
+-- Answers
 
 function tests.test_nothing_nil_and_zero()
   lu.assertEquals(reads(function() return function() end end), zeros(page))
@@ -210,7 +210,7 @@ function tests.test_five_mebibytes()
   support.counts(loop, { faults = 1 })
 end
 
--- ---------------------------------------------------------------------------------------------- what it gets
+-- What it gets
 
 function tests.test_fault_fields()
   local function factory()
@@ -318,7 +318,7 @@ function tests.test_resolvers_in_a_handler_tell_what_they_are()
   lu.assertEquals(data:sub(1, 7), "bytes 5")
 end
 
--- ---------------------------------------------------------------------------------------------- the factory
+-- The factory
 
 function tests.test_upvalues_are_refused()
   local name = "clone-7"
@@ -399,7 +399,7 @@ function tests.test_require_is_for_the_factory()
   end):match "^%Z+", uffd.version)
 end
 
--- ---------------------------------------------------------------------------------------------- misbehaviour
+-- Misbehaviour
 
 function tests.test_errors()
   local sentence = breaks("EIO", "I threw", function() return function() error "I threw" end end)
@@ -558,7 +558,7 @@ function tests.test_prefetch_gives_the_policys_error()
   fails("EIO", "not this one", loop:prefetch(0, page))
 end
 
--- ---------------------------------------------------------------------------------------------- states
+-- States
 
 function tests.test_one_state_a_handler()
   local function factory(name)
@@ -678,7 +678,7 @@ function tests.test_policies_in_layers()
   support.counts(loop, { policy_calls = 1 })
 end
 
--- ---------------------------------------------------------------------------------------------- log, ask
+-- Log, ask
 
 function tests.test_messages()
   local memory, served = support.serve(policy(function()

@@ -37,7 +37,7 @@ static int result_of(lua_State *L, long result) {
   return 1;
 }
 
-/* ------------------------------------------------------------------------------------------------ threads */
+/* Threads */
 
 enum operation { READ, WRITE, DROP, UNMAP, FORK };
 
@@ -180,7 +180,7 @@ static int thread_gc(lua_State *L) {
   return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ processes */
+/* Processes */
 
 /* In the child: what the function returns, or the error that it raises, through the pipe. */
 static void run_child(lua_State *L, int fd) {
@@ -220,7 +220,7 @@ static int fork_call(lua_State *L) {
   return 2;
 }
 
-/* ------------------------------------------------------------------------------------------------ memory */
+/* Memory */
 
 /* toucher.map(length): private anonymous memory. */
 static int map(lua_State *L) {
@@ -267,7 +267,7 @@ static int drop(lua_State *L) {
   return result_of(L, madvise(address, (size_t)luaL_checkinteger(L, 2), MADV_DONTNEED));
 }
 
-/* ------------------------------------------------------------------------------------------------ the process */
+/* The process */
 
 static int duplicate(lua_State *L) {
   return result_of(L, fcntl((int)luaL_checkinteger(L, 1), F_DUPFD_CLOEXEC, 0));

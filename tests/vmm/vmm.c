@@ -25,7 +25,7 @@
 #define NEW_BY_DEVICE    _IO(0xAA, 0x00)
 #define REMOVE_PAGES_MAX 64
 
-/* ---- memory */
+/* Memory */
 
 /* Regions lie in one reservation, so that the gaps between them stay gaps. */
 int vmm_map(struct vmm *vmm, uint64_t page_size, const uint64_t *pages, unsigned count) {
@@ -98,7 +98,7 @@ void vmm_unmap(struct vmm *vmm) {
   vmm->uffd = vmm->socket = -1;
 }
 
-/* ---- the handshake */
+/* The handshake */
 
 size_t vmm_list(const struct vmm *vmm, unsigned keys, char *text, size_t size) {
   size_t length = (size_t)snprintf(text, size, "[");
@@ -182,7 +182,7 @@ int vmm_hand_over(struct vmm *vmm, const struct vmm_message *message) {
   return result;
 }
 
-/* ---- what the guest does */
+/* What the guest does */
 
 unsigned char *vmm_at(const struct vmm *vmm, uint64_t offset) {
   for (unsigned i = 0; i < vmm->count; i++) {
@@ -386,7 +386,7 @@ uint64_t vmm_work(struct vmm *vmm, const struct vmm_work *work) {
   return wrong;
 }
 
-/* ---- images */
+/* Images */
 
 static const unsigned char *map_file(int fd, uint64_t length) {
   void *mapped = mmap(NULL, length, PROT_READ, MAP_PRIVATE, fd, 0);

@@ -41,7 +41,7 @@ int vmm_register(struct vmm *vmm, uint64_t features, uint64_t modes);
 void vmm_unmap(struct vmm *vmm); /* closes everything */
 uint64_t vmm_length(const struct vmm *vmm);
 
-/* ---- the handshake */
+/* The handshake */
 
 enum {
   VMM_PAGE_SIZE = 1,     /* the key page_size */
@@ -66,7 +66,7 @@ int vmm_send(int socket, const char *text, size_t length, const int *fds, unsign
 /* Sends the list, or what the message says, over vmm->socket; NULL: as Firecracker 1.12 does. 0, or -errno. */
 int vmm_hand_over(struct vmm *vmm, const struct vmm_message *message);
 
-/* ---- what the guest does */
+/* What the guest does */
 
 struct vmm_work {
   const unsigned char *image;

@@ -32,7 +32,7 @@ static void check_children(struct uffd_reader *reader) {
   }
 }
 
-/* ---- events */
+/* Events */
 
 static struct uffd_ledger *ledger_of(const struct uffd_reader *reader, const struct uffd_source *source) {
   return source->child ? NULL : reader->engine->ledger;
@@ -115,7 +115,7 @@ static void apply_event(struct uffd_reader *reader, struct uffd_source *source, 
   }
 }
 
-/* ---- taking over from a process that died */
+/* Taking over from a process that died */
 
 /* Its descriptor was the dead process's: if the hook has not passed it on, the child is lost. */
 static void report_lost_child(const struct uffd_reader *reader) {
@@ -157,7 +157,7 @@ int uffd_handler_take_over(struct uffd_reader *reader) {
   return 0;
 }
 
-/* ---- draining */
+/* Draining */
 
 /* A fault that finds no room is woken when there is some: it will be told again. */
 static void put_back(struct uffd_reader *reader, struct uffd_source *source, uint64_t address) {
@@ -277,7 +277,7 @@ static void drain(struct uffd_reader *reader, struct uffd_source *source) {
   }
 }
 
-/* ---- faults */
+/* Faults */
 
 /*
  * R1, R2: what EAGAIN put off is tried again after an event was read, or when its time has come; the time doubles while
@@ -370,7 +370,7 @@ static unsigned answer_again(struct uffd_reader *reader) {
   return answered;
 }
 
-/* ---- the pass */
+/* The pass */
 
 static bool is_starved(const struct uffd_reader *reader) {
   for (const struct uffd_source *source = reader->sources; source != NULL; source = source->next) {

@@ -57,7 +57,7 @@ void uffd_faulter_close(struct uffd_faulter *faulter) {
   faulter->fd = -1;
 }
 
-/* ---- the thread is not told */
+/* The thread is not told */
 
 struct dirent64 { /* of getdents64(2): readdir(3) would allocate */
   uint64_t inode;
@@ -107,7 +107,7 @@ static uint32_t find_busiest(struct uffd_faulter *faulter, uint32_t pid) {
   return busiest;
 }
 
-/* ---- looking */
+/* Looking */
 
 static void look_at(struct uffd_faulter *faulter, uint32_t pid, uint32_t tid) {
   if (faulter->fd >= 0 && faulter->pid == pid && faulter->tid == tid) return;
