@@ -1,6 +1,6 @@
 /*
- * Memory for bookkeeping, from malloc or from the user's allocator. Counts what lives, so that the allocator is never
- * changed under a handle.
+ * Memory for bookkeeping, from malloc or from the user's allocator. Allocations that live are counted: the allocator
+ * cannot be changed while there are any.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /*
- * Test builds only: where a test hooks in to hold a thread at a named point, and which step is left out.
+ * Only in builds for tests: holds a thread at a named point, and tells which named step is left out.
  */
 #include "base/base.h"
 
@@ -9,7 +9,7 @@
 
 _Atomic(void (*)(const char *name, void *ctx)) uffd_barrier_hook;
 
-/* Nothing changes the environment: signal handlers may look, too. */
+/* Nothing changes the environment while tests run, so a signal handler may read it too. */
 bool uffd_is_broken(const char *name) {
   const char *broken = getenv("UFFD_BREAK");
   return broken != NULL && strcmp(broken, name) == 0;

@@ -15,12 +15,12 @@
 
 #include "uffd.h"
 
-/* Visible for libuffd-pager.so, under UFFD_PRIVATE_1 in uffd.map; what is not is for libuffd alone. */
+/* Exported for libuffd-pager.so, as UFFD_PRIVATE_1 in uffd.map. Functions without it are for libuffd alone. */
 #define UFFD_SHARED UFFD_EXPORT
 
 /*
- * error.c: fail() is uffd_set_errmsg() under its inner name: it sets the calling thread's sentence and returns -error.
- * Not for the fault path, which formats nothing until a page has failed.
+ * error.c: fail() is uffd_set_errmsg(): it sets the calling thread's sentence and returns -error. The fault path must
+ * not format a sentence before a page has failed.
  */
 #ifdef __clang_analyzer__ /* It does not see into error.c: no error is 0. */
 static inline int uffd_failed(int result) {
@@ -31,40 +31,47 @@ static inline int uffd_failed(int result) {
 #else
 #define fail uffd_set_errmsg
 #endif
-/* How many sentences the thread has set: a user's function that fails may have set none, and an older one stands. */
+/*
+ * How many sentences the thread has set so far. A user's callback may fail without one: then the present sentence is
+ * about an older failure.
+ */
 uint32_t uffd_count_sentences(void);
-/* What errno says, in English, also for the fault path. */
+/* The text of an errno, in English; the fault path may use it too. */
 const char *uffd_error_text(int error);
-/* A copy of the thread's sentence. Cleaning up after a failure may fail as well and write another sentence: keep the
- * first one before, restore it after. */
+/*
+ * A copy of the thread's sentence. Cleaning up after a failure may fail too and set another sentence: keep the first
+ * one before, restore it after.
+ */
 struct uffd_sentence {
   char text[768];
 };
 UFFD_SHARED struct uffd_sentence uffd_keep_sentence(void);
 UFFD_SHARED void uffd_restore_sentence(const struct uffd_sentence *sentence);
 
-/* alloc.c: zeroed memory from the user's allocator, or NULL; release takes the same length. */
+/* alloc.c: zeroed memory from the user's allocator, or NULL. Release takes the same length. */
 UFFD_SHARED void *uffd_alloc(size_t length);
 UFFD_SHARED void uffd_release(void *pointer, size_t length);
 #define NEW(type)       ((type *)uffd_alloc(sizeof(type)))
 #define DELETE(pointer) uffd_release((pointer), sizeof(*(pointer)))
 
 /*
- * pages.c: zeroed whole pages straight from the kernel, NULL when there are none; unmapped with the same length. What
- * a reader or handler allocates comes from here: glibc's fork() holds malloc's locks while it waits for its event.
+ * pages.c: zeroed whole pages straight from the kernel, or NULL; unmap them with the same length. Readers and handlers
+ * allocate only these, because glibc's fork() holds malloc's locks while it waits for its event to be read.
  */
 #define BASE_PAGE UINT64_C(4096)
 void *uffd_pages_map(uint64_t length);
 void uffd_pages_unmap(void *pages, uint64_t length);
-/* UFFD_ZEROS zero bytes that a copy never waits for, shared by the whole process, never given back; NULL: no memory. */
+/*
+ * UFFD_ZEROS bytes of zeros, shared by the whole process and never freed: copying them never faults. NULL: no memory.
+ */
 #define UFFD_ZEROS (UINT64_C(2) << 20)
 const char *uffd_zeros(void);
 /* page: BASE_PAGE bytes, aligned. */
 bool uffd_is_zero_page(const char *page);
 
 /*
- * newfile.c: a file that is written beside its target, and put in its place when it is whole. keep syncs, renames and
- * closes; when it fails, the file is discarded as by discard, which does nothing after either.
+ * newfile.c: a file that is written beside its target, and renamed to it when it is whole. keep syncs, renames and
+ * closes. When keep fails, it discards the file. discard after either does nothing.
  */
 struct uffd_newfile {
   int fd;            /* to read and write; -1: kept or discarded */
@@ -81,24 +88,24 @@ UFFD_SHARED int uffd_write_exactly(int fd, const char *path, uint64_t offset, co
 UFFD_SHARED uint64_t uffd_now(void);
 
 /*
- * thread.c: starts a thread with all signals blocked: a signal handler of the program may touch memory that only this
- * thread can fill. 0, or -errno with a sentence. name: at most 15 characters.
+ * thread.c: starts a thread with all signals blocked, because a signal handler of the program may touch memory that
+ * only this thread can fill. 0, or -errno with a sentence. name: at most 15 characters.
  */
 UFFD_SHARED int uffd_thread_start(pthread_t *thread, void *(*run)(void *), void *argument, const char *name);
 
-/* log.c: no lock and no allocation, so that the fault path may say something in a signal handler. */
+/* log.c: logs without lock and allocation, so that the fault path may use it in a signal handler. */
 UFFD_SHARED void uffd_log(int level, const char *format, ...) UFFD_PRINTF(2, 3);
 
 /*
- * fork.c: a number that differs in every process of a family, however it was forked (a MADV_WIPEONFORK page, so raw
- * clone() is seen too). A handle keeps the number of its maker; costs one load.
+ * fork.c: a number that differs in every process of a family, also after a raw clone(). A handle keeps the number of
+ * the process that made it. A call costs one load.
  */
 UFFD_SHARED uint64_t uffd_process(void);
 
 /*
  * lock.c: the lock of something that the whole process shares. A forked child finds it free, whoever held it in the
- * parent. uffd_lock() returns true to the first who locks it in a process: what the lock guards is the parent's then,
- * perhaps half changed, and is to be reset. Ordinary threads only.
+ * parent. uffd_lock() returns true to the first thread that locks it in a process: what the lock guards was copied from
+ * the parent, perhaps half changed, and must be reset. Not in signal handlers.
  */
 struct uffd_lock {
   pthread_mutex_t mutex;
@@ -110,13 +117,13 @@ bool uffd_lock(struct uffd_lock *lock);
 void uffd_unlock(struct uffd_lock *lock);
 
 /*
- * cancel.c: from hold to let the calling thread is not cancelled by pthread_cancel(). They nest. Within a signal
- * handler they may not be used.
+ * cancel.c: between hold and let, pthread_cancel() does not end the calling thread. Pairs may nest. Not in signal
+ * handlers.
  */
 void uffd_hold_cancel(void);
 void uffd_let_cancel(void);
 
-/* futex.c: waits while the word is as it was seen (it may return earlier), and wakes up to count of those that wait. */
+/* futex.c: wait sleeps while the word is still as seen, and may return earlier. wake wakes up to count sleepers. */
 void uffd_futex_wait(_Atomic uint32_t *word, uint32_t seen);
 void uffd_futex_wake(_Atomic uint32_t *word, int count);
 
@@ -140,8 +147,8 @@ extern _Atomic(void (*)(const char *name, void *ctx)) uffd_barrier_hook;
 #endif
 
 /*
- * A named step that UFFD_BREAK=name in the environment leaves out, to see that a test then fails
- * (tests/house/breaks.sh). Compiled in with UFFD_BARRIERS only.
+ * A named step that UFFD_BREAK=name in the environment leaves out: a test must then fail (tests/house/breaks.sh). Only
+ * with UFFD_BARRIERS.
  */
 #ifdef UFFD_BARRIERS
 bool uffd_is_broken(const char *name);
@@ -150,7 +157,9 @@ bool uffd_is_broken(const char *name);
 #define BROKEN(name) false
 #endif
 
-/* What a descriptor is ready for now, of these events and those that are always told (POLLHUP, ...); 0: nothing. */
+/*
+ * Which of these events a descriptor is ready for now, and of those that poll() always tells (POLLHUP, ...); 0: none.
+ */
 static inline short uffd_ready(int fd, short events) {
   struct pollfd descriptor = {.fd = fd, .events = events};
   while (poll(&descriptor, 1, 0) < 0 && errno == EINTR) { /* a signal may come amid a poll that does not wait, too */

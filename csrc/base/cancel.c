@@ -1,6 +1,6 @@
 /*
- * Where a thread may be cancelled (pthread_cancel): not while it holds a lock, has work under way that lies on its
- * stack, or is counted somewhere.
+ * A thread must not be cancelled (pthread_cancel) while it holds a lock, while a job of its own lies on its stack, or
+ * while it is counted somewhere.
  */
 #include "base/base.h"
 

@@ -10,7 +10,7 @@
 #define STRINGIFY(x)     #x
 #define VERSION(x, y, z) STRINGIFY(x) "." STRINGIFY(y) "." STRINGIFY(z)
 
-/* Reached from signal handlers: the ordinary model may allocate at a thread's first access. */
+/* Signal handlers use these variables. The default TLS model may allocate at a thread's first access. */
 static _Thread_local __attribute__((tls_model("initial-exec"))) char sentence[sizeof(struct uffd_sentence)];
 static _Thread_local __attribute__((tls_model("initial-exec"))) uint32_t sentences;
 
@@ -23,7 +23,7 @@ const char *uffd_errmsg(void) {
 }
 
 int uffd_set_errmsg(int error, const char *format, ...) {
-  /* Built aside, because an argument may well be the present sentence. */
+  /* The text is made in a buffer first, because an argument may be the present sentence. */
   char text[sizeof(sentence)];
   va_list arguments;
   va_start(arguments, format);
@@ -34,7 +34,10 @@ int uffd_set_errmsg(int error, const char *format, ...) {
   return -error;
 }
 
-/* strerror() looks for a translation, with locks that the thread may hold which a signal handler has interrupted. */
+/*
+ * strerror() looks for a translation and takes locks for it, which the thread may hold that a signal handler has
+ * interrupted.
+ */
 const char *uffd_error_text(int error) {
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 32)
   const char *text = strerrordesc_np(error);

@@ -1,6 +1,7 @@
 /*
- * Which process is this? A handle belongs to its maker, and a forked child must notice. getpid() is a system call and
- * numbers come again; a page that the kernel wipes on fork costs one load and sees raw clone() too.
+ * Tells processes apart. A handle belongs to the process that made it, and a forked child must be refused. getpid() is
+ * a system call, and its numbers are used again. So the number lies in a page that the kernel wipes on every fork, also
+ * on a raw clone(): a check is one load.
  */
 #include <pthread.h>
 #include <sys/mman.h>
@@ -13,7 +14,7 @@
 #endif
 
 static _Atomic(_Atomic uint64_t *) own_page; /* holds this process's number; 0: not numbered since the fork */
-static _Atomic uint64_t last_number;         /* inherited, so that a child's number differs from its ancestors' */
+static _Atomic uint64_t last_number;         /* a child inherits it, so its own number differs from its ancestors' */
 
 static void forget_number(void) {
   _Atomic uint64_t *page = atomic_load(&own_page);
@@ -38,7 +39,7 @@ uint64_t uffd_process(void) {
   _Atomic uint64_t *page = atomic_load_explicit(&own_page, memory_order_acquire);
   if (page == NULL) {
     page = make_page();
-    if (page == NULL) return 0; /* no memory for one page: no fork check, but also hardly a handle to check */
+    if (page == NULL) return 0; /* without memory for one page there is no fork check */
   }
   uint64_t number = atomic_load_explicit(page, memory_order_relaxed);
   if (number != 0) return number;

@@ -1,5 +1,6 @@
 /*
- * Sleeping until a word changes: for the fault path too, because nothing here is locked, allocated or cancelled.
+ * Sleeping until a word changes. The fault path may use it: it takes no lock, allocates nothing, and is no cancellation
+ * point.
  */
 #include <linux/futex.h>
 #include <sys/syscall.h>

@@ -1,6 +1,6 @@
 /*
- * The locks of what the whole process shares. A fork copies such a lock as it is, perhaps held by a thread that the
- * child does not have.
+ * Locks of what the whole process shares. A fork copies such a lock as it is, and a thread that the child does not have
+ * may hold it.
  */
 #include <time.h>
 
@@ -8,13 +8,13 @@
 
 #define OPENING (UINT64_C(1) << 63)
 
-/* Not sched_yield(): a real-time thread would keep the processor from the one that it waits for. */
+/* Not sched_yield(): a real-time thread would keep the processor from the thread that it waits for. */
 static void wait_a_moment(void) {
   struct timespec moment = {0, 20000};
   nanosleep(&moment, NULL);
 }
 
-/* The one who makes the mutex anew locks it before anybody else can. */
+/* The thread that makes the mutex anew locks it before any other thread can. */
 static bool open_anew(struct uffd_lock *lock, uint64_t own) {
   uint64_t seen = atomic_load(&lock->process);
   while (seen != own) {

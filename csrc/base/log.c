@@ -1,5 +1,5 @@
 /*
- * The user's log hook. Silence unless one is set.
+ * The user's log hook. Nothing is logged unless one is set.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,8 +7,8 @@
 #include "base/base.h"
 
 /*
- * The pair in force is hooks[turn % 2]; the next one is written beside it. So whoever interrupts the writer, as the
- * fault path does in a signal handler, reads a pair that is whole, and waits for nobody.
+ * The present pair is hooks[turn % 2]. A new pair is written beside it before turn changes. So a signal handler that
+ * interrupts the writer reads a whole pair, and waits for nobody.
  */
 static struct {
   _Atomic(uffd_log_fn *) fn;

@@ -1,5 +1,6 @@
 /*
- * Files that are there whole or not at all: written under another name beside their target, and renamed over it.
+ * Files that appear only when they are whole: each is written under another name beside its target, and renamed over
+ * it.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -11,9 +12,12 @@
 
 #include "base/base.h"
 
-#define TEMPORARIES 100u /* names to try: others may have been left behind by processes that were killed */
+#define TEMPORARIES 100u /* names to try: processes that were killed may have left some of them behind */
 
-/* Where a link leads, so that it is not replaced itself, and the mode of the file that is there; 0: none is. */
+/*
+ * Follows a symbolic link, so that its target is replaced and not the link, and returns the mode of the file that is
+ * there; 0: there is none.
+ */
 static int find_target(struct uffd_newfile *file, const char *path, mode_t *mode) {
   struct stat status;
   *mode = 0;
@@ -48,7 +52,7 @@ int uffd_newfile_open(struct uffd_newfile *file, const char *path) {
   return fail(errno, "Cannot make a file beside %s: %s.", path, strerror(errno));
 }
 
-/* The new name is on the disk after this. File systems that cannot sync a directory are left as they are. */
+/* After this the new name is on the disk. An error is ignored where the file system cannot sync a directory. */
 static void sync_directory(const char *path) {
   char directory[sizeof(((struct uffd_newfile *)NULL)->target)];
   const char *slash = strrchr(path, '/');

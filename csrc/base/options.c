@@ -1,11 +1,12 @@
 /*
- * Option structs of every age: a user's struct may be shorter than ours (an older program) or longer (a newer one).
+ * Option structs of other versions: a user's struct may be shorter than ours (an older program) or longer (a newer
+ * one).
  */
 #include <string.h>
 
 #include "base/base.h"
 
-#define SIZE_LIMIT 4096u /* a size beyond this was never initialised */
+#define SIZE_LIMIT 4096u /* a larger size was never initialised */
 
 int uffd_take_opts(void *ours, size_t our_size, const void *theirs, const char *what) {
   if (theirs == NULL) return 0;

@@ -1,12 +1,12 @@
 /*
- * Zeroed pages straight from the kernel: what those who read messages may allocate. malloc's locks may be held by a
- * thread that waits for the reader.
+ * Zeroed pages straight from the kernel. Threads that read messages allocate only these: a thread that waits for such a
+ * reader may hold malloc's locks.
  */
 #include <sys/mman.h>
 
 #include "base/base.h"
 
-#define LINE_WORDS 64u /* that are looked at together, eight or sixteen in an instruction where the machine can */
+#define LINE_WORDS 64u /* words that are tested together: the compiler makes instructions of 8 or 16 words of it */
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -23,7 +23,9 @@ void uffd_pages_unmap(void *pages, uint64_t length) {
   if (pages != NULL) munmap(pages, round_up(length, BASE_PAGE));
 }
 
-/* Reading maps the kernel's zero page everywhere: no memory. At once where the kernel can (5.14): 512 faults take ms.
+/*
+ * Reading maps the kernel's zero page everywhere, which takes no memory. One call does it since 5.14; 512 faults take
+ * milliseconds.
  */
 static void *map_zeros(void) {
   void *zeros = uffd_pages_map(UFFD_ZEROS);

@@ -1,5 +1,5 @@
 /*
- * The one way in which uffd starts threads.
+ * All threads of uffd are started here.
  */
 #include <pthread.h>
 #include <signal.h>

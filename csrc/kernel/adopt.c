@@ -1,5 +1,5 @@
 /*
- * Userfaultfds made elsewhere, and what the kernel tells about a living one in fdinfo.
+ * Userfaultfds that somebody else has made, and what /proc/self/fdinfo tells of them.
  */
 #include <fcntl.h>
 #include <inttypes.h>

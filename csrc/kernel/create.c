@@ -1,5 +1,5 @@
 /*
- * The two ways to a userfaultfd, and the handshake. Knows no policy about which to try.
+ * The two ways to make a userfaultfd, and the handshake. Does not decide which way is tried.
  */
 #include <fcntl.h>
 #include <stdio.h>

@@ -11,19 +11,22 @@
 #define EVENT_FEATURES (UFFD_FEAT_EVENT_FORK | UFFD_FEAT_EVENT_REMAP | UFFD_FEAT_EVENT_REMOVE | UFFD_FEAT_EVENT_UNMAP)
 #define RACE_RETRIES   64
 
-/* All five have it as their first mode bit. */
+/* It is the first mode bit of all five operations. */
 #define DONTWAKE (UINT64_C(1) << 0)
 
 static const char *const op_names[] = {"copy", "zeropage", "continue", "poison", "move"};
 
-/* One ioctl. *progress is real progress in bytes, whatever the result. */
+/* One ioctl. *progress: bytes that were really done, also when the ioctl fails. */
 static int fill_once(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length, uint64_t mode,
                      uint64_t *progress) {
   static const unsigned long requests[] = {RAW_UFFDIO_COPY, RAW_UFFDIO_ZEROPAGE, RAW_UFFDIO_CONTINUE, RAW_UFFDIO_POISON,
                                            RAW_UFFDIO_MOVE};
   int rc;
   int64_t done;
-  /* The output starts at 0: older kernels leave it alone when they refuse early; it is a count only when positive. */
+  /*
+   * The output field starts at 0, because older kernels do not write it when they refuse early. It is a count only when
+   * it is positive.
+   */
   if (op == UFFD_FILL_COPY || op == UFFD_FILL_MOVE) {
     struct uffd_raw_copy request = {.dst = dst, .src = src, .length = length, .mode = mode};
     rc = ioctl(fd, requests[op], &request);
@@ -41,12 +44,12 @@ static int fill_once(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, u
   return -errno;
 }
 
-/* The largest power of two below length: halves go on being multiples of the huge page as long as they can. */
+/* The largest power of two below length: both halves stay multiples of the huge page for as long as possible. */
 static uint64_t halve(uint64_t length) {
   return UINT64_C(1) << (63 - __builtin_clzll(length - 1));
 }
 
-/* The error that says "the range does not lie in one mapping": only there does a shorter range help. */
+/* The error that means "the range does not lie in one mapping": only after it can a shorter range succeed. */
 static bool is_border(enum uffd_fill_op op, int rc) {
   return op == UFFD_FILL_MOVE ? rc == -EINVAL : rc == -ENOENT;
 }
@@ -72,8 +75,8 @@ int uffd_fill(int fd, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t
 }
 
 /*
- * Without event features no event can be waiting, and EAGAIN is a lost race with another thread of the kernel: again.
- * Bounded, because a failed mremap can leave some kernels answering EAGAIN for ever.
+ * Without event features no event can be waiting, so EAGAIN means that another thread changed the mappings meanwhile:
+ * try again. The tries are limited, because some kernels answer EAGAIN for ever after an mremap that failed.
  */
 static bool is_race(const struct uffd_object *object, int rc, unsigned *retries) {
   if (rc != -EAGAIN || (object->features & EVENT_FEATURES) != 0 || ++*retries > RACE_RETRIES) return false;
@@ -81,7 +84,7 @@ static bool is_race(const struct uffd_object *object, int rc, unsigned *retries)
   return true;
 }
 
-/* What a range of an operation was meant to be, for the sentence about its failure. */
+/* What the caller wanted, for the sentence about its failure. */
 struct request {
   const char *name;
   uint64_t at;  /* where it stopped */
@@ -105,14 +108,17 @@ static int explain_fault(const struct request *request) {
   return fail(EFAULT, "%s at %#" PRIx64 ": a page there cannot be used so.", request->name, request->at);
 }
 
-/* Alignment, mode and registration are in order: what is left is the file. */
+/* Alignment, mode and registration are right, so the file is the cause. */
 static int explain_continue(const struct request *request, const struct uffd_mapping *mapping) {
   if (mapping->name[0] != '/')
     return fail(EINVAL, "continue needs a page cache, and the anonymous memory at %#" PRIx64 " has none: use a memfd.",
                 request->at);
   if ((request->mode & ~(UFFD_CONTINUE_DONTWAKE | UFFD_CONTINUE_WP)) != 0)
     return fail(EINVAL, "continue at %#" PRIx64 ": the mode %#" PRIx64 " is unknown.", request->at, request->mode);
-  /* 6.18 says EINVAL to a page beyond the end, and EFAULT to one that is not there. */
+  /*
+   * Linux 6.18 answers EINVAL for a page beyond the end of the file, and EFAULT for a page that is not in the page
+   * cache.
+   */
   return explain_fault(request);
 }
 
@@ -146,7 +152,7 @@ static int explain_invalid(const struct uffd_object *object, const struct reques
 }
 
 static int explain(const struct uffd_object *object, int error, const struct request *request) {
-  /* The closer has let the ranges go: what is missing then is the object. */
+  /* uffd_close() has unregistered the ranges: the object is closing, not the range missing. */
   if (uffd_is_closing(object)) return fail(EBADF, "The userfaultfd object was closed meanwhile.");
   switch (error) {
   case EEXIST:
@@ -184,8 +190,9 @@ static int explain(const struct uffd_object *object, int error, const struct req
 }
 
 /*
- * EEXIST wakes nobody, and a sleeper read earlier would sleep for ever. Its address is the page's, except with
- * EXACT_ADDRESS, where it may be any byte of a huge page: then as much as such a page could be.
+ * The kernel wakes nobody when it answers EEXIST, so a thread whose fault was read before would sleep for ever: wake
+ * it. With EXACT_ADDRESS its address may be any byte of a huge page, so as many bytes are woken as such a page may
+ * have.
  */
 static void wake_present(const struct uffd_object *object, uint64_t at, uint64_t rest) {
   uint64_t length = uffd_page_size();
@@ -193,12 +200,12 @@ static void wake_present(const struct uffd_object *object, uint64_t at, uint64_t
   uffd_raw_wake(object->fd, at, length);
 }
 
-/* No huge page is smaller than 64 KiB: only where one could lie is EEXIST in doubt. */
+/* The smallest huge page has 64 KiB: EEXIST is doubtful only for a range that could hold one. */
 static bool may_be_huge(uint64_t at, uint64_t rest) {
   return ((at | rest) & 0xffff) == 0;
 }
 
-/* The way of every public filling operation, once its own arguments are checked. */
+/* What every public filling operation does after it has checked its own arguments. */
 static int fill_range(struct uffd_object *object, enum uffd_fill_op op, uint64_t dst, uint64_t src, uint64_t length,
                       uint64_t mode, uint64_t *done) {
   uint64_t total = 0;
@@ -264,8 +271,8 @@ int uffd_move(uffd_object *object, uint64_t dst, uint64_t src, uint64_t length, 
 }
 
 /*
- * WRITEPROTECT does not tell where it stopped: ENOENT is looked up in the mappings. The first address of the range that
- * is not mapped for write protection, or 0: nobody knows.
+ * WRITEPROTECT does not tell where it stopped, so the mappings are searched after ENOENT. Returns the first address of
+ * the range that is not registered for write protection, or 0 when that cannot be found out.
  */
 static uint64_t find_unregistered(const struct uffd_object *object, uint64_t start, uint64_t end) {
   struct uffd_maps maps;

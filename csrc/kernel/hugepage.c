@@ -1,5 +1,5 @@
 /*
- * Out of huge pages. The kernel (6.18 and before) answers EEXIST to a copy for which hugetlb has no free page: whoever
+ * No free huge page. Linux (6.18 and before) answers EEXIST to a COPY for which hugetlb has no free page. A caller that
  * believes it wakes the faulting thread, which faults again, for ever.
  */
 #include <fcntl.h>
@@ -27,14 +27,14 @@ int uffd_check_present(uint64_t address) {
     return -EEXIST;
   struct uffd_mapping mapping;
   if (uffd_find_mapping(address, &mapping) < 0 || mapping.page_size == uffd_page_size()) return -EEXIST;
-  /* A shared file may have the page although this mapping does not: then only the pool can tell. */
+  /* A shared file may have the page although this mapping does not map it: then only the pool can tell. */
   if (mapping.protection[3] == 's' && is_free(mapping.page_size)) return -EEXIST;
   return -ENOMEM;
 }
 
 #define IN_PAGEMAP (UINT64_C(3) << 62) /* present, or swapped: for huge pages, a poison marker */
 
-/* In this order: a page that its owner drops meanwhile is free afterwards. */
+/* The page first, then the pool: if the owner drops the page in between, the pool has a free page. */
 bool uffd_is_present(int32_t pid, uint64_t address, uint64_t page_size) {
   char path[64];
   uint64_t entry = 0;

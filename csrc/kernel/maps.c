@@ -1,7 +1,7 @@
 /*
- * The mappings of this process. What the kernel can be asked for one address (PROCMAP_QUERY, 6.11) costs microseconds;
- * /proc/self/smaps, which alone has the flags and is the only way on older kernels, walks the page tables of every
- * mapping before it: for sentences and set-up, and never once for each mapping of a range.
+ * The mappings of this process. One question to the kernel about an address (PROCMAP_QUERY, 6.11) takes microseconds.
+ * /proc/self/smaps is the only source of the flags, and the only way on older kernels, but reading it walks the page
+ * tables of every mapping before. Use it for sentences and set-up, never once for each mapping of a range.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,7 +12,7 @@
 
 #include "kernel/object.h"
 
-/* The next line without its end, cut to size. 1, 0 at the end, or -errno. stdio would allocate. */
+/* Reads the next line without its end, cut to size: 1, 0 at the end of the file, or -errno. stdio would allocate. */
 static int next_line(struct uffd_maps *maps, char *line, size_t size) {
   size_t length = 0;
   for (;;) {
@@ -43,7 +43,7 @@ static bool parse_header(const char *line, struct uffd_mapping *mapping) {
   return true;
 }
 
-/* Reads on to the end of the mapping whose header was read: VmFlags is its last line. */
+/* Reads the fields of the mapping whose header was read, up to VmFlags, which is the last. */
 static int read_fields(struct uffd_maps *maps, struct uffd_mapping *mapping) {
   char line[512];
   int rc;
@@ -82,7 +82,7 @@ static int query(const struct uffd_maps *maps, uint64_t address, struct uffd_map
       .vma_name_size = sizeof(mapping->name),
   };
   int rc = ioctl(maps->fd, RAW_PROCMAP_QUERY, &request) < 0 ? -errno : 0;
-  if (rc == -ENAMETOOLONG) { /* only that the name is not short is lost */
+  if (rc == -ENAMETOOLONG) { /* the name is too long: ask without it */
     mapping->name[0] = '/';
     request.vma_name_size = 0;
     request.vma_name_addr = 0;
@@ -131,7 +131,7 @@ int uffd_find_mapping(uint64_t address, struct uffd_mapping *mapping) {
   return rc == 0 && mapping->start > address ? -ENOENT : rc;
 }
 
-/* Private mappings of a file are not anonymous, but for those of /dev/zero, as uffd_map() makes them. */
+/* A private mapping of a file is not anonymous, except of /dev/zero. */
 bool uffd_mapping_is_anonymous(const struct uffd_mapping *mapping) {
   return mapping->protection[3] == 'p' && (mapping->name[0] != '/' || strncmp(mapping->name, "/dev/zero", 9) == 0);
 }

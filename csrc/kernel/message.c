@@ -1,6 +1,6 @@
 /*
- * Messages: read, decoded, handed out. A fault that was read is told once only, so nothing may fail between the read
- * and the caller: what a FORK needs is made before.
+ * Messages: read, decoded, handed out. The kernel tells a fault once only, so nothing may fail between the read and the
+ * caller: memory for FORK events is reserved before the read.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -20,7 +20,10 @@ int uffd_raw_read(int fd, struct uffd_raw_msg *messages, unsigned count) {
   return length < 0 ? -errno : (int)((size_t)length / sizeof(*messages));
 }
 
-/* The child's context has its parent's features; its descriptor has the flags of the parent's creation. */
+/*
+ * The kernel gives the child's context the features of its parent's, and its descriptor the flags that the parent's was
+ * created with.
+ */
 static struct uffd_object *take_child(struct uffd_object *object, int fd) {
   struct uffd_object *child = uffd_take_spare(object);
   if (child == NULL) {
@@ -70,7 +73,7 @@ void uffd_decode(struct uffd_object *object, const struct uffd_raw_msg *message,
   uffd_follow_spans(object, event);
 }
 
-/* What is there now: the number of events, or -errno, -EAGAIN for none. */
+/* Reads what is there now, without waiting: the number of events, or -errno (-EAGAIN: none). */
 static int read_now(struct uffd_object *object, struct uffd_event *events, unsigned count) {
   struct uffd_raw_msg messages[UFFD_READ_MAX];
   pthread_mutex_lock(&object->reading);
@@ -86,14 +89,16 @@ static int64_t now_ms(void) {
   return (int64_t)(uffd_now() / 1000000);
 }
 
-/* Sleeps until there may be something to read, the object closes, or the deadline (-1: none) is past: 1, or -errno, or
- * 0. */
+/*
+ * Sleeps until there may be a message, the object closes, or the deadline is past (-1: none). Returns 1, -errno, or 0
+ * in this order.
+ */
 static int wait_readable(struct uffd_object *object, int64_t deadline) {
   int wake_fd = uffd_wake_fd(object);
   if (wake_fd < 0) return wake_fd;
   struct pollfd descriptors[2] = {{.fd = object->fd, .events = POLLIN}, {.fd = wake_fd, .events = POLLIN}};
   for (;;) {
-    /* Either the closer sees the eventfd, or we see that it closes. */
+    /* Either uffd_close() sees the eventfd, or this thread sees that the object closes. */
     if (uffd_is_closing(object)) return fail(EBADF, "The userfaultfd object was closed meanwhile.");
     int64_t left = deadline < 0 ? -1 : deadline - now_ms();
     if (deadline >= 0 && left < 0) left = 0;
@@ -112,8 +117,8 @@ static int wait_readable(struct uffd_object *object, int64_t deadline) {
 }
 
 /*
- * A blocking descriptor cannot be polled, and a read that sleeps in it cannot be called out when the object closes. So
- * it is non-blocking while readers of ours wait.
+ * poll() does not work on a blocking userfaultfd, and uffd_close() could not end a read() that sleeps in it. So
+ * O_NONBLOCK is set while our readers wait.
  */
 static void hold_nonblocking(struct uffd_object *object, bool hold) {
   if (!object->blocking) return;
@@ -130,7 +135,8 @@ static int read_events(struct uffd_object *object, struct uffd_event *events, un
     int rc = read_now(object, events, count);
     if (rc == -EAGAIN && timeout_ms != 0) {
       rc = wait_readable(object, deadline);
-      if (rc > 0) continue; /* perhaps for nothing: a page resolved meanwhile takes its message back */
+      if (rc > 0)
+        continue; /* the poll may have been for nothing: the kernel takes a message back when its page was resolved */
       return rc;
     }
     if (rc >= 0 || rc == -ENOMEM) return rc;
@@ -147,7 +153,7 @@ static void stop_reading(void *argument) {
   uffd_leave(argument);
 }
 
-/* The thread may be cancelled while it waits, and is no longer counted then. The object has been entered. */
+/* The thread may be cancelled while it waits; it is then taken out of the count. The caller has entered the object. */
 static int read_and_leave(struct uffd_object *object, struct uffd_event *events, unsigned count, int timeout_ms) {
   int rc;
   uffd_hold_cancel();

@@ -1,6 +1,6 @@
 /*
- * The rules of moving pages. The kernel says EINVAL to all of them; which one was broken is worked out here, from the
- * ranges beforehand and from both mappings afterwards.
+ * The rules of MOVE. The kernel answers EINVAL for each of them. Which rule was broken is found out here: from the
+ * ranges before the call, and from both mappings after it.
  */
 #include <inttypes.h>
 #include <string.h>

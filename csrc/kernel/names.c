@@ -1,5 +1,5 @@
 /*
- * The names of bits: one table for each mask, in the kernel's spelling. A bit without a name is carried all the same.
+ * The names of bits, in the kernel's spelling: one table for each mask. Bits without a name are kept as numbers.
  */
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /*
- * Spare objects for the children that FORK events bring. Their memory is mapped, not allocated: glibc's fork() holds
- * malloc's locks while it waits for the reader, who must not wait for them. The last to leave unmaps it.
+ * Spare objects for the children that FORK events bring. They lie in mapped pages, not in malloc's memory, because
+ * glibc's fork() holds malloc's locks while it waits for the reader. The last object that leaves unmaps the pages.
  */
 #include "kernel/object.h"
 

@@ -1,6 +1,6 @@
 /*
- * The life of the object: made, entered and left by calls, closed. A close lets nobody in, brings those inside out, and
- * gives the descriptor's number back last, so that no call ever reaches a newer file of the same number.
+ * The life of an object: it is made, entered and left by calls, and closed. Closing lets no new call in, makes the
+ * calls inside return, and closes the descriptor last, so that no call uses a newer file with the same number.
  */
 #include <limits.h>
 #include <linux/futex.h>
@@ -60,7 +60,7 @@ int uffd_enter(struct uffd_object *object) {
 }
 
 void uffd_leave(struct uffd_object *object) {
-  /* The closer may free the object as soon as the count is down: the futex is then a mere address. */
+  /* uffd_close() may free the object as soon as the count is 0: after that the futex's address is not read. */
   _Atomic uint32_t *users = &object->users;
   if (atomic_fetch_sub(users, 1) == (CLOSING | 1))
     syscall(SYS_futex, users, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
@@ -82,7 +82,7 @@ int uffd_wake_fd(struct uffd_object *object) {
 
 static void wait_for_users(struct uffd_object *object) {
   int wake_fd = atomic_load(&object->wake_fd);
-  if (wake_fd >= 0) eventfd_write(wake_fd, 1); /* stays readable: brings every waiting reader out */
+  if (wake_fd >= 0) eventfd_write(wake_fd, 1); /* stays readable, so that every waiting reader returns */
   uint32_t users;
   while ((users = atomic_load(&object->users)) != CLOSING)
     syscall(SYS_futex, &object->users, FUTEX_WAIT_PRIVATE, users, NULL, NULL, 0);
@@ -93,9 +93,9 @@ void uffd_close(uffd_object *object) {
   if (object->process == uffd_process()) {
     atomic_fetch_or(&object->users, CLOSING);
     /*
-     * Closing the descriptor would unregister as well, but not while a forked child holds a copy of it (each child of
-     * fork holds copies of those of its elder siblings, too), nor while a call on this object sleeps on a fault of its
-     * own range (a copy whose source is missing).
+     * Unregisters explicitly. Closing the descriptor does it only for the last copy, and a forked child has one (also
+     * of the objects of its elder siblings), and so has a call on this object that sleeps on a fault of its own range
+     * (a COPY whose source is missing).
      */
     uffd_hold_cancel();
     uffd_drop_spans(object);

@@ -1,6 +1,6 @@
 /*
- * The userfaultfd object inside the core: its fields, and the operations without sentences or handle checks that the
- * fault path uses. The public functions are these plus checks and sentences.
+ * The userfaultfd object inside the core: its fields, and the operations that the fault path uses, without sentences
+ * and handle checks. The public functions add both.
  */
 #ifndef UFFD_KERNEL_OBJECT_H
 #define UFFD_KERNEL_OBJECT_H
@@ -32,13 +32,14 @@ struct uffd_object {
   bool blocking;
   struct uffd_nursery *home; /* that this object lies in, or NULL */
   /* any thread, atomic */
-  _Atomic uint32_t users; /* calls under way; the top bit: closing */
-  _Atomic int wake_fd;    /* eventfd of the first reader that waits: brings readers out when the object closes; or -1 */
-  /* the reader; uffd_read() holds the lock, because there any thread may be the reader */
+  _Atomic uint32_t users; /* calls in progress; the top bit: closing */
+  _Atomic int wake_fd;    /* eventfd, made by the first reader that waits: ends the waits of readers when the object
+                             closes; or -1 */
+  /* written by the reader; uffd_read() holds the lock, because there any thread may be the reader */
   pthread_mutex_t reading;
   unsigned waiting;             /* blocking objects: readers that hold O_NONBLOCK set */
   struct uffd_nursery *nursery; /* spare objects for the children of FORK events, or NULL */
-  /* whoever registers, under the lock */
+  /* written by threads that register, under the lock */
   pthread_mutex_t registering;
   struct uffd_spans spans; /* what closing must unregister */
 };

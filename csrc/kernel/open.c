@@ -1,5 +1,5 @@
 /*
- * Opening: which ways are tried in which order, and the object that comes of it.
+ * Opening an object: the order in which the ways are tried.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -43,7 +43,7 @@ static int explain_creation(const struct uffd_open_opts *opts, int error, bool u
   return fail(error, "%s", why);
 }
 
-/* Walks the ways in order until one is not refused; the first refusal is the one to report. */
+/* Tries the ways in order until one is not refused. The first refusal is reported. */
 static int create(const struct uffd_open_opts *opts, struct uffd_object *object) {
   static const uint32_t routes[] = {UFFD_ROUTE_SYSCALL, UFFD_ROUTE_DEVICE};
   int refusal = 0;
@@ -92,7 +92,7 @@ static int shake_hands(const struct uffd_open_opts *opts, struct uffd_object *ob
   if (rc < 0) return explain_handshake(-rc, wanted, object->available);
   object->available = offered;
   object->features = wanted;
-  /* The kernel adds this bit by itself. */
+  /* The kernel sets this bit by itself. */
   if ((wanted & UFFD_FEAT_WP_ASYNC) != 0) object->features |= UFFD_FEAT_WP_UNPOPULATED & offered;
   return 0;
 }

@@ -1,5 +1,5 @@
 /*
- * Which pages are there: page tables, as the kernel shows them. Opens /proc for each question: not for the fault path.
+ * Which pages are in the page tables. Each question opens a file of /proc: not for the fault path.
  */
 #include <fcntl.h>
 #include <inttypes.h>

@@ -50,7 +50,7 @@ int uffd_probe(struct uffd_probe *probe) {
   return 0;
 }
 
-/* Each adviser writes its sentence and returns true, or has nothing to say. */
+/* Each adviser writes its sentence and returns true, or returns false. */
 
 static bool advise_refused(const struct uffd_probe *probe, char *text, size_t length) {
   if (probe->usable) return false;
@@ -84,7 +84,7 @@ static bool advise_event_fork(const struct uffd_probe *probe, char *text, size_t
 }
 
 static bool advise_features(const struct uffd_probe *probe, char *text, size_t length) {
-  /* What no released kernel has is nothing to advise about. */
+  /* No advice about features that no released kernel has. */
   uint64_t missing = probe->missing & ~(UFFD_FEAT_RWP | UFFD_FEAT_RWP_ASYNC);
   if (missing == 0) return false;
   char names[384];

@@ -30,7 +30,7 @@ int uffd_check_range(uint64_t start, uint64_t length) {
   return 0;
 }
 
-/* Shared memory files behave as memory; every other file's pages belong to its file system. */
+/* Files in shared memory can be registered. The pages of any other file belong to its file system. */
 static bool is_ordinary_file(const struct uffd_mapping *mapping) {
   if (mapping->name[0] != '/' || mapping->page_size > uffd_page_size()) return false;
   if (strncmp(mapping->name, "/memfd:", 7) == 0 || strncmp(mapping->name, "/dev/zero", 9) == 0) return false;
@@ -38,7 +38,7 @@ static bool is_ordinary_file(const struct uffd_mapping *mapping) {
   return statfs(mapping->name, &system) < 0 || system.f_type != TMPFS_MAGIC_NUMBER;
 }
 
-/* Why this mapping cannot have these modes, or NULL when nothing is known against it. */
+/* Why this mapping cannot be registered with these modes, or NULL when no reason is found. */
 static const char *find_obstacle(const struct uffd_object *object, const struct uffd_mapping *mapping, uint64_t modes) {
   uint64_t has = object->available;
   bool huge = mapping->page_size > uffd_page_size(), shared = mapping->protection[3] == 's';
@@ -69,7 +69,9 @@ static const char *find_obstacle(const struct uffd_object *object, const struct 
   return NULL;
 }
 
-/* Why this part of a range cannot be registered: a sentence is set and true returned, when it is known. */
+/*
+ * Sets a sentence that says why this part of a range cannot be registered, and returns true; false: no reason is found.
+ */
 static bool explain_part(const struct uffd_object *object, const struct uffd_mapping *mapping, uint64_t start,
                          uint64_t length, uint64_t modes) {
   const char *obstacle = find_obstacle(object, mapping, modes);
@@ -106,7 +108,7 @@ static int explain_mapping(const struct uffd_object *object, uint64_t start, uin
 
 static int explain_invalid(const struct uffd_object *object, uint64_t start, uint64_t length, uint64_t modes) {
   if (object->route != UFFD_ROUTE_ADOPTED) return explain_mapping(object, start, length, modes);
-  /* Another process's mappings, most likely: ours would mislead. */
+  /* The object most likely serves another process: our own mappings would give a wrong reason. */
   return fail(
       EINVAL,
       "The range %#" PRIx64 "+%#" PRIx64 " of the address space that this userfaultfd serves cannot be registered: "
@@ -151,8 +153,9 @@ static int explain_register(const struct uffd_object *object, int error, uint64_
 }
 
 /*
- * KSM merges equal pages and forgets that they were protected (6.18): a first write would never be told. What is marked
- * for it is taken out of it. Holes are ENOMEM, and a kernel without KSM EINVAL: only a mark that stays is an obstacle.
+ * KSM merges equal pages and loses their write protection (6.18): the first write to such a page would never be told.
+ * So the range is taken out of KSM (MADV_UNMERGEABLE). ENOMEM means a hole, EINVAL a kernel without KSM: neither
+ * matters, as only a range that stays mergeable is refused.
  */
 static int unmerge(uint64_t start, uint64_t length) {
   struct uffd_maps maps;
@@ -182,7 +185,7 @@ static int register_range(struct uffd_object *object, uint64_t start, uint64_t l
   pthread_mutex_lock(&object->registering);
   bool room = uffd_spans_reserve(&object->spans) == 0;
   int rc = room ? uffd_raw_register(object->fd, start, length, modes, ioctls) : -ENOMEM;
-  /* Out of mappings in the middle, the kernel leaves the first part registered. */
+  /* When the kernel runs out of mappings in the middle, the first part stays registered. */
   if (room && (rc == 0 || rc == -ENOMEM)) uffd_spans_add(&object->spans, start, start + length);
   pthread_mutex_unlock(&object->registering);
   if (!room) return fail(ENOMEM, "No memory to remember a registered range.");
@@ -202,10 +205,16 @@ int uffd_register(uffd_object *object, uint64_t start, uint64_t length, uint64_t
 static int unregister_range(struct uffd_object *object, uint64_t start, uint64_t length) {
   pthread_mutex_lock(&object->registering);
   int rc = uffd_raw_unregister(object->fd, start, length);
-  /* Without room the span stays whole: closing will then unregister a little too much. */
+  /*
+   * Without memory to split it the span stays whole: closing then unregisters more than is registered, which does no
+   * harm.
+   */
   if (rc == 0 && uffd_spans_reserve(&object->spans) == 0) uffd_spans_remove(&object->spans, start, start + length);
   pthread_mutex_unlock(&object->registering);
-  /* The kernel wakes those who miss a page; WP and MINOR sleepers, and those of unmapped memory, are left to us. */
+  /*
+   * UNREGISTER wakes MISSING sleepers only. WP and MINOR sleepers, and sleepers in memory that was unmapped, are woken
+   * here.
+   */
   if (!BROKEN("wake-unregistered")) uffd_raw_wake(object->fd, start, length);
   return rc < 0 ? explain_register(object, -rc, start, length, 0) : 0;
 }

@@ -1,6 +1,7 @@
 /*
- * Why is a userfaultfd refused? The same EPERM has three causes; asking every way once tells them apart: refused, but
- * granted with USER_MODE_ONLY, means privilege; refused with it as well means a filter.
+ * Why a userfaultfd is refused. EPERM has three causes, and each way is asked once to tell them apart. Refused, but
+ * granted with USER_MODE_ONLY: a privilege is missing. Refused with USER_MODE_ONLY too: a filter (seccomp, a security
+ * module).
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ long long uffd_read_number(const char *path) {
   return length > 0 ? strtoll(text, NULL, 10) : -1;
 }
 
-/* One way: 0 or its errno, and what a descriptor made so can tell. */
+/* Tries one way: 0 or its errno, and what the descriptor tells. */
 static int try_way(struct uffd_probe *facts, uint32_t route, int flags) {
   int fd = uffd_create_fd(route, flags | O_CLOEXEC);
   if (fd < 0) return -fd;

@@ -1,6 +1,6 @@
 /*
- * Sorted arrays of ranges; and the ranges registered through an object. Closing unregisters those explicitly, because
- * closing the descriptor does not while somebody else (a forked child) holds a copy of it.
+ * Sorted arrays of ranges, and the ranges that are registered through an object. Closing unregisters these ranges
+ * explicitly, because closing the descriptor does not while a forked child holds a copy of it.
  */
 #include <string.h>
 
@@ -16,8 +16,9 @@ int uffd_spans_reserve(struct uffd_spans *spans) {
   if (spans->count < spans->capacity) return 0;
   size_t capacity = spans->capacity > 1 ? 2 * spans->capacity : BASE_PAGE / sizeof(struct uffd_span);
   /*
-   * Not from malloc: whoever reads events may register as well, while a fork() that waits for him holds its locks. And
-   * touched all over: the kernel may map it into a hole of the very range that is about to be registered.
+   * Not from malloc: a thread that reads events may register as well, while a fork() that waits for it holds malloc's
+   * locks. The pages are touched at once: the kernel may have put them into a hole of the range that is registered
+   * next.
    */
   size_t length = capacity * sizeof(struct uffd_span);
   struct uffd_span *many = uffd_pages_map(length);
@@ -34,7 +35,7 @@ void uffd_spans_unmap(struct uffd_spans *spans) {
   if (spans->capacity > 1) uffd_pages_unmap(spans->many, spans->capacity * sizeof(*spans->many));
 }
 
-/* The index of the first span that ends after address. Searched from the end, where programs mostly add. */
+/* The index of the first span that ends after address. The search begins at the end, where programs mostly add. */
 static size_t find_span(struct uffd_spans *spans, uint64_t address) {
   const struct uffd_span *all = uffd_spans_first(spans);
   size_t i = spans->count;
@@ -43,7 +44,7 @@ static size_t find_span(struct uffd_spans *spans, uint64_t address) {
   return i;
 }
 
-/* Puts count spans in the place of those from first up to last. */
+/* Replaces the spans from first up to last by count others. */
 static void replace_spans(struct uffd_spans *spans, size_t first, size_t last, const struct uffd_span *by,
                           size_t count) {
   struct uffd_span *at = uffd_spans_first(spans) + first;
@@ -76,8 +77,8 @@ void uffd_spans_remove(struct uffd_spans *spans, uint64_t start, uint64_t end) {
 }
 
 /*
- * Unmapped, mapped anew and registered by another userfaultfd: since 6.17 the kernel keeps us from unregistering it,
- * before that only registering shows whose it is.
+ * The range may have been unmapped, mapped again, and registered with another userfaultfd. Since 6.17 the kernel
+ * refuses to unregister it through this object; before, only an attempt to register tells whose it is.
  */
 static bool is_another_s(const struct uffd_object *object, uint64_t start, uint64_t length) {
   return !uffd_kernel_at_least(6, 17) &&
@@ -86,7 +87,7 @@ static bool is_another_s(const struct uffd_object *object, uint64_t start, uint6
 
 void uffd_drop_spans(struct uffd_object *object) {
   pthread_mutex_lock(&object->registering);
-  /* What was adopted is its maker's affair: a duplicate kept elsewhere may go on serving it. */
+  /* An adopted object is not unregistered: its maker may serve through a duplicate. */
   bool ours = object->route != UFFD_ROUTE_ADOPTED || object->home != NULL;
   const struct uffd_span *all = uffd_spans_first(&object->spans);
   for (size_t i = 0; i < object->spans.count && ours; i++) {

@@ -1,16 +1,16 @@
 /*
- * The book of claims: which addresses of this process are served, and which a resolver reads from. It is what refuses
- * a resolver whose source is itself served: such a handler would wait for its own answer.
+ * The book of claims: which addresses of this process are served, and which a resolver reads. It refuses a resolver
+ * whose source is itself served, because its handler would wait for its own answer.
  */
 #include <inttypes.h>
 
 #include "memory/memory.h"
 
 static struct uffd_lock book = UFFD_LOCK_INIT;
-static pthread_cond_t left = PTHREAD_COND_INITIALIZER; /* the last user of a claim is done */
+static pthread_cond_t left = PTHREAD_COND_INITIALIZER; /* signalled when the last user of a claim has left */
 static struct uffd_claim *claims;
 
-/* A forked child starts with an empty book: nothing is served there. */
+/* A forked child starts with an empty book: it serves nothing. */
 static void open_book(void) {
   if (uffd_lock(&book)) {
     pthread_cond_init(&left, NULL);
@@ -31,7 +31,9 @@ static bool overlaps(struct uffd_claim *claim, uint64_t start, uint64_t end) {
   return false;
 }
 
-/* Whether a mapping that overlaps the range is registered with any userfaultfd; true as well when nobody can tell. */
+/*
+ * True if a mapping that overlaps the range is registered with any userfaultfd, and also if that cannot be found out.
+ */
 static bool is_registered(uint64_t start, uint64_t end) {
   struct uffd_maps maps;
   struct uffd_mapping mapping;
@@ -45,8 +47,8 @@ static bool is_registered(uint64_t start, uint64_t end) {
 }
 
 /*
- * Without an event nobody tells that served memory was unmapped or moved: where the kernel has no registration any
- * more, a claim that it is served is out of date.
+ * Without an event nobody tells that served memory was unmapped or moved. A claim whose range is registered no more is
+ * out of date.
  */
 static struct uffd_claim *find_conflict(const struct uffd_claim *claim) {
   bool known = false, registered = true;
@@ -59,7 +61,7 @@ static struct uffd_claim *find_conflict(const struct uffd_claim *claim) {
   return NULL;
 }
 
-/* What the claim had in [start, end) is not mapped there any more. Without memory for the rest it keeps all. */
+/* The claim gives up [start, end), where it is not mapped any more. Without memory for the rest it keeps everything. */
 static void give_up(struct uffd_claim *claim, uint64_t start, uint64_t end) {
   if (!overlaps(claim, start, end) || uffd_spans_reserve(&claim->spans) < 0) return;
   uffd_spans_remove(&claim->spans, start, end);
@@ -141,7 +143,8 @@ bool uffd_claim_serves(uint64_t address, uint64_t limit, uint64_t *end) {
   struct uffd_claim *server = find_server(address);
   for (struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
     const struct uffd_span *spans = uffd_spans_first(&claim->spans);
-    for (size_t i = 0; i < claim->spans.count && claim->served; i++) { /* the next border of any: it is asked again */
+    /* Up to the next border of any span: the caller asks again from there. */
+    for (size_t i = 0; i < claim->spans.count && claim->served; i++) {
       if (spans[i].start > address) *end = min_u64(*end, spans[i].start);
       if (spans[i].end > address) *end = min_u64(*end, spans[i].end);
     }
@@ -150,7 +153,10 @@ bool uffd_claim_serves(uint64_t address, uint64_t limit, uint64_t *end) {
   return server != NULL;
 }
 
-/* What of [from, from+length) is claimed is claimed at to instead. Without memory all of it is: it is served once. */
+/*
+ * The claimed parts of [from, from+length) are claimed at to from now on. Without memory to split it, the whole range
+ * is claimed there.
+ */
 static void move_spans(struct uffd_claim *claim, uint64_t from, uint64_t to, uint64_t length) {
   struct uffd_spans *spans = &claim->spans;
   struct uffd_span inside;
@@ -205,7 +211,7 @@ static void release_server(struct uffd_claim *claim) {
   close_book();
 }
 
-/* Not under the lock: what answers may itself read memory that is served, or make and close resolvers. */
+/* Without the lock: the function that answers may read served memory itself, or make and close resolvers. */
 int uffd_claim_bring_in(uint64_t address, bool write) {
   struct uffd_claim *claim = take_server(address);
   if (claim == NULL) return -ENOENT;
@@ -214,7 +220,7 @@ int uffd_claim_bring_in(uint64_t address, bool write) {
   return result;
 }
 
-/* The part of the claim that address lies in, in *span; false: it has none there. */
+/* The part of the claim that address lies in, in *span; false: address is not in the claim. */
 static bool find_span(struct uffd_claim *claim, uint64_t address, struct uffd_span *span) {
   const struct uffd_span *spans = uffd_spans_first(&claim->spans);
   for (size_t i = 0; i < claim->spans.count; i++) {
@@ -243,7 +249,7 @@ int uffd_claim_discard(uffd_memory *memory, uint64_t start, uint64_t end) {
 
 _Thread_local bool uffd_thread_answers;
 
-/* A claim's part of [start, end) that comes before what is known: it is the first. */
+/* Replaces the part that was found, if this claim has one of [start, end) that begins before it. */
 static bool find_first(struct uffd_claim *claim, uint64_t start, uint64_t end, bool found, struct uffd_own *own) {
   const struct uffd_span *spans = uffd_spans_first(&claim->spans);
   for (size_t i = 0; i < claim->spans.count; i++) {

@@ -1,7 +1,7 @@
 /*
- * Bounds-checked copies out of and into a memory. They go through process_vm_readv and process_vm_writev on ourselves:
- * the kernel then takes the faults, and a poisoned page is an error here instead of a SIGBUS. Where the kernel may not
- * take them (USER_MODE_ONLY), the loop that serves the page is asked to bring it in, or the page is touched.
+ * Copies out of and into a memory, with checked bounds. They use process_vm_readv and process_vm_writev on this
+ * process: the kernel takes the faults, and a poisoned page is an error instead of a SIGBUS. Where the kernel may not
+ * take them (USER_MODE_ONLY), the loop that serves the page brings it in, or the page is touched.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,10 +13,10 @@
 
 #include "memory/memory.h"
 
-#define BRING_IN_TRIES 8 /* a page can be dropped again between bringing in and copying, but not for ever */
+#define BRING_IN_TRIES 8 /* a page may be dropped again between bringing in and copying, but not for ever */
 #define PIPE_BYTES     (16 * BASE_PAGE)
 
-/* One copy, as far as it goes. */
+/* A copy in progress. */
 struct copying {
   uint64_t offset; /* in the memory */
   char *inside;    /* where that lies now */
@@ -30,8 +30,8 @@ static uint64_t to_page_end(const char *address) {
 }
 
 /*
- * The way round a filter that forbids the calls: read and write take the same faults. A pipe keeps nothing of what it
- * could copy only in part, so each of its pages is one page of either side.
+ * Used where a filter forbids the system calls: read and write on a pipe take the same faults. The pipe must not keep a
+ * part of a page, so each page in it is one page of either side.
  */
 static ssize_t copy_by_pipe(char *to, const char *from, uint64_t length) {
   int ends[2];
@@ -45,7 +45,7 @@ static ssize_t copy_by_pipe(char *to, const char *from, uint64_t length) {
   return count;
 }
 
-/* The number of bytes copied before the first that could not be; -EFAULT when that is the very first. */
+/* The number of bytes that were copied before the first that could not be; -EFAULT when that is the first byte. */
 static ssize_t copy_some(const struct copying *rest) {
   struct iovec local = {rest->outside, rest->length}, remote = {rest->inside, rest->length};
   ssize_t count = rest->write ? process_vm_writev(getpid(), &local, 1, &remote, 1, 0)
@@ -73,12 +73,12 @@ static bool is_readable(char *byte) {
   return copy_some(&(struct copying){.inside = byte, .outside = &copy, .length = 1}) == 1;
 }
 
-/* Which side stopped the copy: the source when it cannot be read. */
+/* Which side stopped the copy: the source, if it cannot be read. */
 static bool outside_stopped(const struct copying *rest) {
   return rest->write ? !is_readable(rest->outside) : is_readable(rest->inside);
 }
 
-/* A loop that closes cancels the request: its memory is ordinary from then on. */
+/* A loop that closes cancels the request. From then on the memory is ordinary. */
 static int bring_in(uint64_t address, bool write) {
   int result = uffd_claim_bring_in(address, write);
   if (result != -ENOENT && result != -ECANCELED) return result;
@@ -119,7 +119,7 @@ static int check_range(const uffd_memory *memory, uint64_t offset, uint64_t leng
               offset, memory->length);
 }
 
-/* -EDEADLK where the kernel would take a fault that the calling thread has to answer. */
+/* -EDEADLK where the kernel would take a fault that the calling thread itself must answer. */
 static int refuse_own(const uffd_memory *memory, struct copying part) {
   uint64_t page;
   if (uffd_would_wait((uintptr_t)part.inside, part.length, part.write, &page)) {
@@ -138,7 +138,7 @@ static void go_on(struct copying *rest, uint64_t count) {
   rest->length -= count;
 }
 
-/* A part that lies in one place. */
+/* Copies a part that lies in one place. */
 static int copy_part(const uffd_memory *memory, struct copying *rest) {
   unsigned tries = 0;
   while (rest->length != 0) {
@@ -180,7 +180,10 @@ static int copy_all(uffd_memory *memory, uint64_t offset, struct copying all) {
   return result;
 }
 
-/* Whoever asks for a page is counted in the book of claims, and may have a helper process. */
+/*
+ * A thread that asks for a page is counted in the book of claims, and may have a helper process: it must not be
+ * cancelled.
+ */
 static int copy(uffd_memory *memory, uint64_t offset, struct copying all) {
   uffd_hold_cancel();
   int result = copy_all(memory, offset, all);
@@ -193,11 +196,11 @@ int uffd_memory_read(uffd_memory *memory, uint64_t offset, void *buffer, uint64_
 }
 
 int uffd_memory_write(uffd_memory *memory, uint64_t offset, const void *buffer, uint64_t length) {
-  char *source = (char *)(uintptr_t)buffer; /* only read from: write is set */
+  char *source = (char *)(uintptr_t)buffer; /* it is only read, because write is set */
   return copy(memory, offset, (struct copying){.outside = source, .length = length, .write = true});
 }
 
-/* A page that comes with others may arrive protected: it is brought in, and then unprotected. */
+/* A page that comes with its neighbours may arrive write-protected: it is brought in first, then unprotected. */
 static int prefault_page(const uffd_memory *memory, uint64_t offset, char *address, bool write) {
   const struct copying page = {.offset = offset, .inside = address, .length = memory->page_size, .write = write};
   for (unsigned tries = 0; tries < 2; tries++) {
@@ -224,7 +227,7 @@ static int prefault_pages(const struct part *part, uint64_t low, uint64_t high) 
   return result;
 }
 
-/* No loop of this process serves [low, high); but it may be registered for somebody else, who reads its faults. */
+/* No loop of this process serves [low, high), but another process may read its faults. */
 static int prefault_registered(const struct part *part, uint64_t low, uint64_t high) {
   struct uffd_maps maps;
   struct uffd_mapping mapping;
@@ -238,7 +241,7 @@ static int prefault_registered(const struct part *part, uint64_t low, uint64_t h
   return result;
 }
 
-/* What nobody serves is left alone: what is missing there is not asked of anybody. */
+/* Ranges that nobody serves are left alone: nobody can be asked for their pages. */
 static int prefault_part(const struct part *part) {
   int result = 0;
   uint64_t page;

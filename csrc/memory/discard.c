@@ -1,6 +1,6 @@
 /*
- * Discarding pages: what is served is absent again afterwards, and asked for anew. The server of a range does it, so
- * that what it knows of the pages and what the kernel has agree.
+ * Discarding pages: served pages are absent afterwards, and asked for again. The server of a range does it, so that its
+ * page states agree with the kernel.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,7 +13,7 @@ bool uffd_drop_tells(const uffd_memory *memory) {
   return memory->private_mapping || memory->fd < 0;
 }
 
-/* A shared file is punched: its pages go, and every mapping of them. A private mapping loses its own pages alone. */
+/* Of a shared file the pages are punched out, for every mapping of it. A private mapping loses only its own pages. */
 int uffd_drop(uffd_memory *memory, uint64_t start, uint64_t length) {
   void *there = (void *)(uintptr_t)start; /* NOLINT(performance-no-int-to-ptr) */
   int result;
@@ -48,7 +48,7 @@ static int explain(uint64_t offset, int error) {
   }
 }
 
-/* What is to be discarded, and the part of it that lies in one place. */
+/* The range to discard, and the part of it that lies in one place. */
 struct discarding {
   uffd_memory *memory;
   uint64_t offset, length;
@@ -96,6 +96,6 @@ int uffd_memory_discard(uffd_memory *memory, uint64_t offset, uint64_t length) {
                 offset, memory->page_size);
   }
   struct discarding all = {.memory = memory, .offset = offset, .length = length};
-  result = each_part(&all, check_part); /* nothing is dropped before all of it is known to be served */
+  result = each_part(&all, check_part); /* nothing is dropped before the whole range is known to be served */
   return result < 0 ? result : each_part(&all, discard_part);
 }

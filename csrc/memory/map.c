@@ -1,6 +1,6 @@
 /*
- * Making mappings: anonymous, THP-aligned, memfd with its alias, hugetlb. They are empty, whatever mlockall() has said
- * about new mappings, and they can be told from others in /proc/self/maps.
+ * Making mappings: anonymous, THP-aligned, memfd with its alias, hugetlb. They are empty, even under
+ * mlockall(MCL_FUTURE), and can be told apart in /proc/self/maps.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -25,7 +25,7 @@
 
 /* Empty mappings */
 
-/* mlockall(MCL_FUTURE) without MCL_ONFAULT: new mappings are populated at once. Nothing tells but a new mapping. */
+/* mlockall(MCL_FUTURE) without MCL_ONFAULT fills new mappings at once. The only way to find that out is to make one. */
 static bool populates_new_mappings(void) {
   unsigned char resident = 0;
   char *probe = mmap(NULL, BASE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -35,10 +35,7 @@ static bool populates_new_mappings(void) {
   return (resident & 1) != 0;
 }
 
-/*
- * A mapping that cannot be accessed is not populated; once its pages are locked only as they come, it stays empty when
- * it is opened.
- */
+/* A mapping without access is not filled. After mlock2(MLOCK_ONFAULT) it also stays empty when access is allowed. */
 static int open_up(char *address, uint64_t length) {
   if (populates_new_mappings()) mlock2(address, length, MLOCK_ONFAULT); /* 4.4; else uffd_memory_settle() empties it */
   return mprotect(address, length, PROT_READ | PROT_WRITE) == 0 ? 0 : -errno;
@@ -53,10 +50,7 @@ static int map_closed(uint64_t length, int flags, int fd, char **address) {
 
 /* Anonymous */
 
-/*
- * Anonymous mappings have nothing that tells one from another but a name, where the kernel has those
- * (CONFIG_ANON_VMA_NAME, 5.17).
- */
+/* Only a name tells one anonymous mapping from another, where the kernel has those (CONFIG_ANON_VMA_NAME, 5.17). */
 static void name_it(uffd_memory *memory, char *address) {
   static _Atomic uint32_t last;
   char name[32];
@@ -69,7 +63,7 @@ static int map_anonymous(uint64_t length, char **address) {
   return map_closed(length, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, address);
 }
 
-/* The rest of an anonymous memory that is mapped at address. */
+/* Finishes an anonymous memory that is mapped at address. */
 static int begin_anonymous(uffd_memory *memory, char *address) {
   memory->private_mapping = true;
   uffd_places_init(memory, address);
@@ -83,7 +77,7 @@ static int map_plain(uffd_memory *memory) {
   return result < 0 ? result : begin_anonymous(memory, address);
 }
 
-/* Reserves 2 MiB more than asked, and gives back what sticks out on both sides of the aligned part. */
+/* Maps 2 MiB more than asked, and unmaps what is before and after the aligned part. */
 static int map_thp(uffd_memory *memory) {
   char *raw = NULL;
   uint64_t reserved = memory->length + HUGE_PAGE;
@@ -93,15 +87,15 @@ static int map_thp(uffd_memory *memory) {
   uint64_t before = (uint64_t)(aligned - raw), after = reserved - before - memory->length;
   if (before != 0) munmap(raw, before);
   if (after != 0) munmap(aligned + memory->length, after);
-  madvise(aligned, memory->length, MADV_HUGEPAGE); /* a wish: a kernel without THP serves small pages */
+  madvise(aligned, memory->length, MADV_HUGEPAGE); /* only a wish: a kernel without THP serves small pages */
   return begin_anonymous(memory, aligned);
 }
 
 /* Files in memory */
 
 /*
- * Never huge by accident: a host may make every page that is written to shared memory a huge one (shmem_enabled), and
- * what was not written of it would be zeros that nobody is asked for.
+ * Never huge pages by accident. A host may make a huge page of every page that is written to shared memory
+ * (shmem_enabled). The rest of that huge page would then be zeros that no resolver was asked for.
  */
 static int open_up_file(char *address, uint64_t length, uint32_t kind) {
   if (kind == UFFD_MEMORY_MEMFD) madvise(address, length, MADV_NOHUGEPAGE); /* EINVAL: a kernel without THP */
@@ -118,12 +112,12 @@ static int map_memfd(uffd_memory *memory, const struct uffd_map_opts *opts) {
   memory->inode = status.st_ino;
   memory->private_mapping = (opts->flags & UFFD_MAP_PRIVATE) != 0;
   int served = memory->private_mapping ? MAP_PRIVATE : MAP_SHARED;
-  /* as for anonymous memory; huge pages are reserved, or a fault may find none */
+  /* as for anonymous memory; huge pages are reserved, because a fault may find none free */
   if (memory->kind == UFFD_MEMORY_MEMFD) served |= MAP_NORESERVE;
   int result = map_closed(memory->length, served, memory->fd, &address);
   if (result < 0) return result;
   uffd_places_init(memory, address);
-  /* a private mapping has its own huge pages reserved: the alias must not ask for as many again */
+  /* a private mapping reserves its own huge pages: the alias must not reserve as many again */
   int alias = MAP_SHARED | (memory->private_mapping ? MAP_NORESERVE : 0);
   result = map_closed(memory->length, alias, memory->fd, &memory->alias);
   if (result == 0) result = open_up_file(address, memory->length, memory->kind);
@@ -147,7 +141,7 @@ static uint64_t read_number(const char *path) {
   return count;
 }
 
-/* Free pages that are promised to other mappings are not to be had. */
+/* Free huge pages that are reserved for other mappings cannot be used. */
 static uint64_t free_huge_pages(void) {
   uint64_t free_pages = read_number(POOL "free_hugepages"), promised = read_number(POOL "resv_hugepages");
   return free_pages > promised ? free_pages - promised : 0;

@@ -1,5 +1,5 @@
 /*
- * The handle of a memory: its life, what is known of it, and memory that somebody else has mapped: adopted, foreign.
+ * The handle of a memory: its life and its properties, and memory that somebody else has mapped (adopted, foreign).
  * Registers nothing.
  */
 #include <inttypes.h>
@@ -14,7 +14,7 @@ void uffd_memory_hold(uffd_memory *memory) {
   atomic_fetch_add_explicit(&memory->references, 1, memory_order_relaxed);
 }
 
-/* Safe on a half-made memory. What a forked child inherited stays mapped there. */
+/* Works on a half-made memory too. A forked child leaves mapped what it inherited. */
 static void end(uffd_memory *memory) {
   if (memory->kind < UFFD_MEMORY_ADOPTED && memory->process == uffd_process()) uffd_places_unmap(memory);
   if (memory->fd >= 0) close(memory->fd);
@@ -62,7 +62,7 @@ static int explain_read(int error) {
   return fail(error, "Cannot read /proc/self/maps: %s.", strerror(error));
 }
 
-/* One more mapping of the range, at or above *at. */
+/* Adds a mapping of the range, at or above *at. */
 static int survey_mapping(struct uffd_maps *maps, uint64_t start, uint64_t *at, struct survey *survey) {
   struct uffd_mapping mapping;
   int result = uffd_maps_find(maps, *at, &mapping);
@@ -70,7 +70,7 @@ static int survey_mapping(struct uffd_maps *maps, uint64_t start, uint64_t *at, 
     return fail(EINVAL, "Nothing is mapped at 0x%" PRIx64 ": map all of the range before adopting it.", *at);
   }
   if (result < 0) return explain_read(-result);
-  if (mapping.page_size == 0) mapping.page_size = BASE_PAGE; /* not told */
+  if (mapping.page_size == 0) mapping.page_size = BASE_PAGE; /* the kernel has not told it */
   if (*at == start) survey->page_size = mapping.page_size;
   if (mapping.page_size != survey->page_size) {
     return fail(EINVAL, "0x%" PRIx64 " has pages of %" PRIu64 " bytes, 0x%" PRIx64 " of %" PRIu64 ": adopt them apart.",
@@ -81,7 +81,7 @@ static int survey_mapping(struct uffd_maps *maps, uint64_t start, uint64_t *at, 
   return 0;
 }
 
-/* Walks the mappings of the range once: wholly mapped, one page size. */
+/* Looks at each mapping of the range once: the range must be mapped wholly, with one page size. */
 static int survey_range(uint64_t start, uint64_t length, struct survey *survey) {
   struct uffd_maps maps;
   *survey = (struct survey){BASE_PAGE, .anonymous = true};

@@ -1,6 +1,6 @@
 /*
- * Mappings that can be served, and the book of who serves or reads which addresses. Knows nothing of resolvers and
- * loops: a server leaves a function here that brings a page in.
+ * Mappings that can be served, and the book of who serves or reads which addresses. Knows no resolvers and no loops: a
+ * server leaves a function here that brings a page in.
  */
 #ifndef UFFD_MEMORY_MEMORY_H
 #define UFFD_MEMORY_MEMORY_H
@@ -9,7 +9,7 @@
 
 #define HUGE_PAGE (UINT64_C(2) << 20)
 
-/* A part of a memory, and where it lies: as it was mapped, or as mremap has moved it since. */
+/* A part of a memory and its address: where it was mapped, or where mremap has moved it. */
 struct uffd_place {
   uint64_t offset, length; /* in the memory, bytes */
   char *address;
@@ -25,116 +25,130 @@ struct uffd_memory {
   uint64_t length;
   uint64_t page_size;
   int fd; /* -1: none */
-  /* what shows in /proc/self/maps that a mapping is ours */
+  /* how a mapping of ours is recognised in /proc/self/maps */
   uint64_t inode;  /* of the memfd; 0: none */
   uint32_t number; /* of an anonymous memory, in its name; 0: this kernel names none */
   char *alias;     /* NULL: none */
   /* any thread, atomic */
   _Atomic uint32_t references;
   _Atomic(char *) start; /* place.c: where byte 0 lies now, see note_start(); NULL: no byte does */
-  /* any thread, under lock, which is held for a moment only */
+  /* any thread, under lock, which is held for microseconds only */
   pthread_mutex_t lock;
   struct uffd_place whole, *places; /* by offset; places: &whole, or pages of their own */
   uint32_t places_count, places_capacity;
-  /* whoever adds regions, under settling */
+  /* threads that add regions, under settling */
   pthread_mutex_t settling;
   struct uffd_spans served; /* offsets that a loop has served before */
 };
 
-/* 0, or -EBADF for NULL, -EOWNERDEAD in a forked child, with a sentence. */
+/* 0, -EBADF for NULL, or -EOWNERDEAD in a forked child; with a sentence. */
 int uffd_memory_enter(const uffd_memory *memory);
 /* The same, and -EOPNOTSUPP for another process's memory. */
 int uffd_memory_enter_own(const uffd_memory *memory);
 void uffd_memory_hold(uffd_memory *memory);
-/* The counterpart of hold and of creation: the last one unmaps. */
+/* Undoes a hold or the creation. The last drop unmaps. */
 void uffd_memory_drop(uffd_memory *memory);
 uffd_memory *uffd_memory_new(uint32_t kind, uint64_t length, uint64_t page_size); /* NULL: a sentence is set */
 
-/* place.c: where a memory lies now; the one place that knows. */
+/* place.c: where a memory lies now. Only this file knows. */
 void uffd_places_init(uffd_memory *memory, char *address);
 /*
- * The address of the byte at offset, and in *run how many follow it there (to the next part, if it is not mapped any
- * more: then NULL).
+ * The address of the byte at offset, and in *run how many bytes follow it there. NULL if that byte is not mapped any
+ * more: *run then reaches to the next part that is.
  */
 char *uffd_place_find(uffd_memory *memory, uint64_t offset, uint64_t *run);
-/* The other way round: the offset of the byte that lies at address. */
+/* The reverse: the offset of the byte that lies at address. */
 uint64_t uffd_place_offset(uffd_memory *memory, uint64_t address);
-/* Events told so: the range is not mapped any more, or lies elsewhere. Wait for no allocator. */
+/* After events: the range is not mapped any more, or lies elsewhere. They do not allocate. */
 void uffd_places_unmapped(uffd_memory *memory, uint64_t start, uint64_t end);
 void uffd_places_moved(uffd_memory *memory, uint64_t from, uint64_t to, uint64_t length);
-/* Of [start, end), where the memory was served through fd, what is registered no longer is not ours either. */
+/*
+ * The memory was served through fd. Parts of [start, end) that are not registered any more are not ours any more
+ * either.
+ */
 void uffd_places_verify(uffd_memory *memory, int fd, uint64_t start, uint64_t end);
-/* The end: unmaps what is still ours. What else the program has mapped there since stays. */
+/* The end of a memory: unmaps what is still ours. Other mappings that the program has made there since stay. */
 void uffd_places_unmap(uffd_memory *memory);
 
 /*
- * present.c: before [offset, offset+length) is served for the first time: what uffd_map() promises is empty is made so.
- * Pages of zeros are dropped, so that they are asked for; pages that the program has filled stay. 0 or -errno with a
- * sentence. Then uffd_memory_settled() tells that it is served from now on.
+ * present.c: call settle before [offset, offset+length) is served for the first time. uffd_map() promises that the
+ * memory is empty, so pages of zeros are dropped, and are then asked for. Pages that the program has filled stay. 0 or
+ * -errno with a sentence. uffd_memory_settled() then notes that the range is served from now on.
  */
 int uffd_memory_settle(uffd_memory *memory, uint64_t offset, uint64_t length);
 void uffd_memory_settled(uffd_memory *memory, uint64_t offset, uint64_t length);
 
 /*
- * claim.c: served addresses are served once and are never read by a resolver; the addresses that a resolver reads may
- * be read by others too. The book is process-wide and is not looked at on the fault path.
+ * claim.c: an address is served by one server at most, and a served address is never read by a resolver. Several
+ * resolvers may read the same address. The book is for the whole process. The fault path does not look at it.
  */
 struct uffd_claim {
   struct uffd_claim *next;
   uint64_t start, end;     /* as it was claimed */
-  struct uffd_spans spans; /* the book's: where that lies now */
+  struct uffd_spans spans; /* written by the book: where that lies now */
   bool served;             /* else: read by a resolver */
   uffd_memory *memory;     /* served: it moves along */
   uint64_t modes;          /* served: UFFD_MODE_* */
-  /* served: brings the page at address in, or unprotects it for a write. 0, or -EHWPOISON and the like. */
+  /* served: brings in the page at address, or unprotects it for a write. 0, or -EHWPOISON and the like. */
   int (*bring_in)(void *ctx, uint64_t address, bool write);
-  /* served: drops whole pages, which are asked for anew. 0, or -EDEADLK, -ECANCELED, -errno of dropping. */
+  /* served: drops whole pages, which are asked for again. 0, -EDEADLK, -ECANCELED, or -errno of dropping. */
   int (*discard)(void *ctx, uffd_memory *memory, uint64_t start, uint64_t end);
-  /* served: the calling thread would have to answer a fault that the kernel takes for it. Under the book's lock. */
+  /*
+   * served: true if the calling thread itself would have to answer a fault of the kernel there. Called under the book's
+   * lock.
+   */
   bool (*is_own)(void *ctx);
   void *ctx;
-  uint32_t users; /* bring_in and discard calls under way; the book's */
+  uint32_t users; /* calls of bring_in and discard in progress; written by the book */
 };
 
-/* Enters claim in the book: 0, or -EBUSY with a sentence that names the other range. The caller keeps claim. */
+/* Adds claim to the book: 0, or -EBUSY with a sentence that names the other range. The caller keeps claim. */
 int uffd_claim(struct uffd_claim *claim);
-/* Takes it out; when it returns, bring_in is not running. A claim that is not in the book is left alone. */
+/*
+ * Takes claim out of the book. After it returns, bring_in does not run. A claim that is not in the book is left alone.
+ */
 void uffd_unclaim(struct uffd_claim *claim);
-/* The same, and gives back what the claim holds: its end. */
+/* The same, and frees what the claim holds. */
 void uffd_claim_release(struct uffd_claim *claim);
-/* The first part of [start, end) that the claim has, also after it was taken out of the book. False: there is none. */
+/* The first part of [start, end) that the claim has, also after it was taken out of the book. False: none. */
 bool uffd_claim_next(struct uffd_claim *claim, uint64_t start, uint64_t end, struct uffd_span *part);
-/* Asks the server of address to bring its page in; -ENOENT when nobody serves it, -ECANCELED when it ends meanwhile. */
+/*
+ * Asks the server of address to bring its page in: -ENOENT when nobody serves it, -ECANCELED when the server ends
+ * meanwhile.
+ */
 int uffd_claim_bring_in(uint64_t address, bool write);
-/* Whether address is served, and in *end, at most limit, how far that holds. */
+/* True if address is served. *end: how far, up to limit, the answer holds. */
 bool uffd_claim_serves(uint64_t address, uint64_t limit, uint64_t *end);
-/* An event of this process's own mappings was read: served claims, and their memories, follow. */
+/* An event about this process's own mappings was read: served claims and their memories follow it. */
 void uffd_claims_follow(const struct uffd_event *event);
 /* The end of the served range that address is in; 0: nobody serves it. */
 uint64_t uffd_claim_end(uint64_t address);
-/* Asks the server of start to discard [start, end), which is one server's. As uffd_claim_bring_in(). */
+/* Asks the server of start to discard [start, end), which must be one server's. Errors as of uffd_claim_bring_in(). */
 int uffd_claim_discard(uffd_memory *memory, uint64_t start, uint64_t end);
 
-/* A part of a range whose faults the calling thread would have to answer itself. */
+/* A part of a range whose faults the calling thread itself would have to answer. */
 struct uffd_own {
   uint64_t start, end, modes;
 };
-/* True, with the first such part of [start, end). */
+/* True, and the first such part of [start, end). */
 bool uffd_claim_own(uint64_t start, uint64_t end, struct uffd_own *own);
-/* Set by whoever drives a pump: other threads need not look. */
+/* Set by a thread that drives a pump. Other threads need not look. */
 extern _Thread_local bool uffd_thread_answers;
-/* own.c: an access would wait for the calling thread's own answer, at *page. */
+/* own.c: true if an access would wait for the calling thread's own answer, at *page. */
 bool uffd_would_wait(uint64_t start, uint64_t length, bool write, uint64_t *page);
 
 /* discard.c: drops whole pages of memory. 0 or -errno. */
 int uffd_drop(uffd_memory *memory, uint64_t start, uint64_t length);
-/* Whether the kernel tells of it, with UFFD_FEAT_EVENT_REMOVE, and goes on when that was read. */
+/* True if the kernel sends an event for it (UFFD_FEAT_EVENT_REMOVE), and waits until that was read. */
 bool uffd_drop_tells(const uffd_memory *memory);
 
-/* copy.c: copies from memory that may not be readable, without a signal. 0, or -EFAULT and the like. */
+/* copy.c: copies from memory that may be unreadable, without a signal: 0, or -EFAULT and the like. */
 int uffd_peek(void *buffer, const void *source, uint64_t length);
 
-/* touch.c: one access that raises no signal here; the byte keeps its value. 0, -EFAULT, or -errno of making it. */
+/*
+ * touch.c: one access that raises no signal in this process. The byte keeps its value. 0, -EFAULT, or -errno of making
+ * the access.
+ */
 int uffd_touch(uint64_t address, bool write);
 bool uffd_is_poisoned(uint64_t address);
 

@@ -1,6 +1,6 @@
 /*
- * Accesses of a thread that answers for the memory itself: a pump's driver that lets the kernel take a fault in what it
- * serves would wait for its own answer. So it is looked which pages would fault.
+ * Accesses by a thread that answers for the memory itself. The driver of a pump would wait for its own answer if the
+ * kernel took a fault in what it serves. So pages that would fault are looked for before.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -9,10 +9,10 @@
 #include "memory/memory.h"
 
 #define ENTRIES   512u
-#define THERE     (UINT64_C(3) << 62) /* present, or swapped out: the kernel brings that back by itself */
+#define THERE     (UINT64_C(3) << 62) /* present, or swapped out: the kernel brings such a page back by itself */
 #define PROTECTED (UINT64_C(1) << 57)
 
-/* In the page cache, mapped or not; where it is not known, no. */
+/* True if the page is in the page cache, mapped or not; false when that cannot be found out. */
 static bool is_cached(uint64_t address) {
   unsigned char resident = 0;
   return mincore((void *)(uintptr_t)address, BASE_PAGE, &resident) == 0 && (resident & 1) != 0; /* NOLINT */
@@ -23,7 +23,7 @@ static bool faults(uint64_t entry, uint64_t address, const struct uffd_own *own,
   return write && (own->modes & UFFD_MODE_WP) != 0 && (entry & PROTECTED) != 0;
 }
 
-/* The first page of [start, end) whose fault the calling thread would have to answer, or end. */
+/* The first page of [start, end) whose fault the calling thread itself would have to answer, or end. */
 static uint64_t find_fault(int fd, uint64_t start, uint64_t end, const struct uffd_own *own, bool write) {
   uint64_t entries[ENTRIES];
   for (uint64_t at = round_down(start, BASE_PAGE); at < end;) {

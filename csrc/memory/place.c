@@ -1,7 +1,7 @@
 /*
- * Where a memory lies now: as it was mapped, without what events told to be unmapped, and with what they told to be
- * moved. Closing unmaps what is still ours, and asks /proc/self/maps first: a program may have unmapped or moved a part
- * without an event, and have mapped something else there.
+ * Where a memory lies now: where it was mapped, less what events said was unmapped, and with what events said was
+ * moved. Closing unmaps what is still ours. It asks /proc/self/maps first, because the program may have unmapped or
+ * moved a part without an event and mapped something else there.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -61,13 +61,13 @@ uint64_t uffd_place_offset(uffd_memory *memory, uint64_t address) {
   return offset;
 }
 
-/* Byte 0, if only the first part that is left had it before it. */
+/* The address of byte 0, if the first part that is left still begins with it. */
 static void note_start(uffd_memory *memory) {
   const struct uffd_place *first = memory->places;
   atomic_store(&memory->start, memory->places_count != 0 ? first->address - first->offset : NULL);
 }
 
-/* Room for so many more: events are read by handlers, who must not wait for an allocator. */
+/* Makes room for so many more. Handlers read the events, and must not wait for an allocator. */
 static bool reserve(uffd_memory *memory, uint32_t more) {
   if (memory->places_count + more <= memory->places_capacity) return true;
   uint32_t capacity = memory->places_capacity;
@@ -97,7 +97,7 @@ static void take_out(uffd_memory *memory, uint32_t i) {
   memmove(&memory->places[i], &memory->places[i + 1], (memory->places_count - i) * sizeof(*memory->places));
 }
 
-/* Takes a place that overlaps [start, end) out and puts back what does not; *inside is what was within the range. */
+/* Takes out a place that overlaps [start, end), and puts back its parts outside the range. *inside: its part within. */
 static bool cut_one(uffd_memory *memory, uint64_t start, uint64_t end, struct uffd_place *inside) {
   for (uint32_t i = 0; i < memory->places_count; i++) {
     const struct uffd_place place = memory->places[i];
@@ -106,7 +106,7 @@ static bool cut_one(uffd_memory *memory, uint64_t start, uint64_t end, struct uf
     uint64_t before = start > low ? start - low : 0, after = end < high ? high - end : 0;
     *inside = (struct uffd_place){place.offset + before, place.length - before - after, place.address + before};
     take_out(memory, i);
-    /* without room what is left of it is forgotten, and stays mapped */
+    /* without room for the rest it is forgotten, and stays mapped */
     if (!reserve(memory, 3)) return true;
     const struct uffd_place head = {place.offset, before, place.address};
     const struct uffd_place tail = {place.offset + place.length - after, after, end_of(&place) - after};
@@ -130,7 +130,7 @@ void uffd_places_unmapped(uffd_memory *memory, uint64_t start, uint64_t end) {
   pthread_mutex_unlock(&memory->lock);
 }
 
-/* The kernel moves nothing to where it overlaps itself; what lay at the new addresses is gone. */
+/* The kernel never moves a mapping onto itself. What lay at the new addresses is gone. */
 void uffd_places_moved(uffd_memory *memory, uint64_t from, uint64_t to, uint64_t length) {
   struct uffd_place inside;
   pthread_mutex_lock(&memory->lock);
@@ -144,8 +144,8 @@ void uffd_places_moved(uffd_memory *memory, uint64_t from, uint64_t to, uint64_t
 }
 
 /*
- * A file shows its inode and the offset, an anonymous mapping its name. Where anonymous mappings have none, one looks
- * like another: what was moved away without an event was noticed when it was unregistered (uffd_places_verify()).
+ * A file is recognised by its inode and offset, an anonymous mapping by its name. Where anonymous mappings have no
+ * names, they look alike: uffd_places_verify() has noticed at unregistering what was moved away without an event.
  */
 static bool is_ours(const uffd_memory *memory, const struct uffd_mapping *mapping, uint64_t at, uint64_t offset) {
   char name[32];
@@ -155,7 +155,7 @@ static bool is_ours(const uffd_memory *memory, const struct uffd_mapping *mappin
   return strcmp(mapping->name, name) == 0;
 }
 
-/* Before it is unregistered, served memory can be told from everything else by being registered. */
+/* Before it is unregistered, served memory is recognised by its registration. */
 void uffd_places_verify(uffd_memory *memory, int fd, uint64_t start, uint64_t end) {
   struct uffd_maps maps;
   struct uffd_mapping mapping;
@@ -172,7 +172,7 @@ void uffd_places_verify(uffd_memory *memory, int fd, uint64_t start, uint64_t en
   uffd_maps_close(&maps);
 }
 
-/* Without /proc nothing says that it is not ours. */
+/* Without /proc nothing says that the mapping is not ours. */
 static void unmap_range(const uffd_memory *memory, char *address, uint64_t offset, uint64_t length) {
   struct uffd_maps maps;
   struct uffd_mapping mapping;

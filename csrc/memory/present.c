@@ -1,8 +1,8 @@
 /*
- * Pages that are there before private memory is served for the first time. uffd_map() says that it reads as zeros until
- * then; but who looked at it, or locked it (mlock, mlockall), has put pages of zeros there, and what is there is never
- * asked for. They are dropped. A page that holds something was filled by the program, and stays. Page caches need no
- * look: what they have is told by minor faults.
+ * Pages that are there before private memory is served for the first time. uffd_map() promises memory that reads as
+ * zeros until then. A program that reads or locks it (mlock, mlockall) gets pages of zeros there, for which no fault
+ * would come. Such pages are dropped. A page that holds something was filled by the program, and stays. Page caches are
+ * not looked at: minor faults tell what they have.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -40,14 +40,14 @@ static int explain(uint64_t offset, int error) {
               offset, strerror(error));
 }
 
-/* Locked pages need a word of their own (5.18). */
+/* Locked pages need an advice of their own (5.18). */
 static int drop(const struct look *look, uint64_t start, uint64_t end) {
   char *at = at_offset(look, start);
   if (madvise(at, end - start, MADV_DONTNEED) == 0 || madvise(at, end - start, MADV_DONTNEED_LOCKED) == 0) return 0;
   return explain(start, errno);
 }
 
-/* 1: nothing but zeros, 0, or -errno. */
+/* 1: only zeros, 0: something else, or -errno. */
 static int is_zero(struct look *look, uint64_t offset) {
   if (look->page == NULL) look->page = uffd_pages_map(HUGE_PAGE);
   if (look->page == NULL) return fail(ENOMEM, "No memory to look at what is to be served.");
@@ -59,17 +59,18 @@ static int is_zero(struct look *look, uint64_t offset) {
   return 1;
 }
 
-/* A word of each page: most that hold something are known by that. */
+/* Reads a word of each page. Most pages that hold something are known by that word. */
 static void sample(const struct look *look, uint64_t offset, uint64_t count, uint64_t *words) {
   struct iovec local = {words, count * sizeof(*words)}, remote[SAMPLES];
   for (uint64_t i = 0; i < count; i++) {
     remote[i] = (struct iovec){at_offset(look, offset + i * look->page_size), sizeof(*words)};
   }
   ssize_t length = process_vm_readv(getpid(), &local, 1, remote, count, 0);
-  if (length != (ssize_t)local.iov_len) memset(words, 0, count * sizeof(*words)); /* each is looked at as a whole */
+  if (length != (ssize_t)local.iov_len)
+    memset(words, 0, count * sizeof(*words)); /* then each page is read as a whole */
 }
 
-/* Drops the pages of zeros of [start, end), in which all pages are there. */
+/* Drops the pages of zeros in [start, end), where all pages are present. */
 static int drop_zeros(struct look *look, uint64_t start, uint64_t end) {
   uint64_t words[SAMPLES], page_size = look->page_size, from = start; /* of the run of zeros before `page` */
   int result = 0;
@@ -107,7 +108,7 @@ static int read_pagemap(struct look *look, uint64_t start, uint64_t end) {
   return result;
 }
 
-/* Page tables that are not there cost nothing: a terabyte is looked at in microseconds. */
+/* Missing page tables cost nothing: a terabyte is scanned in microseconds. */
 static int scan_pagemap(struct look *look, uint64_t start, uint64_t end) {
   struct uffd_raw_page_region runs[RUNS];
   struct uffd_raw_pagemap_scan scan = {
@@ -133,7 +134,7 @@ static int scan_pagemap(struct look *look, uint64_t start, uint64_t end) {
 static int empty(uffd_memory *memory, uint64_t start, uint64_t end) {
   uint64_t run;
   struct look look = {.page_size = memory->page_size, .pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)};
-  if (look.pagemap < 0) return 0; /* no /proc: nobody can tell */
+  if (look.pagemap < 0) return 0; /* without /proc nothing can be found out */
   look.address = (uintptr_t)uffd_place_find(memory, start, &run) - start;
   int result = scan_pagemap(&look, start, end);
   uffd_pages_unmap(look.page, HUGE_PAGE);

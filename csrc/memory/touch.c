@@ -1,7 +1,7 @@
 /*
- * Takes the fault of one access in user mode: the only kind that a USER_MODE_ONLY object answers. What the page turns
- * out to be (poison, beyond a file's end, unmapped) may raise a signal, so a helper process that shares this address
- * space makes the access, and the signal ends the helper only.
+ * Makes one access in user mode, the only kind of fault that a USER_MODE_ONLY object answers. The access may raise a
+ * signal (poison, beyond a file's end, unmapped). So a helper process that shares this address space makes it, and the
+ * signal ends only the helper.
  */
 #include <sched.h>
 #include <signal.h>
@@ -16,7 +16,9 @@
 #define __has_feature(feature) 0
 #endif
 #if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
-/* It would take clone() for a fork, after which it allows no new threads, and the helper's handlers for the program's.
+/*
+ * ThreadSanitizer takes clone() for a fork: it then allows no new threads, and takes the helper's signal handlers for
+ * the program's.
  */
 int __clone(int (*run)(void *), void *stack, int flags, void *argument, ...);
 int __sigaction(int signal, const struct sigaction *action, struct sigaction *old);
@@ -28,7 +30,7 @@ int __sigaction(int signal, const struct sigaction *action, struct sigaction *ol
 #endif
 #define STACK_BYTES (16 * BASE_PAGE)
 
-/* The helper borrows this thread's identity, and never returns through the frames that a sanitizer has marked. */
+/* The helper runs with this thread's identity, and never returns through frames that a sanitizer has marked. */
 #define HELPER __attribute__((no_sanitize("address", "thread", "undefined")))
 
 struct access {
@@ -46,7 +48,7 @@ HELPER static int make_access(void *argument) {
   struct access *access = argument;
   struct sigaction action = {.sa_handler = leave};
   sigset_t raised;
-  prctl(PR_SET_PDEATHSIG, SIGKILL); /* it may sleep here for long */
+  prctl(PR_SET_PDEATHSIG, SIGKILL); /* it may sleep for long */
   sigemptyset(&raised);
   sigaddset(&raised, SIGBUS);
   sigaddset(&raised, SIGSEGV);
@@ -63,9 +65,9 @@ HELPER static int make_access(void *argument) {
 }
 
 /*
- * Descriptors are shared, not copied: a copy would keep a userfaultfd alive that is closed meanwhile. No signal tells
- * of the helper's end, and only __WALL waits for it: the program does not notice it. Its signals must not be taken by
- * the program's handlers.
+ * Descriptors are shared, not copied: a copy would keep a userfaultfd alive that is closed meanwhile. The program does
+ * not notice the helper: no signal tells of its end, and only a wait with __WALL sees it. The program's signal handlers
+ * must not run in it.
  */
 static int run_helper(struct access *access, char *stack) {
   sigset_t all, before;
@@ -79,7 +81,7 @@ static int run_helper(struct access *access, char *stack) {
   return -error;
 }
 
-/* The kernel's own access tells poison from all else. */
+/* An access by the kernel tells poison from everything else. */
 bool uffd_is_poisoned(uint64_t address) {
   void *page = (void *)(uintptr_t)round_down(address, BASE_PAGE); /* NOLINT(performance-no-int-to-ptr) */
   return madvise(page, BASE_PAGE, MADV_POPULATE_READ) != 0 && errno == EHWPOISON;

@@ -1,6 +1,6 @@
 /*
- * Contents from a buffer of our own: a copy of the caller's bytes, or a pattern without end. The pattern is laid out
- * once, long enough that any page of any size can be copied straight from it, whatever its phase.
+ * Contents from a buffer of our own: a copy of the caller's bytes, or a pattern that repeats. The pattern is written
+ * out once, long enough that any page can be copied from it, wherever the pattern begins in that page.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -26,13 +26,14 @@ static int ask_bytes(const uffd_resolver *resolver, struct uffd_asker *asker, co
   return 0;
 }
 
-/* The buffer holds one pattern more than HUGE_PAGE: from any phase, HUGE_PAGE bytes follow. */
+/* The buffer is one pattern longer than HUGE_PAGE: HUGE_PAGE bytes follow every byte of the first pattern. */
 static int ask_pattern(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                        struct uffd_answer *answer) {
   (void)asker;
   const struct bytes *bytes = (const struct bytes *)resolver;
   uffd_cover(fault, 0, UINT64_MAX, answer);
-  if (fault->offset + fault->page_size - answer->offset > HUGE_PAGE) { /* too far back: the page and what follows */
+  if (fault->offset + fault->page_size - answer->offset >
+      HUGE_PAGE) { /* the answer begins too far before the page: answer from the page on */
     answer->length -= fault->offset - answer->offset;
     answer->offset = fault->offset;
   }

@@ -1,6 +1,6 @@
 /*
- * A resolver that calls its user, who may answer, or hand over to another resolver. Every callback has a slot, the
- * index of its state in each handler, so that a fault finds the state with one load.
+ * A resolver that calls a function of its user, which answers or names another resolver. Every callback has a slot: the
+ * index of its state in each handler. So a fault finds the state with one load.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -37,13 +37,13 @@ static void give_slot(uint32_t slot) {
   atomic_fetch_and(&slots[slot / 64], ~(UINT64_C(1) << slot % 64));
 }
 
-/* Whole pages from offset to the resolver's end. */
+/* The bytes from offset to the resolver's end, rounded up to whole pages. */
 static uint64_t pages_left(const uffd_resolver *resolver, uint64_t offset, uint64_t page_size) {
   uint64_t left = resolver->size - offset;
   return left > UINT64_MAX - page_size ? round_down(left, page_size) : round_up(left, page_size);
 }
 
-/* The answer holds [offset, offset+length): the inner resolver is asked for as much of it as was handed over. */
+/* The callback handed [offset, offset+length) over: the inner resolver is asked for that range only. */
 static int hand_over(const struct callback *callback, struct uffd_asker *asker, const struct uffd_fault *fault,
                      struct uffd_answer *answer) {
   const struct uffd_answer handed = *answer;
@@ -76,7 +76,8 @@ static int hand_over(const struct callback *callback, struct uffd_asker *asker, 
 
 static int check_answer(const struct callback *callback, struct uffd_answer *answer) {
   bool file = answer->kind == UFFD_ANSWER_FILE;
-  if (file) answer->resolver = NULL; /* nobody is asked whether the file has changed: it is the callback's */
+  if (file)
+    answer->resolver = NULL; /* the callback itself says that the file is right: nobody checks whether it has changed */
   bool needs_data = answer->kind == UFFD_ANSWER_BYTES || answer->kind == UFFD_ANSWER_MOVE;
   bool whole = file || answer->kind == UFFD_ANSWER_BYTES || answer->length % BASE_PAGE == 0;
   if (file && (answer->fd < 0 || answer->file_offset > INT64_MAX || answer->length > INT64_MAX - answer->file_offset)) {
@@ -94,7 +95,7 @@ static int check_answer(const struct callback *callback, struct uffd_answer *ans
   return 0;
 }
 
-/* A callback that fails without a word would be blamed with the sentence of an older failure. */
+/* A callback may fail without a sentence. Then the thread's sentence is about an older failure, and is replaced. */
 static int explain(const uffd_resolver *resolver, uint32_t sentences_before, int result, uint64_t offset) {
   if (uffd_count_sentences() != sentences_before) return result;
   return fail(-result, "The %s resolver failed at offset %" PRIu64 ": %s.", resolver->kind, offset,
@@ -162,7 +163,7 @@ int uffd_callback_idle(const uffd_resolver *resolver, void *state) {
   return callback->ops.idle == NULL ? 0 : callback->ops.idle(callback->ctx, state);
 }
 
-/* Those that parent may hand over to; none is held yet. */
+/* The resolvers that parent may hand over to; none is held yet. */
 static int check_uses(uffd_resolver *parent, uffd_resolver *const *uses, size_t count) {
   for (size_t i = 0; i < count; i++) {
     if (uses[i] == NULL) return fail(EINVAL, "uses[%zu] is NULL.", i);
@@ -173,7 +174,7 @@ static int check_uses(uffd_resolver *parent, uffd_resolver *const *uses, size_t 
   return 0;
 }
 
-/* The rest of a callback whose fields are set: 0, or its end. */
+/* Finishes a callback whose fields are set: 0, or an error, and then it is freed. */
 static int finish(struct callback *callback, uffd_resolver *const *uses) {
   int result = check_uses(&callback->head, uses, callback->uses_count);
   if (result == 0) {

@@ -1,5 +1,5 @@
 /*
- * Resolvers that hold nothing: zero and poison.
+ * Resolvers without contents: zero and poison.
  */
 #include "resolver/resolver.h"
 

@@ -1,5 +1,5 @@
 /*
- * Pages that the page cache has are mapped; the others come from the fill resolver, or are zeros.
+ * Maps pages that are in the page cache. The other pages come from the fill resolver, or are zeros.
  */
 #include <inttypes.h>
 
@@ -11,8 +11,8 @@ struct proceed {
 };
 
 /*
- * A missing page is filled alone: its neighbours may be in the page cache, where a private mapping, which the kernel
- * fills without looking there, must not get other contents.
+ * A missing page is filled alone. Its neighbours may be in the page cache, and the kernel fills a private mapping
+ * without looking there: it would get other contents.
  */
 static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                struct uffd_answer *answer) {

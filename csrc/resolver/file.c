@@ -1,6 +1,6 @@
 /*
- * Contents of a file: the answer says which bytes of which descriptor, and whoever installs it reads them. Holes, found
- * once by SEEK_HOLE, are answered as zero.
+ * Contents of a file. The answer says which bytes of which descriptor, and install reads them. Holes, which are looked
+ * for once with SEEK_HOLE, are answered as zero.
  */
 #include "resolver/checked.h"
 
@@ -16,7 +16,7 @@
 
 #define NAME_BYTES 64u
 
-/* How it is noticed that the file has changed. */
+/* How a change of the file is noticed. */
 struct watch {
   const struct uffd_stamp *stamp; /* of the contents that are to be served; NULL: as the file is now */
   bool trusted;                   /* until uffd_resolver_distrust() */
@@ -60,7 +60,7 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
   size_t i = find_extent(file, fault->offset);
   uint64_t before = i == 0 ? 0 : file->extents[i - 1].end;
   uint64_t after = i == file->count ? UINT64_MAX : file->extents[i].start;
-  if (after >= fault->offset + fault->page_size) { /* all of the page is in the hole; so must be all of the cover */
+  if (after >= fault->offset + fault->page_size) { /* the whole page is in the hole, and the whole cover must be */
     uint64_t phase = fault->offset % fault->page_size;
     uint64_t low = round_up(max_u64(before, phase) - phase, fault->page_size) + phase;
     uffd_cover(fault, low, after == UINT64_MAX ? after : after - (after - fault->offset) % fault->page_size, answer);
@@ -105,7 +105,7 @@ static int add_extent(struct file *file, uint64_t start, uint64_t end) {
   return 0;
 }
 
-/* A file system without SEEK_DATA says EINVAL: all of the file is data then. */
+/* A file system without SEEK_DATA answers EINVAL: then the whole file counts as data. */
 static int find_data(struct file *file, int fd, uint64_t offset, uint64_t length) {
   uint64_t end = offset + length;
   for (uint64_t at = offset; at < end;) {
@@ -123,8 +123,8 @@ static int find_data(struct file *file, int fd, uint64_t offset, uint64_t length
 }
 
 /*
- * Looking for holes moves a file's position, and the caller's threads may be reading from fd: it is done through a
- * description of our own. Where none is to be had (no /proc), all of the file is data.
+ * Looking for holes moves the position of the file description, and the caller's threads may read through fd. So a
+ * description of our own is used. If there is none (no /proc), the whole file counts as data.
  */
 static int map_holes(struct file *file, uint64_t offset, uint64_t length) {
   char path[32];
@@ -182,7 +182,7 @@ static int fill_in(struct file *file, const struct uffd_file_opts *opts, const s
   return map_holes(file, opts->offset, file->head.size);
 }
 
-/* fd becomes the resolver's, also when this fails. */
+/* The resolver takes fd, also when this fails. */
 static int make(int fd, const struct uffd_file_opts *user_opts, const struct watch *watch, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {.kind = "file", .ask = ask, .verify = verify, .destroy = destroy};
   struct uffd_file_opts opts = UFFD_FILE_OPTS_INIT;
@@ -192,7 +192,7 @@ static int make(int fd, const struct uffd_file_opts *user_opts, const struct wat
   }
   struct file *file = result == 0 ? NEW(struct file) : NULL;
   if (result == 0 && file == NULL) result = fail(ENOMEM, "No memory for a resolver.");
-  if (result < 0) {
+  if (result != 0) {
     close(fd);
     return result;
   }
@@ -212,8 +212,8 @@ void uffd_resolver_distrust(uffd_resolver *resolver) {
 }
 
 /*
- * Reading ahead is guided by the file description, which the caller may be reading from too: one of our own is better.
- * There may be none (no /proc, or a file that only the sender of the descriptor may open).
+ * The kernel reads ahead for each file description, and the caller may read through this one too. So one of our own is
+ * opened. That may fail (no /proc, or a file that only the sender of the descriptor may open).
  */
 static int own_fd(int fd, int flags) {
   char path[32];
@@ -248,7 +248,7 @@ int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolv
   return own < 0 ? own : make(own, opts, &watch, resolver);
 }
 
-/* The type first: opening a named pipe waits for its writer. */
+/* The type is checked before opening: opening a named pipe waits for its writer. */
 static int open_file(const char *path) {
   struct stat status;
   if (stat(path, &status) != 0) return fail(errno, "%s.", strerror(errno));

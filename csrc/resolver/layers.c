@@ -1,6 +1,6 @@
 /*
- * Several resolvers side by side: a sorted list of extents without overlaps, made once from the layers. What lies
- * between them is zero.
+ * Several resolvers side by side: a sorted list of extents without overlaps, made once from the layers. The gaps
+ * between extents are zero.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 struct extent {
   uint64_t start, end; /* where it lies */
   uffd_resolver *resolver;
-  uint64_t origin; /* what its resolver is asked for start */
+  uint64_t origin; /* the resolver's offset for start */
 };
 
 struct layers {
@@ -35,8 +35,9 @@ static size_t find_extent(const struct layers *layers, uint64_t offset) {
 }
 
 /*
- * How far the extent answers whole pages, counted from offset, which is a page's. It may end within a page where its
- * resolver does and no other extent begins there: the rest of that page is zeros. next is NULL after the last.
+ * How far the extent answers in whole pages, counted from offset, where a page begins. It may end within a page if its
+ * resolver ends there and no other extent begins there: the rest of that page is zeros. next: NULL after the last
+ * extent.
  */
 static uint64_t whole_end(const struct extent *extent, const struct extent *next, uint64_t offset, uint64_t page_size) {
   uint64_t length = extent->end - offset, rest = length % page_size;
@@ -52,7 +53,7 @@ static int fail_unaligned(const struct extent *extent, uint64_t page_size) {
               extent->end, page_size);
 }
 
-/* [low, high) is the part of the wanted cover that is the extent's. */
+/* [low, high): the part of the wanted cover that is in the extent. */
 static int ask_extent(const struct extent *extent, uint64_t low, uint64_t high, struct uffd_asker *asker,
                       const struct uffd_fault *fault, struct uffd_answer *answer) {
   struct uffd_fault inner = *fault;
@@ -68,8 +69,8 @@ static int ask_extent(const struct extent *extent, uint64_t low, uint64_t high, 
 }
 
 /*
- * check() has seen to it that no page lies on a border, unless a callback hands over at an offset of its own: so it is
- * looked at here too.
+ * check() has made sure that no border lies within a page. But a callback may hand over at an offset of its own, so it
+ * is checked here too.
  */
 static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                struct uffd_answer *answer) {
@@ -92,7 +93,7 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
   return 0;
 }
 
-/* The extent's part of a range, from low on, ends at a page's end, or where the range does. */
+/* The part of the extent in a range, from low on, must end at a page's end or at the end of the range. */
 static int check_end(const struct extent *extent, const struct extent *next, uint64_t low, uint64_t end,
                      uint64_t page_size) {
   if (extent->end >= end || whole_end(extent, next, low, page_size) >= extent->end) return 0;
@@ -103,7 +104,7 @@ static int check_end(const struct extent *extent, const struct extent *next, uin
               extent->start, extent->end, next->start, next->end, page_size);
 }
 
-/* The pages of [offset, offset+length) are counted from offset. What lies outside it is no matter. */
+/* Pages are counted from offset. What lies outside [offset, offset+length) does not matter. */
 static int check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length) {
   const struct layers *layers = (const struct layers *)resolver;
   uint64_t end = offset + length, page_size = target->page_size;
@@ -134,7 +135,7 @@ static void destroy(uffd_resolver *resolver) {
   uffd_release(layers, layers_size(layers->capacity));
 }
 
-/* The bytes that a layer's resolver has from the layer's first byte on, as far as offsets go. */
+/* How many bytes the layer's resolver has, from the layer's first byte to the end of all offsets. */
 static uint64_t reach(const struct uffd_layer *layer) {
   uint64_t size = layer->resolver->size, room = UINT64_MAX - layer->offset;
   return min_u64(size - layer->resolver_offset, room);

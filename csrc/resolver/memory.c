@@ -1,5 +1,5 @@
 /*
- * Contents of another memory: copied, or moved without copying. The source is claimed, so that it cannot be served
+ * Contents of another memory: copied, or moved without copying. The source is claimed, so that nobody can serve it
  * while a handler reads it.
  */
 #include <inttypes.h>
@@ -15,8 +15,8 @@ struct source {
 };
 
 /*
- * The last page when the source ends within it. Nothing readable follows, and reading what there is may raise a signal
- * (poison, a truncated memfd): so it is copied by the kernel. Every handler puts the same bytes in the same place.
+ * The last page, if the source ends within it. Nothing readable follows, and reading it may raise a signal (poison, a
+ * truncated memfd), so the kernel copies it. Every handler writes the same bytes to the same place.
  */
 static int ask_tail(const struct source *source, const struct uffd_fault *fault, struct uffd_answer *answer) {
   uint64_t has = source->head.size - fault->offset;

@@ -1,5 +1,5 @@
 /*
- * What all resolvers have in common: lifetime, asking with its checks, covers. Knows no particular resolver.
+ * What all resolvers have in common: their life, asking with its checks, covers. Knows no particular resolver.
  */
 #include "resolver/resolver.h"
 
@@ -27,7 +27,7 @@ int uffd_resolver_nest(uffd_resolver *parent, const uffd_resolver *child) {
   return 0;
 }
 
-/* Children are let go one by one, since each may have other holders. */
+/* The children are let go one by one, because each may have other holders. */
 void uffd_resolver_drop(uffd_resolver *resolver) {
   if (atomic_fetch_sub_explicit(&resolver->references, 1, memory_order_acq_rel) != 1) return;
   if (resolver->class->child != NULL) {
@@ -94,7 +94,7 @@ int uffd_resolver_check(const uffd_resolver *resolver, const struct uffd_target 
 
 int uffd_resolver_each_callback(uffd_resolver *resolver, int (*visit)(uffd_resolver *callback, void *ctx), void *ctx) {
   int result = 0;
-  if (!resolver->calls_back) return 0; /* all below is shared, perhaps many times over */
+  if (!resolver->calls_back) return 0; /* nothing below it is a callback; below may be shared many times */
   if (uffd_callback_slot(resolver) != UINT32_MAX) result = visit(resolver, ctx);
   if (resolver->class->child == NULL) return result;
   uffd_resolver *child;

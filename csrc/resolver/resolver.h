@@ -7,16 +7,16 @@
 
 #include "memory/memory.h"
 
-#define UFFD_HANDOVER_MAX 8u  /* resolvers that hand over to resolvers: deeper is taken for a circle */
-#define UFFD_NESTING_MAX  64u /* resolvers in resolvers: a handler's stack holds so many */
+#define UFFD_HANDOVER_MAX 8u  /* resolvers that hand over to each other: more is taken for a circle */
+#define UFFD_NESTING_MAX  64u /* resolvers in resolvers: a handler's stack has room for so many */
 
-/* What a callback made for one handler. */
+/* The state that a callback made for one handler. */
 struct uffd_callback_state {
   const uffd_resolver *callback; /* NULL: not set up */
   void *state;
 };
 
-/* Who asks: a handler, with the states that callbacks made for it, by slot. Owned by the handler. */
+/* Who asks: a handler, with the states of callbacks, by slot. The handler owns it. */
 struct uffd_asker {
   struct uffd_callback_state *states;
   uint32_t count;
@@ -38,16 +38,18 @@ struct uffd_resolver_class {
   /* Answers fault, in the resolver's coordinates: 0 or -errno with a sentence. The answer covers the faulting page. */
   int (*ask)(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
              struct uffd_answer *answer);
-  /* Whether it can answer for [offset, offset+length) of that memory: 0 or -errno with a sentence. NULL: always. */
+  /*
+   * Checks whether it can answer for [offset, offset+length) of that memory: 0 or -errno with a sentence. NULL: always.
+   */
   int (*check)(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length);
   /*
-   * Whether what was read just now of an answer's file, for offset (the file's), is what is to be served: 0 or -errno
-   * with a sentence. NULL: always. An answer FILE names the resolver that is to be asked.
+   * Checks bytes that were just read from the file of an answer, at offset in the file: 0, or -errno with a sentence
+   * when they must not be served. NULL: always right. An answer of kind FILE names the resolver whose verify is called.
    */
   int (*verify)(const uffd_resolver *resolver, uint64_t offset);
   /* The index-th resolver that this one may ask, NULL after the last. NULL: it asks none. */
   uffd_resolver *(*child)(const uffd_resolver *resolver, size_t index);
-  void (*destroy)(uffd_resolver *resolver); /* frees all but the children's references, and the resolver */
+  void (*destroy)(uffd_resolver *resolver); /* frees the resolver, but not the references to its children */
 };
 
 /* The head of every resolver. */
@@ -58,7 +60,7 @@ struct uffd_resolver {
   uint64_t size;   /* bytes; UINT64_MAX: any */
   uint32_t depth;  /* of the resolvers nested in it; 0: none */
   bool calls_back; /* is a callback, or one is nested in it */
-  bool built_in;   /* is a callback of one of uffd's libraries: asking it is no policy call */
+  bool built_in;   /* is a callback of one of uffd's own libraries: asking it is not counted as a policy call */
   _Atomic uint32_t references;
 };
 
@@ -67,21 +69,24 @@ void uffd_resolver_init(uffd_resolver *resolver, const struct uffd_resolver_clas
 void uffd_resolver_drop(uffd_resolver *resolver);
 /* 0, or -EOWNERDEAD and a sentence in a forked child. */
 int uffd_resolver_enter(const uffd_resolver *resolver);
-/* Says that parent will ask child, without holding it: 0, or -EINVAL and a sentence when that is too deep. */
+/* Notes that parent will ask child, without holding it: 0, or -EINVAL and a sentence when the nesting gets too deep. */
 int uffd_resolver_nest(uffd_resolver *parent, const uffd_resolver *child);
 
-/* Asks. The answer comes pre-set to ZERO for the faulting page, and is checked: it holds that page. */
+/*
+ * Asks for an answer. The answer is pre-set to ZERO for the faulting page. It is checked afterwards: it must hold that
+ * page.
+ */
 int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                       struct uffd_answer *answer);
-/* The class's check, and the size: [offset, offset+length) rounded to whole pages. */
+/* Runs the class's check and checks the size: [offset, offset+length) rounded to whole pages. */
 int uffd_resolver_check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset,
                         uint64_t length);
-/* Calls visit for every callback in the tree, once or more often; stops at the first error. */
+/* Calls visit for every callback in the tree, at least once each. Stops at the first error. */
 int uffd_resolver_each_callback(uffd_resolver *resolver, int (*visit)(uffd_resolver *callback, void *ctx), void *ctx);
 
 /*
  * Narrows the wanted cover to [low, high) of the resolver's coordinates, in whole pages counted from the faulting one,
- * and puts it into the answer. The last page may reach beyond high: zeros follow there.
+ * and writes it into the answer. The last page may reach beyond high: its rest is zeros.
  */
 UFFD_SHARED void uffd_cover(const struct uffd_fault *fault, uint64_t low, uint64_t high, struct uffd_answer *answer);
 
@@ -99,7 +104,7 @@ void uffd_buffer_unmap(char *buffer, uint64_t length);
 uint32_t uffd_callback_slot(const uffd_resolver *resolver);
 int uffd_callback_setup(const uffd_resolver *resolver, const struct uffd_handler *handler, void **state);
 void uffd_callback_teardown(const uffd_resolver *resolver, void *state);
-/* 1 when there is more to tidy. */
+/* 1: call it again, there is more to tidy */
 int uffd_callback_idle(const uffd_resolver *resolver, void *state);
 
 #endif

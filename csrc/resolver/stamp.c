@@ -29,7 +29,7 @@ static int look(int fd, struct uffd_stamp *stamp) {
   return 0;
 }
 
-/* The file was changed in the present tick of the clock that gives files their times. */
+/* True if the file was changed in the present tick of the clock that gives files their times. */
 static bool is_fresh(const struct uffd_stamp *stamp) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME_COARSE, &now);
@@ -38,7 +38,7 @@ static bool is_fresh(const struct uffd_stamp *stamp) {
   return !later && age > -TICKS;
 }
 
-/* Before Linux 6.13 a change in the same tick leaves the same time behind: the stamp is taken when the tick is over. */
+/* Before Linux 6.13 two changes in one tick have the same time. So the stamp is taken after the tick is over. */
 int uffd_stamp_take(int fd, struct uffd_stamp *stamp) {
   const struct timespec millisecond = {.tv_nsec = 1000000};
   int result = look(fd, stamp);
@@ -50,8 +50,8 @@ int uffd_stamp_take(int fd, struct uffd_stamp *stamp) {
 }
 
 /*
- * ctime tells that the mtime was set back. It also changes when the file gets or loses a name, as when another file is
- * renamed over it: the contents stay then.
+ * ctime shows that mtime was set back. It also changes when the file gets or loses a name (for example when another
+ * file is renamed over it), which leaves the contents alone.
  */
 bool uffd_stamp_holds(int fd, const struct uffd_stamp *stamp) {
   struct uffd_stamp now;

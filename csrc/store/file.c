@@ -1,5 +1,5 @@
 /*
- * A file of bytes. Zero pages are holes: they are never written, and punched where data was put before.
+ * A file of bytes. Zero pages are holes: they are not written, and data that was there before is punched out.
  */
 #include <fcntl.h>
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /*
- * What all stores have in common: lifetime, and that a failed put is never forgotten.
+ * What all stores have in common: their life, and that a failed put is remembered.
  */
 #include "store/store.h"
 

@@ -8,11 +8,12 @@
 
 struct uffd_store_class {
   const char *kind;
-  /* As the public functions, which have checked kind, length and overflow. flush and abort may be NULL. */
+  /* As the public functions, which check kind, length and overflow first. flush and abort may be NULL. */
   int (*put)(uffd_store *store, uint64_t offset, uint32_t kind, const void *data, uint64_t length);
   int (*flush)(uffd_store *store);
   int (*finish)(uffd_store *store);
-  void (*abort)(uffd_store *store);   /* unfinished, or finishing has failed: nothing must be left behind */
+  void (*abort)(
+      uffd_store *store); /* called when the store was not finished, or finishing failed: nothing must be left behind */
   void (*destroy)(uffd_store *store); /* frees it */
 };
 
