@@ -206,6 +206,8 @@ enum {
   UFFD_END_COMPLETE = 5  /* all its memory is filled */
 };
 
+#define UFFD_LABEL 64 /* bytes of a client's label, with its final zero */
+
 struct uffd_client_status {
   size_t size;
   struct uffd_client client; /* valid until the next uffd_pager_step() */
@@ -216,9 +218,10 @@ struct uffd_client_status {
   uint64_t since_ns;         /* when it came, CLOCK_MONOTONIC */
   uint64_t oldest_ns;        /* age of the oldest fault that is not answered yet; 0: none */
   struct uffd_stats stats;   /* of all its workers together, up to 100 ms old; p50 and p99 are the last worker's */
+  char label[UFFD_LABEL];    /* "": none. See uffd_pager_label() */
 };
 #define UFFD_CLIENT_STATUS_INIT                                                                                        \
-  { sizeof(struct uffd_client_status), {0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0}, 0, 0, 0, 0, 0, 0, UFFD_STATS_INIT }
+  { sizeof(struct uffd_client_status), {0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0}, 0, 0, 0, 0, 0, 0, UFFD_STATS_INIT, "" }
 
 struct uffd_pager_status {
   size_t size;
@@ -237,6 +240,35 @@ struct uffd_pager_status {
 UFFD_EXPORT int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_status *status);
 /* The index-th of the present clients, from 0, in the order of their ids: 1, or 0 after the last. -EINVAL size. */
 UFFD_EXPORT int uffd_pager_client(const uffd_pager *pager, uint32_t index, struct uffd_client_status *status);
+
+/*
+ * Orders for one client, by its id. kill: SIGKILL to its process, if the memory is its own. complete: all its memory is
+ * filled, and it needs no pager any more; 0 when that has begun, a report tells the end. label: a name for people,
+ * shown in its status, kept when another supervisor takes over; at most UFFD_LABEL - 1 bytes of UTF-8 without control
+ * characters. Errors: -ENOENT no such client; -ESRCH (kill) the process that has its memory is not known; -EINVAL
+ * (label).
+ */
+UFFD_EXPORT int uffd_pager_kill(uffd_pager *pager, uint64_t client);
+UFFD_EXPORT int uffd_pager_complete(uffd_pager *pager, uint64_t client);
+UFFD_EXPORT int uffd_pager_label(uffd_pager *pager, uint64_t client, const char *label);
+
+enum {
+  UFFD_WORKER_IS_STARTING = 0,
+  UFFD_WORKER_IS_READY = 1,
+  UFFD_WORKER_IS_RETIRING = 2 /* another one takes its clients, one by one */
+};
+struct uffd_worker_status {
+  size_t size;
+  int32_t pid;
+  uint32_t worker;   /* index: two of one index while one takes over from the other */
+  uint32_t state;    /* UFFD_WORKER_IS_* */
+  uint32_t clients;  /* that it serves */
+  uint64_t since_ns; /* when it was started, CLOCK_MONOTONIC */
+};
+#define UFFD_WORKER_STATUS_INIT                                                                                        \
+  { sizeof(struct uffd_worker_status), 0, 0, 0, 0, 0 }
+/* The index-th of the workers, from 0, the newest first: 1, or 0 after the last. -EINVAL size. */
+UFFD_EXPORT int uffd_pager_worker(const uffd_pager *pager, uint32_t index, struct uffd_worker_status *status);
 
 /*
  * Fills *stats with the counts of all clients so far, also of those that are gone; of the latencies and the longest
@@ -274,8 +306,8 @@ struct uffd_pager_report {
 };
 
 /*
- * The reports that tell of trouble (REFUSED, DIED, LATE, ERROR, FROZEN) are kept, the last UFFD_TROUBLES of them. Fills
- * *report with the index-th newest, from 0: 1, or 0 when there are not so many. Its text is valid until the next
+ * The reports that tell of trouble (REFUSED, DIED, LATE, ERROR, FROZEN, HUNG) are kept, the last UFFD_TROUBLES of them.
+ * Fills *report with the index-th newest, from 0: 1, or 0 when there are not so many. Its text is valid until the next
  * uffd_pager_step(), its client is NULL. -EINVAL NULL.
  */
 #define UFFD_TROUBLES 64
@@ -300,10 +332,11 @@ UFFD_EXPORT int uffd_pager_metrics(const uffd_pager *pager, uffd_reply_fn *reply
 
 /*
  * Sends a request to a pager's control socket and waits for the reply; any process that may connect can do so. Request
- * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "stats", "errors", "metrics",
- * "drain", "reload". drain and reload are orders: see control_uid. A reply has "ok", and when that is false "error", a
- * sentence. timeout_ms: for each step (connect, send, receive); 0: 5000. reply may be NULL. Any thread. Errors:
- * -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
+ * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "workers", "stats", "errors",
+ * "metrics", "drain", "reload", and of one client {"request":"kill","client":1}, "complete", and "label" with "label".
+ * The last five are orders: see control_uid. A reply has "ok", and when that is false "error", a sentence. timeout_ms:
+ * for each step (connect, send, receive); 0: 5000. reply may be NULL. Any thread. Errors: -ENOENT, -ECONNREFUSED no
+ * pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
  */
 UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms, uffd_reply_fn *reply,
                                void *ctx);

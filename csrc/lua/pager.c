@@ -79,6 +79,10 @@ static void push_status(lua_State *L, const struct uffd_client_status *status) {
   uffd_lua_set_integer(L, "restarts", status->restarts);
   uffd_lua_set_integer(L, "since_ns", status->since_ns);
   uffd_lua_set_integer(L, "oldest_ns", status->oldest_ns);
+  if (status->label[0] != '\0') {
+    lua_pushstring(L, status->label);
+    lua_setfield(L, -2, "label");
+  }
   uffd_lua_push_stats(L, &status->stats);
   lua_setfield(L, -2, "stats");
 }
@@ -510,6 +514,36 @@ static int pager_metrics(lua_State *L) {
   return push_reply(L, result, text);
 }
 
+static int pager_kill(lua_State *L) {
+  return uffd_lua_done(L, uffd_pager_kill(check(L, 1)->pager, uffd_lua_unsigned(L, 2)));
+}
+
+static int pager_complete(lua_State *L) {
+  return uffd_lua_done(L, uffd_pager_complete(check(L, 1)->pager, uffd_lua_unsigned(L, 2)));
+}
+
+static int pager_label(lua_State *L) {
+  return uffd_lua_done(L, uffd_pager_label(check(L, 1)->pager, uffd_lua_unsigned(L, 2), luaL_checkstring(L, 3)));
+}
+
+static int pager_workers(lua_State *L) {
+  static const char *const states[] = {"starting", "ready", "retiring"};
+  struct uffd_worker_status status = UFFD_WORKER_STATUS_INIT;
+  uffd_pager *pager = check(L, 1)->pager;
+  lua_newtable(L);
+  for (uint32_t i = 0; uffd_pager_worker(pager, i, &status) > 0; i++) {
+    lua_createtable(L, 0, 5);
+    uffd_lua_set_integer(L, "pid", (uint64_t)status.pid);
+    uffd_lua_set_integer(L, "worker", status.worker);
+    uffd_lua_set_integer(L, "clients", status.clients);
+    uffd_lua_set_integer(L, "since_ns", status.since_ns);
+    lua_pushstring(L, states[status.state]);
+    lua_setfield(L, -2, "state");
+    lua_seti(L, -2, (lua_Integer)i + 1);
+  }
+  return 1;
+}
+
 static int pager_tostring(lua_State *L) {
   struct pager *pager = luaL_checkudata(L, 1, PAGER_TYPE);
   struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
@@ -528,23 +562,14 @@ static int ask(lua_State *L) {
   return push_reply(L, result, reply);
 }
 
-static const luaL_Reg methods[] = {{"run", pager_run},
-                                   {"step", pager_step},
-                                   {"fd", pager_fd},
-                                   {"getfd", pager_fd},
-                                   {"pollfd", pager_fd},
-                                   {"events", pager_events},
-                                   {"timeout", pager_timeout},
-                                   {"dirty", pager_dirty},
-                                   {"on_signals", pager_on_signals},
-                                   {"reload", pager_reload},
-                                   {"drain", pager_drain},
-                                   {"status", pager_status},
-                                   {"clients", pager_clients},
-                                   {"stats", pager_stats},
-                                   {"metrics", pager_metrics},
-                                   {"close", pager_close},
-                                   {NULL, NULL}};
+static const luaL_Reg methods[] = {
+    {"run", pager_run},         {"step", pager_step},         {"fd", pager_fd},
+    {"getfd", pager_fd},        {"pollfd", pager_fd},         {"events", pager_events},
+    {"timeout", pager_timeout}, {"dirty", pager_dirty},       {"on_signals", pager_on_signals},
+    {"reload", pager_reload},   {"drain", pager_drain},       {"status", pager_status},
+    {"clients", pager_clients}, {"stats", pager_stats},       {"metrics", pager_metrics},
+    {"kill", pager_kill},       {"complete", pager_complete}, {"label", pager_label},
+    {"workers", pager_workers}, {"close", pager_close},       {NULL, NULL}};
 
 static const luaL_Reg meta[] = {
     {"__gc", pager_close}, {"__close", pager_close}, {"__tostring", pager_tostring}, {NULL, NULL}};

@@ -1,6 +1,7 @@
 /* What the commands of the runner ask of the system, and Lua does not tell. */
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -65,13 +66,20 @@ static int wall_clock(lua_State *L) {
   return 1;
 }
 
+/* core.pause(ms) */
+static int pause_for(lua_State *L) {
+  (void)poll(NULL, 0, (int)luaL_checkinteger(L, 1));
+  return 0;
+}
+
 static int pid(lua_State *L) {
   lua_pushinteger(L, getpid());
   return 1;
 }
 
-static const luaL_Reg functions[] = {{"terminal", terminal},     {"program", program}, {"notify", notify},
-                                     {"wall_clock", wall_clock}, {"pid", pid},         {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"terminal", terminal}, {"program", program}, {"notify", notify}, {"wall_clock", wall_clock},
+    {"pid", pid},           {"pause", pause_for}, {NULL, NULL}};
 
 void uffd_lua_open_system(lua_State *L) {
   luaL_setfuncs(L, functions, 0);

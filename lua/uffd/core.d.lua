@@ -869,10 +869,43 @@ function pager:stats() end
 ---@return integer? errno
 function pager:metrics() end
 
+---Kills a client's process, if the memory is its own. Errors: ENOENT no such client; ESRCH its process is not known.
+---@param client integer its id
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function pager:kill(client) end
+
+---Begins to fill all of a client's memory, so that it needs no pager any more. Errors: ENOENT no such client.
+---@param client integer its id
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function pager:complete(client) end
+
+---Gives a client a name for people. Errors: ENOENT no such client; EINVAL more than 63 bytes, or control characters.
+---@param client integer its id
+---@param label string
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function pager:label(client, label) end
+
+---The worker processes, the newest first.
+---@return uffd.WorkerStatus[]
+function pager:workers() end
+
 ---Closes the sockets and ends the workers. Clients that are still there are killed (on_crash "freeze" cannot outlive the
 ---supervisor). Again: true. Also done by `<close>` and the collector. Raises in a report of the same pager.
 ---@return true
 function pager:close() end
+
+---@class uffd.WorkerStatus
+---@field pid integer
+---@field worker integer index
+---@field state "starting"|"ready"|"retiring"
+---@field clients integer that it serves
+---@field since_ns integer when it was started, CLOCK_MONOTONIC
 
 ---@class uffd.PagerStatus
 ---@field clients integer now
@@ -890,6 +923,7 @@ function pager:close() end
 ---@field worker integer index
 ---@field restarts integer times that another worker took over
 ---@field since_ns integer when it came, CLOCK_MONOTONIC
+---@field label? string what an operator calls it
 ---@field oldest_ns integer age of its oldest fault that is not answered yet; 0: none
 ---@field stats uffd.Stats of all its workers together
 
@@ -1233,6 +1267,10 @@ function core.pager_keep(command) end
 ---Nanoseconds since 1970.
 ---@return integer
 function core.wall_clock() end
+
+---Waits.
+---@param ms integer milliseconds
+function core.pause(ms) end
 
 ---The id of this process.
 ---@return integer

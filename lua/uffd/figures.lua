@@ -23,7 +23,7 @@ end
 
 -- JSON
 
-local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size" }
+local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size", "label" }
 
 local function members(fields, values)
   local list = {}
@@ -68,10 +68,18 @@ end
 
 local function oldest(row) return row.client.oldest_ns > 0 and figures.duration(row.client.oldest_ns) or "-" end
 
+-- At most 12 columns of it; "0" where there is none, so that the column may be left out.
+local function short_label(label)
+  if not label then return "0" end
+  if #label <= 12 then return label end
+  return label:sub(1, (utf8.offset(label, 0, 12) or 12) - 1) .. "~"
+end
+
 -- give: a column that is left out when all its cells are "0"; rank: where the table is too wide, the highest goes
 -- first.
 local columns = {
   { "client", function(row) return tostring(row.client.id) end },
+  { "label", function(row) return short_label(row.client.label) end, give = true },
   { "pid", function(row) return row.client.pid ~= 0 and tostring(row.client.pid) or "-" end },
   { "time", function(row) return figures.duration(row.elapsed_ns) end },
   { "missing", count "missing" },

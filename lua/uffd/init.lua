@@ -881,8 +881,8 @@ end
 ---resolver function is then that program's. Without it, workers are forked from this program, which must have no other
 ---threads: no running loops
 ---@field worker? string[]
----keep what clients are made of with the service manager, so that another supervisor can take over: `<uffd_pager.h>` has
----more of UFFD_PAGER_KEEP
+---keep what clients are made of with the service manager, so that another supervisor can take over: `<uffd_pager.h>`
+---says how (UFFD_PAGER_KEEP)
 ---@field keep? boolean
 ---where the metrics can be had by HTTP: path of a socket, or HOST:PORT of a loopback address (default: nowhere)
 ---@field metrics? string
@@ -916,14 +916,16 @@ function uffd.pager_work(fd, options)
 end
 
 ---Asks a pager by its control socket: one line of JSON, one line back. Requests are `{"request":"status"}`, "clients",
----"stats", "errors", "metrics", "drain" and "reload". A reply is an object with "ok"; false: "error" is a sentence.
+---"workers", "stats", "errors", "metrics", "drain", "reload", and of one client (`"client":1`) "kill", "complete" and
+---"label" (`"label":"web"`). A reply is an object with "ok"; false: "error" is a sentence.
 ---Beside it are
 ---* in that of "status": version, pid, clients, workers, served, refused, restarts, hangs, draining
 ---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
----  oldest_ns, size, regions (how many), and "stats" with the fields of `uffd.Stats`
+---  oldest_ns, size, label, regions (how many), and "stats" with the fields of `uffd.Stats`
 ---* in that of "stats": "stats", of all clients together: sums, but the largest of queue_max and the latencies
 ---* in that of "errors": a list "errors", the newest first, of objects with time_ns (since 1970), kind, client, errno,
 ---  text
+---* in that of "workers": a list "workers" of objects with worker, pid, state, clients, age_ns
 ---`uffd-lua ctl` does this on the command line.
 ---
 ---Errors: ENOENT, ECONNREFUSED no pager there; EACCES; ETIMEDOUT; EPIPE it hung up; ENOSYS built without the pager.

@@ -60,7 +60,8 @@ local function size_or_auto(text)
 end
 
 local known = {
-  help = true, h = "help", keep = true, json = true, timestamps = true, log = arguments.choice("error", "warning", "info"),
+  help = true, h = "help", keep = true, json = true, timestamps = true,
+  log = arguments.choice("error", "warning", "info"),
   once = true, prefetch = true,
   socket = arguments.text, control = arguments.text, metrics = arguments.text,
   image = arguments.text, policy = arguments.text, record = arguments.text, replay = arguments.text,

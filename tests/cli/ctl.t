@@ -67,7 +67,7 @@ $ cat > ask.lua <<'END'
 > print((ask("control", ("x"):rep(5000))))
 > END
 $ sh with 'uffd-lua ask.lua'
-{"ok":false,"error":"There are the requests status, clients, stats, errors, metrics, drain and reload."}
+{"ok":false,"error":"There are the requests status, clients, workers, stats, errors, metrics, drain, reload, kill, complete and label."}
 {"ok":false,"error":"A request is a line of JSON: {\"request\":\"status\"}."}
 {"ok":false,"error":"There are the requests *"}
 {"ok":false,"error":"There are the requests *"}
@@ -115,3 +115,28 @@ uffd_pages_total{outcome="copied"}	512
 faults        512
 client: 0
 serve: 0
+
+# One client: it gets a name, is completed, or killed. Workers, and a table that is drawn anew.
+$ sh with 'c="uffd-lua ctl --socket control"; $c label 1 web-7; $c clients; $c workers; $c top --count 1; $c label 9 x; $c label 1 "$(printf "a\\001")"; $c complete 1; await "! $c clients | grep -q served"; $c kill 1'
+client  label * pid *
+     1  web-7 * served
+worker *
+     0 * 1  ready
+1 client  1 worker  0 faults/s  0.0 MiB/s  0 errors  0 poisoned  0 refused  0 restarts
+client  label *
+     1  web-7 * served
+uffd-lua ctl: There is no client 9.
+uffd-lua ctl: A label has at most 63 bytes, and no control characters.
+uffd-lua ctl: There is no client 1.
+client: 0
+serve: 0
+$ grep -c 'client 1 is complete' err
+1
+$ sh with 'vmm --socket door --image image --stay < go > second & second=$!; c="uffd-lua ctl --socket control"; await "$c clients | grep -q \"^ *2 .*served\""; $c kill 2; wait $second; echo "second: $?"; await "! $c clients | grep -q \"^ *2 \""; $c kill'
+second: 137
+uffd-lua ctl: 'kill' needs the id of a client
+usage: *
+client: 0
+serve: 0
+$ grep 'client 2 is gone' err
+client 2 is gone. It was killed.

@@ -41,6 +41,7 @@ struct uffd_book_head {
   uint64_t id, of;
   int32_t pid;
   uint32_t uid, gid;
+  char label[UFFD_LABEL]; /* what an operator calls it; "": nothing. Written by the supervisor */
   uint64_t image;         /* number of the image that it is served from; 0: none. Written by the supervisor */
   _Atomic uint32_t epoch; /* raised by each supervisor that takes the client over: see uffd_book_claim() */
   /* written by the worker */

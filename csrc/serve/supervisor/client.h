@@ -55,6 +55,7 @@ struct uffd_supervised {
   uint64_t probe_step; /* ns until the next probe, doubles with each */
   uint32_t end;        /* UFFD_END_* */
   bool killed;         /* by us */
+  bool to_complete;    /* an operator wants it to be complete */
   uint64_t recall_ns;  /* adopted: when its former worker is asked for next, */
   uint64_t give_up_ns; /* and when that worker is killed */
 };

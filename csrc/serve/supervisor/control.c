@@ -11,10 +11,13 @@
  *   errors   {"ok":true,"errors":[{"time_ns":...,"kind":"error","client":1,"errno":5,"text":"The page at ..."}]} the
  *            newest first; time_ns: since 1970. client 0: about none
  *   metrics  {"ok":true,"text":"..."} as uffd_pager_metrics() has it
+ *   workers  {"ok":true,"workers":[{"worker":0,"pid":4713,"state":"ready","clients":2,"age_ns":...}]}
+ *   kill, complete, label   {"request":"label","client":3,"label":"web"}: {"ok":true}; see uffd_pager_kill()
  *   drain    {"ok":true}, and the pager drains, as uffd_pager_drain() does
  *   reload   {"ok":true}, and workers are replaced, as uffd_pager_reload() does
  *
- * drain and reload are orders: see control.h. The names in stats are those of struct uffd_stats. What cannot be done is
+ * drain, reload, kill, complete and label are orders: see control.h. The names in stats are those of struct uffd_stats.
+ * What cannot be done is
  * {"ok":false,"error":"A sentence."}; after a line that is too long the connection is closed as well.
  *
  * Nothing here waits: a connection whose reply is not taken is not read from until it is, and when no place is left,
@@ -103,6 +106,7 @@ static json_t *client_object(struct uffd_client_status *status, uint64_t now) {
   set_count(object, "oldest_ns", status->oldest_ns);
   set_count(object, "size", size);
   set_count(object, "regions", client->regions_count);
+  if (status->label[0] != '\0') json_object_set_new(object, "label", text_of(status->label));
   json_object_set_new(object, "stats", stats_object(&status->stats));
   return object;
 }
@@ -120,7 +124,8 @@ static json_t *failure(const char *sentence) {
   return reply;
 }
 
-static json_t *tell_status(struct uffd_control *control) {
+static json_t *tell_status(struct uffd_control *control, const json_t *asked) {
+  (void)asked;
   struct uffd_pager_status status = UFFD_PAGER_STATUS_INIT;
   if (uffd_pager_status(control->pager, &status) < 0) return failure(uffd_errmsg());
   json_t *reply = success();
@@ -136,7 +141,8 @@ static json_t *tell_status(struct uffd_control *control) {
   return reply;
 }
 
-static json_t *tell_clients(struct uffd_control *control) {
+static json_t *tell_clients(struct uffd_control *control, const json_t *asked) {
+  (void)asked;
   struct uffd_client_status status = UFFD_CLIENT_STATUS_INIT;
   json_t *clients = json_array();
   uint64_t now = uffd_now();
@@ -147,7 +153,8 @@ static json_t *tell_clients(struct uffd_control *control) {
   return reply;
 }
 
-static json_t *tell_stats(struct uffd_control *control) {
+static json_t *tell_stats(struct uffd_control *control, const json_t *asked) {
+  (void)asked;
   struct uffd_stats all = UFFD_STATS_INIT;
   if (uffd_pager_stats(control->pager, &all) < 0) return failure(uffd_errmsg());
   json_t *reply = success();
@@ -155,7 +162,8 @@ static json_t *tell_stats(struct uffd_control *control) {
   return reply;
 }
 
-static json_t *tell_errors(struct uffd_control *control) {
+static json_t *tell_errors(struct uffd_control *control, const json_t *asked) {
+  (void)asked;
   struct uffd_pager_report report;
   json_t *errors = json_array();
   for (uint32_t i = 0; uffd_pager_trouble(control->pager, i, &report) > 0; i++) {
@@ -176,7 +184,8 @@ static void keep_text(void *ctx, const char *text, size_t length) {
   json_object_set_new(ctx, "text", json_stringn(text, length));
 }
 
-static json_t *tell_metrics(struct uffd_control *control) {
+static json_t *tell_metrics(struct uffd_control *control, const json_t *asked) {
+  (void)asked;
   json_t *reply = success();
   if (uffd_pager_metrics(control->pager, keep_text, reply) == 0) return reply;
   json_decref(reply);
@@ -187,28 +196,72 @@ static json_t *tell_result(int result) {
   return result < 0 ? failure(uffd_errmsg()) : success();
 }
 
-static json_t *drain(struct uffd_control *control) {
+static json_t *tell_workers(struct uffd_control *control, const json_t *asked) {
+  static const char *const states[] = {"starting", "ready", "retiring"};
+  struct uffd_worker_status status = UFFD_WORKER_STATUS_INIT;
+  json_t *workers = json_array();
+  uint64_t now = uffd_now();
+  (void)asked;
+  for (uint32_t i = 0; uffd_pager_worker(control->pager, i, &status) > 0; i++) {
+    json_t *worker = json_object();
+    set_count(worker, "worker", status.worker);
+    json_object_set_new(worker, "pid", json_integer(status.pid));
+    json_object_set_new(worker, "state", json_string(states[status.state]));
+    set_count(worker, "clients", status.clients);
+    set_count(worker, "age_ns", now > status.since_ns ? now - status.since_ns : 0);
+    json_array_append_new(workers, worker);
+  }
+  json_t *reply = success();
+  json_object_set_new(reply, "workers", workers);
+  return reply;
+}
+
+/* The client that an order is for; 0: none. */
+static uint64_t client_of(const json_t *asked) {
+  json_int_t id = json_integer_value(json_object_get(asked, "client"));
+  return id > 0 ? (uint64_t)id : 0;
+}
+
+static json_t *kill_client(struct uffd_control *control, const json_t *asked) {
+  return tell_result(uffd_pager_kill(control->pager, client_of(asked)));
+}
+
+static json_t *complete_client(struct uffd_control *control, const json_t *asked) {
+  return tell_result(uffd_pager_complete(control->pager, client_of(asked)));
+}
+
+static json_t *label_client(struct uffd_control *control, const json_t *asked) {
+  const char *label = json_string_value(json_object_get(asked, "label"));
+  return tell_result(uffd_pager_label(control->pager, client_of(asked), label));
+}
+
+static json_t *drain(struct uffd_control *control, const json_t *asked) {
+  (void)asked;
   int result = uffd_pager_drain(control->pager);
   return result == -EALREADY ? failure("It drains already.") : tell_result(result);
 }
 
-static json_t *reload(struct uffd_control *control) {
+static json_t *reload(struct uffd_control *control, const json_t *asked) {
+  (void)asked;
   return tell_result(uffd_pager_reload(control->pager));
 }
 
 static const struct request {
   const char *name;
-  json_t *(*answer)(struct uffd_control *control);
+  json_t *(*answer)(struct uffd_control *control, const json_t *asked);
   bool orders; /* it changes something: not everybody may */
 } requests[] = {
-    {"status", tell_status, false}, {"clients", tell_clients, false}, {"stats", tell_stats, false},
-    {"errors", tell_errors, false}, {"metrics", tell_metrics, false}, {"drain", drain, true},
-    {"reload", reload, true},
+    {"status", tell_status, false},   {"clients", tell_clients, false},
+    {"stats", tell_stats, false},     {"errors", tell_errors, false},
+    {"metrics", tell_metrics, false}, {"drain", drain, true},
+    {"reload", reload, true},         {"workers", tell_workers, false},
+    {"kill", kill_client, true},      {"complete", complete_client, true},
+    {"label", label_client, true},
 };
 
-static json_t *answer_request(struct uffd_control *control, const struct uffd_peer *peer,
-                              const struct request *request) {
-  if (!request->orders || uffd_peer_may(peer, control->uid)) return request->answer(control);
+static json_t *answer_request(struct uffd_control *control, const struct uffd_peer *peer, const struct request *request,
+                              const json_t *asked) {
+  if (!request->orders || uffd_peer_may(peer, control->uid)) return request->answer(control, asked);
   fail(EACCES, "User %u may look, and not give the order %s: allow it with the option control_uid.", peer->uid,
        request->name);
   return failure(uffd_errmsg());
@@ -221,11 +274,12 @@ static json_t *answer(struct uffd_control *control, const struct uffd_peer *peer
   const char *name = json_string_value(json_object_get(request, "request"));
   json_t *reply = NULL;
   for (size_t i = 0; name != NULL && i < sizeof(requests) / sizeof(requests[0]); i++) {
-    if (strcmp(requests[i].name, name) == 0) reply = answer_request(control, peer, &requests[i]);
+    if (strcmp(requests[i].name, name) == 0) reply = answer_request(control, peer, &requests[i], request);
   }
   json_decref(request);
   return reply != NULL ? reply
-                       : failure("There are the requests status, clients, stats, errors, metrics, drain and reload.");
+                       : failure("There are the requests status, clients, workers, stats, errors, metrics, drain, "
+                                 "reload, kill, complete and label.");
 }
 
 static void leave(struct visitor *visitor) {

@@ -6,7 +6,7 @@
  * last close turns missing pages into zeros.
  *
  * Arrows of this room, from the file that calls to the one that is called:
- *   pager -> {options, forget, link, control, scrape, liveness, slot, task, client, order}
+ *   single -> client; pager -> {options, forget, link, control, scrape, liveness, slot, task, client, order}
  *   liveness -> {slot, blame, worker, report}          which workers hang
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {children, client, blame, image, worker, stage}      who serves whom

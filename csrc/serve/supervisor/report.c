@@ -18,6 +18,7 @@ void uffd_client_describe(const struct uffd_supervised *client, struct uffd_clie
   full.client = client->who;
   full.state = uffd_stage_state(client->stage, client->end);
   full.end = client->end;
+  snprintf(full.label, sizeof(full.label), "%s", client->book.head->label);
   full.worker = client->slot;
   full.restarts = client->begun > 1 ? client->begun - 1 : 0;
   full.since_ns = client->since_ns;
@@ -36,7 +37,7 @@ static uint64_t wall_clock(void) {
 
 static bool is_trouble(uint32_t kind) {
   return kind == UFFD_REPORT_REFUSED || kind == UFFD_REPORT_DIED || kind == UFFD_REPORT_LATE ||
-         kind == UFFD_REPORT_ERROR || kind == UFFD_REPORT_FROZEN;
+         kind == UFFD_REPORT_ERROR || kind == UFFD_REPORT_FROZEN || kind == UFFD_REPORT_HUNG;
 }
 
 static void keep_trouble(uffd_pager *pager, const struct uffd_pager_report *report) {

@@ -231,8 +231,12 @@ static int start(uffd_pager *pager, uint32_t index, bool reloaded) {
   int ends[2];
   struct uffd_worker *worker = NEW(struct uffd_worker);
   if (worker == NULL) return fail(ENOMEM, "No memory for a worker.");
-  *worker = (struct uffd_worker){
-      .number = pager->workers_started + 1, .index = index, .pidfd = -1, .channel = -1, .reloaded = reloaded};
+  *worker = (struct uffd_worker){.number = pager->workers_started + 1,
+                                 .since_ns = uffd_now(),
+                                 .index = index,
+                                 .pidfd = -1,
+                                 .channel = -1,
+                                 .reloaded = reloaded};
   int result = uffd_channel_open(ends);
   if (result == 0) {
     worker->channel = ends[0];

@@ -9,6 +9,11 @@
 #include "serve/supervisor/sum.h"
 #include "serve/supervisor/worker.h"
 
+_Static_assert((int)UFFD_WORKER_IS_STARTING == (int)UFFD_WORKER_STARTING &&
+                   (int)UFFD_WORKER_IS_READY == (int)UFFD_WORKER_READY &&
+                   (int)UFFD_WORKER_IS_RETIRING == (int)UFFD_WORKER_RETIRING,
+               "the states of a worker are the public ones");
+
 int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_status *status) {
   struct uffd_pager_status full = UFFD_PAGER_STATUS_INIT;
   if (status == NULL || status->size < 2 * sizeof(size_t)) {
@@ -39,6 +44,28 @@ int uffd_pager_client(const uffd_pager *pager, uint32_t index, struct uffd_clien
     client = client->next;
   }
   uffd_client_describe(client, status);
+  return 1;
+}
+
+int uffd_pager_worker(const uffd_pager *pager, uint32_t index, struct uffd_worker_status *status) {
+  struct uffd_worker_status full = UFFD_WORKER_STATUS_INIT;
+  const struct uffd_worker *worker = pager->workers;
+  if (status == NULL || status->size < 2 * sizeof(size_t)) {
+    return fail(EINVAL, "uffd_worker_status: set size, UFFD_WORKER_STATUS_INIT does.");
+  }
+  for (uint32_t i = 0; i < index && worker != NULL; i++) {
+    worker = worker->next;
+  }
+  if (worker == NULL) return 0;
+  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    full.clients += client->worker == worker;
+  }
+  full.pid = worker->pid;
+  full.worker = worker->index;
+  full.state = (uint32_t)worker->state;
+  full.since_ns = worker->since_ns;
+  full.size = status->size;
+  memcpy(status, &full, min_u64(status->size, sizeof(full)));
   return 1;
 }
 

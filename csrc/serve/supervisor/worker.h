@@ -26,6 +26,7 @@ struct uffd_worker {
   uint32_t index;  /* of its slot */
   enum uffd_worker_state state;
   int pid, pidfd, channel;
+  uint64_t since_ns;    /* when it was started */
   bool full;            /* a message did not fit: wait until the channel is writable */
   bool retired;         /* was told to end */
   bool reloaded;        /* was started by a reload, to take over from one that lives */
