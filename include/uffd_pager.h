@@ -183,8 +183,8 @@ UFFD_EXPORT int uffd_pager_keep(const char *const *command);
 /*
  * The worker's main function: serves the clients that the supervisor at the other end of fd hands over, until the
  * supervisor says that no more will come. When the supervisor dies, it goes on with the clients that it has. opts: the
- * supervisor's; socket and control are not used. SIGINT, SIGTERM and SIGHUP are ignored from then on: they are meant
- * for the supervisor. Returns 0 or -errno; the process should exit then.
+ * supervisor's; socket and control are not used. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP and SIGPIPE are ignored from
+ * then on: what a terminal sends is meant for the supervisor. Returns 0 or -errno; the process should exit then.
  */
 UFFD_EXPORT int uffd_pager_work(int fd, const struct uffd_pager_opts *opts);
 

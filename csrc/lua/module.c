@@ -147,6 +147,7 @@ int luaopen_uffd_core(lua_State *L) {
   uffd_lua_open_prefetch(L);
   uffd_lua_open_policy(L);
   uffd_lua_open_system(L);
+  uffd_lua_open_outlet(L);
 #ifdef UFFD_WITH_IMAGE
   uffd_lua_open_image(L);
 #endif

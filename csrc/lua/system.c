@@ -52,7 +52,9 @@ static int notify(lua_State *L) {
   socklen_t address_length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path_length);
   int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return 0;
-  ssize_t sent = sendto(fd, state, length, MSG_NOSIGNAL, (const struct sockaddr *)&address, address_length);
+  /* a manager that is stopped holds nobody up */
+  ssize_t sent =
+      sendto(fd, state, length, MSG_NOSIGNAL | MSG_DONTWAIT, (const struct sockaddr *)&address, address_length);
   close(fd);
   lua_pushboolean(L, sent == (ssize_t)length);
   return 1;

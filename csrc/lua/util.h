@@ -157,6 +157,7 @@ void uffd_lua_open_loop(lua_State *L);
 void uffd_lua_open_prefetch(lua_State *L);
 void uffd_lua_open_policy(lua_State *L);
 void uffd_lua_open_system(lua_State *L);
+void uffd_lua_open_outlet(lua_State *L);
 #ifdef UFFD_WITH_IMAGE
 void uffd_lua_open_image(lua_State *L);
 #endif

@@ -1252,6 +1252,15 @@ function core.terminal(fd) end
 ---@return integer? errno
 function core.program() end
 
+---From now on what this program and its children write to a descriptor waits for nobody: it goes through a buffer, and
+---lines for which there is no room are dropped.
+---@param fd integer
+---@param notice string that the reader is shown then, with one %d for the number of lines
+---@return fun()? finish waits until all is written, or nobody takes it, and puts the descriptor back
+---@return string? message
+---@return integer? errno
+function core.outlet(fd, notice) end
+
 ---Tells the service manager, as sd_notify(3) does; nothing where there is none.
 ---@param state string such as "READY=1"
 ---@return boolean? sent

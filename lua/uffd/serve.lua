@@ -310,12 +310,29 @@ local function fail(message, errno)
   return lacking[uffd.errno[errno]] and 77 or code
 end
 
+-- systemd wants to hear within WATCHDOG_USEC that this process works: it does when a step has come back, as a step also
+-- sees to it that workers which hang are replaced. Returns how long a step may wait, in milliseconds, and what says so.
+local function watchdog(wait)
+  local usec, pid = tonumber(os.getenv "WATCHDOG_USEC"), tonumber(os.getenv "WATCHDOG_PID")
+  if not usec or pid and pid ~= core.pid() then return wait, function() end end
+  local every, fed = usec / 3e6, 0
+  local function feed()
+    if uffd.now() - fed < every then return end
+    fed = uffd.now()
+    core.notify "WATCHDOG=1"
+  end
+  local most = math.max(1, math.floor(every * 1000))
+  return wait < 0 and most or math.min(wait, most), feed
+end
+
 local function run(pager, view)
-  local wait, stopping = view.columns and 250 or -1, false
+  local wait, feed = watchdog(view.columns and 250 or -1)
+  local stopping = false
   local goes_on, message, errno
   repeat
     goes_on, message, errno = pager:step(wait)
     if goes_on then
+      feed()
       view:refresh(pager)
       view:count_refusals(math.floor(uffd.now() * 1e9))
       if not stopping and pager:status().draining then
@@ -329,24 +346,43 @@ local function run(pager, view)
   return goes_on == false, message, errno
 end
 
+-- Who reads what is printed may be stopped, or gone: this program and its workers do not wait for it.
+local function open_outlets(given)
+  local notice = "%d lines were dropped: nobody read them\n"
+  local finish_err = core.outlet(2, notice)
+  local finish_out = core.outlet(1, given.json and '{"kind":"dropped","lines":%d}\n' or notice)
+  return function()
+    if finish_out then finish_out() end
+    if finish_err then finish_err() end
+  end
+end
+
 local function supervise(given, options)
   local view = new_view(given)
   options.worker = command_line()
   options.keep = (tonumber(os.getenv "FDSTORE") or 0) > 0
-  options.report = function(event) view:tell(event) end
+  local ready = false
+  options.report = function(event)
+    if event.kind == "worker" and not ready then
+      ready = true
+      core.notify("READY=1\nSTATUS=listening on " .. given.socket)
+    end
+    view:tell(event)
+  end
   local pager, message, errno = uffd.pager(options)
   if not pager then return fail(message, errno) end
   pager:on_signals()
+  local finish = open_outlets(given)
   if given.json then
     write_json("listening", { socket = given.socket, pid = core.pid() })
   else
     view:say("info", core.wall_clock(), "uffd-lua serve: listening on " .. given.socket)
   end
-  core.notify("READY=1\nSTATUS=listening on " .. given.socket)
   local done
   done, message, errno = run(pager, view)
   pager:close()
   view:conclude()
+  finish()
   if not done then return fail(message, errno) end
   return view.lost and 1 or view:lost_data() and 3 or 0
 end

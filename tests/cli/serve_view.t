@@ -33,13 +33,14 @@ $ cat > manager.lua <<'END'
 > local manager = assert(require("socket.unix").dgram())
 > assert(manager:bind "notify")
 > manager:settimeout(20)
+> io.stdout:setvbuf "line"
 > io.open("bound", "w"):close()
 > for _ = 1, 2 do print((manager:receive():gsub("\n", " "))) end
 > END
 $ uffd-lua manager.lua > told & manager=$!
 > await '[ -e bound ]'
 > NOTIFY_SOCKET=$PWD/notify uffd-lua serve --socket door --image image --control control 2> /dev/null & pid=$!
-> await 'uffd-lua ctl --socket control status > /dev/null 2>&1'
+> await 'grep -qs READY told'
 > uffd-lua ctl --socket control drain; wait $manager; wait $pid; cat told
 READY=1 STATUS=listening on door
 STOPPING=1

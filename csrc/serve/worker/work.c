@@ -259,6 +259,9 @@ static void ignore_signals(void) {
   (void)signal(SIGINT, SIG_IGN);
   (void)signal(SIGTERM, SIG_IGN);
   (void)signal(SIGHUP, SIG_IGN);
+  (void)signal(SIGQUIT, SIG_IGN);
+  (void)signal(SIGTSTP, SIG_IGN);
+  (void)signal(SIGPIPE, SIG_IGN); /* what it prints goes through the supervisor, which may die */
 }
 
 int uffd_pager_work(int fd, const struct uffd_pager_opts *user_opts) {
