@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -186,6 +187,65 @@ static void hang_up_and_touch(struct paging_job *job) {
   job->vmm.socket = -1;
   nap_until_flag(job);
   CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
+}
+
+static void execute_with_the_connection(struct paging_job *job) {
+  CHECK_EQ(fcntl(job->vmm.socket, F_SETFD, 0), 0);
+  execlp("sleep", "sleep", "1000", (char *)NULL);
+}
+
+/* Its process lives, and so does its connection: the memory is gone. */
+static void client_that_executes_another_program_is_gone(void) {
+  struct paging paging;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .run = execute_with_the_connection};
+  pid_t client = paging_client(&job);
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  kill(client, SIGKILL);
+  CHECK(is_killed(client));
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* A socket that waits for as long as its peer likes when it is closed: it has bytes to send, and lingers. */
+static int lingering_socket(int *peer) {
+  const struct linger forever = {.l_onoff = 1, .l_linger = 1000};
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t length = sizeof(address);
+  static char bytes[65536];
+  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  CHECK(listener >= 0 && fd >= 0);
+  CHECK_EQ(bind(listener, (struct sockaddr *)&address, length), 0);
+  CHECK_EQ(listen(listener, 1), 0);
+  CHECK_EQ(getsockname(listener, (struct sockaddr *)&address, &length), 0);
+  CHECK_EQ(connect(fd, (struct sockaddr *)&address, length), 0);
+  *peer = accept(listener, NULL, NULL);
+  CHECK(*peer >= 0);
+  close(listener);
+  while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0) {
+  }
+  CHECK_EQ(setsockopt(fd, SOL_SOCKET, SO_LINGER, &forever, sizeof(forever)), 0);
+  return fd;
+}
+
+static void descriptors_that_linger_hold_up_nobody(void) {
+  struct paging paging;
+  int peer, fd = lingering_socket(&peer);
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, NULL);
+  int attacker = vmm_connect(paging.socket);
+  CHECK(attacker >= 0);
+  CHECK_EQ(vmm_send(attacker, "[", 1, &fd, 1), 0);
+  close(fd);
+  CHECK_EQ(vmm_send(attacker, "x", 1, NULL, 0), 0);
+  paging_await(&paging, UFFD_REPORT_REFUSED, 1);
+  struct paging_job job = {.paging = &paging};
+  paging_client_ok(paging_client(&job));
+  close(attacker);
+  close(peer);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
 }
 
 /* Firecracker before 1.12. */
@@ -809,6 +869,8 @@ static const struct check_test tests[] = {
     TEST(nothing_stays_of_clients),
     TEST(inherited_connection_is_closed_with_its_client),
     TEST(client_is_killed_at_any_moment),
+    TEST(client_that_executes_another_program_is_gone),
+    TEST(descriptors_that_linger_hold_up_nobody),
     TEST(client_that_hangs_up_is_served),
     TEST(pager_serves_one_client_and_ends),
     TEST(more_clients_than_allowed_are_refused),

@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "serve/door/connection.h"
+#include "serve/paper/closer.h"
 
 #define READS      16   /* a call, so that one client that sends a lot does not keep the supervisor busy */
 #define BUFFER     4096 /* bytes a read */
@@ -82,7 +83,7 @@ uint32_t uffd_connection_count(const struct uffd_connection *connection) {
 }
 
 static void drop_fds(struct uffd_connection *connection) {
-  uffd_close_fds(connection->fds, connection->fds_count);
+  uffd_close_foreign(connection->fds, connection->fds_count);
   connection->fds_count = connection->fresh = 0;
 }
 

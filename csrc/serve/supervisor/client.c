@@ -12,6 +12,7 @@
 #include "base/base.h"
 #include "serve/door/regions.h"
 #include "serve/paper/alive.h"
+#include "serve/paper/closer.h"
 #include "serve/supervisor/family.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/keep.h"
@@ -38,13 +39,15 @@ static void exited(uffd_pager *pager, void *owner) {
   client->probe_step = PROBE_MIN_NS;
 }
 
-/* Without a pidfd its end is noticed by asking for its memory. */
+/*
+ * Without a pidfd its end is noticed by asking for its memory. With one, too, now and then: whoever has connected may
+ * live on, and hold the connection, when the memory is gone: it executes another program, or it was another's memory.
+ */
 static int poll_exit(uffd_pager *pager, struct uffd_supervised *client) {
   client->exit = (struct uffd_poll){exited, client};
-  if (client->pidfd >= 0) return uffd_poll_add(pager, client->pidfd, &client->exit);
-  client->probe_step = PROBE_MIN_NS;
+  client->probe_step = client->pidfd >= 0 ? PROBE_MAX_NS : PROBE_MIN_NS;
   client->probe_ns = uffd_now() + client->probe_step;
-  return 0;
+  return client->pidfd >= 0 ? uffd_poll_add(pager, client->pidfd, &client->exit) : 0;
 }
 
 static uint32_t count_clients(const uffd_pager *pager, uint32_t slot) {
@@ -113,7 +116,7 @@ static void free_client(uffd_pager *pager, struct uffd_supervised *client) {
   if (client->pidfd >= 0) uffd_poll_drop(pager, client->pidfd);
   uffd_close_fds(&client->object_fd, 1);
   uffd_close_fds(&client->pidfd, 1);
-  uffd_close_fds(client->fds, UFFD_HANDSHAKE_FDS);
+  uffd_close_foreign(client->fds, UFFD_HANDSHAKE_FDS);
   uffd_book_close(&client->book);
   DELETE(client);
 }

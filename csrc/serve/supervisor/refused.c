@@ -10,6 +10,7 @@
 
 #include "base/base.h"
 #include "serve/paper/alive.h"
+#include "serve/paper/closer.h"
 #include "serve/supervisor/family.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/pager.h"
@@ -111,7 +112,7 @@ const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshak
   }
   refused->handshake = *handshake;
   *handshake = (struct uffd_handshake)UFFD_HANDSHAKE_INIT;
-  uffd_close_fds(refused->handshake.fds, refused->handshake.fds_count);
+  uffd_close_foreign(refused->handshake.fds, refused->handshake.fds_count);
   refused->number = ++pager->last_refused;
   link_in(pager, refused);
   uffd_keep_refused(pager, refused->number, refused->handshake.object_fd);

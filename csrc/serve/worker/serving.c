@@ -11,6 +11,7 @@
 
 #include "base/base.h"
 #include "serve/paper/channel.h"
+#include "serve/paper/closer.h"
 #include "serve/worker/prefetch.h"
 
 #define SAME_NS UINT64_C(1000000) /* the age of a fault and the clock are not read at the same moment */
@@ -104,7 +105,7 @@ static void release(struct uffd_serving *serving) {
   uffd_close(serving->object); /* it unregisters what it has registered itself, which is nothing */
   uffd_book_close(&serving->book);
   uffd_close_fds(&serving->pidfd, 1);
-  uffd_close_fds(serving->fds, serving->client.fds_count);
+  uffd_close_foreign(serving->fds, serving->client.fds_count);
   uffd_release(serving->places, serving->client.regions_count * sizeof(*serving->places));
   DELETE(serving);
 }
@@ -218,7 +219,7 @@ void uffd_parcel_close(struct uffd_parcel *parcel) {
   uffd_book_close(&parcel->book);
   uffd_close_fds(&parcel->object_fd, 1);
   uffd_close_fds(&parcel->pidfd, 1);
-  uffd_close_fds(parcel->fds, UFFD_HANDSHAKE_FDS);
+  uffd_close_foreign(parcel->fds, UFFD_HANDSHAKE_FDS);
 }
 
 int uffd_serving_make(struct uffd_shop *shop, struct uffd_parcel *parcel, struct uffd_serving **made) {

@@ -12,6 +12,7 @@
 #include "base/base.h"
 #include "serve/paper/alive.h"
 #include "serve/paper/channel.h"
+#include "serve/paper/closer.h"
 #include "serve/worker/roster.h"
 
 #define ALONE_MS 100 /* how often a worker without a supervisor looks after its clients */
@@ -98,7 +99,7 @@ static void serve(struct uffd_work *work, const struct uffd_message *message, in
   }
   if (result == 0) result = uffd_book_open(fds[1], &parcel.book);
   if (result < 0) {
-    uffd_close_fds(fds, UFFD_MESSAGE_FDS);
+    uffd_close_foreign(fds, UFFD_MESSAGE_FDS);
   } else {
     parcel.fds_count = message->fds_count - first;
     memcpy(parcel.fds, &fds[first], parcel.fds_count * sizeof(int));
