@@ -462,16 +462,16 @@ UFFD_EXPORT uint64_t uffd_memory_length(const uffd_memory *memory);    /* bytes,
 UFFD_EXPORT uint64_t uffd_memory_page_size(const uffd_memory *memory); /* bytes */
 UFFD_EXPORT int uffd_memory_kind(const uffd_memory *memory);           /* UFFD_MEMORY_* */
 /*
- * The memfd, owned by the memory; -ENOENT if it has none. Read it through another mapping only when the region is
- * complete: the kernel puts a page of zeros into the page cache for each hole that is read so (pread(2) does not), and
- * what the page cache has counts as filled. The same holds for the rest of a huge page where the host makes them of
- * what pwrite(2) writes (shmem_enabled always or within_size): write whole ones, or use uffd_memory_write().
+ * The memfd, owned by the memory; -ENOENT if it has none. Whoever reads a hole of it through another mapping finds
+ * zeros there (pread(2) too) until the page is filled: complete the region first. The served memory does not: it asks
+ * its resolver for a page that holds nothing but zeros and was not filled by the loop. This needs minor faults (5.14,
+ * hugetlb 5.13), which the loop registers besides the region's modes. A page into which somebody has written anything is
+ * taken as it is.
  */
 UFFD_EXPORT int uffd_memory_fd(const uffd_memory *memory);
 /*
  * The second mapping of memfd or hugetlb memory. It is not registered: fill pages through it, then CONTINUE. It never
- * has huge pages by accident, but reading a page through it that was not filled fills it with zeros, as said above. Or
- * NULL.
+ * has huge pages by accident. NULL: the memory has none.
  */
 UFFD_EXPORT void *uffd_memory_alias(const uffd_memory *memory);
 

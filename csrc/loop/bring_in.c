@@ -64,7 +64,7 @@ static uint64_t guess_flags(const uffd_region *region, uint64_t address, bool wr
   bool protects = (region->terms.modes & UFFD_MODE_WP) != 0;
   const void *there = (const void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr) */
   if (write && protects && uffd_peek(&byte, there, 1) == 0) return UFFD_FAULT_WRITE | UFFD_FAULT_WP;
-  return (write ? UFFD_FAULT_WRITE : 0) | ((region->terms.modes & UFFD_MODE_MINOR) != 0 ? UFFD_FAULT_MINOR : 0);
+  return (write ? UFFD_FAULT_WRITE : 0) | (region->terms.tells_minor ? UFFD_FAULT_MINOR : 0);
 }
 
 int uffd_region_bring_in(void *ctx, uint64_t address, bool write) {

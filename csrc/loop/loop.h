@@ -92,9 +92,10 @@ void uffd_gate_destroy(struct uffd_gate *gate);
 int uffd_loop_take_opts(struct uffd_loop_opts *opts, const struct uffd_loop_opts *user_opts); /* -EINVAL: sentence */
 /* Sets the engine's class, and how many readers and slots it has; says why. */
 void uffd_choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts);
-/* Of a region: 0 or -errno with a sentence. opts is filled in. */
+/* Of a region: 0 or -errno with a sentence. opts is filled in. *guard: modes to register with besides. */
 int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uffd_resolver *resolver,
-                           struct uffd_region_opts *opts);
+                           struct uffd_region_opts *opts, uint64_t *guard);
+bool uffd_resolver_doubts(const uffd_resolver *resolver); /* struct uffd_terms.doubts */
 
 /* region.c: unregistering lets sleepers go; missing pages are zeros from then on. */
 void uffd_region_unregister(uffd_region *region); /* as it was added, without what mremap has moved */

@@ -171,13 +171,28 @@ static int check_whole(uffd_memory *memory, const struct uffd_region_opts *opts)
               opts->offset);
 }
 
-static bool continues(const uffd_resolver *resolver) { /* NOLINT(misc-no-recursion) */
-  if (strcmp(resolver->class->kind, "continue") == 0) return true;
+/* A resolver that continues pages is in the tree; filling: one that fills the others from somewhere. */
+static bool continues(const uffd_resolver *resolver, bool filling) { /* NOLINT(misc-no-recursion) */
+  if (strcmp(resolver->class->kind, "continue") == 0) return !filling || resolver->class->child(resolver, 0) != NULL;
   uffd_resolver *child;
   for (size_t i = 0; resolver->class->child != NULL && (child = resolver->class->child(resolver, i)) != NULL; i++) {
-    if (continues(child)) return true;
+    if (continues(child, filling)) return true;
   }
   return false;
+}
+
+bool uffd_resolver_doubts(const uffd_resolver *resolver) {
+  return continues(resolver, true);
+}
+
+/*
+ * Minor faults of memory whose page cache is ours are always told, if the kernel can (5.13, 5.14): a page that is in
+ * the cache need not be one that was filled.
+ */
+static uint64_t guard_modes(const uffd_memory *memory) {
+  uint64_t needs = memory->page_size == BASE_PAGE ? UFFD_FEAT_MINOR_SHMEM : UFFD_FEAT_MINOR_HUGETLBFS;
+  bool own = memory->fd >= 0 && memory->alias != NULL && memory->kind != UFFD_MEMORY_FOREIGN;
+  return own && (uffd_kernel_features() & needs) != 0 ? UFFD_MODE_MINOR : 0;
 }
 
 /* The user's own object: what a loop could not read, or would hear nothing from. */
@@ -216,7 +231,7 @@ static int check_ledger(const uffd_loop *loop, bool foreign) {
 }
 
 int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uffd_resolver *resolver,
-                           struct uffd_region_opts *opts) {
+                           struct uffd_region_opts *opts, uint64_t *guard) {
   const struct uffd_engine_class *class = loop->engine.class;
   bool foreign = memory->kind == UFFD_MEMORY_FOREIGN;
   int result = check_range(memory, opts);
@@ -230,7 +245,8 @@ int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uff
   result = check_retries(opts->on_error, opts->retry_ms, &opts->retry_then);
   if (result < 0) return result;
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
-  if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (continues(resolver) && !foreign ? UFFD_MODE_MINOR : 0);
+  bool minor = continues(resolver, false) && !foreign;
+  if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (minor ? UFFD_MODE_MINOR : 0);
   if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
     return fail(EINVAL, "A region needs the mode missing or minor: nothing else brings faults to a resolver.");
   }
@@ -244,5 +260,6 @@ int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uff
   };
   result = uffd_resolver_check(resolver, &target, opts->resolver_offset, opts->length);
   if (result < 0) return result;
+  *guard = (opts->modes & UFFD_MODE_MISSING) != 0 ? guard_modes(memory) & ~opts->modes : 0;
   return opts->on_error == UFFD_ON_ERROR_DEFAULT ? 0 : check_poison(opts->on_error);
 }

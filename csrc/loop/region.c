@@ -244,7 +244,7 @@ void uffd_region_destroy(uffd_region *region) {
 }
 
 static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
-                      const struct uffd_region_opts *opts) {
+                      const struct uffd_region_opts *opts, uint64_t guard) {
   bool only_missing = (opts->modes & (UFFD_MODE_WP | UFFD_MODE_MINOR)) == 0;
   terms->resolver = resolver;
   terms->pid = memory->pid;
@@ -255,7 +255,14 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
   terms->length = opts->length;
   terms->page_size = memory->page_size;
   terms->page_shift = (uint32_t)__builtin_ctzll(memory->page_size);
-  terms->modes = opts->modes;
+  terms->modes = opts->modes | guard;
+  terms->tells_minor = (opts->modes & UFFD_MODE_MINOR) != 0;
+  terms->doubts = terms->tells_minor && memory->fd >= 0 && uffd_resolver_doubts(resolver);
+  terms->cache = (struct uffd_cache){
+      .fd = memory->fd,
+      .alias = memory->private_mapping || memory->alias == NULL ? NULL : memory->alias + opts->offset,
+      .offset = opts->offset,
+  };
   terms->resolver_offset = opts->resolver_offset;
   terms->around = opts->around == UFFD_AROUND_AUTO
                       ? opts->around
@@ -271,11 +278,11 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
 }
 
 static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
-                               const struct uffd_region_opts *opts) {
+                               const struct uffd_region_opts *opts, uint64_t guard) {
   uffd_region *region = NEW(uffd_region);
   if (region == NULL) return NULL;
   struct uffd_terms *terms = &region->terms;
-  set_terms(terms, loop, memory, resolver, opts);
+  set_terms(terms, loop, memory, resolver, opts, guard);
   terms->hints = &region->hints;
   terms->latency = region->latency;
   atomic_init(&region->hints.huge, uffd_huge_serves(memory, opts->modes));
@@ -392,11 +399,12 @@ static int check_call(const uffd_loop *loop, const uffd_memory *memory, const uf
 static int add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver, const struct uffd_region_opts *user_opts,
                uffd_region **added) {
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  uint64_t guard = 0;
   int result = check_call(loop, memory, resolver);
   if (result == 0) result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_region_opts");
-  if (result == 0) result = uffd_region_check_opts(loop, memory, resolver, &opts);
+  if (result == 0) result = uffd_region_check_opts(loop, memory, resolver, &opts, &guard);
   if (result < 0) return result;
-  uffd_region *region = new_region(loop, memory, resolver, &opts);
+  uffd_region *region = new_region(loop, memory, resolver, &opts, guard);
   if (region == NULL) return fail(ENOMEM, "No memory for a region of %" PRIu64 " bytes.", opts.length);
   if (!region->terms.foreign) result = uffd_claim(&region->claim);
   if (result == 0) result = uffd_memory_settle(memory, opts.offset, opts.length);

@@ -56,8 +56,7 @@ static ssize_t copy_some(const struct copying *rest) {
                      : copy_by_pipe(rest->outside, rest->inside, rest->length);
 }
 
-int uffd_peek(void *buffer, const void *source, uint64_t length) {
-  struct copying rest = {.inside = (char *)(uintptr_t)source, .outside = buffer, .length = length};
+static int copy_whole(struct copying rest) {
   while (rest.length != 0) {
     ssize_t count = copy_some(&rest);
     if (count <= 0) return count < 0 ? (int)count : -EFAULT;
@@ -66,6 +65,15 @@ int uffd_peek(void *buffer, const void *source, uint64_t length) {
     rest.length -= (uint64_t)count;
   }
   return 0;
+}
+
+int uffd_peek(void *buffer, const void *source, uint64_t length) {
+  return copy_whole((struct copying){.inside = (char *)(uintptr_t)source, .outside = buffer, .length = length});
+}
+
+int uffd_poke(void *target, const void *data, uint64_t length) {
+  return copy_whole(
+      (struct copying){.inside = target, .outside = (char *)(uintptr_t)data, .length = length, .write = true});
 }
 
 static bool is_readable(char *byte) {

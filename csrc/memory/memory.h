@@ -144,6 +144,7 @@ bool uffd_drop_tells(const uffd_memory *memory);
 
 /* copy.c: copies from memory that may be unreadable, without a signal: 0, or -EFAULT and the like. */
 int uffd_peek(void *buffer, const void *source, uint64_t length);
+int uffd_poke(void *target, const void *data, uint64_t length); /* the other way: -EFAULT when target cannot be had */
 
 /*
  * touch.c: one access that raises no signal in this process. The byte keeps its value. 0, -EFAULT, or -errno of making

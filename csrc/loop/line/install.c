@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "kernel/verdict.h"
+#include "loop/line/cached.h"
 
 /* Where the work stands: the range still to do, and what was done so far. */
 struct work {
@@ -136,7 +137,8 @@ static void pass_page(struct work *work, uint32_t outcome) {
 static void step_over_present(struct work *work) {
   const struct uffd_install *install = work->install;
   uint64_t index = page_index(install->slice, work->at);
-  if (page_state(install->slice, index) == UFFD_PAGE_ABSENT) {
+  uint8_t state = page_state(install->slice, index);
+  if (state == UFFD_PAGE_ABSENT || state == UFFD_PAGE_CLAIMED) {
     set_page_state(install->slice, index, UFFD_PAGE_INSTALLED);
   }
   if (work->at == install->page) {
@@ -237,12 +239,27 @@ static bool is_mapped(const struct work *work) {
   return (resident & 1) != 0;
 }
 
+static uint64_t bytes_of_page(const struct work *work) {
+  return min_u64(work->install->dst + work->install->length - work->at, page_size_of(work));
+}
+
+/* Of a page that is in the page cache already, the bytes go in there; work->at stays, and CONTINUE comes next. */
+static int fill_cached(struct work *work, uint32_t kind) {
+  const struct uffd_install *install = work->install;
+  if (kind != UFFD_ANSWER_BYTES || install->slice->terms->cache.alias == NULL) return 0;
+  return uffd_cached_fill(install->slice, work->at, (const char *)install->data + (work->at - install->dst),
+                          bytes_of_page(work));
+}
+
 /*
- * The page cache may have what would not go in: after a minor fault, where waking alone would bring the same fault
- * again and again, and in huge pages, where EEXIST is no proof: Linux also says it when none is free (R22).
+ * The page cache may have what would not go in: where minor faults are told, waking alone would bring the same fault
+ * again and again; and in huge pages EEXIST is no proof: Linux also says it when none is free (R22).
  */
-static int map_cached(struct work *work, bool minor) {
-  int error = step(work, UFFD_ANSWER_CONTINUE, page_size_of(work));
+static int map_cached(struct work *work, uint32_t kind, bool minor) {
+  uint64_t page = work->at;
+  int error = fill_cached(work, kind);
+  if (error == 0) error = step(work, UFFD_ANSWER_CONTINUE, page_size_of(work));
+  if (error != 0 && error != -EEXIST) uffd_cached_undo(work->install->slice, page);
   if (minor || (error != -EFAULT && error != -EINVAL)) return error;
   return is_mapped(work) ? -EEXIST : -ENOMEM;
 }
@@ -259,8 +276,24 @@ static int try_other_way(struct work *work, uint32_t kind, int error) {
     return step(work, UFFD_ANSWER_BYTES, page_size_of(work));
   }
   bool minor = install->minor && work->at == install->page, copies = kind <= UFFD_ANSWER_BYTES;
-  bool doubtful = minor || page_size_of(work) != BASE_PAGE;
-  return error == -EEXIST && copies && doubtful ? map_cached(work, minor) : error;
+  bool cached = install->slice->terms->cache.alias != NULL;
+  bool doubtful = minor || cached || page_size_of(work) != BASE_PAGE;
+  return error == -EEXIST && copies && doubtful ? map_cached(work, kind, minor) : error;
+}
+
+/* Pages are continued up to the first that only seems to be there. */
+static void doubt(struct work *work) {
+  const struct uffd_slice *slice = work->install->slice;
+  uint64_t from = work->install->page;
+  if (uffd_cached_is_empty(slice, from)) {
+    finish(work, UFFD_OUTCOME_ABSENT);
+    return;
+  }
+  while (from > work->at && !uffd_cached_is_empty(slice, from - page_size_of(work))) {
+    from -= page_size_of(work);
+  }
+  work->at = from;
+  work->end = uffd_cached_run(slice, work->install->page, work->end);
 }
 
 struct uffd_filled uffd_install(struct uffd_lane *lane, const struct uffd_install *install) {
@@ -275,6 +308,7 @@ struct uffd_filled uffd_install(struct uffd_lane *lane, const struct uffd_instal
       .filled = {.outcome = UFFD_OUTCOME_INSTALLED, .page_kind = UFFD_ANSWER_LATER},
   };
   work.end = install->dst + round_up(install->length, page_size_of(&work));
+  if (install->doubted) doubt(&work);
   while (work.at < work.end) {
     int error = step(&work, kind, work.end - work.at);
     if (error != 0) error = try_other_way(&work, kind, error);

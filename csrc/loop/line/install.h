@@ -11,8 +11,8 @@
 
 /* What a step of the line has done. Small: it is returned at each step of a fault. */
 struct uffd_filled {
-  uint32_t outcome; /* UFFD_OUTCOME_*, of the faulting page */
-  int error;        /* FAILED: the errno */
+  uint32_t outcome;    /* UFFD_OUTCOME_*, of the faulting page */
+  int error;           /* FAILED: the errno */
   uint8_t page_kind;   /* UFFD_ANSWER_*, as which the faulting page went in; LATER: it did not */
   bool poisoned;       /* the faulting page is poison, by this step or another */
   bool other_way;      /* some bytes went in in another way than was asked for */
@@ -36,6 +36,7 @@ struct uffd_install {
   uint32_t kind;                 /* UFFD_ANSWER_*; uffd_install() does not know FILE: see bulk.h */
   bool wp;                       /* arrives write-protected */
   bool minor;                    /* the page cache has the page, as the fault said */
+  bool doubted;                  /* CONTINUE: a page of zeros that is not known as filled is ABSENT */
   bool first_write;              /* the faulting page arrives unprotected, for a write that is watched for */
   bool quiet;                    /* whoever sleeps is woken by the caller, when he has written his record */
 };

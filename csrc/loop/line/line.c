@@ -81,7 +81,7 @@ static int ask(struct walk *walk, uint64_t low, uint64_t high, struct uffd_answe
       .page_size = terms->page_size,
       .cover_offset = region_offset(walk->slice, low) + terms->resolver_offset,
       .cover_length = high - low,
-      .flags = walk->flags,
+      .flags = terms->tells_minor ? walk->flags : walk->flags & ~UFFD_FAULT_MINOR,
       .tid = walk->tid,
       .handler = lane->index,
       .cookie = terms->cookie,
@@ -144,6 +144,7 @@ static struct uffd_filled install_answer(struct walk *walk, struct uffd_answer *
       .kind = answer->kind,
       .wp = (terms->modes & UFFD_MODE_WP) != 0 && !written && answer->kind != UFFD_ANSWER_POISON,
       .minor = (walk->flags & UFFD_FAULT_MINOR) != 0,
+      .doubted = terms->doubts && (walk->flags & UFFD_FAULT_MINOR) != 0 && answer->kind == UFFD_ANSWER_CONTINUE,
       .first_write = (terms->modes & UFFD_MODE_WP) != 0 && written,
       .quiet = walk->traced,
   };
@@ -155,6 +156,8 @@ static struct uffd_filled install_answer(struct walk *walk, struct uffd_answer *
     uffd_count(&walk->lane->counters.present, 1);
     return nothing_filled(UFFD_OUTCOME_PRESENT);
   }
+  if (page_state(slice, page_index(slice, walk->page)) == UFFD_PAGE_CLAIMED)
+    return nothing_filled(UFFD_OUTCOME_DEFERRED);
   const struct uffd_filled filled = uffd_bulk_install(walk->lane, &install);
   BARRIER("installed", &walk->page);
   return filled;
@@ -252,7 +255,7 @@ static void pass_present(const struct walk *walk, uint64_t *low, uint64_t *high)
 static void go_along(const struct walk *walk, struct uffd_filled *filled) {
   const struct uffd_slice *slice = walk->slice;
   uint64_t low = walk->low, high = walk->high, bytes = 0;
-  bool alone = slice->terms->resolver->calls_back || (slice->terms->modes & UFFD_MODE_MINOR) != 0;
+  bool alone = slice->terms->resolver->calls_back || slice->terms->tells_minor;
   if (walk->cover < high - low && !alone) {
     fill_rest(walk, filled);
   } else if (walk->cover != high - low) {
@@ -481,7 +484,7 @@ struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pen
 
 struct uffd_filled uffd_line_prefetch(struct uffd_lane *lane, struct uffd_source *source,
                                       const struct uffd_slice *slice, uint64_t low, uint64_t high) {
-  bool minor = (slice->terms->modes & UFFD_MODE_MINOR) != 0;
+  bool minor = slice->terms->tells_minor;
   struct walk walk = {
       .lane = lane,
       .source = source,

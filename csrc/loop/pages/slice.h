@@ -13,7 +13,15 @@ enum uffd_page {
   UFFD_PAGE_ABSENT = 0,
   UFFD_PAGE_INSTALLED = 1,
   UFFD_PAGE_REMOVED = 2, /* dropped by its owner, who must read zeros from then on, however often it is dropped */
-  UFFD_PAGE_POISONED = 3
+  UFFD_PAGE_POISONED = 3,
+  UFFD_PAGE_CLAIMED = 4 /* an inline slot writes it in the page cache: others come again */
+};
+
+/* The page cache behind memory that we have mapped. */
+struct uffd_cache {
+  int fd;          /* -1: there is none, or it is not known */
+  char *alias;     /* of the region's first byte, in the second mapping of the file; NULL: the memory is private */
+  uint64_t offset; /* of the region's first byte in the file */
 };
 
 #define UFFD_KIND_WORDS 4u /* of a resolver's name, as struct uffd_waiting has it */
@@ -39,6 +47,13 @@ struct uffd_terms {
   uint32_t retry_ms, retry_then;  /* on_error RETRY: after so long (0: never) a page becomes that */
   bool finds_zeros; /* zero pages of large answers go in as such; elsewhere a zero page costs as much as another */
   bool foreign;     /* in another process */
+  /*
+   * The resolver is told of minor faults. Else these are on guard only: a page may be in the page cache because
+   * somebody has read a hole there, and is asked for all the same.
+   */
+  bool tells_minor;
+  bool doubts; /* the resolver continues pages, and fills those that the page cache does not really have */
+  struct uffd_cache cache;
   struct uffd_hints *hints;
   _Atomic uint64_t *latency; /* UFFD_HISTOGRAM_BUCKETS of the region; any lane adds to them */
   uint32_t entry;            /* in the ledger */

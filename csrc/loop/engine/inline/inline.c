@@ -43,7 +43,7 @@ static struct uffd_filled walk(struct uffd_slot *slot, const struct uffd_entry *
   struct uffd_lane *outer = uffd_current_lane;
   /* The signal does not tell a minor fault from a missing one: the page cache is asked first, and says if it has none
    */
-  bool minor = (entry->slice.terms->modes & UFFD_MODE_MINOR) != 0 && (flags & UFFD_FAULT_WP) == 0;
+  bool minor = entry->slice.terms->tells_minor && (flags & UFFD_FAULT_WP) == 0;
   const struct uffd_pending fault = {
       .source = entry->source,
       .address = address,
