@@ -1,8 +1,8 @@
 /*
- * An allocator for one Lua state. Lua tells the size of a block when it gives it back, so blocks have no headers. Large
- * ones are runs of units in a bitmap, where free neighbours join by themselves and a growing block often stays where it
- * is. Small ones (up to a unit) come from slabs, which return to the bitmap when empty: a policy that once filled the
- * arena with small tables leaves room for strings again.
+ * An allocator for one Lua state. Lua tells a block's size when it frees it, so blocks have no headers. Large blocks
+ * are runs of units in a bitmap: free neighbours join without any work, and a block that grows can often stay where it
+ * is. Small blocks (up to a unit) come from slabs. An empty slab goes back to the bitmap, so an arena that was once
+ * full of small tables has room for strings again.
  */
 #include "arena.h"
 
@@ -39,7 +39,7 @@ void uffd_lua_arena_close(struct uffd_lua_arena *arena) {
 
 /* Runs of units */
 
-/* The first unit from at on that is taken (or free), or end. */
+/* The first unit from at on that is taken (or that is free), or end. */
 static size_t find(const struct uffd_lua_arena *arena, size_t at, size_t end, bool taken) {
   while (at < end) {
     uint64_t word = arena->taken[at / 64] ^ (taken ? 0 : UINT64_MAX);
@@ -103,7 +103,7 @@ static void give_run(struct uffd_lua_arena *arena, void *block, size_t size) {
   arena->used -= units_of(size) * ARENA_UNIT;
 }
 
-/* Grows or shrinks a run where it is. */
+/* Grows or shrinks a run without moving it. */
 static bool resize_run(struct uffd_lua_arena *arena, void *block, size_t old_size, size_t new_size) {
   size_t first = unit_at(arena, block);
   size_t had = units_of(old_size);
@@ -148,7 +148,7 @@ static void delist(struct uffd_lua_arena *arena, uint32_t index) {
   if (slab->next != NONE) arena->slabs[slab->next].previous = slab->previous;
 }
 
-/* The first eight units that are all free, or NONE. */
+/* The first of eight neighbouring free units, or NONE. */
 static uint32_t find_slab(const struct uffd_lua_arena *arena) {
   for (uint32_t index = 0; index < arena->units / 8; index++) {
     if ((arena->taken[index / 8] >> (index % 8 * 8) & 0xff) == 0) return index;
@@ -207,7 +207,7 @@ static void *take(struct uffd_lua_arena *arena, size_t size) {
   return size <= ARENA_UNIT ? take_small(arena, class_of(size)) : take_run(arena, size);
 }
 
-/* Where a block lies, not its size, says whether it is part of a slab: see shrink_in_place(). */
+/* A block belongs to a slab by its address, not by its size: see shrink_in_place(). */
 static void give(struct uffd_lua_arena *arena, void *block, size_t size) {
   struct arena_slab *slab = slab_at(arena, block);
   if (slab->class < ARENA_CLASSES)
@@ -216,7 +216,7 @@ static void give(struct uffd_lua_arena *arena, void *block, size_t size) {
     give_run(arena, block, size);
 }
 
-/* Lua takes it for granted that a block can be made smaller. */
+/* Lua relies on it that making a block smaller never fails. */
 static void shrink_in_place(struct uffd_lua_arena *arena, void *block, size_t old_size, size_t new_size) {
   if (old_size > ARENA_UNIT) resize_run(arena, block, old_size, new_size);
 }

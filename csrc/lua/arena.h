@@ -1,6 +1,6 @@
 /*
- * The memory of one handler's Lua state: one mapping, populated when it is made, with a cap. On the fault path it takes
- * no lock, makes no system call, and no page of it can be missing.
+ * The memory of one handler's Lua state: one mapping of limited size, populated when it is made. On the fault path it
+ * takes no lock, makes no system call, and never faults.
  */
 #ifndef UFFD_LUA_ARENA_H
 #define UFFD_LUA_ARENA_H

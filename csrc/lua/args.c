@@ -1,6 +1,7 @@
 /*
- * The arguments of a policy. In between they are a flat run of bytes: a tag a value, then its contents. Inside a
- * handler, a resolver can be named and handed over to, and a memory that is not served can be read; nothing else.
+ * The arguments of a policy. They are copied as a flat run of bytes: for each value a tag and its contents. In a
+ * handler, a resolver among them can be named and handed over to, and a memory that is not served can be read. Nothing
+ * else can be done with them there.
  */
 #include "args.h"
 
@@ -179,7 +180,7 @@ void uffd_lua_args_free(struct uffd_lua_args *args) {
   *args = (struct uffd_lua_args){NULL, 0, 0, NULL, 0, NULL, 0};
 }
 
-/* A resolver as a handler's state knows it: something to compare, with what it was when it was passed. */
+/* A resolver in a handler's state: it can be compared, and has the properties that it had when it was passed. */
 struct resolver_handle {
   uffd_resolver *resolver;
   lua_Integer size;

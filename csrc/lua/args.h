@@ -1,4 +1,6 @@
-/* Values that go from the program's Lua state into the handlers': copied out once, copied in once for each handler. */
+/*
+ * Values that go from the program's Lua state to the handlers': copied out once, and copied in once for each handler.
+ */
 #ifndef UFFD_LUA_ARGS_H
 #define UFFD_LUA_ARGS_H
 
@@ -15,18 +17,19 @@ struct uffd_lua_args {
 };
 
 /*
- * Copies the value at index: nil, boolean, number, string, table of these without a metatable or a cycle, resolver,
- * memory, sentinel. Anything else raises, naming where it is. handles is the stack index of a table that receives the
- * resolver handles, in the order of args->resolvers. What was copied before an error is in args: free it.
+ * Copies the value at index: nil, boolean, number, string, a table of these without metatable and cycles, resolver,
+ * memory, sentinel. Anything else raises an error that names its place. handles is the stack index of a table that
+ * receives the resolver handles, in the order of args->resolvers. After an error, args holds what was copied before:
+ * free it.
  */
 void uffd_lua_args_copy(lua_State *L, int index, int handles, struct uffd_lua_args *args);
-/* Pushes the value in a handler's state. Raises errors of memory only. */
+/* Pushes the value in a handler's state. The only error that it raises is about memory. */
 void uffd_lua_args_push(lua_State *L, const struct uffd_lua_args *args);
 void uffd_lua_args_free(struct uffd_lua_args *args);
 
 /* The handles that a handler's state knows. */
 void uffd_lua_args_open(lua_State *L);
-/* The resolver of a handle in a handler's state; NULL when the value is none. */
+/* The resolver of a handle in a handler's state; NULL if the value is no such handle. */
 uffd_resolver *uffd_lua_args_resolver(lua_State *L, int index);
 
 #endif

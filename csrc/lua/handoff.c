@@ -1,6 +1,6 @@
 /*
- * uffd.handoff: memory of this process that a pager serves. Its object is lent out: the handoff closes it, and the
- * pager alone reads its events.
+ * uffd.handoff: memory of this process that a pager serves. The handoff owns the object and closes it, and only the
+ * pager reads its events.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* uffd.image and uffd.store: what memory is filled from, and where pages go. */
+/* uffd.image and uffd.store: images fill memory, stores take its pages. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +32,9 @@ static const char *const kinds[] = {"zero", "data", "below", NULL};
 static const char *const formats[] = {"none", "raw", "raw", "zstd", "zstd", NULL};
 static const char *const digests[] = {"none", "xxh3", "sha256", NULL};
 
-/* Progress: a Lua function of done and total bytes; what it raises goes on when the work has stopped */
+/*
+ * Progress: a Lua function of done and total bytes. An error that it raises is raised again when the work has stopped.
+ */
 
 struct progress {
   lua_State *L;
@@ -53,7 +55,7 @@ static int tell(void *ctx, uint64_t done, uint64_t total) {
   return stop;
 }
 
-/* The argument, nil or a function, to where the C library wants it. */
+/* Gives the argument, nil or a function, to the C library. */
 static void take_progress(lua_State *L, int arg, struct progress *progress, uffd_progress_fn **fn, void **ctx) {
   *progress = (struct progress){L, 0, false};
   if (lua_isnoneornil(L, arg)) return;
@@ -162,7 +164,7 @@ static int image_info(lua_State *L) {
   return 1;
 }
 
-/* The layer's number from 1 on, the lowest first; as the C library counts. */
+/* The layer's number as the C library counts, from the argument: 1 is the lowest. */
 static uint32_t check_number(lua_State *L, int arg) {
   lua_Integer number = luaL_checkinteger(L, arg);
   luaL_argcheck(L, number >= 1 && number <= INT_MAX, arg, "layers count from 1, the lowest");

@@ -1,6 +1,6 @@
 /*
- * uffd.loop and uffd.region: regions, the engine that serves them, statistics, what policies log, traces. Closing a
- * loop joins its handlers; its regions' handles are dead from then on.
+ * uffd.loop and uffd.region: regions, the engine that serves them, statistics, messages of policies, traces. Closing a
+ * loop joins its handlers. After that, handles of its regions raise.
  */
 #include "util.h"
 
@@ -53,7 +53,7 @@ static struct region *check_region(lua_State *L, int arg) {
   return region;
 }
 
-/* In the handler: a failure becomes a message. */
+/* Called in the handler: makes a message of a failure. */
 static void on_failure(void *messages, int level, const char *sentence) {
   (void)level;
   struct uffd_lua_message message = {.failure = true};
@@ -92,7 +92,7 @@ static int create(lua_State *L) {
   return 1;
 }
 
-/* What nobody has read would be lost, and with it the reason why a page is poisoned. */
+/* Messages that nobody has read would be lost, and with them the reason why a page is poisoned. */
 static void print_messages(const struct loop *loop) {
   struct uffd_lua_message message;
   if (loop->messages == NULL || loop->process != uffd_lua_process()) return;
@@ -102,7 +102,7 @@ static void print_messages(const struct loop *loop) {
   if (dropped > 0) fprintf(stderr, "policy: (%llu lines were lost)\n", (unsigned long long)dropped);
 }
 
-/* Everything that only the running loop needed. */
+/* Frees everything that only the running loop needs. */
 static void release(struct loop *loop) {
   print_messages(loop);
   for (size_t i = 0; i < loop->object_count; i++) {
@@ -131,8 +131,8 @@ static void push_regions(lua_State *L, int loop) {
 }
 
 /*
- * A memory that a variable holds keeps the loop that serves it: pages that are still missing would read as zeros if the
- * collector closed the loop. The set of regions in the memory's handle holds their loops.
+ * A memory that a variable holds keeps the loop that serves it alive: if the collector closed the loop, missing pages
+ * would read as zeros. The memory's handle has a set of its regions, and the regions hold their loops.
  */
 static void tie(lua_State *L, int memory, int region) {
   if (lua_getiuservalue(L, memory, UFFD_LUA_MEMORY_REGIONS) != LUA_TTABLE) {
@@ -149,7 +149,7 @@ static void tie(lua_State *L, int memory, int region) {
   lua_setiuservalue(L, region, REGION_MEMORY);
 }
 
-/* The region is over: its memory needs the loop no more. */
+/* The region is over: its memory need not keep the loop any more. */
 static void untie(lua_State *L, int region) {
   ((struct region *)lua_touserdata(L, region))->over = true;
   if (lua_getiuservalue(L, region, REGION_MEMORY) == LUA_TUSERDATA &&
@@ -164,7 +164,7 @@ static void untie(lua_State *L, int region) {
   lua_setiuservalue(L, region, REGION_MEMORY);
 }
 
-/* All regions are over. How many of them were not. */
+/* Marks all regions as over. Returns how many of them were not. */
 static lua_Integer untie_all(lua_State *L, int loop) {
   push_regions(L, loop);
   int list = lua_gettop(L);
@@ -186,7 +186,7 @@ static int loop_close(lua_State *L) {
   return uffd_lua_done(L, result);
 }
 
-/* The collector closes it: the program has forgotten to, and may still read what was not filled. */
+/* The collector closes the loop: the program has not closed it, and may still read pages that were not filled. */
 static int loop_gc(lua_State *L) {
   struct loop *loop = luaL_checkudata(L, 1, LOOP_TYPE);
   bool open = loop->loop != NULL && loop->process == uffd_lua_process();
@@ -249,7 +249,7 @@ static int add(lua_State *L) {
   lua_setiuservalue(L, -2, REGION_LOOP);
   tie(L, 2, lua_gettop(L));
   opts.cookie = (void *)(uintptr_t)region->index;
-  /* Room in the list first: once the region is served, nothing may fail. */
+  /* Makes room in the list first: nothing may fail after the region is served. */
   lua_pushboolean(L, 0);
   lua_seti(L, regions, region->index);
   struct uffd_lua_ring *before = uffd_lua_policy_messages(loop->messages);
@@ -394,7 +394,7 @@ static int loop_fd(lua_State *L) {
   return 1;
 }
 
-/* What cqueues asks of a thing to wait for. */
+/* For cqueues: which events of the descriptor are waited for. */
 static int loop_events(lua_State *L) {
   check(L, 1);
   lua_pushstring(L, "r");
@@ -413,7 +413,7 @@ static int loop_timeout(lua_State *L) {
   return 1;
 }
 
-/* LuaSocket asks whether something is buffered on our side: never. */
+/* For LuaSocket: true if something is buffered here. Never. */
 static int loop_dirty(lua_State *L) {
   check(L, 1);
   lua_pushboolean(L, 0);

@@ -1,6 +1,6 @@
 /*
- * uffd.object: one userfaultfd, call by call. It remembers which ranges were registered here, with their page sizes, so
- * that an event names whole pages and a short string fills one; and it keeps the events that were read and not taken.
+ * uffd.object: one userfaultfd, call by call. It remembers the ranges that were registered here and their page sizes,
+ * so that an event names whole pages and a short string fills one. It keeps events that were read and not yet taken.
  */
 #include "util.h"
 
@@ -57,7 +57,7 @@ static uint64_t page_size_at(const struct object *object, uint64_t address) {
   return range != NULL ? range->page_size : base_page_size();
 }
 
-/* Room for two more, as one cut can make two of one. */
+/* Makes room for two more: one cut can make two ranges of one. */
 static bool reserve_ranges(struct object *object) {
   if (object->range_count + 2 <= object->range_room) return true;
   size_t room = object->range_room * 2 + 4;
@@ -77,7 +77,7 @@ static void forget_range(struct object *object, uint64_t start, uint64_t end) {
       continue;
     }
     if (range.start < start && range.end > end) {
-      /* One range only can hold both ends, and then nothing else overlaps. */
+      /* Both ends can lie in the same range only if nothing else overlaps. */
       object->ranges[i].end = start;
       object->ranges[object->range_count++] = (struct range){end, range.end, range.page_size};
       return;
@@ -199,7 +199,7 @@ static int object_route(lua_State *L) {
   return 1;
 }
 
-/* nil when the kernel does not tell (an adopted descriptor). */
+/* nil when the kernel does not tell, as for an adopted descriptor. */
 static int object_user_mode_only(lua_State *L) {
   int only = uffd_user_mode_only(check(L, 1)->ref->object);
   if (only == -1)
@@ -255,7 +255,7 @@ static void check_room(lua_State *L, const struct target *target, uint64_t lengt
   if (length > target->room) uffd_lua_check_range(L, target->arg, 0, length, target->room, "rest of the memory");
 }
 
-/* address, length | memory [, offset, length]: the rest of the memory when they are left out. */
+/* address, length | memory [, offset, length]: by default the rest of the memory. */
 struct span {
   uint64_t start;
   uint64_t length;
@@ -277,7 +277,7 @@ static struct span check_span(lua_State *L, int arg, bool whole) {
 
 /* Registering */
 
-/* The page size of memory that is known by its address only; the kernel tells it by its map. */
+/* The page size of memory of which only the address is known: from the kernel's map. */
 static uint64_t mapped_page_size(uint64_t start, uint64_t length) {
   uffd_memory *memory = NULL;
   if (uffd_memory_adopt((void *)(uintptr_t)start, length, &memory) < 0) return base_page_size();
@@ -425,7 +425,7 @@ static void set_pagefault(lua_State *L, const struct object *object, const struc
   uffd_lua_set_integer(L, "tid", event->tid);
 }
 
-/* The child has the parent's ranges: its events name pages as the parent's do. */
+/* The child has the parent's ranges, so its events name whole pages too. */
 static void set_fork(lua_State *L, const struct object *parent, struct uffd_event *event) {
   struct object *child = new_object(L);
   child->ref->object = event->object;
@@ -441,7 +441,7 @@ static void set_fork(lua_State *L, const struct object *parent, struct uffd_even
   lua_setfield(L, -2, "object");
 }
 
-/* Mappings move and go with their registrations. */
+/* Mappings move and end with their registrations. */
 static void follow_mapping(struct object *object, const struct uffd_event *event) {
   if (!reserve_ranges(object)) return;
   if (event->type == UFFD_UNMAP) forget_range(object, event->address, event->address + event->length);
@@ -471,7 +471,7 @@ static void push_event(lua_State *L, struct object *object, struct uffd_event *e
   case UFFD_REMOVE:
   case UFFD_UNMAP:
     break;
-  default: /* a newer kernel's: whatever it carries */
+  default: /* of a newer kernel: its fields as they are */
     uffd_lua_set_integer(L, "to", event->to);
     uffd_lua_set_integer(L, "flags", event->flags);
   }
@@ -480,7 +480,7 @@ static void push_event(lua_State *L, struct object *object, struct uffd_event *e
   follow_mapping(object, event);
 }
 
-/* Pushes the oldest event that is kept. It is let go only when its table stands, so no fault is lost by an error. */
+/* Pushes the oldest event that is kept. It is removed only after its table is complete, so an error loses no fault. */
 static void push_kept(lua_State *L, struct object *object) {
   push_event(L, object, &object->events[object->first]);
   object->first++;
@@ -520,7 +520,7 @@ static int object_read(lua_State *L) {
   return 1;
 }
 
-/* Events before faults, each kind in its order: a fault cannot be answered while an older event waits (EAGAIN). */
+/* Events before faults, each in their order: a fault cannot be answered while an older event waits (EAGAIN). */
 static void events_first(struct object *object) {
   struct uffd_event sorted[BATCH];
   unsigned count = 0;

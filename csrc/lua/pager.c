@@ -1,7 +1,7 @@
 /*
- * uffd.pager: the faults of other processes. The handle is the supervisor's. Its report function is called here, in
- * step(); its resolver function in the workers: in a forked copy of this state, or in the program that pager_work() is
- * called in.
+ * uffd.pager: answers the faults of other processes. The handle is the supervisor's. Its report function is called
+ * here, in step(). Its resolver function is called in the workers: in a forked copy of this state, or in the program
+ * that calls pager_work().
  */
 #include <errno.h>
 #include <limits.h>
@@ -14,11 +14,11 @@
 
 enum { SLICE_MS = 250 }; /* a second signal is seen after so long at most */
 
-/* Where the callbacks find what they need: in the frame of the call of ours that the core calls them from. */
+/* What the callbacks need. It is valid while the call of ours runs from which the core calls them. */
 struct host {
   lua_State *L;
   int options; /* stack index of the table of options */
-  int handle;  /* of the pager, whose second user value takes what a report raised; 0: none */
+  int handle;  /* of the pager; its second user value receives an error that a report raised; 0: none */
 };
 
 struct pager {
@@ -87,7 +87,10 @@ static void push_status(lua_State *L, const struct uffd_client_status *status) {
   lua_setfield(L, -2, "stats");
 }
 
-/* Calls function(ctx, options): nothing may be raised through the core. False: the message is on the stack. */
+/*
+ * Calls function(ctx, options) and catches errors, because nothing may be raised through the core. False: the message
+ * is on the stack.
+ */
 static bool call_back(const struct host *host, lua_CFunction function, void *ctx) {
   lua_State *L = host->L;
   if (!lua_checkstack(L, LUA_MINSTACK)) {
@@ -126,7 +129,7 @@ static void on_report(void *ctx, const struct uffd_pager_report *report) {
   const struct host *host = &pager->host;
   if (host->L == NULL || call_back(host, pass_report, (void *)report)) return;
   lua_State *L = host->L;
-  /* The first is raised, when the core has returned. */
+  /* The first error is raised after the core has returned. */
   if (lua_getiuservalue(L, host->handle, 2) == LUA_TNIL) {
     lua_pushvalue(L, -2);
     lua_setiuservalue(L, host->handle, 2);
@@ -192,7 +195,7 @@ static uint64_t number(lua_State *L, int table, const char *name, uint64_t most)
   return (uint64_t)value;
 }
 
-/* The string stays in the table, and so as long as that does. */
+/* The table holds the string: it is valid as long as the table. */
 static const char *text(lua_State *L, int table, const char *name) {
   int type = lua_getfield(L, table, name);
   if (type != LUA_TNIL && type != LUA_TSTRING)
@@ -225,7 +228,7 @@ static bool has_function(lua_State *L, int table, const char *name) {
   return type == LUA_TFUNCTION;
 }
 
-/* A list of strings as C has it, kept in the table. */
+/* A list of strings as C needs it; the table holds it. */
 static const char *const *command(lua_State *L, int table) {
   int type = lua_getfield(L, table, "worker");
   if (type == LUA_TNIL) {
@@ -290,7 +293,7 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   if (has_function(L, table, "report")) opts->report = on_report;
 }
 
-/* The runner may have a thread that takes interrupts: workers are forked from a process with one thread. */
+/* The runner may have a thread that takes interrupts. Workers are forked from a process with one thread: end it. */
 static void before_fork(lua_State *L) {
   if (lua_getfield(L, LUA_REGISTRYINDEX, "uffd.forking") == LUA_TFUNCTION) {
     lua_call(L, 0, 0);
@@ -350,7 +353,7 @@ static int pager_close(lua_State *L) {
     uffd_pager *closing = pager->pager;
     uffd_lua_signals_return(closing);
     pager->pager = NULL;
-    /* It tells how its clients ended. */
+    /* Reports tell how its clients end. */
     lua_settop(L, 1);
     lua_getiuservalue(L, 1, 1);
     pager->host = (struct host){L, 2, 1};
@@ -369,7 +372,7 @@ static int pager_on_signals(lua_State *L) {
   return 0;
 }
 
-/* One step of the core, its callbacks at home in this frame. */
+/* One step of the core; its callbacks use this call's frame. */
 static int step_once(lua_State *L, struct pager *pager, int timeout_ms) {
   pager->host = (struct host){L, 2, 1};
   int result = uffd_pager_step(pager->pager, timeout_ms);
@@ -383,7 +386,7 @@ static int step_once(lua_State *L, struct pager *pager, int timeout_ms) {
   return lua_error(L);
 }
 
-/* Where a second signal must be seen, a long wait is made of short ones. */
+/* A long wait is made of short ones where a second signal must be noticed. */
 static int step_for(lua_State *L, struct pager *pager, int timeout_ms) {
   if (pager->host.L != NULL) luaL_error(L, "a %s cannot be stepped from its own report", PAGER_TYPE);
   bool signals = uffd_lua_signals_taken(pager->pager);
@@ -400,7 +403,7 @@ static struct pager *begin_step(lua_State *L) {
   return pager;
 }
 
-/* True: it goes on. False: all is done. */
+/* True: call it again. False: all is done. */
 static int pager_step(lua_State *L) {
   int timeout_ms = uffd_lua_timeout(L, 2, 0);
   int result = step_for(L, begin_step(L), timeout_ms);
@@ -425,7 +428,7 @@ static int pager_fd(lua_State *L) {
   return 1;
 }
 
-/* What cqueues asks of a thing to wait for: what for, and for how many seconds at most. */
+/* For cqueues: what is waited for, and for how many seconds at most. */
 static int pager_events(lua_State *L) {
   check(L, 1);
   lua_pushstring(L, "r");
@@ -438,7 +441,7 @@ static int pager_timeout(lua_State *L) {
   return 1;
 }
 
-/* LuaSocket asks whether something is buffered on our side: never. */
+/* For LuaSocket: true if something is buffered here. Never. */
 static int pager_dirty(lua_State *L) {
   check(L, 1);
   lua_pushboolean(L, 0);
@@ -452,7 +455,7 @@ static int pager_reload(lua_State *L) {
 static int pager_drain(lua_State *L) {
   int result = uffd_pager_drain(check(L, 1)->pager);
   if (result == -EALREADY)
-    uffd_set_errmsg(EALREADY, "It drains already."); /* the core's says nothing: signals call it */
+    uffd_set_errmsg(EALREADY, "It drains already."); /* the core sets no sentence, because signal handlers call it */
   return uffd_lua_done(L, result);
 }
 

@@ -1,7 +1,7 @@
 /*
- * Policies. The factory is dumped and its arguments are copied when the resolver is made; each handler's set-up loads
- * them into that handler's Lua state and runs the factory; a fault calls the function that the factory returned. On the
- * fault path nothing is allocated outside the state's arena, and nothing waits.
+ * Policies. When the resolver is made, the factory is dumped and its arguments are copied. When a handler is set up,
+ * both are loaded into that handler's Lua state and the factory runs. A fault calls the function that the factory
+ * returned. The fault path allocates only in the state's arena, and waits for nothing.
  */
 #include "policy.h"
 
@@ -13,7 +13,7 @@
 #include "sentinel.h"
 #include "state.h"
 
-enum { FACTORY_TIME = 10 }; /* times the limit of a fault: it runs once, and loads things */
+enum { FACTORY_TIME = 10 }; /* times the limit of a fault: the factory runs once, and may load things */
 
 #define POLICY_TYPE "uffd.policy"
 
@@ -52,7 +52,10 @@ static void push_environment(lua_State *L) {
   lua_setmetatable(L, -2);
 }
 
-/* The factory on top of the stack: its globals, and this state's uffd where it uses a local that is the module. */
+/*
+ * Sets the upvalues of the factory on top of the stack: its globals, and this state's uffd for a local that is the
+ * module.
+ */
 static void set_upvalues(lua_State *L) {
   const char *name;
   for (int i = 1; (name = lua_getupvalue(L, -1, i)) != NULL; i++) {
@@ -98,7 +101,7 @@ static int setup(void *ctx, const struct uffd_handler *handler, void **result) {
     free(seat);
     return -ENOMEM;
   }
-  /* The handler may be answering for another policy: it does not wait for us, we wait for it. */
+  /* The handler may be answering for another policy: this thread waits for it, never the reverse. */
   pthread_mutex_lock(&seat->state->lock);
   int error = uffd_lua_state_call(seat->state, load_policy, seat, policy->limit_ns * FACTORY_TIME, "policy factory");
   pthread_mutex_unlock(&seat->state->lock);
@@ -114,7 +117,7 @@ static int setup(void *ctx, const struct uffd_handler *handler, void **result) {
 static void teardown(void *ctx, void *state) {
   (void)ctx;
   struct seat *seat = state;
-  /* In a forked child a handler of the parent may have held the lock: there, only the memory is given back. */
+  /* In a forked child the lock may be held by a handler that only the parent has: only the memory is freed there. */
   if (seat->process == uffd_lua_process()) {
     pthread_mutex_lock(&seat->state->lock);
     uffd_lua_state_call(seat->state, unload_policy, seat, 0, "policy");
@@ -142,7 +145,7 @@ static void set_boolean(lua_State *L, const char *name, bool value) {
   lua_rawset(L, -3);
 }
 
-/* All of it, every time: the policy may have written to the table. */
+/* Writes every field every time: the policy may have changed the table. */
 static void fill_fault(lua_State *L, const struct uffd_fault *fault) {
   set_integer(L, "offset", fault->offset);
   set_integer(L, "region_offset", fault->region_offset);
@@ -168,7 +171,10 @@ static uint64_t check_number(lua_State *L, int index, const char *what) {
   return (uint64_t)number;
 }
 
-/* A string alone is this page, or names an answer; with an offset it is contents from there on, over this page. */
+/*
+ * A string alone is the contents of this page, or the name of an answer. With an offset it is contents from there on,
+ * which must hold this page.
+ */
 static void answer_string(lua_State *L, const struct request *request) {
   struct uffd_answer *answer = request->answer;
   const struct uffd_fault *fault = request->fault;
@@ -219,7 +225,10 @@ static void answer_resolver(lua_State *L, const struct request *request) {
   answer->length = (pages > 0 ? pages : 1) * fault->page_size;
 }
 
-/* uffd.FILE, a descriptor or a file of io.open, the offset there of this page, and the bytes from there on. */
+/*
+ * uffd.FILE, then a descriptor or a file of io.open, then the offset of this page in it, then how many bytes from there
+ * on.
+ */
 static void answer_file(lua_State *L, const struct request *request) {
   struct uffd_answer *answer = request->answer;
   const luaL_Stream *stream = luaL_testudata(L, 2, LUA_FILEHANDLE);
@@ -306,7 +315,7 @@ static void destroy(void *ctx) {
 
 static const struct uffd_callback_ops ops = {sizeof(ops), setup, resolve, idle, teardown, destroy};
 
-/* A policy that is not yet a resolver's: freed with its box when an error is raised. */
+/* A policy that no resolver owns yet: it is freed with its box when an error is raised. */
 static struct uffd_lua_policy **new_policy(lua_State *L) {
   struct uffd_lua_policy **box = lua_newuserdatauv(L, sizeof(*box), 0);
   *box = NULL;
@@ -400,15 +409,16 @@ static void take_options(lua_State *L, int arg, struct uffd_lua_policy *policy) 
   policy->options.cpath = package_field(L, "cpath");
 }
 
-/* Frees the guards; they live on as long as the resolver that uses them. */
+/* Frees the guards. A resolver that uses them keeps them alive. */
 static void close_guards(uffd_resolver **guards, size_t count) {
   for (size_t i = 0; i < count; i++)
     uffd_resolver_close(guards[i]);
 }
 
 /*
- * A memory that a policy reads must not be served, or the handler would wait for itself. A resolver of its contents
- * that is never asked says just that to the core: refused if it is served now, and in the way of serving it later.
+ * A memory that a policy reads must not be served, because the handler would wait for itself. A resolver over its
+ * contents, which is never asked, tells the core so: adding it is refused if the memory is served now, and serving it
+ * later is refused too.
  */
 static int make_resolver(struct uffd_lua_policy *policy, uffd_resolver **uses, uffd_resolver **resolver) {
   const struct uffd_lua_args *args = &policy->args;
@@ -452,7 +462,7 @@ static int policy(lua_State *L) {
 
 #define SEAT_TYPE "uffd.seat"
 
-/* A policy set up for one question, put away by the collector at the latest. */
+/* A policy that is set up for one question. The collector frees it if nothing else does. */
 struct session {
   struct uffd_lua_policy *policy;
   void *seat;

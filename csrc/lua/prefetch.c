@@ -1,5 +1,6 @@
 /*
- * uffd.prefetch: ranges of a region that are filled in the background. Outlives its loop, which ends it.
+ * uffd.prefetch: ranges of a region that are filled in the background. The handle stays valid after its loop, which
+ * ends the prefetch.
  */
 #include "util.h"
 

@@ -1,4 +1,4 @@
-/* What policies of a pager's worker print: a thread writes it to stderr, so that handlers never wait for stderr. */
+/* Messages of policies in a pager's worker: a thread writes them to stderr, so that handlers never wait for stderr. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>

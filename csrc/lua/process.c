@@ -1,4 +1,4 @@
-/* Programs that the runner starts: in place of itself, or as a child whose end it waits for. */
+/* Programs that the runner starts: they replace it, or are children whose end it waits for. */
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +21,7 @@
 
 /* What a program is */
 
-/* The path of a program, as a shell finds it; false: there is none. */
+/* The path of a program, searched as a shell does; false: there is none. */
 static bool find_program(const char *name, char path[PATH_MAX]) {
   if (strchr(name, '/') != NULL) return snprintf(path, PATH_MAX, "%s", name) < PATH_MAX && access(path, X_OK) == 0;
   const char *folders = getenv("PATH");
@@ -56,7 +56,7 @@ static bool is_static(FILE *file, const Elf64_Ehdr *head) {
   return true;
 }
 
-/* The word for what keeps a library from being loaded into a program first; NULL: nothing does. */
+/* The word for what keeps a library from being loaded into a program first; NULL if nothing does. */
 static const char *read_kind(FILE *file, char interpreter[PATH_MAX]) {
   Elf64_Ehdr head = {0};
   size_t got = fread(&head, 1, sizeof(head), file);
@@ -168,13 +168,16 @@ static int exec_program(lua_State *L) {
   return fail_to_start(L, words[0], errno);
 }
 
-static volatile sig_atomic_t child; /* who gets what is sent to this program; 0: nobody any more */
+static volatile sig_atomic_t child; /* receives the signals that are sent to this program; 0: nobody any more */
 
 static void pass_on(int number) {
   if (child != 0) kill((pid_t)child, number);
 }
 
-/* ^C and ^\ go to all programs of a terminal by themselves; what is sent to this program goes on to the child. */
+/*
+ * The terminal itself sends ^C and ^\\ to all its programs. Other signals that this program gets are passed on to the
+ * child.
+ */
 static void pass_signals(void) {
   struct sigaction pass = {.sa_handler = pass_on, .sa_flags = SA_RESTART}, ignore = {.sa_handler = SIG_IGN};
   sigaction(SIGTERM, &pass, NULL);
@@ -183,7 +186,7 @@ static void pass_signals(void) {
   sigaction(SIGQUIT, &ignore, NULL);
 }
 
-/* In the child. It is killed when this program dies, because nobody would answer its faults then. */
+/* Runs in the child. It is killed when this program dies, because nobody would answer its faults then. */
 _Noreturn static void become(char **words, char **environment, pid_t parent, int report) {
   environ = environment;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -230,7 +233,7 @@ static int wait_for(lua_State *L) {
     lua_pushnil(L);
     return 1;
   }
-  child = 0; /* from here on its number may be another's */
+  child = 0; /* from now on another process may have its number */
   waitid(P_PID, (id_t)pid, &end, WEXITED);
   lua_pushinteger(L, end.si_code == CLD_EXITED ? end.si_status : 128 + end.si_status);
   return 1;

@@ -1,4 +1,4 @@
-/* uffd.resolver: one constructor a kind; layers. What a resolver refers to is kept alive by the core. */
+/* uffd.resolver: one constructor for each kind, and layers. The core keeps alive what a resolver refers to. */
 #include "util.h"
 
 #include <stdlib.h>
@@ -10,7 +10,7 @@ struct resolver {
   struct uffd_lua_policy *policy; /* its own, when it is a policy */
 };
 
-/* The handle; of an image, which has one as its user value, NULL when it is closed. */
+/* The handle. An image has one as its user value; NULL when the image is closed. */
 static struct resolver *handle_of(lua_State *L, int arg) {
   if (luaL_testudata(L, arg, IMAGE_TYPE) == NULL) return luaL_checkudata(L, arg, RESOLVER_TYPE);
   lua_getiuservalue(L, arg, 1);

@@ -1,6 +1,7 @@
 /*
- * The queue of log lines and trace records. Each cell has a turn: a writer may fill it when the turn is its position, a
- * reader may take it when the turn is one more; so writers never wait for each other, nor for the reader.
+ * The queue of log lines and trace records. Each cell has a sequence number. A writer may fill the cell when the number
+ * is the writer's position, and a reader may empty it when the number is its position plus one. So writers wait neither
+ * for each other nor for the reader.
  */
 #include "ring.h"
 
@@ -41,7 +42,7 @@ struct uffd_lua_ring *uffd_lua_ring_new(size_t record, size_t count) {
     free(ring);
     return NULL;
   }
-  memset(ring->cells, 0, cells * ring->stride); /* no handler should be the first to touch it */
+  memset(ring->cells, 0, cells * ring->stride); /* so that no handler is the first to touch it */
   for (uint64_t i = 0; i < cells; i++)
     atomic_init(turn_of(ring, i), i);
   atomic_init(&ring->shares, 1);

@@ -1,6 +1,6 @@
 /*
- * A bounded queue of records of one size, from handlers to the program: no lock, no allocation after it is made. What
- * finds no room is counted and dropped.
+ * A bounded queue of records of one size, from handlers to the program: it takes no lock, and allocates only when it is
+ * made. A record without room is counted and dropped.
  */
 #ifndef UFFD_LUA_RING_H
 #define UFFD_LUA_RING_H

@@ -1,6 +1,6 @@
 /*
- * The sentinels: one userdata a kind and Lua state, kept in the registry. Strings that look like them are recognised
- * here too, so that a misspelt word does not become the contents of a page.
+ * The sentinels: one userdata for each kind and Lua state, kept in the registry. Strings that look like them are
+ * recognised too, so that a misspelt word does not become the contents of a page.
  */
 #include "sentinel.h"
 

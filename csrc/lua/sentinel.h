@@ -12,7 +12,7 @@ void uffd_lua_push_sentinel(lua_State *L, uint32_t answer);
 bool uffd_lua_is_sentinel(lua_State *L, int index, uint32_t *answer);
 /* True for a string that names an answer: "zero", "poison", "later". */
 bool uffd_lua_word_answer(const char *text, size_t length, uint32_t *answer);
-/* The sentinel's name that somebody may have meant who wrote this string, such as "Poison" or "zeros"; else NULL. */
+/* The name of the sentinel that the author of this string probably meant, as for "Poison" or "zeros"; else NULL. */
 const char *uffd_lua_meant_sentinel(const char *text, size_t length);
 
 #endif

@@ -1,4 +1,4 @@
-/* Signals of a pager's process: what each does, and giving the dispositions back. */
+/* What each signal does to a pager's process, and how the dispositions are given back. */
 #include "signals.h"
 
 #include <errno.h>
@@ -20,7 +20,7 @@ static void on_signal(int signal) {
   errno = error;
 }
 
-/* SIGPIPE would end the supervisor when nobody reads what it prints. */
+/* SIGPIPE would end the supervisor when nobody reads its output. */
 bool uffd_lua_signals_take(uffd_pager *pager) {
   uffd_pager *nobody = NULL;
   if (uffd_lua_signals_taken(pager)) return true;

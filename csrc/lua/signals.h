@@ -1,4 +1,4 @@
-/* The signals of a process that a pager answers to. One pager of a process has them at a time. */
+/* The signals of a process that belong to a pager: to one pager at a time. */
 #ifndef UFFD_LUA_SIGNALS_H
 #define UFFD_LUA_SIGNALS_H
 

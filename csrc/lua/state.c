@@ -32,7 +32,7 @@ static uint64_t now_ns(void) {
 }
 
 /*
- * The clock is first read here, so that a short call never reads it. After the deadline every instruction raises again,
+ * The clock is first read here, so a short call never reads it. After the deadline every instruction raises an error,
  * in this coroutine and in the main one, so that no pcall can go on.
  */
 static void watch(lua_State *L, lua_Debug *event) {
@@ -99,7 +99,7 @@ static int require(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* Takes a field out of the table on top. */
+/* Removes a field from the table on top. */
 static void forget(lua_State *L, const char *name) {
   lua_pushnil(L);
   lua_setfield(L, -2, name);
@@ -127,7 +127,7 @@ static void open_coroutine(lua_State *L) {
   lua_pop(L, 1);
 }
 
-/* Without the option: what only reads a clock. */
+/* What a policy may use of os without the option: functions that only read a clock. */
 static void open_os(lua_State *L, bool whole) {
   static const char *const kept[] = {"clock", "time", "difftime"};
   luaL_requiref(L, LUA_OSLIBNAME, luaopen_os, 1);
@@ -147,7 +147,7 @@ static void open_os(lua_State *L, bool whole) {
   lua_pop(L, 1);
 }
 
-/* Two states made in the same moment must not roll the same dice. */
+/* Two states that are made in the same moment must not have the same random numbers. */
 static void open_math(lua_State *L) {
   lua_Integer seed[2] = {(lua_Integer)(intptr_t)L, 0};
   if (getrandom(seed, sizeof(seed), GRND_NONBLOCK) < 0) seed[1] = (lua_Integer)time(NULL);
@@ -165,7 +165,7 @@ static void set_path(lua_State *L, const char *name, const char *path) {
   lua_setfield(L, -2, name);
 }
 
-/* The program's search paths; and uffd itself, as far as a handler may use it. */
+/* Sets the program's search paths, and the part of uffd that a handler may use. */
 static void open_package(lua_State *L, const struct uffd_lua_state_options *options) {
   luaL_requiref(L, LUA_LOADLIBNAME, luaopen_package, 1);
   set_path(L, "path", options->path);
@@ -204,7 +204,7 @@ static int open_libraries(lua_State *L) {
   return 0;
 }
 
-/* The last line of a traceback is this file's function that called the policy: it is of no use, alone least of all. */
+/* Cuts off the last line of a traceback, which is this file's own function. */
 static void trim_traceback(lua_State *L) {
   static const char own[] = "\n\t[C]: in ?", alone[] = "\nstack traceback:\n\t[C]: in ?";
   size_t length = 0;
@@ -232,7 +232,7 @@ static int explain(lua_State *L) {
   return 1;
 }
 
-/* Nothing here may allocate in the state: it is outside of the protected call. */
+/* Must not allocate in the state, because it runs outside of the protected call. */
 static int failed(struct uffd_lua_state *state, int status, const char *what) {
   lua_State *L = state->L;
   if (status == LUA_ERRMEM)
@@ -279,12 +279,15 @@ int uffd_lua_state_answer(struct uffd_lua_state *state, lua_CFunction function, 
                           const char *what) {
   lua_State *L = state->L;
   lua_settop(L, STACK_BASE);
-  /* Half of the room is garbage: a little work at each fault, before the collector has to do all of it at one. */
+  /*
+   * When half of the arena is garbage, each fault does a little collecting, so that no single fault has to do all of
+   * it.
+   */
   if (state->arena.used > state->tidy + (state->options.memory - state->tidy) / 2) uffd_lua_state_tidy(state);
   state->answering = true;
   int result = call(state, function, ctx, limit_ns, 1, what);
   if (result == -ENOMEM) {
-    /* Lua's string buffers give up without a collection: once more, with the collector at work. */
+    /* Lua's string buffers fail without a collection: try once more with the collector running. */
     lua_gc(L, LUA_GCCOLLECT);
     state->tidy = state->arena.used;
     lua_gc(L, LUA_GCRESTART);
@@ -309,7 +312,10 @@ static bool serves(const struct uffd_lua_state *state, const void *key, const st
 }
 
 static void destroy(struct uffd_lua_state *state) {
-  /* In a forked child a handler may have been in the middle of it: its finalizers are not run. */
+  /*
+   * In a forked child the state may be half changed, because a handler of the parent was running in it: its finalizers
+   * are not run.
+   */
   if (state->L != NULL && state->process == uffd_lua_process()) lua_close(state->L);
   uffd_lua_arena_close(&state->arena);
   uffd_lua_ring_release(state->messages);

@@ -1,6 +1,6 @@
 /*
- * One handler's Lua state: on an arena of its own, with the collector stopped and stepped when idle, a time limit, and
- * no way to wait for the program. Policies with the same options share the state of a handler.
+ * One handler's Lua state. It has an arena of its own and a time limit, its collector runs only when the handler is
+ * idle, and nothing in it can wait for the program. Policies with the same options share the state of a handler.
  */
 #ifndef UFFD_LUA_STATE_H
 #define UFFD_LUA_STATE_H
@@ -32,7 +32,7 @@ struct uffd_lua_state {
   /* under the lock of the list */
   struct uffd_lua_state *next;
   unsigned users;
-  /* under lock: whoever runs in L */
+  /* under lock: the thread that runs in L */
   pthread_mutex_t lock;
   struct uffd_lua_arena arena;
   uint64_t limit_ns;    /* of the call that runs; 0: none */
@@ -44,8 +44,8 @@ struct uffd_lua_state {
 };
 
 /*
- * The state of that handler for those options: made when there is none. handler is not kept. NULL with the thread's
- * sentence set: no memory. Any thread but a handler's.
+ * The state of that handler for those options; it is made if there is none. handler is not kept. NULL and a sentence:
+ * no memory. Any thread but a handler's.
  */
 struct uffd_lua_state *uffd_lua_state_acquire(const struct uffd_handler *handler,
                                               const struct uffd_lua_state_options *options,
@@ -53,15 +53,15 @@ struct uffd_lua_state *uffd_lua_state_acquire(const struct uffd_handler *handler
 void uffd_lua_state_release(struct uffd_lua_state *state);
 
 /*
- * Calls function(ctx) in the state, protected, within the time limit (0: none), with the lock held by the caller. 0, or
- * -errno with the thread's sentence set, which begins with what. Not for the fault path: the collector may run.
+ * Calls function(ctx) in the state, protected, with a time limit (0: none); the caller holds the lock. 0, or -errno and
+ * a sentence that begins with what. Not for the fault path, because the collector may run.
  */
 int uffd_lua_state_call(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns,
                         const char *what);
 
 /*
- * The same for a fault, without the collector as long as there is memory. What function returns stays on the stack
- * until the next answer, so that nothing collects it.
+ * The same for a fault, without the collector while there is memory. The results of function stay on the stack until
+ * the next answer, so that nothing collects them.
  */
 int uffd_lua_state_answer(struct uffd_lua_state *state, lua_CFunction function, void *ctx, uint64_t limit_ns,
                           const char *what);

@@ -1,4 +1,4 @@
-/* What the commands of the runner ask of the system, and Lua does not tell. */
+/* System calls for the commands of the runner. */
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
@@ -12,7 +12,7 @@
 
 #include "util.h"
 
-/* core.terminal(fd): how many columns it has; nil when it is none that a line can be redrawn on. */
+/* core.terminal(fd): the columns of a terminal on which a line can be drawn again; nil for anything else. */
 static int terminal(lua_State *L) {
   struct winsize size = {0};
   int fd = (int)uffd_lua_unsigned(L, 1);
@@ -26,7 +26,7 @@ static int terminal(lua_State *L) {
   return 1;
 }
 
-/* core.program(): the path of this program; of the one that has replaced it, if that has happened. */
+/* core.program(): the path of this program, or of the file that has replaced it. */
 static int program(lua_State *L) {
   static const char deleted[] = " (deleted)";
   char path[PATH_MAX];

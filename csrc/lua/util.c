@@ -1,4 +1,4 @@
-/* What every class of the binding leans on. */
+/* Functions that all classes of the binding use. */
 #include "util.h"
 
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 int uffd_lua_fail(lua_State *L, int result) {
-  /* To use a handle in a forked child is a mistake of the program, like using a closed one. */
+  /* Using a handle in a forked child is a mistake of the program, like using a closed one. */
   if (result == -EOWNERDEAD) return luaL_error(L, "%s", uffd_errmsg());
   luaL_pushfail(L);
   lua_pushstring(L, uffd_errmsg());
@@ -179,7 +179,7 @@ void uffd_lua_push_names(lua_State *L, uint64_t mask, const struct uffd_lua_name
   }
 }
 
-/* The kernel wipes this page in every child, so a 0 there says that the process is a new one. */
+/* The kernel wipes this page in every child, so a 0 in it means a new process. */
 static _Atomic(_Atomic uint64_t *) process_page;
 
 static _Atomic uint64_t *make_process_page(void) {
@@ -195,7 +195,10 @@ static _Atomic uint64_t *make_process_page(void) {
   return page;
 }
 
-/* Never 0, and later than the parent's: process ids are used again, and every pid namespace has a 1. */
+/*
+ * Never 0, and never a number of an ancestor. Process ids would not do: they are used again, and every pid namespace
+ * has a 1.
+ */
 static uint64_t now_ns(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -213,7 +216,7 @@ uint64_t uffd_lua_process(void) {
 
 void uffd_lua_raise_closed(lua_State *L, const char *type) {
   luaL_error(L, "attempt to use a closed %s", type);
-  abort(); /* luaL_error() does not return; the compiler is not told so */
+  abort(); /* luaL_error() does not return, but the compiler does not know that */
 }
 
 void uffd_lua_raise_forked(lua_State *L, const char *type) {

@@ -1,6 +1,6 @@
 /*
- * What every class of the binding leans on: results, arguments, masks with names, the fork check, shared handles.
- * The binding includes the public header and nothing else of the core.
+ * What all classes of the binding use: results, arguments, masks with names, the fork check, shared handles. The
+ * binding includes the public headers and nothing else of the core.
  */
 #ifndef UFFD_LUA_UTIL_H
 #define UFFD_LUA_UTIL_H
@@ -15,7 +15,7 @@
 
 #include "uffd.h"
 
-/* The metatables; their names are the types that messages speak of. */
+/* The metatables. Messages use their names as types. */
 #define OBJECT_TYPE     "uffd.object"
 #define MEMORY_TYPE     "uffd.memory"
 #define RESOLVER_TYPE   "uffd.resolver"
@@ -28,14 +28,17 @@
 #define PAGER_TYPE      "uffd.pager"
 #define HANDOFF_TYPE    "uffd.handoff"
 
-/* The outside world failed: pushes nil, the sentence and the errno, returns 3. A handle of another process raises. */
+/*
+ * For failures of the outside world: pushes nil, the sentence and the errno, returns 3. For a handle of another process
+ * it raises an error.
+ */
 int uffd_lua_fail(lua_State *L, int result);
-/* True for a result of 0 or more, else as uffd_lua_fail(). */
+/* Pushes true for a result of 0 or more, else as uffd_lua_fail(). */
 int uffd_lua_done(lua_State *L, int result);
 /*
- * Around a call that may wait in the kernel for a page, where signal handlers do not run: tells the host, which has
- * left a function of a boolean in the registry under this name if it wants to know (the runner, for SIGINT). Raises
- * nothing.
+ * Call it before and after a call that may wait in the kernel for a page, where signal handlers do not run. It calls a
+ * function of a boolean that the host may have put into the registry under this name (the runner does, for SIGINT).
+ * Raises nothing.
  */
 #define UFFD_LUA_WAITING "uffd.waiting"
 void uffd_lua_waiting(lua_State *L, bool waits);
@@ -43,7 +46,7 @@ void uffd_lua_waiting(lua_State *L, bool waits);
 void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value);
 /* Pushes a table of the counts. */
 void uffd_lua_push_stats(lua_State *L, const struct uffd_stats *stats);
-/* Lua's own error for want of memory. */
+/* Raises Lua's own error about memory. */
 _Noreturn void uffd_lua_no_memory(lua_State *L);
 
 /* An integer from 0 on; floats with a fraction, NaN, infinity and negative numbers raise. */
@@ -65,7 +68,7 @@ struct uffd_lua_bit {
   uint64_t bit;
 };
 
-/* An open mask: either the library's two functions, or a short table that ends with NULL. */
+/* An open mask: the library's two functions, or a short table that ends with NULL. */
 struct uffd_lua_names {
   const char *what;
   const char *(*name)(unsigned bit);
@@ -79,7 +82,7 @@ uint64_t uffd_lua_mask(lua_State *L, int arg, const struct uffd_lua_names *names
 /* Pushes the list of the names in mask; a bit without a name is its integer. */
 void uffd_lua_push_names(lua_State *L, uint64_t mask, const struct uffd_lua_names *names);
 
-/* A number of this process that no forked child shares, raw clone() included. */
+/* A number that no forked child shares with this process, also after a raw clone(). */
 uint64_t uffd_lua_process(void);
 _Noreturn void uffd_lua_raise_closed(lua_State *L, const char *type);
 _Noreturn void uffd_lua_raise_forked(lua_State *L, const char *type);
@@ -101,7 +104,7 @@ void uffd_lua_class(lua_State *L, const char *type, lua_CFunction index, const l
 /* In such an __index function: pushes the method that is asked for, or nil; true if there is one. */
 bool uffd_lua_method(lua_State *L);
 
-/* A userfaultfd that its Lua handle and the loops that were given it share: the last to let go closes it. */
+/* A userfaultfd that its Lua handle and loops share. The last of them closes it. */
 struct uffd_lua_object_ref {
   uffd_object *object; /* NULL: its owner has closed it */
   unsigned count;
@@ -110,8 +113,8 @@ struct uffd_lua_object_ref {
 };
 void uffd_lua_object_release(struct uffd_lua_object_ref *ref);
 /*
- * Pushes a handle of an object that its owner closes. ref is NULL the first time; what is returned is the owner's, who
- * sets its object to NULL and releases it.
+ * Pushes a handle of an object that its owner closes. ref is NULL the first time. The reference that is returned
+ * belongs to the owner, who sets its object to NULL and releases it.
  */
 struct uffd_lua_object_ref *uffd_lua_lend_object(lua_State *L, uffd_object *owned, struct uffd_lua_object_ref *ref);
 
@@ -119,7 +122,7 @@ struct uffd_lua_object_ref *uffd_lua_lend_object(lua_State *L, uffd_object *owne
  * loops. */
 enum { UFFD_LUA_MEMORY_ALIAS = 1, UFFD_LUA_MEMORY_REGIONS = 2, UFFD_LUA_MEMORY_VALUES = 2 };
 
-/* A memory that Lua handles, its alias and policies share; policies let go in any thread. */
+/* A memory that its Lua handle, its alias and policies share. Policies release it in any thread. */
 struct uffd_lua_memory_ref {
   uffd_memory *memory;
   struct uffd_lua_memory_ref *parent; /* of an alias: the memory whose mapping it is */
@@ -127,10 +130,10 @@ struct uffd_lua_memory_ref {
 };
 void uffd_lua_memory_release(struct uffd_lua_memory_ref *ref);
 
-/* Each class's checked argument: an open handle of this process, or an error. */
+/* The argument of each class, checked: an open handle of this process, or an error. */
 struct uffd_lua_object_ref *uffd_lua_check_object(lua_State *L, int arg);
 struct uffd_lua_memory_ref *uffd_lua_check_memory(lua_State *L, int arg);
-/* A memory that may be read behind its back: an alias is refused. */
+/* A memory that a handler may read. An alias is refused. */
 struct uffd_lua_memory_ref *uffd_lua_check_source(lua_State *L, int arg);
 bool uffd_lua_is_memory(lua_State *L, int arg);
 /* memory:read(offset, length), for the program's handles and the handlers'. */
@@ -140,13 +143,13 @@ uffd_resolver *uffd_lua_check_resolver(lua_State *L, int arg);
 bool uffd_lua_is_resolver(lua_State *L, int arg);
 
 struct uffd_lua_policy;
-/* Pushes a resolver handle, closed as yet; *slot is where its resolver goes. */
+/* Pushes a resolver handle that is still closed; store its resolver in *slot. */
 void uffd_lua_new_resolver(lua_State *L, uffd_resolver ***slot);
 /* The policy of a resolver, or NULL when it is of another kind. */
 struct uffd_lua_policy *uffd_lua_resolver_policy(lua_State *L, int arg);
 void uffd_lua_set_policy(lua_State *L, int index, struct uffd_lua_policy *policy);
 
-/* Pushes a prefetch handle, closed as yet; where its prefetch goes. */
+/* Pushes a prefetch handle that is still closed; store its prefetch where the result points. */
 uffd_prefetch **uffd_lua_new_prefetch(lua_State *L);
 
 /* Each file's part of the module: adds its functions and classes to the core table at index 1. */

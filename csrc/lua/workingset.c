@@ -1,4 +1,4 @@
-/* uffd.workingset: the pages that a client touched, and their files. */
+/* uffd.workingset: the pages that a client touched, and files of them. */
 #include "util.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@ struct workingset {
   uffd_workingset *set; /* NULL: closed */
 };
 
-/* Plain memory: in a forked child, it is the child's own. */
+/* Only memory: in a forked child the copy is the child's own. */
 static uffd_workingset *check(lua_State *L, int arg) {
   struct workingset *handle = luaL_checkudata(L, arg, WORKINGSET_TYPE);
   if (handle->set == NULL) uffd_lua_raise_closed(L, WORKINGSET_TYPE);

@@ -1,7 +1,7 @@
--- The arguments of the runner's commands, as a person types them, and what is said when they are wrong.
+-- The arguments of the runner's commands as a person types them, and the messages when they are wrong.
 local arguments = {}
 
--- Converters of values: the value, or nil and what was expected.
+-- Converters of values. They return the value, or nil and what is expected.
 function arguments.text(text) return text end
 
 function arguments.integer(text)
@@ -50,9 +50,9 @@ local function name_of(known, option)
   return nil, ("'%s' is not an option"):format(option)
 end
 
--- known: the name of each option, without dashes, to true (it stands alone) or a converter; "-x" to the name that it
--- is short for. Options may stand among the words, "--" ends them, "-" is a word. Returns the options by name and the
--- words; or nil and a sentence.
+-- known: for each option its name, without dashes, to true (it takes no value) or a converter; "-x" to the long name.
+-- Options may stand among the words, "--" ends them, "-" is a word. Returns the options by name and the words; or nil
+-- and a sentence.
 function arguments.parse(known, ...)
   local given, options, words = { ... }, {}, {}
   local i = 1
@@ -92,7 +92,7 @@ local function complain(command, message)
   io.stderr:write("uffd-lua ", command, ": ", message, "\n")
 end
 
--- Wrong usage, and a run that failed: each says so, and returns the exit code.
+-- For wrong usage, and for a run that failed: each prints its message and returns the exit code.
 function arguments.refuse(command, message, usage)
   complain(command, message)
   io.stderr:write("usage: uffd-lua ", usage, "; uffd-lua ", command, " --help tells more\n")

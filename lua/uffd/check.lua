@@ -1,5 +1,5 @@
 -- uffd-lua --check: runs a script up to its first uffd.serve, and asks every policy that it made so far for one page.
--- Nothing is served: uffd.serve and uffd.resolver.policy are stood in for.
+-- Nothing is served, because uffd.serve and uffd.resolver.policy are replaced.
 local core = require "uffd.core"
 local uffd = require "uffd"
 
@@ -12,7 +12,7 @@ local function ask(policy)
   return false
 end
 
--- Asks all of them, tells how many answered, and returns the exit code.
+-- Asks all policies, prints how many answered, and returns the exit code.
 local function conclude(script)
   local failed = 0
   for _, policy in ipairs(policies) do

@@ -1,5 +1,5 @@
--- Heat maps of an image's address space: a grid of cells, each with when it was touched first, or by how many of
--- several sets. This file lays the cells out and shows them as text; picture.lua makes pictures of them.
+-- Heat maps of an image's address space: a grid of cells. A cell tells when it was touched first, or by how many of
+-- several sets. This file lays out the cells and shows them as text; picture.lua makes pictures of them.
 local core = require "uffd.core"
 local picture = require "uffd.picture"
 
@@ -9,8 +9,8 @@ local heatmap = {}
 
 local function ceil_div(a, b) return (a - 1) // b + 1 end
 
--- Cells of a power of two pages in rows of a power of two cells, no more than so many each. cells[i] is nil where
--- nothing was touched; the first is cells[0], the rows follow one another.
+-- A cell is a power of two pages, a row a power of two cells, and there are at most so many of each. cells[0] is the
+-- first cell, and the rows follow one another. cells[i] is nil where nothing was touched.
 function heatmap.grid(sets, most_columns, most_rows)
   local info = sets[1]:info()
   local pages, columns, cell_pages = ceil_div(info.image_length, info.page_size), 1, 1
@@ -35,14 +35,14 @@ function heatmap.grid(sets, most_columns, most_rows)
   }
 end
 
--- From 0 (the first touched, the fewest files) to 1 (the last, all files).
+-- The shade of a cell: 0 (the first touched, the fewest files) to 1 (the last touched, all files).
 function heatmap.level(grid, value)
   return grid.most > 1 and (value - 1) / (grid.most - 1) or 0.0
 end
 
 -- Text
 
--- Of the 256 colours of terminals: bright ones, that stand out against the grey of what was not touched.
+-- From the 256 colours of terminals: bright ones, unlike the grey of what was not touched.
 local ramp = { 33, 69, 63, 99, 135, 171, 207, 205, 203, 209, 215, 221 }
 local untouched = 236
 
@@ -73,7 +73,7 @@ local function plain_line(grid, row)
   return table.concat(parts)
 end
 
--- Two rows: half blocks, whose ink is the upper cell and whose ground the lower one.
+-- Two rows in one line of half blocks: the foreground is the upper cell, the background the lower one.
 local function color_line(grid, row)
   local parts, before = {}, nil
   for column = 0, grid.columns - 1 do
@@ -102,7 +102,7 @@ local function color_legend(grid)
   return table.concat(parts)
 end
 
--- Rows of nothing, more than two lines of them, become one line.
+-- More than two lines of empty rows become one line.
 local function write_rows(grid, step, line_of, label)
   local row = 0
   while row < grid.rows do

@@ -1,5 +1,5 @@
--- uffd-lua image: looks into images, and makes others of them. The verbs that only look are here; those that write are
--- in image_write.lua.
+-- uffd-lua image: looks into images, and makes new ones of them. The verbs that only look are here; those that write
+-- are in image_write.lua.
 local arguments = require "uffd.arguments"
 local figures = require "uffd.image_figures"
 local uffd = require "uffd"
@@ -62,7 +62,7 @@ local function level(text)
   return nil, "a level of zstd, -100 to 22"
 end
 
--- Given several times: all of them.
+-- An option that may be given several times: a list of all values.
 local function many()
   local list = {}
   return function(text)
@@ -108,8 +108,8 @@ end
 
 -- Comparing
 
--- Calls found(offset, length) for each page that differs; a page that only one of them has differs. Pieces that both
--- have from nowhere are passed over.
+-- Calls found(offset, length) for each page that differs. A page that only one of the images has differs. Pieces that
+-- neither has anything for are skipped.
 local function each_difference(a, b, page, found)
   local total = math.max(a.size, b.size)
   local bar = figures.progress("compared", total)
@@ -220,7 +220,7 @@ local function parse(verb, ...)
   return options, words
 end
 
--- What the verb is called with: images, or the paths themselves.
+-- Calls the verb with images, or with the paths themselves.
 local function run(verb, options, words)
   local takes_verb, act = takes[verb], verbs[verb] or write[verb]
   if takes_verb.raw then return act(options, words) end

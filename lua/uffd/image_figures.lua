@@ -1,4 +1,4 @@
--- What uffd-lua image shows: as text, and as JSON, one object a line.
+-- The output of uffd-lua image: as text, and as JSON, one object a line.
 local core = require "uffd.core"
 local json = require "uffd.json"
 local picture = require "uffd.picture"
@@ -20,7 +20,7 @@ local function plural(count, word)
   return ("%d %s%s"):format(count, word, count == 1 and "" or "s")
 end
 
--- Rows of cells, each column as wide as it must be; the first ones of a row to the left.
+-- Rows of cells, each column as wide as its longest cell; the first columns are aligned to the left.
 local function write_rows(left, rows)
   local widths = {}
   for _, row in ipairs(rows) do

@@ -4,7 +4,7 @@ local uffd = require "uffd"
 
 local write = {}
 
--- The image that --against names; nil where it is not given; nil and a sentence where it cannot be opened.
+-- The image that --against names; nil if it is not given; nil and a sentence if it cannot be opened.
 local function open_below(options)
   if not options.against then return nil end
   return uffd.image(options.against)
@@ -16,7 +16,7 @@ local function layer_store(options, more)
   return uffd.store.layer(more)
 end
 
--- Copies, finishes and says what has come of it: 0, or nil and a sentence.
+-- Copies, finishes, and prints the result: 0, or nil and a sentence.
 local function fill(options, image, store, path, from_layer)
   local ok, message = image:copy(store, from_layer, figures.progress("written", image.size))
   if ok then ok, message = store:finish() end

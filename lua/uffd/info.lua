@@ -1,5 +1,5 @@
--- uffd-lua --info: what this kernel and this user can do, for a person or, as one JSON object, for a program.
--- It only tells what uffd.probe() found.
+-- uffd-lua --info: what this kernel and this user can do, for a person or, as one JSON object, for a program. It shows
+-- only what uffd.probe() has found.
 local uffd = require "uffd"
 local json = require "uffd.json"
 
@@ -28,7 +28,7 @@ local function names(list)
   return #list > 0 and table.concat(list, " ") or "none"
 end
 
--- A line as "label  words", the words wrapped beneath one another.
+-- A line as "label  words". Long words are wrapped in their column.
 local function write_line(label, text)
   local width, line = 100, ("%-16s"):format(label)
   for word in text:gmatch "%S+" do
@@ -49,13 +49,13 @@ local function describe_use(probe)
   return ("usable %s, %s"):format(routes[probe.route] or probe.route, faults)
 end
 
--- What the engine "auto" of uffd.serve comes to.
+-- Which engine "auto" of uffd.serve means here.
 local function describe_engine(probe)
   if not probe.usable then return "none" end
   return probe.user_mode_only and "auto is inline: faults of user mode only cost it nothing more" or "auto is threads"
 end
 
--- A feature that the kernel has and this user may not enable is marked.
+-- Marks a feature that the kernel has and this user may not enable.
 local function usable_features(probe)
   local list = {}
   for i, name in ipairs(probe.features) do

@@ -1,4 +1,4 @@
--- JSON, for the runner's commands and the examples: writing it, and reading what the control socket of a pager says.
+-- JSON for the runner's commands and the examples: writing it, and reading the replies of a pager's control socket.
 local escapes = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
 -- A text that is no UTF-8 (a path may be any bytes): each byte that is in the way becomes U+FFFD.
@@ -98,7 +98,7 @@ local function read_list(text, at)
   end)
 end
 
--- The value that begins at a byte, and the byte behind it. null is nil.
+-- Reads the value that begins at a byte; returns it and the byte after it. null is nil.
 function read(text, at)
   at = text:match("^%s*()", at)
   local c = text:sub(at, at)
@@ -112,7 +112,7 @@ function read(text, at)
   return number, stop
 end
 
--- The value of a text; nil and what is wrong with it. Surrogates are not put together.
+-- The value of a text; or nil and what is wrong with the text. Surrogate pairs are not joined.
 local function decode(text)
   local ok, value, stop = pcall(read, text, 1)
   if not ok then return nil, value end

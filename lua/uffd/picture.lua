@@ -1,5 +1,5 @@
--- A heat map as a picture: axes, cells, legend, as a list of rectangles and texts; and the SVG of such a list. The PNG
--- is picture_png.lua's.
+-- A heat map as a picture: axes, cells and legend as a list of rectangles and texts, and such a list as SVG. PNG is in
+-- picture_png.lua.
 local png = require "uffd.picture_png"
 
 local picture = {}
@@ -44,7 +44,8 @@ local paper, ink, faint, untouched = 0xffffff, 0x222222, 0x777777, 0xe9ecef
 local stops = { { 0x0d, 0x2a, 0x9c }, { 0x8a, 0x1c, 0xa8 }, { 0xd8, 0x3a, 0x6e }, { 0xf6, 0x8b, 0x2a } }
 local shades = 64
 
--- From deep blue to orange, in so many shades as a palette has room for: none is near the grey of what was not touched.
+-- From deep blue to orange, in as many shades as a palette has room for. No shade is close to the grey of what was not
+-- touched.
 local function shade(level)
   local at = math.floor(level * (shades - 1) + 0.5) / (shades - 1) * (#stops - 1)
   local i = math.min(math.floor(at), #stops - 2)
@@ -63,7 +64,7 @@ local function rectangle(list, x, y, width, height, color)
   list[#list + 1] = { x = x, y = y, width = width, height = height, color = color }
 end
 
--- y is the line that the letters stand on; anchor: start, middle, end.
+-- y is the baseline of the letters; anchor: start, middle, end.
 local function text(list, x, y, size, color, anchor, words)
   list[#list + 1] = { x = x, y = y, size = size, color = color, anchor = anchor, text = words }
 end
@@ -88,7 +89,7 @@ local function draw_cells(list, grid, x, y, side, level)
   end
 end
 
--- Where the ground of the cells ends when the last row is not full.
+-- The end of the background of the cells, if the last row is not full.
 local function draw_ground(list, grid, x, y, side)
   local full = grid.count // grid.columns
   if full > 0 then rectangle(list, x, y, grid.columns * side, full * side, untouched) end
@@ -148,13 +149,13 @@ end
 
 local entities = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;" }
 
--- What XML has no character for, and what is no UTF-8, is a question mark.
+-- Characters that XML does not have, and bytes that are not UTF-8, become question marks.
 local function escape(words)
   if not utf8.len(words) then words = words:gsub("[\x80-\xff]", "?") end
   return (words:gsub("[%c\x7f]", "?"):gsub('[&<>"]', entities))
 end
 
--- Rectangles of one colour in a row of them are one path.
+-- Neighbouring rectangles of one colour become one path.
 local function write_items(file, items)
   local i = 1
   while i <= #items do

@@ -1,10 +1,11 @@
--- A picture as PNG: rectangles and letters on a raster of indexed colours, which uffd.png, a part of the runner where
--- it was built with libpng, compresses.
+-- A picture as PNG: rectangles and letters on a raster of indexed colours. uffd.png compresses it; the runner has that
+-- module if it was built with libpng.
 local png = {}
 
 -- Letters
 
--- Strokes on a grid 4 wide, capitals 6 high, tails to 8: a point is two digits, x and y from the top; "|" lifts a pen.
+-- Strokes on a grid 4 wide; capitals are 6 high, descenders go to 8. A point is two digits, x and y from the top; "|"
+-- lifts the pen.
 local strokes = {
   ["0"] = "10 30 41 45 36 16 05 01 10", ["1"] = "11 20 26|16 36", ["2"] = "01 10 30 41 42 06 46",
   ["3"] = "01 10 30 41 42 33 44 45 36 16 05|13 33", ["4"] = "36 30 04 44", ["5"] = "40 00 03 12 32 43 45 36 16 05",
@@ -60,7 +61,7 @@ local function distance(segment, x, y)
   return math.sqrt(away_x * away_x + away_y * away_y)
 end
 
--- How much of a pixel the strokes cover, 0 to 1.
+-- How much of a pixel the strokes cover, from 0 to 1.
 local function coverage(segments, x, y, half)
   local nearest = math.huge
   for _, segment in ipairs(segments) do nearest = math.min(nearest, distance(segment, x, y)) end
@@ -71,7 +72,7 @@ end
 
 local tones = 12 -- of a letter's colour on the paper
 
--- Rows of indices of colours, which get theirs as they are used.
+-- Rows of indices of colours. A colour gets its index when it is first used.
 local function new_raster(width, height)
   local raster = { width = width, height = height, rows = {}, indices = {}, palette = {} }
   for y = 0, height - 1 do raster.rows[y] = {} end
@@ -121,7 +122,7 @@ end
 
 local shares = { start = 0, middle = 0.5, ["end"] = 1 }
 
--- What has no letter here is a question mark, once a character.
+-- A character without a letter here is a question mark.
 local function draw_text(raster, item, paper)
   local words = item.text:gsub(utf8.len(item.text) and "[\xc2-\xf4][\x80-\xbf]*" or "[\x80-\xff]", "?")
   local step = item.size * advance

@@ -1,5 +1,5 @@
--- uffd-lua run: a program that knows nothing of userfaultfd gets memory from a pager. libuffd-preload.so, which is put
--- before its libraries, hands over the mappings that --memory names.
+-- uffd-lua run: a program that knows nothing of userfaultfd gets memory from a pager. libuffd-preload.so is loaded into
+-- it first, and hands over the mappings that --memory names.
 local core = require "uffd.core"
 local uffd = require "uffd"
 local arguments = require "uffd.arguments"
@@ -51,7 +51,7 @@ function readers.name(text)
   return nil, "a name of at most 255 bytes"
 end
 
--- Two fields for the library: low and high.
+-- Two fields of the line for the library: low and high.
 function readers.at(text)
   local low, high = text:match "^(%w+)%-(%w+)$"
   low, high = read_address(low), read_address(high)
@@ -59,7 +59,7 @@ function readers.at(text)
   return nil, "two addresses, such as 0x7f0000000000-0x7fffffffffff"
 end
 
--- A line for the library, which trusts it; nil and what was expected.
+-- A line for the library, which does not check it; or nil and what is expected.
 local function read_match(text)
   local fields, given = {}, {}
   for field in (text .. ","):gmatch "(.-)," do
@@ -86,7 +86,7 @@ local function can_be_read(path)
   return file ~= nil
 end
 
--- In the prefix of this program: build trees have lib, installations the directory that they were made with.
+-- The library is below the prefix of this program: in lib of a build tree, or in the directory that was configured.
 local function find_library()
   local program, message, errno = core.program()
   if not program then return nil, message, errno end
@@ -109,7 +109,7 @@ local refusals = {
     .. "LD_PRELOAD: run it as the user whose rights it takes",
 }
 
--- The environment of the program, beside what there is.
+-- What is added to the environment of the program.
 local function make_environment(library, given, door)
   local others = os.getenv "LD_PRELOAD"
   return {
@@ -129,7 +129,7 @@ local function fail(message, errno)
   return lacking[uffd.errno[errno]] and 77 or code
 end
 
--- Of the options, those that serve knows too; its workers get them as words.
+-- The options that are passed on to serve; its workers get them as arguments.
 local passed = { "image", "policy", "around", "prefetch", "record", "replay", "rate", "workers", "watchdog", "control" }
 
 local function pager_options(given, door)
@@ -162,7 +162,7 @@ function Watch:keep(client, now_ns, state)
   row.ended = state or row.ended or client.state
 end
 
--- What went wrong is said; a program whose memory was refused would sleep for ever.
+-- Prints what went wrong. A program whose memory was refused would sleep for ever.
 function Watch:tell(event)
   local client, kind = event.client, event.kind
   if client then self:keep(client, event.time_ns, ended[kind]) end
@@ -181,7 +181,7 @@ function Watch:tell(event)
   end
 end
 
--- Serves until the child has ended, and whoever it has left behind.
+-- Serves until the child has ended, and all processes that it left behind.
 local function serve(pager, watch)
   local code
   repeat

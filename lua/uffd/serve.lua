@@ -77,7 +77,7 @@ local known = {
 -- What is this program's, and not the pager's.
 local own = { help = true, json = true, policy = true, log = true, timestamps = true, keep = true }
 
--- The options of uffd.pager; workers and supervisor make the same of the same arguments.
+-- The options of uffd.pager. Workers and the supervisor get the same arguments, and make the same options of them.
 local function pager_options(given)
   local options = {}
   for name, value in pairs(given) do
@@ -86,7 +86,7 @@ local function pager_options(given)
   return options
 end
 
--- The resolver function of a policy file, which is compiled now; nil and the message when it cannot be.
+-- The resolver function of a policy file. It is compiled now; nil and the message if that fails.
 local function load_policy(path, words)
   local chunk, message = loadfile(path)
   if not chunk then return nil, message end
@@ -95,7 +95,7 @@ local function load_policy(path, words)
   end
 end
 
--- This program, as it was started: also what stands before the word.
+-- The command line of this program, with what stands before the script's name.
 local function command_line()
   local first = 0
   while arg[first - 1] do first = first - 1 end
@@ -137,7 +137,7 @@ end
 
 local severity = { died = "error", error = "error", frozen = "error", late = "warning", refused = "warning" }
 
--- A line on stderr, which takes the place of the status line. level: "error", "warning" or "info"; wall_ns: since 1970.
+-- Prints a line on stderr in the place of the status line. level: "error", "warning" or "info"; wall_ns: since 1970.
 function View:say(level, wall_ns, line)
   if levels[level] > self.level then return end
   if self.times then line = timestamp(wall_ns) .. " " .. line end
@@ -400,7 +400,7 @@ local function keep()
   return code or fail(message, errno)
 end
 
--- What a policy file prints goes to stderr: stdout is the supervisor's, for the table or the JSON.
+-- A policy file prints to stderr, because stdout has the supervisor's table or JSON.
 local function print_to_stderr()
   io.output(io.stderr)
   function print(...) -- luacheck: ignore 121

@@ -1,4 +1,4 @@
--- uffd-lua ws: looks into files of working sets. What it shows is what uffd.workingset tells.
+-- uffd-lua ws: looks into files of working sets, with uffd.workingset.
 local arguments = require "uffd.arguments"
 local heatmap = require "uffd.heatmap"
 local json = require "uffd.json"
@@ -66,7 +66,7 @@ end
 
 -- Files
 
--- The sets of the files, all of the first one's image and page size; nil and a sentence.
+-- The sets of the files. All must be of the first one's image and page size; else nil and a sentence.
 local function load_all(paths)
   local sets = {}
   for i, path in ipairs(paths) do
@@ -87,7 +87,7 @@ end
 
 -- Info
 
--- The runs by address, no more than limit, each with its first touch and its writes.
+-- The runs by address, at most limit, each with its first touch and its writes.
 local function runs_of(set, page_size, limit)
   local runs, first_run, stop = {}, {}, 0
   for i, range in ipairs(set:ranges(limit)) do
@@ -180,7 +180,7 @@ end
 
 -- Diff
 
--- Where each list of ranges begins and ends, by address: +1, -1 for a, +2, -2 for b.
+-- The borders of the ranges, by address: +1 and -1 for a range of a, +2 and -2 for one of b.
 local function edges_of(a, b)
   local edges = {}
   for weight, ranges in ipairs { a, b } do
@@ -195,7 +195,7 @@ end
 
 local marks = { "<", ">", "=" }
 
--- The address space as ranges that are in a (<), in b (>), in both (=), and the bytes of each.
+-- The address space as ranges that are in a only (<), in b only (>), or in both (=), and the bytes of each kind.
 local function compare(a, b)
   local ranges, bytes = {}, { ["<"] = 0, [">"] = 0, ["="] = 0 }
   local state, from = 0, 0
@@ -285,7 +285,7 @@ local known = {
     color = arguments.choice("always", "never", "auto") },
 }
 
--- What is missing, or too much; nil when nothing is.
+-- What is missing or too much; nil if nothing is.
 local function misfit(verb, options, paths)
   if verb == "merge" and not options.output then return "-o OUT: where to?" end
   if verb == "diff" and #paths ~= 2 then return "two files are compared" end
@@ -294,7 +294,7 @@ local function misfit(verb, options, paths)
   return nil
 end
 
--- What help says of one verb: its usage, its lines with those that are set in further, and the exit codes.
+-- The help of one verb: its usage, its lines, the lines indented below it, and the exit codes.
 local function help_of(verb)
   local lines = { "usage: " .. help:match("uffd%-lua ws " .. verb .. "[^\n]*") }
   local taken = false

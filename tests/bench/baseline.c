@@ -1,5 +1,5 @@
 /*
- * What others do, written from the manual pages.
+ * Other ways to do the work, written from the manual pages.
  */
 #include "baseline.h"
 

@@ -1,5 +1,5 @@
 /*
- * What others do: the loop that everybody writes first, and the ways without userfaultfd.
+ * Other ways to do the work: the loop that everybody writes first, and ways without userfaultfd.
  */
 #ifndef UFFD_BENCH_BASELINE_H
 #define UFFD_BENCH_BASELINE_H

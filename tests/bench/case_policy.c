@@ -1,5 +1,5 @@
 /*
- * Contents of one's own: a callback in C, and policies in Lua.
+ * Contents that a program makes: a callback in C, and policies in Lua.
  */
 #include "bench.h"
 #include "policy.h"
@@ -18,7 +18,7 @@ static struct plan custom(uint32_t engine, uint64_t length, enum contents conten
   };
 }
 
-/* The threads engine takes longer: fewer pages. */
+/* The threads engine is slower: fewer pages. */
 static uint64_t length_for(uint32_t engine) {
   return engine == UFFD_ENGINE_INLINE ? 128 * MIB : 48 * MIB;
 }

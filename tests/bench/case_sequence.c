@@ -3,7 +3,10 @@
  */
 #include "bench.h"
 
-/* Of those who take as long for each page however many there are: the textbook loop, and reading and mapping. */
+/*
+ * Part of the memory, for contenders that take as long for each page however many there are: the textbook loop, and
+ * reading and mapping.
+ */
 #define TEXTBOOK_PART (8 * MIB)
 #define READING_PART  (32 * MIB)
 

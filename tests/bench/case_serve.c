@@ -11,7 +11,7 @@
 
 #define POLICY "return function() local page = ('u'):rep(4096) return function() return page end end"
 
-/* Of those who take as long for each page however many there are. */
+/* Part of the memory, for contenders that take as long for each page however many there are. */
 #define TEXTBOOK_SHARE 64u
 #define TEXTBOOK_PART  (8 * MIB)
 

@@ -1,5 +1,5 @@
 /*
- * Memory of another process: this program once more, so that it shares nothing with whoever serves it.
+ * Memory of another process: this program started again, so that it shares nothing with its server.
  */
 #include "client.h"
 
@@ -20,7 +20,7 @@
 /* The client's descriptors. */
 enum { PARENT = 3, IMAGE_FILE = 4 };
 
-/* What the client is told; it answers with its figures. */
+/* The message to the client; it answers with its figures. */
 struct errand {
   uint64_t length, part;
   enum order order;
@@ -85,7 +85,7 @@ int client_main(void) {
 
 /* Who starts it */
 
-/* Both may be where the other is to be: first out of the way. */
+/* Each descriptor may have the number that the other one is to get: move both away first. */
 static void become_client(int parent, int image) {
   int high = fcntl(parent, F_DUPFD, IMAGE_FILE + 1), high_image = fcntl(image, F_DUPFD, IMAGE_FILE + 1);
   if (dup2(high, PARENT) < 0 || dup2(high_image, IMAGE_FILE) < 0) _exit(3);

@@ -29,7 +29,7 @@ static void fill_random(uint64_t *words, size_t bytes, uint64_t *state) {
   }
 }
 
-/* Runs of zero pages and of others take turns; 1 to 31 pages each, so half of all pages are zero. */
+/* Runs of zero pages alternate with runs of others, 1 to 31 pages each: half of all pages are zero. */
 static void zero_runs(char *pages, uint64_t first, uint64_t count, uint64_t *state, uint64_t *run_end, bool *zero) {
   for (uint64_t page = first; page < first + count; page++) {
     if (page == *run_end) {
@@ -62,7 +62,7 @@ static void write_data(int fd, const char *block, uint64_t offset) {
 
 enum zeros { NONE, HOLES, WRITTEN };
 
-/* Written back before it is measured, so that nobody writes meanwhile. */
+/* The file is written back before anything is measured, so that no writing goes on meanwhile. */
 static void make(struct image *image, uint64_t length, enum zeros zeros) {
   static char block[BLOCK] __attribute__((aligned(4096)));
   uint64_t contents = 1, runs = 7, run_end = 0;

@@ -1,5 +1,5 @@
 /*
- * Bare kernel operations: what an answer costs when nobody has to find out what it is.
+ * Bare kernel operations: what an answer costs when nobody has to find out what it should be.
  */
 #include "limit.h"
 
@@ -11,7 +11,7 @@
 #include "baseline.h"
 #include "raw.h"
 
-/* What the signal handler answers; one run at a time. */
+/* The answer of the signal handler; one run at a time. */
 static struct {
   const struct plan *plan;
   const char *memory;

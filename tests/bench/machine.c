@@ -1,5 +1,5 @@
 /*
- * What the machine takes for what all figures are made of.
+ * The parts that all figures are made of: how long this machine takes for each.
  */
 #include "machine.h"
 
@@ -55,7 +55,7 @@ static void *answer_pings(void *argument) {
   return argument;
 }
 
-/* Half of the way to another thread and back. */
+/* Half of the round trip to another thread. */
 static double wake_up_ns(void) {
   uint64_t value = 1;
   pthread_t thread;

@@ -1,5 +1,5 @@
 /*
- * What the machine takes for what all figures are made of.
+ * The parts that all figures are made of: how long this machine takes for each.
  */
 #ifndef UFFD_BENCH_MACHINE_H
 #define UFFD_BENCH_MACHINE_H

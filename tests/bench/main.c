@@ -1,5 +1,6 @@
 /*
- * uffd-bench [--case NAME]... [--list] [--json]: what a fault costs, beside what others do and what the kernel takes.
+ * uffd-bench [--case NAME]... [--list] [--json]: what a fault costs, beside other ways to do it, and beside the least
+ * that the kernel takes.
  */
 #include <signal.h>
 #include <stdarg.h>
@@ -146,7 +147,10 @@ static void put_target(char *cell, size_t size, const struct row *row) {
   }
 }
 
-/* Whether the target is met, and the note. A ratio that the limit itself does not reach is a limit of the machine. */
+/*
+ * Says whether the target is met, and writes the note. If even the limit does not reach a ratio, the machine sets the
+ * limit.
+ */
 static void put_met(char *cell, size_t size, const struct row *row) {
   struct row noted = *row;
   bool has_target = row->at_least > 0 || row->at_most > 0 || row->most > 0;

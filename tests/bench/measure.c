@@ -99,8 +99,8 @@ double percentile(uint32_t *samples, size_t count, double share) {
 }
 
 /*
- * A virtual machine's memory costs much more when its host has to find it first: the pages that the next run will be
- * given are written to, and freed again.
+ * A virtual machine's memory costs much more while its host has to find it. So the pages that the next run will get are
+ * written to first, and freed again.
  */
 static void warm(uint64_t length, bool huge) {
   char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

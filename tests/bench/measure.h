@@ -1,5 +1,5 @@
 /*
- * Clocks, processors, medians: how a figure comes about. Knows nothing of userfaultfd.
+ * Clocks, processors, medians: how a figure is measured. Knows nothing of userfaultfd.
  */
 #ifndef UFFD_BENCH_MEASURE_H
 #define UFFD_BENCH_MEASURE_H
@@ -12,7 +12,7 @@
 #define HUGE_PAGE (UINT64_C(2) << 20)
 #define MIB       (UINT64_C(1) << 20)
 
-/* Ends the program: the benchmark's own set-up failed. */
+/* Ends the program because the benchmark's own set-up failed. */
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
 uint64_t now_ns(void); /* CLOCK_MONOTONIC */
@@ -41,13 +41,13 @@ struct spread spread_of(double *values, size_t count);
 double percentile(uint32_t *samples, size_t count, double share);
 
 /*
- * What one run says: the main figure, for timed plans a percentile and the longest, what else a page took, and whether
+ * The result of one run: the main figure; for timed plans a percentile and the longest; what else a page took; whether
  * the companion had the charge at the end.
  */
 enum figure { MAIN, TAIL, LONGEST, CPU, SWITCHES, ANONYMOUS, FAULTS, PLACED, FIGURES };
 
 struct plan;
-/* One way of doing a plan's work. check: compare the contents afterwards, outside the timing. */
+/* One way to do a plan's work. check: compare the contents afterwards, outside the timing. */
 typedef void run_fn(const struct plan *plan, bool check, double figures[FIGURES]);
 
 struct contender {
@@ -57,8 +57,8 @@ struct contender {
 };
 
 /*
- * Runs the contenders in turn, A B C A B C, so that whatever else the machine does hits all of them: once to warm up
- * and to check the contents, then 5 to 9 times, as many as budget_ns has room for. Returns how many.
+ * Runs the contenders in turn, A B C A B C, so that a disturbance of the machine hits all of them. The first round
+ * warms up and checks the contents. Then 5 to 9 rounds, as many as budget_ns allows. Returns how many.
  */
 unsigned interleave(struct contender *contenders, size_t count, uint64_t budget_ns);
 

@@ -6,7 +6,7 @@
 
 #include "plan.h"
 
-/* What a plan's special says; all may be NULL. */
+/* The special field of a plan; all may be NULL. */
 struct paging {
   const char *record, *replay; /* working-set files */
   const char *factory;         /* the policy that answers: source of a Lua expression */

@@ -1,5 +1,5 @@
 /*
- * The work that contenders do, each in its own way: which pages are touched, in which order, and what they must hold.
+ * The work that contenders do: which pages are touched, in which order, and what they must hold.
  */
 #ifndef UFFD_BENCH_PLAN_H
 #define UFFD_BENCH_PLAN_H
@@ -27,7 +27,7 @@ enum order {
 
 struct plan {
   uint64_t length; /* bytes of memory */
-  uint64_t part;   /* bytes of it that are touched, 0: all. For those who are too slow for all of it */
+  uint64_t part;   /* bytes of it that are touched, 0: all. For contenders that are too slow for all of it */
   enum order order;
   unsigned share; /* RANDOM: of so many pages one is touched; 0: 4 */
   enum contents contents;

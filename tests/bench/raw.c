@@ -1,5 +1,5 @@
 /*
- * The kernel's interface as it is.
+ * The kernel's interface without the library.
  */
 #include "raw.h"
 

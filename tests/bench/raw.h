@@ -1,5 +1,5 @@
 /*
- * The kernel's interface as it is, for baselines and limits: nothing of the library.
+ * The kernel's interface without the library, for baselines and limits.
  */
 #ifndef UFFD_BENCH_RAW_H
 #define UFFD_BENCH_RAW_H

@@ -1,5 +1,5 @@
 /*
- * Processes that serve a client's memory: what others do, and the least that the kernel takes for it.
+ * Processes that serve a client's memory: other ways to do it, and the least that the kernel takes.
  */
 #ifndef UFFD_BENCH_SERVER_H
 #define UFFD_BENCH_SERVER_H

@@ -1,6 +1,6 @@
 /*
- * What every C test leans on: checks, one forked process for each test, threads caught asleep in a fault, memories of
- * every kind, huge pages on loan, barriers. A program is a table of tests and CHECK_MAIN.
+ * What every C test uses: checks, one forked process for each test, threads that are known to sleep in a fault,
+ * memories of every kind, huge pages, barriers. A program is a table of tests and CHECK_MAIN.
  */
 #ifndef UFFD_TESTS_CHECK_H
 #define UFFD_TESTS_CHECK_H
@@ -24,13 +24,13 @@
 #define CHECK(condition) ((condition) ? (void)0 : check_failed(__FILE__, __LINE__, #condition))
 #define CHECK_EQ(actual, expected)                                                                                     \
   check_equal((long long)(actual), (long long)(expected), __FILE__, __LINE__, #actual, #expected)
-/* A call of the library that succeeds; gives its result. */
+/* A call of the library that must succeed; its result. */
 #define CHECK_OK(call) check_result((call), __FILE__, __LINE__, #call)
-/* A call that fails with exactly -E..., and says something about it. */
+/* A call that must fail with exactly -E..., and set a sentence. */
 #define CHECK_ERR(call, error) check_error((call), (error), __FILE__, __LINE__, #call, #error)
-/* The last failed call's sentence holds these words. */
+/* The sentence of the last failure holds these words. */
 #define CHECK_SAYS(words) check_says((words), __FILE__, __LINE__)
-/* Cannot be tested here; the reason as for printf. */
+/* Skips the test; the reason as for printf. */
 #define SKIP(...) check_skip(__VA_ARGS__)
 
 _Noreturn void check_failed(const char *file, int line, const char *text);
@@ -42,8 +42,8 @@ void check_says(const char *words, const char *file, int line);
 _Noreturn void check_skip(const char *format, ...) UFFD_PRINTF(1, 2);
 
 /*
- * Programs: each test runs in a process of its own. It hangs, and is ended with its name and the places of its threads,
- * when it has had CHECK_SECONDS without progress; the time for which it waits for a processor does not count
+ * Programs: each test runs in a process of its own. A test hangs if it makes no progress for CHECK_SECONDS; it is then
+ * ended, with its name and the places of its threads. Time in which it waits for a processor does not count
  * (watchdog.h).
  */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -52,7 +52,7 @@ _Noreturn void check_skip(const char *format, ...) UFFD_PRINTF(1, 2);
 #define CHECK_SECONDS INT64_C(20)
 #endif
 
-/* The running test has done one of many rounds: the watchdog counts anew. Never in a loop that waits. */
+/* Say this after each of many rounds: the watchdog starts to count anew. Never in a loop that waits. */
 void check_progress(void);
 
 struct check_test {
@@ -61,18 +61,21 @@ struct check_test {
 };
 #define TEST(function)                                                                                                 \
   { #function, function }
-/* Runs all, or those named on the command line. 0; 1 when one failed; 77 when all were skipped. */
+/* Runs all tests, or those named on the command line: 0, 1 when one failed, 77 when all were skipped. */
 #define CHECK_MAIN(tests)                                                                                              \
   int main(int argc, char **argv) {                                                                                    \
     return check_main((tests), sizeof(tests) / sizeof((tests)[0]), argc, argv);                                        \
   }
 int check_main(const struct check_test *tests, size_t count, int argc, char **argv);
 
-/* Runs function in a forked child (for privileges, limits, filters): its failures and skips become this test's. */
+/*
+ * Runs function in a forked child, for tests that change privileges, limits, filters. Its failure or skip becomes this
+ * test's.
+ */
 void check_in_child(void (*function)(void *ctx), void *ctx);
 /* Waits for a child that must exit with 0, like one made by fork(). */
 void check_child(pid_t child);
-/* Ends the test well, without a sanitizer's leak check: for those that gave up /proc or descriptors. */
+/* Ends the test with success and without a sanitizer's leak check: for tests that gave up /proc or descriptors. */
 _Noreturn void check_leave(void);
 /* The child becomes an ordinary user, without capabilities. */
 void check_drop_privileges(void);
@@ -109,13 +112,12 @@ struct check_area {
   int fd;               /* the memfd, or -1 */
   int kind;
 };
-/* Maps count pages of a kind; borrows huge pages where needed, or skips. */
+/* Maps count pages of a kind. Huge pages are lent for it, or the test is skipped. */
 struct check_area check_map(int kind, uint64_t count);
 void check_unmap(struct check_area *area);
 #define CHECK_ADDRESS(pointer) ((uint64_t)(uintptr_t)(pointer))
 
-/* Makes sure that count huge pages are free, until the program ends: then the sysctl is put back. Skips without
- * privilege. */
+/* Makes sure that count huge pages are free until the test ends (hugepages.h). Skips without privilege. */
 void check_hugepages(uint64_t count);
 
 /* A page-aligned buffer whose page i is filled with the byte first + i. */
@@ -137,12 +139,12 @@ struct check_touch {
 /* Starts a thread that reads, or writes value to, one byte. */
 void check_touch_read(struct check_touch *touch, void *address);
 void check_touch_write(struct check_touch *touch, void *address, unsigned value);
-/* Waits until the thread really sleeps in the fault. */
+/* Waits until the thread sleeps in the fault, as the kernel tells. */
 void check_touch_asleep(const struct check_touch *touch);
-/* Joins; the byte that was read or written. The access must not have raised a signal. */
+/* Joins the thread and returns the byte that was read or written. The access must not have raised a signal. */
 unsigned check_touch_join(struct check_touch *touch);
 
-/* In this thread: 0, or the signal that the access raised. value may be NULL. */
+/* Makes the access in this thread: 0, or the signal that it raised. value may be NULL. */
 int check_access(void *address, bool write, unsigned *value);
 
 /* Runs function in a thread; its tid is known when this returns. */
@@ -158,16 +160,16 @@ void check_thread_join(struct check_thread *thread);
 
 /* Waits until a thread sleeps in the kernel in a function whose name holds this text ("userfault", "poll", ...). */
 void check_asleep(int tid, const char *where);
-/* Lets others run; for loops that wait for a condition, which the watchdog bounds. */
+/* Lets other threads run: for loops that wait for a condition. The watchdog bounds them. */
 void check_pause(void);
 
 /* Barriers: hold threads of the library at named points (builds with UFFD_BARRIERS) */
 
 #ifdef UFFD_BARRIERS
-void check_barrier_hold(const char *name);  /* threads that come there wait from now on */
-void check_barrier_await(const char *name); /* until a thread stands there */
+void check_barrier_hold(const char *name);  /* threads that come to the point wait there from now on */
+void check_barrier_await(const char *name); /* waits until a thread is there */
 void check_barrier_await_all(const char *name, unsigned count);
-void check_barrier_release(const char *name); /* all who stand there go on, and later ones pass */
+void check_barrier_release(const char *name); /* all threads that wait there go on, and later ones do not stop */
 #endif
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * A second process whose memory the test serves: it maps, registers, sends its userfaultfd over, and then runs a
- * function of the test, whose checks end it with 1.
+ * A second process whose memory the test serves. It maps and registers memory, sends its userfaultfd, and runs a
+ * function of the test. A check that fails there ends it with 1.
  */
 #ifndef UFFD_TESTS_CLIENT_H
 #define UFFD_TESTS_CLIENT_H
@@ -14,12 +14,12 @@ struct client_opts {
   uint64_t modes; /* 0: missing */
   uint64_t pages; /* of each region */
   unsigned count; /* of regions, at most CLIENT_REGIONS; 0: 1 */
-  bool huge;      /* 2 MiB pages; the test borrows them */
+  bool huge;      /* 2 MiB pages, lent by check_hugepages() */
   bool keeps;     /* the client keeps its descriptor, too */
   void *ctx;      /* of run */
 };
 
-/* What both sides see. */
+/* Shared by both sides. */
 struct client_shared {
   _Atomic unsigned said[2]; /* the client's step, the server's */
   _Atomic uint64_t words[8];
@@ -38,12 +38,12 @@ struct client {
 };
 
 struct client client_start(const struct client_opts *opts, void (*run)(struct client *client));
-/* Says that this side has come to a step; waits until the other side has. */
+/* check: this side has come to a step. await: waits until the other side has. */
 void client_say(const struct client *client, unsigned step);
 void client_await(const struct client *client, unsigned step);
-/* Waits until a thread of the client (a tid) sleeps in a fault, or in a kernel function with this in its name. */
+/* Waits until a thread of the client (a tid) sleeps in a fault, or in a kernel function whose name holds this text. */
 void client_asleep(int tid, const char *where);
-/* Waits for the client, which must have exited with 0. */
+/* Waits for the client, which must exit with 0. */
 void client_end(struct client *client);
 void client_kill(struct client *client);
 

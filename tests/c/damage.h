@@ -1,5 +1,5 @@
 /*
- * Handshakes that are damaged in every way: for tests of whoever receives them.
+ * Handshakes that are damaged in every way, for tests of programs that receive them.
  */
 #ifndef UFFD_TESTS_DAMAGE_H
 #define UFFD_TESTS_DAMAGE_H
@@ -17,8 +17,8 @@
 
 uint64_t damage_draw(uint64_t *random, uint64_t below);
 /*
- * Sends the VMM's list over its socket, in up to three pieces, damaged or (one time in four) not, with its userfaultfd
- * or the descriptor other, with several of them, or none.
+ * Sends the VMM's list over its socket in up to three pieces, one time in four undamaged. With it goes its userfaultfd,
+ * the descriptor other, several descriptors, or none.
  */
 void damage_send(uint64_t *random, const struct vmm *vmm, int other);
 

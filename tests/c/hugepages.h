@@ -1,6 +1,6 @@
 /*
- * Huge pages of 2 MiB for a test. They are added to vm.nr_hugepages under a lock that all test programs share, and the
- * sysctl gets its former value back: from the program that changed it or, if that was killed, from the next one.
+ * Huge pages of 2 MiB for a test. They are added to vm.nr_hugepages under a lock that all test programs share. The
+ * program that changed the sysctl gives it its former value back; if that program was killed, the next one does.
  */
 #ifndef UFFD_TESTS_HUGEPAGES_H
 #define UFFD_TESTS_HUGEPAGES_H

@@ -1,6 +1,6 @@
 /*
- * For tests of images: files made byte by byte, so that what the library reads is not what it wrote. Patterns, zstd
- * files with their seek tables, indexes; all of them also wrong.
+ * For tests of images: files that the test makes byte by byte, so that the library does not read what it wrote itself.
+ * Patterns, zstd files with seek tables, indexes; right and damaged ones.
  */
 #ifndef UFFD_TESTS_IMAGING_H
 #define UFFD_TESTS_IMAGING_H
@@ -12,7 +12,7 @@
 
 #define PAGE UINT64_C(4096)
 
-/* Bytes that grow. */
+/* A buffer of bytes that grows. */
 struct bytes {
   unsigned char *at;
   uint64_t length, room;
@@ -25,13 +25,13 @@ void bytes_free(struct bytes *bytes);
 /* Page i of count is the word first + i, repeated. */
 unsigned char *imaging_pages(uint32_t first, uint64_t count);
 
-/* A path in a directory of the test's own, which is removed at the end. */
+/* A path in a directory that is the test's own and is removed at the end. */
 const char *imaging_path(const char *name);
 void imaging_write(const char *path, const void *at, uint64_t length);
-/* Runs a command for sh with the directory as its own: its exit code. */
+/* Runs a command with sh in that directory: its exit code. */
 int imaging_run(const char *command);
 
-/* A zstd file that is being made. */
+/* A zstd file under construction. */
 struct zstd_file {
   struct bytes bytes; /* frames */
   struct bytes table; /* entries of the seek table */
@@ -53,7 +53,7 @@ struct extent {
   uint32_t kind;
 };
 
-/* What an index says. Fields that are 0 are filled in as they must be. */
+/* The fields of an index. Those that are 0 get the right value. */
 struct index_file {
   uint64_t length, stream;
   uint32_t flags, generation;
@@ -66,14 +66,17 @@ struct index_file {
 };
 /* The payload of an index. */
 struct bytes index_make(struct index_file *index);
-/* The checksum at the end, made anew after a change. */
+/* Computes the checksum at the end again, after a change. */
 void index_seal(struct bytes *payload);
 
-/* Opens an image of these files. */
+/* Opens an image of these files; NULL ends the list. */
 uffd_image *imaging_open(const char *first, const char *second, const char *third);
-/* Opening them is refused, and the sentence holds these words. */
+/* Opening these files must be refused, with these words in the sentence. */
 void imaging_refused(const char *first, const char *second, int error, const char *words);
-/* Both uffd_image_read() and a loop's faults, from the last page to the first, show these bytes and zeros after. */
+/*
+ * uffd_image_read() and the faults of a loop, from the last page to the first, must give these bytes and zeros after
+ * them.
+ */
 void imaging_expect(uffd_image *image, const unsigned char *expected, uint64_t length);
 
 #endif

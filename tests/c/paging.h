@@ -1,6 +1,6 @@
 /*
- * For tests of the pager: a supervisor in a process of its own, whose reports and figures the test sees, and clients
- * that are stand-in VMMs, each a process too.
+ * For tests of the pager: a supervisor in a process of its own, whose reports and figures the test sees. The clients
+ * are stand-in VMMs, each a process too.
  */
 #ifndef UFFD_TESTS_PAGING_H
 #define UFFD_TESTS_PAGING_H
@@ -14,7 +14,7 @@
 #define PAGING_WORKERS 8
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PAGING_SCALE 8 /* so much less is done */
+#define PAGING_SCALE 8 /* under a sanitizer, tests do so much less */
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define PAGING_SCALE 8
@@ -31,7 +31,7 @@ struct paging_seen {
   _Atomic int errors[PAGING_KINDS];
   _Atomic int workers[PAGING_WORKERS]; /* pids, by index */
   _Atomic unsigned begun;              /* workers so far */
-  _Atomic unsigned turns;              /* of the supervisor: what follows is as of then */
+  _Atomic unsigned turns;              /* steps of the supervisor; the fields below are as of the last one */
   struct uffd_pager_status status;
   struct uffd_client_status clients[PAGING_CLIENTS];
   _Atomic unsigned clients_count;
@@ -55,17 +55,19 @@ struct paging {
 
 /* An image of so many bytes, in a directory of its own. */
 void paging_set_up(struct paging *paging, uint64_t length);
-/* Starts the supervisor with these options (NULL: none), of which the socket, and an image that is "", are filled in.
- * Waits until it listens and its workers are there. */
+/*
+ * Starts the supervisor with these options (NULL: none). Fills in the socket, and the image if it is "". Returns when
+ * it listens and its workers have started.
+ */
 void paging_start(struct paging *paging, const struct uffd_pager_opts *opts);
 void paging_signal(const struct paging *paging, int signal); /* SIGHUP reloads, SIGTERM drains, SIGUSR1 closes */
 void paging_await(const struct paging *paging, uint32_t kind, unsigned count); /* of reports */
-void paging_turn(const struct paging *paging); /* figures of the supervisor are newer than this call */
-/* Until so many clients are there, all of them in this state. */
+void paging_turn(const struct paging *paging); /* waits for figures of the supervisor that are newer than this call */
+/* Waits until there are so many clients, all of them in this state. */
 void paging_await_clients(const struct paging *paging, unsigned count, uint32_t state);
 unsigned paging_reports(const struct paging *paging, uint32_t kind);
-void paging_await_over(const struct paging *paging); /* until a step says that all is done, or fails */
-/* Closes the pager, or finds it done; the last step's result. All its workers are gone. */
+void paging_await_over(const struct paging *paging); /* waits until a step says that all is done, or fails */
+/* Closes the pager, which may be done already, and returns the last step's result. All its workers are gone then. */
 int paging_end(struct paging *paging);
 void paging_tear_down(struct paging *paging);
 
@@ -77,13 +79,13 @@ struct paging_job {
   unsigned regions; /* 0: 1 */
   struct vmm vmm;
   struct vmm_work work;
-  /* NULL: vmm_work(), which must find nothing wrong. In the client, when it has handed over. */
+  /* Runs in the client after it has handed over. NULL: vmm_work(), which must find no wrong byte. */
   void (*run)(struct paging_job *job);
   uint64_t number; /* the test's */
 };
 pid_t paging_client(const struct paging_job *job);
 void paging_client_ok(pid_t client); /* it must exit with 0 */
-/* Unless it was killed before: true when it was not. */
+/* Kills the client; true if it was still alive. */
 bool paging_kill_worker(struct paging *paging, uint32_t index);
 void paging_sleep_us(unsigned microseconds);
 void paging_await_dead(pid_t process);

@@ -1,5 +1,5 @@
 /*
- * A descriptor goes to another process over a socket, with some bytes beside it.
+ * Passes a descriptor and some bytes to another process over a socket.
  */
 #ifndef UFFD_TESTS_PASSING_H
 #define UFFD_TESTS_PASSING_H
@@ -7,7 +7,7 @@
 #include "check.h"
 
 void passing_send(int socket, int fd, const void *bytes, size_t length);
-/* So many bytes, exactly. The descriptor is the caller's; exec does not close it. */
+/* Receives exactly so many bytes. The caller owns the descriptor; exec does not close it. */
 int passing_receive(int socket, void *bytes, size_t length);
 
 #endif

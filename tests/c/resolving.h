@@ -1,6 +1,6 @@
 /*
- * For tests of resolvers: a view, which is a fresh memory that one loop serves from one resolver, and a generator of
- * numbers whose seed is printed.
+ * For tests of resolvers: a view, which is fresh memory that one loop serves from one resolver; and random numbers
+ * whose seed is printed.
  */
 #ifndef UFFD_TESTS_RESOLVING_H
 #define UFFD_TESTS_RESOLVING_H
@@ -14,7 +14,7 @@ struct view_opts {
   uint64_t around, modes;
   uint32_t on_error;
   int engine;             /* ENGINE_ONE, _TWO, _FIVE */
-  struct serving *shared; /* a loop that stays the caller's and serves many views; NULL: one of the view's own */
+  struct serving *shared; /* a loop of the caller's that serves many views; NULL: the view has its own */
 };
 
 struct view {
@@ -28,15 +28,15 @@ struct view {
 
 /* The resolver stays the caller's. */
 struct view view_open(uffd_resolver *resolver, const struct view_opts *opts);
-/* False when serving it so is refused with -EINVAL; the view is to be closed all the same. */
+/* False if adding it is refused with -EINVAL. Close the view in either case. */
 bool view_try(uffd_resolver *resolver, const struct view_opts *opts, struct view *view);
-/* Serving it so is refused with this error, and the sentence holds these words. */
+/* Adding it must be refused with this error, and these words must be in the sentence. */
 void view_refused(uffd_resolver *resolver, const struct view_opts *opts, int error, const char *words);
 void view_close(struct view *view);
 
 /* Opens a view, reads every byte, from the last page to the first, and closes it. */
 void view_expect(uffd_resolver *resolver, const struct view_opts *opts, const unsigned char *expected);
-/* Both are the same; tells the first byte that is not. */
+/* Both must be equal; names the first byte that differs. */
 bool view_same(const unsigned char *at, const unsigned char *expected, uint64_t length);
 
 struct view_random {

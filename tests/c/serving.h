@@ -1,6 +1,6 @@
 /*
- * For tests of the loop: a loop with whoever drives it, memories of every kind, contents that can be recognised, and
- * callbacks that are functions of the test.
+ * For tests of the loop: a loop and its driver, memories of every kind, contents that can be recognised, and callbacks
+ * that are functions of the test.
  */
 #ifndef UFFD_TESTS_SERVING_H
 #define UFFD_TESTS_SERVING_H
@@ -22,20 +22,23 @@ struct serving {
  */
 void serving_open(struct serving *serving, int engine, const struct uffd_loop_opts *opts);
 bool serving_is_inline(const struct serving *serving);
-/* Of the loop: as many as its engine says, and inline before them the one that answers where nobody waits. */
+/*
+ * How many handlers the loop has: as many as its engine says. Inline there is one more before them, which answers where
+ * no thread waits.
+ */
 uint32_t serving_handlers(const struct serving *serving);
-/* The faulting thread answers for itself wherever a test asks for handler threads: UFFD_TEST_ENGINE=inline. */
+/* True with UFFD_TEST_ENGINE=inline: the inline engine stands in for handler threads in all tests. */
 bool serving_inline(void);
-/* Skips there; why: what is promised of handlers only. A sentence. */
+/* Skips the test with the inline engine. why: what only handlers promise, a sentence. */
 void serving_needs_handlers(const char *why);
-/* An object of the test's, which a loop whose engine the test asks for handler threads can serve through. */
+/* An object of the test's own for a loop that the test opens with handler threads (or inline, see serving_inline()). */
 uffd_object *serving_object(uint64_t features);
-/* A pump is stepped by a thread of its own from start to pause; other engines need neither. */
+/* Between start and pause a thread steps a pump. Other engines do not need it. */
 void serving_start(struct serving *serving);
 void serving_pause(struct serving *serving);
 void serving_close(struct serving *serving);
 struct uffd_stats serving_stats(const uffd_loop *loop);
-/* faults = missing + wp + minor, and so many pages and bytes were installed. */
+/* Checks that faults = missing + wp + minor, and the counts of pages and bytes that were installed. */
 void serving_adds_up(const uffd_loop *loop, uint64_t page_size);
 
 /* Memories */
@@ -50,12 +53,12 @@ enum {
   MEMORY_ADOPTED,
   MEMORY_KINDS
 };
-/* All of them, those last that not everybody can have: a skip there leaves nothing out. */
+/* All kinds. Those that not every user can have come last, so that a skip leaves nothing else out. */
 extern const int memory_kinds[MEMORY_KINDS];
-/* A memory of so many pages of its kind; borrows huge pages, or skips. */
+/* A memory of so many pages of its kind. Huge pages are lent for it, or the test is skipped. */
 uffd_memory *memory_make(int kind, uint64_t pages);
 unsigned char *memory_at(uffd_memory *memory, uint64_t offset);
-/* smaps: the flag ("um", "uw", "ui") is set at offset. */
+/* True if smaps shows the flag ("um", "uw", "ui") at offset. */
 bool memory_has(uffd_memory *memory, uint64_t offset, const char *flag);
 
 /* Contents */
@@ -64,12 +67,12 @@ bool memory_has(uffd_memory *memory, uint64_t offset, const char *flag);
 unsigned image_byte(uint64_t offset);
 unsigned char *image_make(uint64_t length);
 uffd_resolver *image_resolver(uint64_t length);
-/* [at, at+length) holds the image from offset on. Every byte is read. */
+/* True if [at, at+length) holds the image from offset on. Reads every byte. */
 bool image_there(const unsigned char *at, uint64_t offset, uint64_t length);
 
 /* Regions */
 
-/* All of the memory, or as opts say, from the resolver, which is closed here: the region holds it. */
+/* Adds the whole memory, or what opts say, with this resolver. Closes the resolver: the region holds it. */
 uffd_region *region_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
                         const struct uffd_region_opts *opts);
 

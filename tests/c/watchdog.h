@@ -1,5 +1,5 @@
 /*
- * How much time a test has had. A busy machine is slow, not wrong: the time for which all of a test waits for a
+ * How much time a test has had. A busy machine is slow, not wrong: time in which all threads of a test wait for a
  * processor does not count.
  */
 #ifndef UFFD_TESTS_WATCHDOG_H
@@ -9,12 +9,12 @@
 #include <stdio.h>
 #include <sys/types.h>
 
-/* The processes of this group are looked at from now on. */
+/* Starts to watch the processes of this group. */
 void watchdog_begin(pid_t group);
 
 /*
- * The milliseconds since the last look, or since the beginning, that count: less those for which the group's threads
- * waited for a processor, but at least those for which they ran, shared out among all processors.
+ * The milliseconds since the last look or the beginning that count. Time in which the group's threads waited for a
+ * processor is taken off. But at least the time counts for which they ran, divided by the number of processors.
  */
 int64_t watchdog_look(void);
 

@@ -51,8 +51,8 @@ static int add_sample(int fd, uint64_t offset, uint64_t length, uint64_t *hash) 
 }
 
 /*
- * A sparse image has most of its data at the beginning: a quarter of the samples each is taken from all of it, from the
- * first 16th, from the first 256th, and from the first 4096th.
+ * The data of a sparse image are mostly at its beginning. So a quarter of the samples each comes from the whole image,
+ * its first 16th, its first 256th, and its first 4096th.
  */
 static int add_samples(int fd, uint64_t length, uint64_t *hash) {
   uint64_t blocks = pages_of(length, SAMPLE);
@@ -85,6 +85,6 @@ int uffd_image_identity(int fd, uint64_t *length, uint64_t *identity) {
   result = add_samples(fd, found, &hash);
   if (result < 0) return result;
   *length = found;
-  *identity = hash != 0 ? hash : 1; /* 0 is for images that are not known */
+  *identity = hash != 0 ? hash : 1; /* 0 means an unknown image */
   return 0;
 }

@@ -1,5 +1,6 @@
 /*
- * A set of page numbers: a tree of blocks of one size. The lowest ones hold a bit for each page, the others pointers.
+ * A set of page numbers: a tree of blocks of one size. The lowest blocks have a bit for each page, the others have
+ * pointers.
  */
 #include "serve/workingset/pageset.h"
 
@@ -50,7 +51,7 @@ int uffd_pageset_add(struct uffd_pageset *set, uint64_t page) {
   return 1;
 }
 
-/* The block that has the page's bit. NULL: none of the *span pages around it is in the set. */
+/* The block with the page's bit. NULL: none of the *span pages around it is in the set. */
 static const union uffd_pageset_block *find_bits(const struct uffd_pageset *set, uint64_t page, uint64_t *span) {
   const union uffd_pageset_block *block = set->root;
   unsigned height = set->height;
@@ -60,7 +61,9 @@ static const union uffd_pageset_block *find_bits(const struct uffd_pageset *set,
   return block;
 }
 
-/* The first page from `page` on that is in the set (wanted), or that is not; the limit when there is none. */
+/*
+ * The first page from `page` on that is in the set (wanted) or that is not in it (not wanted); limit if there is none.
+ */
 static uint64_t scan(const struct uffd_pageset *set, uint64_t page, bool wanted) {
   while (page < set->limit) {
     uint64_t span;

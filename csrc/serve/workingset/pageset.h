@@ -1,6 +1,6 @@
 /*
- * A set of page numbers: a bitmap whose parts are allocated when a page is put into them. So its memory depends on what
- * was put in, at most 4 KiB for each 32768 neighbouring pages, and not on the size of the image.
+ * A set of page numbers: a bitmap whose parts are allocated when a page is put into them. Its memory depends on its
+ * pages, not on the size of the image: at most 4 KiB for each 32768 neighbouring pages.
  */
 #ifndef UFFD_SERVE_PAGESET_H
 #define UFFD_SERVE_PAGESET_H

@@ -1,6 +1,6 @@
 /*
  * The pages that a client touched: records in the order of touching, and a set of the same pages, which finds
- * duplicates and gives the pages in order. workingset_file.c reads and writes files.
+ * duplicates and gives the pages by number. workingset_file.c reads and writes files.
  */
 #include "serve/workingset/workingset.h"
 

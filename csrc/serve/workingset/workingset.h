@@ -1,4 +1,4 @@
-/* A working set, as the files of this room share it. */
+/* A working set: what the files of this room share. */
 #ifndef UFFD_SERVE_WORKINGSET_H
 #define UFFD_SERVE_WORKINGSET_H
 

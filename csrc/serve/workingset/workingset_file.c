@@ -55,7 +55,7 @@ static void put_u32(unsigned char *at, uint32_t value) {
     at[i] = (unsigned char)(value >> 8 * i);
 }
 
-/* A file being read: its path for sentences, and the sum of what was read so far. */
+/* A file that is being read: its path for sentences, and the checksum of what was read so far. */
 struct reader {
   const char *path;
   int fd;
@@ -84,7 +84,7 @@ static int begin(int fd, const char *path, struct reader *reader) {
   return 0;
 }
 
-/* Is it a working-set file, of a version that we know? */
+/* Checks that it is a working-set file of a version that we know. */
 static int check_kind(const struct reader *reader, const unsigned char *header) {
   if (memcmp(header, magic, sizeof(magic)) != 0)
     return fail(EINVAL, "%s is not a working-set file: it does not begin as one.", reader->path);
