@@ -29,7 +29,7 @@ static const char *current_test = "?";
 
 static _Noreturn void give_up(void) {
   fflush(NULL);
-  /* Other threads may sleep in faults: nothing may wait for them. */
+  /* exit() would wait for other threads' locks, and those threads may sleep in faults. */
   _exit(1);
 }
 
@@ -102,7 +102,7 @@ static struct shared {
   struct hugepages hugepages; /* opened by the runner, so that the lock outlives a test */
 } * shared;
 
-/* The watchdog is the runner: no signal handler, which a sanitizer may hold back for ever. */
+/* The runner itself is the watchdog: a sanitizer may delay a signal handler for ever. */
 static int watch(pid_t child) {
   const struct timespec second = {1, 0};
   sigset_t ended;
@@ -306,7 +306,7 @@ struct check_area check_map(int kind, uint64_t count) {
     area.alias = mmap(NULL, area.length, PROT_READ | PROT_WRITE, MAP_SHARED, area.fd, 0);
     CHECK(area.alias != MAP_FAILED);
   }
-  /* Between two pages without access: neighbours that are alike would become one mapping. */
+  /* Between two pages without access, because the kernel merges neighbours that are alike. */
   unsigned char *room = mmap(NULL, area.length + 2 * area.page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(room != MAP_FAILED);
   area.at = room + area.page - (CHECK_ADDRESS(room) & (area.page - 1));
@@ -322,7 +322,7 @@ void check_unmap(struct check_area *area) {
 }
 
 void check_hugepages(uint64_t count) {
-  /* Others may have the pages for a while. */
+  /* Another test program may hold the lock for long: that is no hang. */
   atomic_store(&shared->queues, true);
   int rc = hugepages_lend(&shared->hugepages, count);
   atomic_store(&shared->queues, false);

@@ -80,7 +80,7 @@ static _Noreturn void supervise(struct paging *paging, const struct uffd_pager_o
     look(paging->seen);
   }
   atomic_store(&paging->seen->over, 1 - result);
-  /* After a failure it is the test's to say when. */
+  /* After a failure the test decides when to go on. */
   while (result < 0 && !closing) {
     (void)uffd_pager_step(pager, 20);
     look(paging->seen);
@@ -173,7 +173,7 @@ void paging_await_over(const struct paging *paging) {
   }
 }
 
-/* Whoever has to reap it may take its time. */
+/* Its parent may reap it later. */
 void paging_await_dead(pid_t process) {
   char path[64], stat[512];
   const char *state;
@@ -255,7 +255,7 @@ void paging_client_ok(pid_t client) {
   CHECK_EQ(WEXITSTATUS(status), 0);
 }
 
-/* Its number is another process's soon after it is dead. */
+/* After it is dead, another process may soon have its number. */
 bool paging_kill_worker(struct paging *paging, uint32_t index) {
   int worker = atomic_load(&paging->seen->workers[index]);
   if (worker == 0 || worker == paging->killed[index]) return false;

@@ -76,7 +76,7 @@ void serving_start(struct serving *serving) {
   atomic_store(&serving->drives, false);
   serving->driven = true;
   check_thread_start(&serving->driver, drive, serving);
-  /* calls on a pump belong to one thread at a time: from here on they are the driver's */
+  /* only one thread at a time may call a pump: from now on that is the driver */
   while (!atomic_load(&serving->drives))
     check_pause();
 }

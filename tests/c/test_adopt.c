@@ -105,7 +105,7 @@ static void another_process_is_served(void) {
   uffd_close(object);
 }
 
-/* Another process's addresses are not looked up in our own mappings. */
+/* The addresses of another process are not looked up in this process's mappings. */
 static void sentences_about_another_process(void) {
   struct client client = start_client(O_CLOEXEC | O_NONBLOCK, 0);
   uffd_object *object = NULL;
@@ -172,7 +172,7 @@ static void target_has_executed(void) {
   tell(&client, 'e');
   char got;
   CHECK_EQ(read(client.socket, &got, 1), 0); /* the socket closes on exec */
-  /* exec lets go of the old memory a moment after it has closed the descriptors. */
+  /* exec gives up the old memory a moment after it has closed the descriptors. */
   unsigned char *source = check_pattern(check_page(), 1, 1);
   while (uffd_copy(object, CHECK_ADDRESS(client.at), source, check_page(), 0, NULL) == 0 ||
          strstr(uffd_errmsg(), "gone") == NULL)
@@ -232,7 +232,10 @@ static void every_feature_is_read_back(void) {
   uffd_close(object);
 }
 
-/* An object of our own, duplicated and adopted, is the same context: what was read from one can be resolved by it. */
+/*
+ * An object of this process, duplicated and adopted, is the same context: a fault that was read from one can be
+ * resolved through the other.
+ */
 static void a_duplicate_of_our_own(void) {
   uffd_object *first = check_open(UFFD_FEAT_EVENT_REMOVE), *second = NULL;
   int copy = fcntl(CHECK_OK(uffd_fd(first)), F_DUPFD_CLOEXEC, 3);

@@ -1,4 +1,6 @@
-/* Faults that wait together: neighbours in one answer, none twice, and nobody forgotten. A pump, stepped by the test.
+/*
+ * Faults that wait together: one answer for neighbours, no page answered twice, no thread forgotten. The test steps a
+ * pump.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -85,7 +87,7 @@ static void touch_all(const uint8_t *pages, unsigned count, bool write) {
 }
 #define TOUCH(write, ...) touch_all((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), write)
 
-/* All that wait are answered in one pass, and go on. */
+/* All threads that wait are answered in one pass, and go on. */
 static void step(void) {
   CHECK_EQ(CHECK_OK(uffd_loop_step(serving.loop, 0)), touching);
   for (unsigned i = 0; i < touching; i++) {
@@ -332,7 +334,7 @@ static void later_faults_keep_their_order(void) {
   end();
 }
 
-/* The one that was read first is named while another one is answered before it. */
+/* While another fault is answered first, the oldest is the one that was read first. */
 static struct uffd_waiting named = UFFD_WAITING_INIT;
 
 static void name_oldest(void *ctx, const struct uffd_trace *trace) {

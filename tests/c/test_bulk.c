@@ -140,7 +140,7 @@ static void zero_pages_are_not_copied(void) {
   }
 }
 
-/* What has zeros of its own, or is not to be written unnoticed: copied. */
+/* Copied: resolvers that name their zeros, and memory that must not be written unnoticed. */
 static void where_they_would_be_no_gain_they_are_copied(void) {
   static const struct {
     int kind;
@@ -374,7 +374,7 @@ static void blocks_with_pages_in_them_are_copied(void) {
   uffd_memory_close(memory);
 }
 
-/* A page that nobody knows of, and memory that is locked: MOVE does not take, and all is there nevertheless. */
+/* A page that the loop does not know of, and locked memory: MOVE refuses both, and yet all pages come. */
 static void what_does_not_move_is_copied(void) {
   needs_huge();
   const uint64_t pages = 3 * HUGE / page;

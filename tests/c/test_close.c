@@ -146,8 +146,8 @@ static void the_number_is_kept_until_the_reader_is_out(void) {
 }
 
 /*
- * Many readers and writers, closed in the midst of it, again and again. Between two calls the handle would be gone
- * under them: here its memory is kept, so that the calls that come too late are tested as well.
+ * Many readers and writers while the object is closed, again and again. A program could use a freed handle between two
+ * calls. Here its memory is kept, so that calls that come too late are tested as well.
  */
 static void *keep_alloc(void *ctx, size_t length) {
   (void)ctx;
@@ -242,7 +242,7 @@ static void a_copy_whose_source_is_missing(void) {
 
 /* Copies of the descriptor elsewhere */
 
-/* A forked child holds the descriptor: closing lets the ranges go all the same. */
+/* A forked child holds the descriptor: closing unregisters the ranges all the same. */
 static void a_forked_child_holds_the_descriptor(void) {
   struct check_area area = registered(CHECK_ANON, 2, UFFD_MODE_MISSING);
   int ends[2];
@@ -265,7 +265,7 @@ static void a_forked_child_holds_the_descriptor(void) {
   check_child(child);
 }
 
-/* What was unmapped, mapped anew and registered by another object is that object's. */
+/* A range that was unmapped, mapped again and registered with another object belongs to that object. */
 static void closing_leaves_other_objects_alone(void) {
   struct check_area area = registered(CHECK_ANON, 2, UFFD_MODE_MISSING);
   CHECK(mmap(area.at, area.length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == area.at);

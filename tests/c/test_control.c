@@ -1,4 +1,4 @@
-/* The control socket: what it answers, and that nobody who misuses it holds the supervisor up. */
+/* The control socket: its replies, and that a client that misuses it does not hold up the supervisor. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
@@ -121,7 +121,7 @@ static void who_takes_no_reply_holds_nobody_up(void) {
   }
   say(quick, STATUS, strlen(STATUS));
   expect(&setup, quick, "\"ok\":true");
-  /* When it takes them, it gets them all. */
+  /* When the client reads its replies, it gets all of them. */
   fcntl(slow, F_SETFL, flags);
   for (size_t i = 0; i < sent / strlen(STATUS); i++) {
     expect(&setup, slow, "\"ok\":true");

@@ -1,4 +1,4 @@
-/* Opening: routes, flags, and every refusal told as what it is. Privileges are dropped in each test's own process. */
+/* Opening: routes, flags, and every refusal with its cause. Each test drops privileges in a process of its own. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -268,7 +268,7 @@ static void a_security_module(void) {
   CHECK_SAYS("security module");
 }
 
-/* Not refusals: the other ways must not be tried, and the errno is the caller's. */
+/* Errors that are not refusals: no other way must be tried, and the caller gets the errno. */
 static void errors_that_are_no_refusals(void) {
   static const int errors[] = {EMFILE, ENFILE, ENOMEM, EINVAL};
   for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {

@@ -77,7 +77,7 @@ static void write_protected_pages(void) {
   discard_and_look(ENGINE_TWO, MEMORY_MEMFD, 0, UFFD_MODE_MISSING | UFFD_MODE_WP);
 }
 
-/* The kernel waits until the event is read, and what the event tells must not become zeros. */
+/* The kernel waits until the event is read. The pages of the event must not become zeros. */
 static void where_the_kernel_tells_of_the_drop(void) {
   check_needs(UFFD_FEAT_EVENT_REMOVE);
   for (int i = 0; i < MEMORY_KINDS; i++) {
@@ -209,7 +209,7 @@ static void while_others_read(void) {
   }
 }
 
-/* What would wait for ever is told; what is there can be read and written. */
+/* An access that would wait for ever is refused. Pages that are there can be read and written. */
 static void a_pumps_driver_touches_its_own(void) {
   struct serving serving;
   struct asked asked = {.answer = count_calls};

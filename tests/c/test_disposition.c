@@ -1,6 +1,6 @@
 /*
- * The SIGBUS disposition, once an inline loop has been made: what is not a loop's fault goes on to what was there
- * before, as the kernel would have delivered it.
+ * The SIGBUS disposition after an inline loop was made: a SIGBUS that is not about a loop's fault reaches the former
+ * handler as the kernel would have delivered it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -115,7 +115,10 @@ static void queue_it(void) {
   sigqueue(getpid(), SIGBUS, (union sigval){.sival_int = 77});
 }
 
-/* News of a broken page that this thread has not touched: sent like any signal, though its code is the kernel's. */
+/*
+ * A signal about a broken page that this thread has not touched: it arrives like a sent signal, with a code of the
+ * kernel's.
+ */
 static void hear_of_memory_failure(void) {
   siginfo_t info = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AO};
   CHECK(syscall(SYS_rt_tgsigqueueinfo, getpid(), (int)syscall(SYS_gettid), SIGBUS, &info) == 0);
@@ -336,7 +339,10 @@ static void handlers_that_jump_out_leave_nothing(void) {
   CHECK_OK(uffd_loop_close(loop));
 }
 
-/* An access is repeated once if a region was removed since the thread's last signal; else there is no doubt. */
+/*
+ * An access is repeated once if a region was removed since the thread's last signal. Otherwise there is no doubt that
+ * it fails.
+ */
 static void what_is_not_ours_goes_on_at_once(void) {
   volatile unsigned char *beyond = map_beyond_the_end();
   set_action(jump_out, SA_NODEFER, 0);
@@ -355,7 +361,10 @@ static void what_is_not_ours_goes_on_at_once(void) {
   CHECK_EQ(atomic_load(&seen->entered), 6);
 }
 
-/* It knows nothing of us, and does not chain: the next loop works all the same, and it has its own signals. */
+/*
+ * The handler knows nothing of uffd, and does not call the one before it: the next loop works all the same, and the
+ * handler gets the signals that are its own.
+ */
 static void a_handler_that_is_installed_later(void) {
   forget();
   uffd_loop *loop = make_loop();

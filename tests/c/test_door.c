@@ -1,4 +1,7 @@
-/* The front door: what is taken in, however it is cut up; what is refused, and that nothing of it is left behind. */
+/*
+ * The front door: which handshakes are taken, in however many pieces they come; which are refused; and that a refused
+ * one leaves nothing behind.
+ */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
@@ -142,7 +145,7 @@ static void take_handshake(struct stage *stage, struct uffd_handshake *handshake
   CHECK_EQ(CHECK_OK(read_connection(stage, handshake)), 1);
 }
 
-/* What is sent is taken in as the VMM's list, and let go again. */
+/* The handshake is taken as the VMM's list, and then released. */
 static void check_taken(struct stage *stage, const struct vmm_message *message, unsigned extra_fds) {
   struct uffd_handshake handshake;
   CHECK_EQ(vmm_hand_over(&stage->vmm, message), 0);
@@ -161,7 +164,7 @@ static void check_taken(struct stage *stage, const struct vmm_message *message, 
   tear_down(stage);
 }
 
-/* What was sent is refused, and nothing of it stays. */
+/* The handshake is refused, and nothing of it stays. */
 static void check_refused(struct stage *stage, int error, const char *words) {
   struct uffd_handshake handshake;
   int result;
@@ -510,7 +513,7 @@ static void ranges_that_cannot_be(void) {
   check_table("\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":512", "a page of the image");
 }
 
-/* Below what the format can hold, and yet nobody's: the kernel says so. */
+/* The numbers fit into the format, but no address is so high: the kernel says so. */
 static void ranges_beyond_the_address_space(void) {
   check_text_refused("[{\"base_host_virt_addr\":140737488351232,\"size\":144115188075851776,\"offset\":0}]", -EINVAL,
                      "beyond the address space");
@@ -714,7 +717,10 @@ static void a_blocking_userfaultfd_is_made_non_blocking(void) {
   check_taken(&stage, NULL, 0); /* looks for O_NONBLOCK */
 }
 
-/* Our own table is full: what the kernel drops is told, and what it installed is closed. */
+/*
+ * The receiver's table of descriptors is full: the kernel drops some descriptors, which is reported, and those that it
+ * installed are closed.
+ */
 static void our_own_table_is_full(void) {
   struct stage stage;
   struct uffd_handshake handshake;
@@ -774,7 +780,7 @@ static void says_goodbye(void) {
   check_refused(&stage, -ESHUTDOWN, "needs no pager");
 }
 
-/* After a refusal the connection of an earlier client stays good for one thing: to see it hang up. */
+/* After a refusal the connection of an earlier client is still watched for its end. */
 static void deaf_after_a_refusal(void) {
   struct stage stage;
   struct uffd_handshake handshake;

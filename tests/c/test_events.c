@@ -342,7 +342,10 @@ static void objects_of_forks_outlive_the_parent_s(void) {
   }
 }
 
-/* A younger child holds a copy of the elder's descriptor: closing the elder's object lets the elder go all the same. */
+/*
+ * A younger child holds a copy of the elder's descriptor. Closing the elder's object unregisters the elder's memory all
+ * the same.
+ */
 static int leash[2];
 
 static void wait_for_the_end(void) {
@@ -370,7 +373,7 @@ static void a_younger_child_holds_the_descriptor(void) {
   uffd_close(object);
 }
 
-/* Moved while a copy of the descriptor is held elsewhere: closing lets the memory go where it is now. */
+/* The memory is moved while another process holds a copy of the descriptor: closing unregisters it where it is now. */
 static void closing_follows_what_moved(void) {
   shared_area = registered(UFFD_FEAT_EVENT_REMAP | UFFD_FEAT_EVENT_UNMAP, CHECK_ANON, 2, UFFD_MODE_MISSING);
   struct check_area target = check_map(CHECK_ANON, 2);
@@ -435,7 +438,7 @@ static void emfile_keeps_the_event(void) {
   uffd_close(object);
 }
 
-/* glibc's fork() holds malloc's locks while it waits for the reader, who must not want them. */
+/* glibc's fork() holds malloc's locks while it waits for the reader, so the reader must not take them. */
 static unsigned allocations;
 
 static void *counting_alloc(void *ctx, size_t length) {

@@ -172,7 +172,7 @@ static void huge_pages_in_parts(void) {
   uffd_close(object);
 }
 
-/* The kernel says EEXIST: believed, it would have the sleeper woken and faulting for ever. */
+/* The kernel answers EEXIST. A caller that believes it would wake the sleeper, which then faults for ever. */
 static void no_free_huge_page(int flags) {
   check_hugepages(4); /* nobody else takes or gives any meanwhile */
   uint64_t count = check_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
@@ -401,7 +401,7 @@ static void eagain_with_an_unread_event(void) {
   uffd_close(object);
 }
 
-/* The driver alone: one ioctl in the common case is what the loop's speed rests on */
+/* The driver alone. The common case must be one ioctl: the loop's speed depends on it. */
 
 static void the_driver_sets_no_sentence(void) {
   struct check_area area = registered(CHECK_ANON, 2, UFFD_MODE_MISSING);

@@ -217,7 +217,9 @@ static void what_a_region_cannot_have(void) {
   end();
 }
 
-/* The same numbers may be addresses here, served or read by resolvers: that is nobody's affair there. */
+/*
+ * The same numbers may be addresses in this process, served or read by resolvers: that does not matter for the client.
+ */
 static void addresses_are_not_ours(void) {
   client = client_start(&(struct client_opts){.pages = PAGES}, read_all);
   unsigned char *at = mmap(client.regions[0], client.length, PROT_READ | PROT_WRITE,
@@ -448,7 +450,7 @@ static void a_drop_behind_a_fault(void) {
   end();
 }
 
-/* R9: the image's bytes are in hand when the page is dropped. */
+/* R9: the handler has the image's bytes when the page is dropped. */
 static void a_drop_before_the_install(void) {
   client = client_start(&(struct client_opts){.pages = PAGES, .features = EVENTS}, fault_and_drop);
   check_barrier_hold("installing");
@@ -526,7 +528,7 @@ static void the_client_is_killed(void) {
 static void read_when_told(struct client *self) {
   client_await(self, 1);
   read_all(self);
-  /* no longer registered: nobody is asked any more, and nobody is told */
+  /* no longer registered: no resolver is asked, and no event is sent */
   CHECK_EQ(madvise(self->regions[0], self->length, MADV_DONTNEED), 0);
   CHECK(check_filled(self->regions[0], self->length, 0));
 }
@@ -560,7 +562,7 @@ static int answer_later(struct asked *asked, const struct uffd_fault *fault, str
   return 0;
 }
 
-/* Closing lets nothing go: what was read is told again, and the next loop answers. */
+/* Closing loses no fault: a fault that was read is told again, and the next loop answers it. */
 static void the_next_loop_goes_on(void) {
   serve(&(struct client_opts){.pages = PAGES}, read_twice);
   client_await(&client, 1);
@@ -577,7 +579,7 @@ static void the_next_loop_goes_on(void) {
   end();
 }
 
-/* A region that is taken out leaves its faults waiting: no zeros, and others of the object are served. */
+/* Faults in a region that is removed stay waiting, without zeros. Other regions of the object are served. */
 static void read_second_region(struct client *self) {
   struct actor reader = {.self = self, .slot = 0, .page = 2};
   act(&reader, read_now);
@@ -615,8 +617,8 @@ static void a_region_taken_out(void) {
 static _Atomic unsigned touching;
 
 /*
- * Each its own pages, thousands of times a second, for as long as somebody waits for a page: those faults must get
- * through. (While one drop or another is always under way, the kernel lets nobody fill anything: hence the pauses.)
+ * Each thread drops its own pages, thousands of times a second, while a thread waits for a page: its fault must be
+ * answered. The pauses are needed because the kernel lets nobody fill while a drop is in progress.
  */
 static void drop_on(void *ctx) {
   const struct actor *actor = ctx;

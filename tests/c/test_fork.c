@@ -87,7 +87,7 @@ static void stale_handle_after_raw_clone(void) {
   check_parent_goes_on();
 }
 
-/* Who shares the memory, as after vfork(), is the same process as far as handles go. */
+/* A child that shares the memory, as after vfork(), counts as the same process. */
 static uint64_t number_there;
 
 static int ask_there(void *ctx) {
@@ -129,7 +129,7 @@ static void every_generation_has_its_own_number(void) {
   CHECK_EQ(uffd_process(), first);
 }
 
-/* The first calls of a process come from many threads at once: they agree. */
+/* Many threads make the first calls of a process at once: all get the same number. */
 static _Atomic bool go;
 static uint64_t numbers[4];
 

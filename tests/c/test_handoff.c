@@ -1,4 +1,7 @@
-/* Handing memory to a pager: what is sent, who answers then, and how it ends. The pager is a door and a plain loop. */
+/*
+ * Handing memory to a pager: what is sent, who answers afterwards, and how it ends. The pager here is a door and a
+ * plain loop.
+ */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
@@ -43,7 +46,7 @@ static void needs_userfaultfd(void) {
   uffd_close(check_open(0));
 }
 
-/* A pager: whoever hands over is served from the image, fault by fault */
+/* A pager that serves every client from the image, fault by fault */
 
 struct pager {
   struct uffd_door *door;
@@ -367,7 +370,7 @@ static void close_wakes_who_waits(void) {
   uffd_memory_close(memory);
 }
 
-/* Our copy of the userfaultfd keeps the memory registered: a thread waits, and is not given zeros. */
+/* This process's copy of the userfaultfd keeps the memory registered: a thread waits, and gets no zeros. */
 static void a_pager_that_is_gone_leaves_no_zeros(void) {
   struct pager pager;
   struct check_touch touch;
@@ -406,7 +409,7 @@ static void a_refusal_is_seen(void) {
   uffd_memory_close(memory);
 }
 
-/* The handle is its maker's: in a child it only frees, and all goes on. */
+/* The handle belongs to its process: in a child, closing only frees it, and serving goes on. */
 static void a_forked_child_has_no_handle(void) {
   struct pager pager;
   open_pager(&pager, 4 * PAGE);

@@ -1,6 +1,6 @@
 /*
- * Images that are wrong, by accident or by intent: what does not add up is refused when it is opened, without a large
- * allocation; what only decoding shows is an error of those pages, and the others are right.
+ * Images that are wrong, by accident or on purpose. Contradictions are refused when the image is opened, without a
+ * large allocation. What only decoding shows is an error of those pages, and the other pages are right.
  */
 #define _GNU_SOURCE
 #include "imaging.h"

@@ -1,6 +1,6 @@
 /*
- * Images that are written: what is put in any order comes back, with the digests of what it is; chains of random
- * increments against a model; sidecars; copies. Whatever goes wrong on the way leaves nothing behind.
+ * Images that are written: pages that are put in any order come back, and the digests are right. Random chains of
+ * increments are compared with a model. Sidecars, copies. A failure at any moment leaves nothing behind.
  */
 #define _GNU_SOURCE
 #include "imaging.h"

@@ -1,5 +1,5 @@
 /*
- * The inline engine: faulting threads resolve their own faults, and every other SIGBUS goes where it went before.
+ * The inline engine: faulting threads answer their own faults, and every other SIGBUS reaches its former handler.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -393,7 +393,7 @@ static void regions_that_were_never_there_take_no_others_along(void) {
   uffd_memory_close(last);
 }
 
-/* A thread that has raised the signal already when its region goes finds no entry: it must not be killed. */
+/* A thread has raised the signal already when its region is removed, and finds no entry: it must not be killed. */
 static void read_until_zero(void *ctx) {
   volatile unsigned char *at = ctx;
   uint64_t page = check_page();
@@ -715,7 +715,7 @@ static void an_object_of_the_wrong_kind_is_refused(void) {
 
 /* Forked children */
 
-/* An event that nobody could act on: for the loop's objects and the user's; auto takes threads. */
+/* An event on which nobody could act is refused, for the loop's objects and the user's. Engine auto takes threads. */
 static void check_event_is_refused(uint64_t event, const char *says) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
@@ -742,12 +742,15 @@ static void check_event_is_refused(uint64_t event, const char *says) {
   uffd_memory_close(memory);
 }
 
-/* Nobody could answer: the child's faults would be signals, and the object that serves it is in its parent. */
+/* Nobody could answer: the child's faults would be signals, and the object that serves them is in the parent. */
 static void telling_of_children_is_refused(void) {
   check_event_is_refused(UFFD_FEAT_EVENT_FORK, "forked child");
 }
 
-/* What it inherits all the same is as it was, with zeros for what was missing; and it may serve itself. */
+/*
+ * Memory that it inherits all the same keeps its pages, and has zeros where pages were missing. The child may serve it
+ * itself.
+ */
 static void a_child_serves_memory_of_its_own(void) {
   if (check_under_tsan()) SKIP("no threads after fork under ThreadSanitizer");
   struct inline_case made = open_case(0), own;
@@ -782,7 +785,7 @@ static void telling_of_moves_is_refused(void) {
   check_event_is_refused(UFFD_FEAT_EVENT_REMAP, "mapping that moves");
 }
 
-/* Untold, what moves leaves the loop: it is as it was, with zeros for what was missing. */
+/* Without the event, memory that moves leaves the loop: it keeps its pages, and has zeros where pages were missing. */
 static void what_moves_is_ordinary_memory(void) {
   uint64_t page = check_page();
   uffd_loop *loop = open_inline(0);

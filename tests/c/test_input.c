@@ -1,6 +1,7 @@
 /*
- * Bad input to memories, resolvers and loops: each refused with its errno and a sentence that names cause and mend,
- * nothing lost, and what was there before goes on. test_memory*.c and test_resolver*.c have what is theirs alone.
+ * Bad input to memories, resolvers and loops: each is refused with its errno and a sentence that names cause and mend.
+ * Nothing is lost, and what was served before is still served. test_memory*.c and test_resolver*.c test their own
+ * options.
  */
 #define _GNU_SOURCE
 #include "check.h"

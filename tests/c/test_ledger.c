@@ -1,4 +1,4 @@
-/* The ledger: a serving process is killed at any point, and its successor answers as if nothing had been. */
+/* The ledger: a serving process is killed at any point, and its successor answers as if nothing had happened. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
@@ -109,7 +109,7 @@ static void live(struct client *self) {
   CHECK(holds(at, page, 0, 1) && holds(at + 5 * page, page, 5, 1));
   CHECK(mremap(at + 4 * page, 4 * page, 4 * page, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place);
   CHECK(holds(place, page, 4, 2));
-  /* its old place is another mapping now, which nobody serves: what happens there is nobody's affair */
+  /* another mapping has taken its old place, and nobody serves that */
   CHECK_EQ(madvise(place + 2 * page, page, MADV_DONTNEED), 0);
   CHECK(check_filled(place + 2 * page, page, 0));
   CHECK(mremap(at + 8 * page, 4 * page, 6 * page, 0) == at + 8 * page);
@@ -337,7 +337,7 @@ static void closed_and_taken_up(void) {
   uffd_close(object);
 }
 
-/* What the one that serves does after its successor has been prepared counts. */
+/* Changes that the serving process makes after its successor has been prepared count. */
 static void successor_is_prepared_beforehand(void) {
   client = client_start(&(struct client_opts){.pages = PAGES, .features = EVENTS}, live_in_two_halves);
   make_ledger(PAGES);
@@ -520,7 +520,7 @@ static void fork_once(struct client *self) {
     CHECK(holds(place, page, 4, 4));
     _exit(0);
   }
-  /* what the parent does afterwards is not the child's */
+  /* what the parent does afterwards does not concern the child */
   CHECK_EQ(madvise(at + 9 * page, page, MADV_DONTNEED), 0);
   CHECK(check_filled(at + 9 * page, page, 0));
   client_say(self, 1);

@@ -1,4 +1,4 @@
-/* Answers: every kind, every size, wrong ones; what becomes of a page whose resolver failed. */
+/* Answers of every kind and size, wrong answers, and what becomes of a page whose resolver failed. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <sys/mman.h>

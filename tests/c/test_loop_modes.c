@@ -313,7 +313,7 @@ static void minor_faults_and_write_protection(void) {
   end();
 }
 
-/* Sleepers of both kinds, whom the kernel does not wake when it unregisters. */
+/* Sleepers of both kinds, which the kernel does not wake when a range is unregistered. */
 static void remove_region(void *ctx) {
   (void)ctx;
   CHECK_OK(uffd_region_remove(region));
@@ -455,7 +455,7 @@ static void dropped_pages_are_brought_in(void) {
   end();
 }
 
-/* Poison that was dropped without a word is asked for anew. */
+/* Poison that was dropped without an event is asked for again. */
 static _Atomic bool failing;
 
 static int fail_while_told(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
@@ -493,7 +493,7 @@ static void read_page_0(void *ctx) {
   CHECK_OK(uffd_memory_read(memory, 0, byte, 1));
 }
 
-/* Whoever waits in a read when the loop closes, or the region leaves it, reads what the memory is from then on. */
+/* A thread waits in a read when the loop closes or the region is removed: it reads what the memory is from then on. */
 static void closing_under_a_read(void) {
   for (int engine = 0; engine < ENGINES; engine++) {
     for (int removing = 0; removing < 2; removing++) {
@@ -524,7 +524,7 @@ static void closing_under_a_read(void) {
   }
 }
 
-/* A pump's driver may read by itself: it does what it waits for. Others wait for the driver. */
+/* The driver of a pump may read itself: it does the work that it waits for. Other threads wait for the driver. */
 static void reading_what_a_pump_serves(void) {
   unsigned char byte = 0;
   serve(ENGINE_PUMP, MEMORY_ANON, 0, UFFD_OPEN_USER_MODE_ONLY, NULL);

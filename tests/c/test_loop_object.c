@@ -61,7 +61,7 @@ static void the_loop_reads_it_and_leaves_it_open(void) {
   }
 }
 
-/* Two readers would take each other's faults, and answer them as nobody's. */
+/* Two readers would take each other's faults, and answer them as faults of no region. */
 static void one_handler_reads_it_for_all_its_regions(void) {
   struct serving serving;
   uint64_t page = check_page();
@@ -91,7 +91,7 @@ static void one_handler_reads_it_for_all_its_regions(void) {
   uffd_memory_close(gone);
 }
 
-/* An object that the loop came to nothing with is its owner's: closed, its number may become another file's. */
+/* An object that a loop refused stays its owner's: after it is closed, its number may become another file's. */
 static void after_a_refusal_it_is_left_alone(void) {
   for (int engine = 0; engine < ENGINES; engine++) {
     struct serving serving;

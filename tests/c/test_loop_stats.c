@@ -1,4 +1,4 @@
-/* What the loop tells of itself: counters, the latency histogram, the trace. */
+/* What the loop counts: counters, the latency histogram, the trace. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <sys/mman.h>

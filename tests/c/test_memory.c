@@ -54,7 +54,10 @@ static bool has_flag(const void *address, const char *flag) {
   return uffd_mapping_has(&mapping, flag);
 }
 
-/* Runs for every kind that can be had here; huge pages are borrowed, or left out with a word. */
+/*
+ * Runs for every kind that can be had here. Huge pages are lent for it; without them the kind is left out with a
+ * message.
+ */
 static void each_kind(void (*test)(const struct kind *kind), uint64_t hugepages) {
   for (size_t i = 0; i < KINDS; i++) {
     if (is_huge(&kinds[i]) && !check_is_root() && check_number(POOL("free_hugepages")) < hugepages) {

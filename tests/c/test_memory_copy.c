@@ -348,7 +348,7 @@ static void huge_pages_served_by_an_object(void) {
   served_by_an_object(MEMORY_HUGETLB_PRIVATE, UFFD_OPEN_USER_MODE_ONLY);
 }
 
-/* What the server answers is poison: the access that asks for it must not kill. */
+/* The server answers poison: the access that asks for the page must not kill the process. */
 static void an_object_that_answers_with_poison(void) {
   check_needs(UFFD_FEAT_POISON);
   for (uint32_t flags = 0; flags <= UFFD_OPEN_USER_MODE_ONLY; flags += UFFD_OPEN_USER_MODE_ONLY) {
@@ -477,7 +477,7 @@ static void a_callback_that_reads_its_own_memory_is_refused(void) {
   uffd_memory_close(memory);
 }
 
-/* The caller who drives a pump may read what it serves, and so may others while it drives. */
+/* A caller that drives a pump may read what it serves, and other threads may while it drives. */
 static void a_user_mode_only_pump_brings_pages_in(void) {
   check_needs(0);
   uint64_t page = check_page();

@@ -90,7 +90,7 @@ static void removing_under_a_prefetch_that_gets_no_answer(void) {
   }
 }
 
-/* References go with the service, not with the handle */
+/* References are released when serving ends, not when the handle is closed */
 
 static _Atomic unsigned destroyed;
 

@@ -232,7 +232,7 @@ static void later_is_asked_again(void) {
   uffd_resolver_close(callback);
 }
 
-/* Answers that are none: an error for that page, which tells what was wrong */
+/* Wrong answers: an error for that page, with a sentence that says what was wrong */
 
 static void refuse_answer(struct uffd_answer answer, int kind, const char *words) {
   struct asked asked;

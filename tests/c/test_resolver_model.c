@@ -103,7 +103,7 @@ static unsigned char *random_bytes(uint64_t length) {
   return bytes;
 }
 
-/* A length that likes page borders. */
+/* A length, often at or near a page border. */
 static uint64_t random_length(uint64_t most) {
   uint64_t length = 1 + roll(most);
   switch (roll(4)) {

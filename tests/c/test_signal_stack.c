@@ -1,5 +1,5 @@
 /*
- * How much of its signal stack a thread needs to answer its own faults, and who sees to it that it has that much.
+ * How much of its signal stack a thread needs to answer its own faults, and who provides that stack.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-/* Stores: files of bytes and callbacks; what was put appears whole, or not at all. */
+/* Stores: files of bytes and callbacks. What was put appears whole, or not at all. */
 #define _GNU_SOURCE
 #include "check.h"
 

@@ -307,7 +307,9 @@ static void begin(int engine) {
   struct uffd_probe probe = UFFD_PROBE_INIT;
   page = check_page();
   CHECK_OK(uffd_probe(&probe));
-  /* fork() holds malloc's locks until its event is read: a pump's driver must not allocate meanwhile, and call() does
+  /*
+   * fork() holds malloc's locks until its event is read, so a pump's driver must not allocate meanwhile, and call()
+   * does
    */
   bool inlined = serving_inline() && engine != ENGINE_PUMP; /* children are not served */
   storm.forks = probe.event_fork && !check_under_tsan() && engine != ENGINE_PUMP && !inlined;

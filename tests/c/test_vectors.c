@@ -1,6 +1,6 @@
 /*
- * What a VMM may send and do, through the whole pager: a supervisor with its workers on one side, the stand-in VMM on
- * the other, each a process of its own. Every byte that the VMM sees is compared with the image.
+ * What a VMM may send and do, through the whole pager: a supervisor with its workers, and the stand-in VMM, each a
+ * process of its own. Every byte that the VMM sees is compared with the image.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

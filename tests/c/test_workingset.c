@@ -1,4 +1,4 @@
-/* Working sets and their files: what goes in comes out, and what is not whole is refused. */
+/* Working sets and their files: what is added comes back, and a damaged file is refused. */
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <signal.h>
@@ -273,7 +273,7 @@ static void bad_arguments(void) {
   uffd_workingset_close(set);
 }
 
-/* A few pages at any distance: no memory but for them. Every height of the tree has its turn. */
+/* A few pages far from each other take memory for themselves only. Each height of the tree is tested. */
 static void huge_images_cost_what_was_touched(void *ctx) {
   (void)ctx;
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* whose shadow is larger */
@@ -378,7 +378,7 @@ static void every_length_but_its_own_is_refused(void) {
   }
 }
 
-/* Well made, but of nothing that can be. */
+/* Files with right checksums and impossible contents. */
 static void files_that_do_not_add_up(void) {
   static const struct {
     size_t at;
