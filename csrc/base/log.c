@@ -7,23 +7,23 @@
 #include "base/base.h"
 
 /*
- * The present pair is hooks[turn % 2]. A new pair is written beside it before turn changes. So a signal handler that
- * interrupts the writer reads a whole pair, and waits for nobody.
+ * The present pair is hooks[version % 2]. A new pair is written beside it before version changes. So a signal handler
+ * that interrupts the writer reads a whole pair, and waits for nobody.
  */
 static struct {
   _Atomic(uffd_log_fn *) fn;
   _Atomic(void *) ctx;
 } hooks[2];
-static _Atomic uint32_t turn;
+static _Atomic uint32_t version;
 static struct uffd_lock writing = UFFD_LOCK_INIT;
 
 void uffd_set_log(uffd_log_fn *fn, void *ctx) {
   uffd_lock(&writing);
-  uint32_t next = atomic_load(&turn) + 1;
+  uint32_t next = atomic_load(&version) + 1;
   atomic_store(&hooks[next % 2].fn, fn);
   atomic_store(&hooks[next % 2].ctx, ctx);
   BARRIER("log", NULL);
-  atomic_store(&turn, next);
+  atomic_store(&version, next);
   uffd_unlock(&writing);
 }
 
@@ -31,11 +31,11 @@ void uffd_log(int level, const char *format, ...) {
   uffd_log_fn *fn;
   void *ctx;
   uint32_t seen;
-  do { /* a pair is overwritten only when turn has gone on */
-    seen = atomic_load(&turn);
+  do { /* a pair is overwritten only after version has gone on */
+    seen = atomic_load(&version);
     fn = atomic_load(&hooks[seen % 2].fn);
     ctx = atomic_load(&hooks[seen % 2].ctx);
-  } while (atomic_load(&turn) != seen);
+  } while (atomic_load(&version) != seen);
   if (fn == NULL) return;
   char text[512];
   va_list arguments;

@@ -42,7 +42,7 @@ struct attach_job {
   bool unregister;            /* detaching: what is foreign, too */
 };
 
-/* The object's addresses are of one process. Other processes' addresses are in no book of claims: here is looked. */
+/* The object serves one process. Addresses of another process have no claims, so its regions are compared here. */
 static int check_place(const struct uffd_source *source, const struct uffd_slice *slice) {
   if (source->count != 0 && source->foreign != slice->terms->foreign) return -EINVAL;
   return slice->terms->foreign && uffd_slices_overlap(source, slice->start, slice->end) ? -EBUSY : 0;

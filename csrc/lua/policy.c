@@ -27,7 +27,7 @@ struct uffd_lua_policy {
 };
 
 /* A policy in a handler. */
-struct seat {
+struct instance {
   const struct uffd_lua_policy *policy;
   struct uffd_lua_state *state;
   uint64_t process;
@@ -69,8 +69,8 @@ static void set_upvalues(lua_State *L) {
 }
 
 static int load_policy(lua_State *L) {
-  struct seat *seat = lua_touserdata(L, 1);
-  const struct uffd_lua_policy *policy = seat->policy;
+  struct instance *instance = lua_touserdata(L, 1);
+  const struct uffd_lua_policy *policy = instance->policy;
   if (luaL_loadbufferx(L, policy->code, policy->code_length, "=policy", "b") != LUA_OK) return lua_error(L);
   set_upvalues(L);
   uffd_lua_args_push(L, &policy->args);
@@ -78,57 +78,58 @@ static int load_policy(lua_State *L) {
   if (!lua_isfunction(L, -1))
     return luaL_error(L, "the factory returned %s%s; it must return the function that answers faults",
                       lua_isnil(L, -1) ? "" : "a ", lua_isnil(L, -1) ? "nothing" : luaL_typename(L, -1));
-  seat->function = luaL_ref(L, LUA_REGISTRYINDEX);
+  instance->function = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_createtable(L, 0, 16);
-  seat->fault = luaL_ref(L, LUA_REGISTRYINDEX);
+  instance->fault = luaL_ref(L, LUA_REGISTRYINDEX);
   return 0;
 }
 
 static int unload_policy(lua_State *L) {
-  const struct seat *seat = lua_touserdata(L, 1);
-  luaL_unref(L, LUA_REGISTRYINDEX, seat->function);
-  luaL_unref(L, LUA_REGISTRYINDEX, seat->fault);
+  const struct instance *instance = lua_touserdata(L, 1);
+  luaL_unref(L, LUA_REGISTRYINDEX, instance->function);
+  luaL_unref(L, LUA_REGISTRYINDEX, instance->fault);
   return 0;
 }
 
 static int setup(void *ctx, const struct uffd_handler *handler, void **result) {
   struct uffd_lua_policy *policy = ctx;
-  struct seat *seat = calloc(1, sizeof(*seat));
-  if (seat == NULL) return uffd_set_errmsg(ENOMEM, "policy: not enough memory");
-  *seat = (struct seat){policy, NULL, uffd_lua_process(), LUA_NOREF, LUA_NOREF};
-  seat->state = uffd_lua_state_acquire(handler, &policy->options, setup_messages);
-  if (seat->state == NULL) {
-    free(seat);
+  struct instance *instance = calloc(1, sizeof(*instance));
+  if (instance == NULL) return uffd_set_errmsg(ENOMEM, "policy: not enough memory");
+  *instance = (struct instance){policy, NULL, uffd_lua_process(), LUA_NOREF, LUA_NOREF};
+  instance->state = uffd_lua_state_acquire(handler, &policy->options, setup_messages);
+  if (instance->state == NULL) {
+    free(instance);
     return -ENOMEM;
   }
   /* The handler may be answering for another policy: this thread waits for it, never the reverse. */
-  pthread_mutex_lock(&seat->state->lock);
-  int error = uffd_lua_state_call(seat->state, load_policy, seat, policy->limit_ns * FACTORY_TIME, "policy factory");
-  pthread_mutex_unlock(&seat->state->lock);
+  pthread_mutex_lock(&instance->state->lock);
+  int error =
+      uffd_lua_state_call(instance->state, load_policy, instance, policy->limit_ns * FACTORY_TIME, "policy factory");
+  pthread_mutex_unlock(&instance->state->lock);
   if (error < 0) {
-    uffd_lua_state_release(seat->state);
-    free(seat);
+    uffd_lua_state_release(instance->state);
+    free(instance);
     return error;
   }
-  *result = seat;
+  *result = instance;
   return 0;
 }
 
 static void teardown(void *ctx, void *state) {
   (void)ctx;
-  struct seat *seat = state;
+  struct instance *instance = state;
   /* In a forked child the lock may be held by a handler that only the parent has: only the memory is freed there. */
-  if (seat->process == uffd_lua_process()) {
-    pthread_mutex_lock(&seat->state->lock);
-    uffd_lua_state_call(seat->state, unload_policy, seat, 0, "policy");
-    pthread_mutex_unlock(&seat->state->lock);
-    uffd_lua_state_release(seat->state);
+  if (instance->process == uffd_lua_process()) {
+    pthread_mutex_lock(&instance->state->lock);
+    uffd_lua_state_call(instance->state, unload_policy, instance, 0, "policy");
+    pthread_mutex_unlock(&instance->state->lock);
+    uffd_lua_state_release(instance->state);
   }
-  free(seat);
+  free(instance);
 }
 
 struct request {
-  const struct seat *seat;
+  const struct instance *instance;
   const struct uffd_fault *fault;
   struct uffd_answer *answer;
 };
@@ -207,7 +208,7 @@ static void answer_string(lua_State *L, const struct request *request) {
 }
 
 static void answer_resolver(lua_State *L, const struct request *request) {
-  const struct uffd_lua_args *args = &request->seat->policy->args;
+  const struct uffd_lua_args *args = &request->instance->policy->args;
   const struct uffd_fault *fault = request->fault;
   struct uffd_answer *answer = request->answer;
   uffd_resolver *resolver = uffd_lua_args_resolver(L, 1);
@@ -255,8 +256,8 @@ static int ask(lua_State *L) {
   *request->answer = (struct uffd_answer){
       .kind = UFFD_ANSWER_ZERO, .fd = -1, .offset = request->fault->offset, .length = request->fault->page_size};
   lua_settop(L, 0);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, request->seat->function);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, request->seat->fault);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, request->instance->function);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, request->instance->fault);
   fill_fault(L, request->fault);
   lua_call(L, 1, 4);
   switch (lua_type(L, 1)) {
@@ -280,24 +281,24 @@ static int ask(lua_State *L) {
 
 static int resolve(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
   const struct uffd_lua_policy *policy = ctx;
-  struct seat *seat = state;
-  if (pthread_mutex_trylock(&seat->state->lock) != 0) {
+  struct instance *instance = state;
+  if (pthread_mutex_trylock(&instance->state->lock) != 0) {
     /* Another policy is being set up in this state. */
     answer->kind = UFFD_ANSWER_LATER;
     return 0;
   }
-  struct request request = {seat, fault, answer};
-  int result = uffd_lua_state_answer(seat->state, ask, &request, policy->limit_ns, "policy");
-  pthread_mutex_unlock(&seat->state->lock);
+  struct request request = {instance, fault, answer};
+  int result = uffd_lua_state_answer(instance->state, ask, &request, policy->limit_ns, "policy");
+  pthread_mutex_unlock(&instance->state->lock);
   return result;
 }
 
 static int idle(void *ctx, void *state) {
   (void)ctx;
-  struct seat *seat = state;
-  if (pthread_mutex_trylock(&seat->state->lock) != 0) return 0;
-  bool more = uffd_lua_state_tidy(seat->state);
-  pthread_mutex_unlock(&seat->state->lock);
+  struct instance *instance = state;
+  if (pthread_mutex_trylock(&instance->state->lock) != 0) return 0;
+  bool more = uffd_lua_state_tidy(instance->state);
+  pthread_mutex_unlock(&instance->state->lock);
   return more;
 }
 
@@ -460,18 +461,18 @@ static int policy(lua_State *L) {
   return 1;
 }
 
-#define SEAT_TYPE "uffd.seat"
+#define INSTANCE_TYPE "uffd.instance"
 
 /* A policy that is set up for one question. The collector frees it if nothing else does. */
 struct session {
   struct uffd_lua_policy *policy;
-  void *seat;
+  void *instance;
 };
 
 static int session_gc(lua_State *L) {
-  struct session *session = luaL_checkudata(L, 1, SEAT_TYPE);
-  if (session->seat != NULL) teardown(session->policy, session->seat);
-  session->seat = NULL;
+  struct session *session = luaL_checkudata(L, 1, INSTANCE_TYPE);
+  if (session->instance != NULL) teardown(session->policy, session->instance);
+  session->instance = NULL;
   return 0;
 }
 
@@ -510,10 +511,10 @@ static int ask_once(lua_State *L) {
   offset -= offset % page_size;
   struct session *session = lua_newuserdatauv(L, sizeof(*session), 0);
   *session = (struct session){policy, NULL};
-  luaL_setmetatable(L, SEAT_TYPE);
+  luaL_setmetatable(L, INSTANCE_TYPE);
   struct uffd_handler handler = {0, 1, session, page_size};
-  int result = setup(policy, &handler, &session->seat);
-  if (session->seat == NULL) return uffd_lua_fail(L, result);
+  int result = setup(policy, &handler, &session->instance);
+  if (session->instance == NULL) return uffd_lua_fail(L, result);
   struct uffd_fault fault = {.offset = offset,
                              .region_offset = offset,
                              .address = offset,
@@ -522,10 +523,10 @@ static int ask_once(lua_State *L) {
                              .cover_length = page_size,
                              .flags = uffd_lua_opt_unsigned(L, 4, 0)};
   struct uffd_answer answer = {.kind = UFFD_ANSWER_ZERO, .fd = -1, .offset = offset, .length = page_size};
-  result = resolve(policy, session->seat, &fault, &answer);
+  result = resolve(policy, session->instance, &fault, &answer);
   int pushed = result < 0 ? uffd_lua_fail(L, result) : push_answer(L, policy, &answer);
-  teardown(policy, session->seat);
-  session->seat = NULL;
+  teardown(policy, session->instance);
+  session->instance = NULL;
   return pushed;
 }
 
@@ -540,6 +541,6 @@ static void make_type(lua_State *L, const char *type, lua_CFunction gc) {
 
 void uffd_lua_open_policy(lua_State *L) {
   make_type(L, POLICY_TYPE, box_gc);
-  make_type(L, SEAT_TYPE, session_gc);
+  make_type(L, INSTANCE_TYPE, session_gc);
   luaL_setfuncs(L, functions, 0);
 }

@@ -1,6 +1,6 @@
 /*
- * The queue of log lines and trace records. Each cell has a sequence number. A writer may fill the cell when the number
- * is the writer's position, and a reader may empty it when the number is its position plus one. So writers wait neither
+ * The queue of log lines and trace records. Each cell has a turn, a number. A writer may fill the cell when the turn is
+ * the writer's position, and a reader may empty it when the turn is its position plus one. So writers wait neither
  * for each other nor for the reader.
  */
 #include "ring.h"

@@ -1,26 +1,26 @@
 /*
- * The book of claims: which addresses of this process are served, and which a resolver reads. It refuses a resolver
+ * The claims: which addresses of this process are served, and which a resolver reads. It refuses a resolver
  * whose source is itself served, because its handler would wait for its own answer.
  */
 #include <inttypes.h>
 
 #include "memory/memory.h"
 
-static struct uffd_lock book = UFFD_LOCK_INIT;
+static struct uffd_lock claims_lock = UFFD_LOCK_INIT;
 static pthread_cond_t left = PTHREAD_COND_INITIALIZER; /* signalled when the last user of a claim has left */
 static struct uffd_claim *claims;
 
-/* A forked child starts with an empty book: it serves nothing. */
-static void open_book(void) {
-  if (uffd_lock(&book)) {
+/* A forked child starts without claims: it serves nothing. */
+static void lock_claims(void) {
+  if (uffd_lock(&claims_lock)) {
     pthread_cond_init(&left, NULL);
     claims = NULL;
   }
-  BARRIER("book", NULL);
+  BARRIER("claims", NULL);
 }
 
-static void close_book(void) {
-  uffd_unlock(&book);
+static void unlock_claims(void) {
+  uffd_unlock(&claims_lock);
 }
 
 static bool overlaps(struct uffd_claim *claim, uint64_t start, uint64_t end) {
@@ -69,7 +69,7 @@ static void give_up(struct uffd_claim *claim, uint64_t start, uint64_t end) {
 }
 
 int uffd_claim(struct uffd_claim *claim) {
-  open_book();
+  lock_claims();
   const struct uffd_claim *other = find_conflict(claim);
   if (other == NULL) {
     for (struct uffd_claim *old = claims; old != NULL; old = old->next) {
@@ -79,13 +79,13 @@ int uffd_claim(struct uffd_claim *claim) {
     uffd_spans_add(&claim->spans, claim->start, claim->end);
     claim->next = claims;
     claims = claim;
-    close_book();
+    unlock_claims();
     return 0;
   }
   uint64_t start = other->start, end = other->end;
   bool same = claim->start == start && claim->end == end;
   bool both = claim->served && other->served, reading = !other->served;
-  close_book();
+  unlock_claims();
   const char *why = both ? "is served already: a range is served once"
                     : reading
                         ? "is what a resolver reads from: close that resolver first, or serve other memory"
@@ -97,7 +97,7 @@ int uffd_claim(struct uffd_claim *claim) {
 }
 
 void uffd_unclaim(struct uffd_claim *claim) {
-  open_book();
+  lock_claims();
   struct uffd_claim **link = &claims;
   while (*link != NULL && *link != claim) {
     link = &(*link)->next;
@@ -105,21 +105,21 @@ void uffd_unclaim(struct uffd_claim *claim) {
   if (*link != NULL) {
     *link = claim->next;
     while (claim->users != 0) {
-      pthread_cond_wait(&left, &book.mutex);
+      pthread_cond_wait(&left, &claims_lock.mutex);
     }
   }
-  close_book();
+  unlock_claims();
 }
 
 bool uffd_claim_next(struct uffd_claim *claim, uint64_t start, uint64_t end, struct uffd_span *part) {
   bool found = false;
-  open_book();
+  lock_claims();
   const struct uffd_span *spans = uffd_spans_first(&claim->spans);
   for (size_t i = 0; i < claim->spans.count && !found; i++) {
     *part = (struct uffd_span){max_u64(start, spans[i].start), min_u64(end, spans[i].end)};
     found = part->start < part->end;
   }
-  close_book();
+  unlock_claims();
   return found;
 }
 
@@ -139,7 +139,7 @@ static struct uffd_claim *find_server(uint64_t address) {
 
 bool uffd_claim_serves(uint64_t address, uint64_t limit, uint64_t *end) {
   *end = limit;
-  open_book();
+  lock_claims();
   struct uffd_claim *server = find_server(address);
   for (struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
     const struct uffd_span *spans = uffd_spans_first(&claim->spans);
@@ -149,7 +149,7 @@ bool uffd_claim_serves(uint64_t address, uint64_t limit, uint64_t *end) {
       if (spans[i].end > address) *end = min_u64(*end, spans[i].end);
     }
   }
-  close_book();
+  unlock_claims();
   return server != NULL;
 }
 
@@ -190,25 +190,25 @@ static void follow_one(struct uffd_claim *claim, const struct uffd_event *event)
 
 void uffd_claims_follow(const struct uffd_event *event) {
   if (event->type != UFFD_REMAP && event->type != UFFD_UNMAP) return;
-  open_book();
+  lock_claims();
   for (struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
     if (claim->served) follow_one(claim, event);
   }
-  close_book();
+  unlock_claims();
 }
 
 static struct uffd_claim *take_server(uint64_t address) {
-  open_book();
+  lock_claims();
   struct uffd_claim *claim = find_server(address);
   if (claim != NULL) claim->users++;
-  close_book();
+  unlock_claims();
   return claim;
 }
 
 static void release_server(struct uffd_claim *claim) {
-  open_book();
+  lock_claims();
   if (--claim->users == 0) pthread_cond_broadcast(&left);
-  close_book();
+  unlock_claims();
 }
 
 /* Without the lock: the function that answers may read served memory itself, or make and close resolvers. */
@@ -232,10 +232,10 @@ static bool find_span(struct uffd_claim *claim, uint64_t address, struct uffd_sp
 
 uint64_t uffd_claim_end(uint64_t address) {
   struct uffd_span span = {0};
-  open_book();
+  lock_claims();
   struct uffd_claim *claim = find_server(address);
   bool found = claim != NULL && find_span(claim, address, &span);
-  close_book();
+  unlock_claims();
   return found ? span.end : 0;
 }
 
@@ -262,11 +262,11 @@ static bool find_first(struct uffd_claim *claim, uint64_t start, uint64_t end, b
 
 bool uffd_claim_own(uint64_t start, uint64_t end, struct uffd_own *own) {
   bool found = false;
-  open_book();
+  lock_claims();
   for (struct uffd_claim *claim = claims; claim != NULL; claim = claim->next) {
     if (claim->served && overlaps(claim, start, end) && claim->is_own(claim->ctx))
       found = find_first(claim, start, end, found, own);
   }
-  close_book();
+  unlock_claims();
   return found;
 }

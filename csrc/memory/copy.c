@@ -189,7 +189,7 @@ static int copy_all(uffd_memory *memory, uint64_t offset, struct copying all) {
 }
 
 /*
- * A thread that asks for a page is counted in the book of claims, and may have a helper process: it must not be
+ * A thread that asks for a page is counted in a claim, and may have a helper process: it must not be
  * cancelled.
  */
 static int copy(uffd_memory *memory, uint64_t offset, struct copying all) {

@@ -1,5 +1,5 @@
 /*
- * Mappings that can be served, and the book of who serves or reads which addresses. Knows no resolvers and no loops: a
+ * Mappings that can be served, and the claims: who serves or reads which addresses. Knows no resolvers and no loops: a
  * server leaves a function here that brings a page in.
  */
 #ifndef UFFD_MEMORY_MEMORY_H
@@ -80,12 +80,12 @@ void uffd_memory_settled(uffd_memory *memory, uint64_t offset, uint64_t length);
 
 /*
  * claim.c: an address is served by one server at most, and a served address is never read by a resolver. Several
- * resolvers may read the same address. The book is for the whole process. The fault path does not look at it.
+ * resolvers may read the same address. The claims are the whole process's. The fault path does not look at them.
  */
 struct uffd_claim {
   struct uffd_claim *next;
   uint64_t start, end;     /* as it was claimed */
-  struct uffd_spans spans; /* written by the book: where that lies now */
+  struct uffd_spans spans; /* written under the claims' lock: where that lies now */
   bool served;             /* else: read by a resolver */
   uffd_memory *memory;     /* served: it moves along */
   uint64_t modes;          /* served: UFFD_MODE_* */
@@ -94,23 +94,23 @@ struct uffd_claim {
   /* served: drops whole pages, which are asked for again. 0, -EDEADLK, -ECANCELED, or -errno of dropping. */
   int (*discard)(void *ctx, uffd_memory *memory, uint64_t start, uint64_t end);
   /*
-   * served: true if the calling thread itself would have to answer a fault of the kernel there. Called under the book's
-   * lock.
+   * served: true if the calling thread itself would have to answer a fault of the kernel there. Called under the
+   * claims' lock.
    */
   bool (*is_own)(void *ctx);
   void *ctx;
-  uint32_t users; /* calls of bring_in and discard in progress; written by the book */
+  uint32_t users; /* calls of bring_in and discard in progress; under the claims' lock */
 };
 
-/* Adds claim to the book: 0, or -EBUSY with a sentence that names the other range. The caller keeps claim. */
+/* Enters claim: 0, or -EBUSY with a sentence that names the other range. The caller keeps claim. */
 int uffd_claim(struct uffd_claim *claim);
 /*
- * Takes claim out of the book. After it returns, bring_in does not run. A claim that is not in the book is left alone.
+ * Takes claim out. After it returns, bring_in does not run. A claim that was not entered is left alone.
  */
 void uffd_unclaim(struct uffd_claim *claim);
 /* The same, and frees what the claim holds. */
 void uffd_claim_release(struct uffd_claim *claim);
-/* The first part of [start, end) that the claim has, also after it was taken out of the book. False: none. */
+/* The first part of [start, end) that the claim has, also after it was taken out. False: none. */
 bool uffd_claim_next(struct uffd_claim *claim, uint64_t start, uint64_t end, struct uffd_span *part);
 /*
  * Asks the server of address to bring its page in: -ENOENT when nobody serves it, -ECANCELED when the server ends

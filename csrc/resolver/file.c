@@ -17,7 +17,7 @@
 #define NAME_BYTES 64u
 
 /* How a change of the file is noticed. */
-struct watch {
+struct change_check {
   const struct uffd_stamp *stamp; /* of the contents that are to be served; NULL: as the file is now */
   bool trusted;                   /* until uffd_resolver_distrust() */
   const char *name;               /* for sentences; copied */
@@ -33,7 +33,7 @@ struct file {
   uint64_t origin; /* of the contents in the file */
   struct extent *extents;
   size_t count, capacity;
-  bool watched; /* for changes, by the stamp; set before it is used */
+  bool checked; /* for changes, by the stamp; set before it is used */
   _Atomic bool trusted;
   struct uffd_stamp stamp;
   char name[NAME_BYTES];
@@ -78,7 +78,7 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
 
 static int verify(const uffd_resolver *resolver, uint64_t offset) {
   const struct file *file = (const struct file *)resolver;
-  if (!file->watched || atomic_load_explicit(&file->trusted, memory_order_acquire)) return 0;
+  if (!file->checked || atomic_load_explicit(&file->trusted, memory_order_acquire)) return 0;
   if (uffd_stamp_holds(file->fd, &file->stamp)) return 0;
   return fail(ESTALE, "%s was changed while it was served: what it held at offset %" PRIu64 " is not known any more.",
               file->name, offset);
@@ -155,12 +155,12 @@ static int measure(int fd, uint64_t *length) {
   return *length != 0 ? 0 : fail(EINVAL, "The file is empty: there is nothing to serve.");
 }
 
-static int watch_file(struct file *file, const struct watch *watch) {
-  snprintf(file->name, sizeof(file->name), "%s", watch->name);
-  atomic_init(&file->trusted, watch->trusted);
-  file->watched = true;
-  if (watch->stamp != NULL) {
-    file->stamp = *watch->stamp;
+static int check_changes(struct file *file, const struct change_check *check) {
+  snprintf(file->name, sizeof(file->name), "%s", check->name);
+  atomic_init(&file->trusted, check->trusted);
+  file->checked = true;
+  if (check->stamp != NULL) {
+    file->stamp = *check->stamp;
     return 0;
   }
   int result = uffd_stamp_take(file->fd, &file->stamp);
@@ -168,9 +168,9 @@ static int watch_file(struct file *file, const struct watch *watch) {
   return result;
 }
 
-static int fill_in(struct file *file, const struct uffd_file_opts *opts, const struct watch *watch) {
+static int fill_in(struct file *file, const struct uffd_file_opts *opts, const struct change_check *check) {
   uint64_t file_length = 0;
-  int result = watch != NULL && (opts->flags & UFFD_FILE_CHANGES) == 0 ? watch_file(file, watch) : 0;
+  int result = check != NULL && (opts->flags & UFFD_FILE_CHANGES) == 0 ? check_changes(file, check) : 0;
   if (result == 0) result = measure(file->fd, &file_length);
   if (result < 0) return result;
   if (opts->offset >= file_length || opts->length > file_length - opts->offset) {
@@ -183,7 +183,8 @@ static int fill_in(struct file *file, const struct uffd_file_opts *opts, const s
 }
 
 /* The resolver takes fd, also when this fails. */
-static int make(int fd, const struct uffd_file_opts *user_opts, const struct watch *watch, uffd_resolver **resolver) {
+static int make(int fd, const struct uffd_file_opts *user_opts, const struct change_check *check,
+                uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {.kind = "file", .ask = ask, .verify = verify, .destroy = destroy};
   struct uffd_file_opts opts = UFFD_FILE_OPTS_INIT;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_file_opts");
@@ -198,7 +199,7 @@ static int make(int fd, const struct uffd_file_opts *user_opts, const struct wat
   }
   uffd_resolver_init(&file->head, &class, 0);
   file->fd = fd;
-  result = fill_in(file, &opts, watch);
+  result = fill_in(file, &opts, check);
   if (result < 0) {
     destroy(&file->head);
     return result;
@@ -225,16 +226,16 @@ static int own_fd(int fd, int flags) {
 
 int uffd_resolver_checked(int fd, const struct uffd_stamp *stamp, bool trusted, const char *name,
                           uffd_resolver **resolver) {
-  const struct watch watch = {.stamp = stamp, .trusted = trusted, .name = name};
+  const struct change_check check = {.stamp = stamp, .trusted = trusted, .name = name};
   *resolver = NULL;
   int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (own < 0) return fail(errno, "No descriptor for a file: %s.", uffd_error_text(errno));
-  return make(own, NULL, &watch, resolver);
+  return make(own, NULL, &check, resolver);
 }
 
 int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolver **resolver) {
   char name[32];
-  const struct watch watch = {.name = name};
+  const struct change_check check = {.name = name};
   struct stat status;
   *resolver = NULL;
   snprintf(name, sizeof(name), "The file of descriptor %d", fd);
@@ -245,7 +246,7 @@ int uffd_resolver_file_fd(int fd, const struct uffd_file_opts *opts, uffd_resolv
   int result = check_type(status.st_mode);
   if (result < 0) return result;
   int own = own_fd(fd, flags);
-  return own < 0 ? own : make(own, opts, &watch, resolver);
+  return own < 0 ? own : make(own, opts, &check, resolver);
 }
 
 /* The type is checked before opening: opening a named pipe waits for its writer. */
@@ -261,9 +262,9 @@ static int open_file(const char *path) {
 int uffd_resolver_file(const char *path, const struct uffd_file_opts *opts, uffd_resolver **resolver) {
   *resolver = NULL;
   if (path == NULL) return fail(EINVAL, "No path: name a file.");
-  const struct watch watch = {.name = path};
+  const struct change_check check = {.name = path};
   int fd = open_file(path), result = fd;
-  if (fd >= 0) result = make(fd, opts, &watch, resolver);
+  if (fd >= 0) result = make(fd, opts, &check, resolver);
   if (result < 0) {
     char why[256];
     snprintf(why, sizeof(why), "%s", uffd_errmsg());

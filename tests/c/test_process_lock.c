@@ -41,7 +41,7 @@ struct held_lock {
   const char *barrier;
   void (*call)(void *ctx);
 };
-static const struct held_lock locks[] = {{"log", set_log}, {"book", serve}, {"directory", serve}, {"sigbus", serve}};
+static const struct held_lock locks[] = {{"log", set_log}, {"claims", serve}, {"directory", serve}, {"sigbus", serve}};
 
 /* The child closes what it has inherited, and does all that needs those locks. */
 static void do_everything(uffd_loop *inherited) {
