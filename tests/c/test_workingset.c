@@ -503,9 +503,9 @@ static void a_save_that_is_killed_leaves_the_old_file(void) {
   CHECK(child >= 0);
   if (child == 0) {
     struct check_thread saver;
-    check_barrier_hold("workingset-written");
+    check_barrier_hold("newfile-written");
     check_thread_start(&saver, save_over, path);
-    check_barrier_await("workingset-written");
+    check_barrier_await("newfile-written");
     kill(getpid(), SIGKILL);
   }
   int status = 0;

@@ -1,24 +1,21 @@
 /*
- * Working sets in files, in the format that uffd_pager.h describes. Every field that is read is checked. A new file is
- * written beside the old one, and renamed over it when it is complete.
+ * Working sets in files, in the format that uffd_pager.h describes. Every field that is read is checked. A new file
+ * takes the place of the old one when it is whole (base/newfile.c).
  */
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "serve/workingset/workingset.h"
 
-#define VERSION     1u
-#define HEADER      64u /* bytes */
-#define RECORD      8u
-#define TRAILER     8u
-#define CHUNK       65536u /* bytes read or written at once, whole records */
-#define TEMPORARIES 100u
+#define VERSION 1u
+#define HEADER  64u /* bytes */
+#define RECORD  8u
+#define TRAILER 8u
+#define CHUNK   65536u /* bytes read or written at once, whole records */
 
 static const unsigned char magic[8] = {0x89, 'u', 'f', 'f', 'd', 'w', 's', '\n'};
 
@@ -194,58 +191,17 @@ int uffd_workingset_read(int fd, const char *path, uffd_workingset **set) {
   return 0;
 }
 
-/* The new file, and the one that it will replace. */
+/* A file that is being written: the bytes and the checksum so far. */
 struct writer {
-  char target[PATH_MAX], path[PATH_MAX];
-  int fd;
-  uint64_t sum;
+  struct uffd_newfile file;
+  uint64_t at, sum;
 };
 
 static int write_bytes(struct writer *writer, const unsigned char *bytes, size_t length) {
+  int result = uffd_write_exactly(writer->file.fd, writer->file.path, writer->at, bytes, length);
+  writer->at += length;
   writer->sum = uffd_fnv(writer->sum, bytes, length);
-  for (size_t done = 0; done < length;) {
-    ssize_t count = write(writer->fd, bytes + done, length - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail(errno, "Cannot write %s: %s.", writer->path, strerror(errno));
-    done += (size_t)count;
-  }
-  return 0;
-}
-
-/* The file at the end of the path, links followed, and its mode; *mode is 0 when there is no file yet. */
-static int find_target(const char *path, struct writer *writer, mode_t *mode) {
-  struct stat status;
-  *mode = 0;
-  if (stat(path, &status) == 0) {
-    if (!S_ISREG(status.st_mode))
-      return fail(EINVAL, "%s is not a regular file: a working set would replace it.", path);
-    *mode = status.st_mode & 07777;
-    if (realpath(path, writer->target) != NULL) return 0;
-  } else if (errno == ENOENT) {
-    int length = snprintf(writer->target, sizeof(writer->target), "%s", path);
-    if (length > 0 && (size_t)length < sizeof(writer->target)) return 0;
-    errno = length > 0 ? ENAMETOOLONG : ENOENT;
-  }
-  return fail(errno, "Cannot write %s: %s.", path, strerror(errno));
-}
-
-static int open_writer(const char *path, struct writer *writer) {
-  mode_t mode;
-  int result = find_target(path, writer, &mode);
-  if (result < 0) return result;
-  writer->sum = FNV_BASIS;
-  for (unsigned i = 0; i < TEMPORARIES; i++) {
-    int length = snprintf(writer->path, sizeof(writer->path), "%s.%ld-%u", writer->target, (long)getpid(), i);
-    if (length < 0 || (size_t)length >= sizeof(writer->path))
-      return fail(ENAMETOOLONG, "Cannot write %s: %s.", path, strerror(ENAMETOOLONG));
-    writer->fd = open(writer->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (writer->fd >= 0) {
-      if (mode != 0) fchmod(writer->fd, mode); /* without an old file the umask decides */
-      return 0;
-    }
-    if (errno != EEXIST) break;
-  }
-  return fail(errno, "Cannot make a file beside %s: %s.", path, strerror(errno));
+  return result;
 }
 
 static int write_header(struct writer *writer, const uffd_workingset *set) {
@@ -274,37 +230,15 @@ static int write_records(struct writer *writer, const uffd_workingset *set) {
   return write_bytes(writer, chunk, TRAILER);
 }
 
-/* The new name is on the disk after this. File systems that cannot sync a directory are left as they are. */
-static void sync_directory(const char *path) {
-  char directory[PATH_MAX];
-  const char *slash = strrchr(path, '/');
-  snprintf(directory, sizeof(directory), "%.*s", slash != NULL ? (int)(slash - path) + 1 : 1,
-           slash != NULL ? path : ".");
-  int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  fsync(fd);
-  close(fd);
-}
-
-static int put_in_place(struct writer *writer) {
-  if (fsync(writer->fd) < 0) return fail(errno, "Cannot write %s to its disk: %s.", writer->path, strerror(errno));
-  BARRIER("workingset-written", writer);
-  if (rename(writer->path, writer->target) < 0)
-    return fail(errno, "Cannot put %s in the place of %s: %s.", writer->path, writer->target, strerror(errno));
-  sync_directory(writer->target);
-  return 0;
-}
-
 int uffd_workingset_save(const uffd_workingset *set, const char *path) {
-  struct writer writer;
+  struct writer writer = {.sum = FNV_BASIS};
   if (set == NULL) return fail(EBADF, "The working set is NULL.");
   if (path == NULL) return fail(EINVAL, "A working set is saved to a path.");
-  int result = open_writer(path, &writer);
+  int result = uffd_newfile_open(&writer.file, path);
   if (result < 0) return result;
   result = write_header(&writer, set);
   if (result == 0) result = write_records(&writer, set);
-  if (result == 0) result = put_in_place(&writer);
-  close(writer.fd);
-  if (result < 0) unlink(writer.path);
+  if (result == 0) result = uffd_newfile_keep(&writer.file);
+  uffd_newfile_discard(&writer.file);
   return result;
 }
