@@ -465,8 +465,8 @@ UFFD_EXPORT int uffd_memory_kind(const uffd_memory *memory);           /* UFFD_M
  * The memfd, owned by the memory; -ENOENT if it has none. Whoever reads a hole of it through another mapping finds
  * zeros there (pread(2) too) until the page is filled: complete the region first. The served memory does not: it asks
  * its resolver for a page that holds nothing but zeros and was not filled by the loop. This needs minor faults (5.14,
- * hugetlb 5.13), which the loop registers besides the region's modes. A page into which somebody has written anything is
- * taken as it is.
+ * hugetlb 5.13), which the loop registers besides the region's modes. A page into which somebody has written anything
+ * is taken as it is.
  */
 UFFD_EXPORT int uffd_memory_fd(const uffd_memory *memory);
 /*

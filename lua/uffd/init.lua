@@ -42,8 +42,8 @@ uffd.POISON = core.POISON
 ---@type uffd.Sentinel
 uffd.LATER = core.LATER
 
----An answer of a policy, with a file descriptor or a file of `io.open`, the offset in the file of this page, and how many
----bytes from there on (default: one page): these bytes of that file. It must stay open.
+---An answer of a policy, with a file descriptor or a file of `io.open`, the offset in the file of this page, and how
+---many bytes from there on (default: one page): these bytes of that file. It must stay open.
 ---@type uffd.Sentinel
 uffd.FILE = core.FILE
 
@@ -299,12 +299,12 @@ end
 ---@field fd? integer instead of a path; it stays the caller's
 ---@field offset? integer|string of the contents in the file, bytes (default 0)
 ---@field length? integer|string bytes (default: to the end of the file)
----@field changes? boolean the program itself writes to the file while it is served: a page is what the file holds when the
----page is asked for
+---the program itself writes to the file while it is served: a page is what the file holds when the page is asked for
+---@field changes? boolean
 
----The contents of a file or block device, read when they are asked for; its holes are zero pages. The file must not change
----while it is served: pages asked for after that fail (ESTALE), unless `changes` is true. A page that cannot be read
----fails by itself (EIO, or ENODATA when the file has become shorter).
+---The contents of a file or block device, read when they are asked for; its holes are zero pages. The file must not
+---change while it is served: pages asked for after that fail (ESTALE), unless `changes` is true. A page that cannot be
+---read fails by itself (EIO, or ENODATA when the file has become shorter).
 ---Errors: those of opening it; EINVAL not a regular file or block device, empty, or shorter than offset + length.
 ---@param options string|uffd.FileOptions a path, or options
 ---@return uffd.Resolver? resolver
@@ -445,10 +445,11 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 
 ---A resolver written in Lua. The factory runs once in each handler's own Lua state and returns the function that is
 ---asked for pages. It may use no locals from outside of it, except one that is this module, of which a policy has
----`ZERO`, `POISON`, `LATER`, `FILE`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers, strings,
----the sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its globals are
----its own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine, the clocks of
----os, `uffd`, and, while the factory runs, `require`. `print` and `uffd.log` give a line to `loop:messages()`.
+---`ZERO`, `POISON`, `LATER`, `FILE`, `log` and `version`. What else it needs goes into args: nil, booleans, numbers,
+---strings, the sentinels, tables of these, resolvers to hand over to, and memories to read that are not served. Its
+---globals are its own, over those of the handler's state: the basic functions, string, table, math, utf8, coroutine,
+---the clocks of os, `uffd`, and, while the factory runs, `require`. `print` and `uffd.log` give a line to
+---`loop:messages()`.
 ---
 ---The function gets a `uffd.Fault`, the same table each time, and returns one of
 ---* nothing, or `uffd.ZERO`: a page of zeros

@@ -19,7 +19,7 @@ end
 function tests.test_what_is_written_is_utf8()
   for text, written in pairs {
     ["Aä\u{1F600}"] = "Aä\u{1F600}", ["\xff"] = "\u{FFFD}", ["a\xc3"] = "a\u{FFFD}", ["\xc3("] = "\u{FFFD}(",
-    ["\xed\xa0\x80x"] = "\u{FFFD}\u{FFFD}\u{FFFD}x", 
+    ["\xed\xa0\x80x"] = "\u{FFFD}\u{FFFD}\u{FFFD}x",
     ["\xf4\x90\x80\x80"] = ("\u{FFFD}"):rep(4), ["\x80\x80b"] = "\u{FFFD}\u{FFFD}b",
   } do
     local encoded = json.encode(text)

@@ -63,9 +63,9 @@ struct uffd_engine {
   int epoll_fd; /* pump; -1 */
   uint64_t process;
   /* any thread, atomic */
-  const void *_Atomic driver;      /* pump: the thread that called last */
-  _Atomic bool paused;             /* no object is read yet */
-  _Atomic bool has_children;       /* forked ones, which may ask resolvers until the engine stops */
+  const void *_Atomic driver;                  /* pump: the thread that called last */
+  _Atomic bool paused;                         /* no object is read yet */
+  _Atomic bool has_children;                   /* forked ones, which may ask resolvers until the engine stops */
   struct uffd_hook *_Atomic trace[UFFD_HOOKS]; /* NULL: none */
   struct uffd_failure failure;
 };
