@@ -20,7 +20,7 @@
 #define EVENT_REMOVE   (UINT64_C(1) << 3)
 #define EVENT_UNMAP    (UINT64_C(1) << 6)
 #define MODE_MISSING   UINT64_C(1)
-#define DESCRIPTOR_MIN 512 /* out of the way of programs that count on the numbers of their own */
+#define DESCRIPTOR_MIN 512 /* high, because programs may rely on the numbers of their own descriptors */
 #define SEND_SECONDS   5
 #define REGION_BYTES   192 /* of the handshake's text */
 
@@ -54,7 +54,7 @@ static bool enable(int fd, uint64_t features) {
   return ioctl(fd, RAW_UFFDIO_API, &api) == 0;
 }
 
-/* EVENT_FORK takes CAP_SYS_PTRACE. */
+/* EVENT_FORK needs CAP_SYS_PTRACE. */
 int uffd_preload_open(bool *forks) {
   const uint64_t features = EVENT_REMAP | EVENT_REMOVE | EVENT_UNMAP;
   int fd = create();

@@ -35,7 +35,7 @@ static void read_name(struct uffd_mapping *mapping) {
   uffd_preload_format(mapping->name, sizeof(mapping->name), "%s", target + start);
 }
 
-/* Pages that are there already are not missing: nobody would be asked for them. */
+/* Pages that are there already do not fault: the pager would not be asked for them. */
 static bool has_data(const struct uffd_mapping *mapping) {
   char link[64];
   struct stat status;
@@ -81,7 +81,7 @@ const char *uffd_mapping_describe(struct uffd_mapping *mapping) {
   return NULL;
 }
 
-/* mlockall(MCL_FUTURE) brings pages in before anybody can register them. */
+/* mlockall(MCL_FUTURE) brings pages in before the mapping can be registered. */
 static bool is_resident(const struct uffd_mapping *mapping) {
   unsigned char pages[512];
   uint64_t step = sizeof(pages) * BASE_PAGE, end = mapping->address + mapping->length;

@@ -46,7 +46,7 @@ struct uffd_mapping {
 
 /* Fills in the name and the page size; NULL, or why a pager cannot serve it. */
 const char *uffd_mapping_describe(struct uffd_mapping *mapping);
-/* Once it is mapped: NULL, or why its pages cannot come from a pager. */
+/* After it is mapped: NULL, or why its pages cannot come from a pager. */
 const char *uffd_mapping_check(const struct uffd_mapping *mapping);
 
 /* What the user named */
@@ -68,7 +68,7 @@ struct uffd_match {
 
 /* Reads UFFD_PRELOAD_MEMORY. */
 unsigned uffd_matches_read(const char *text, struct uffd_match *matches);
-/* Might this mapping be one that the match names? Before it is mapped, its address is not looked at. */
+/* True if the match may name this mapping. Before it is mapped, its address is not compared. */
 bool uffd_match_fits(const struct uffd_match *match, const struct uffd_mapping *mapping, bool mapped);
 
 /* Handing over */
@@ -77,9 +77,9 @@ bool uffd_match_fits(const struct uffd_match *match, const struct uffd_mapping *
 int uffd_preload_open(bool *forks);
 void uffd_preload_register(int object, const struct uffd_mapping *mapping);
 void uffd_preload_unregister(int object, const struct uffd_mapping *mapping);
-/* Connects to the pager. The socket stays open: while it does, the pager knows that this process was its maker. */
+/* Connects to the pager. The socket stays open, and shows the pager that this process lives. */
 int uffd_preload_connect(const char *path);
-/* Sends all matches and the userfaultfd. Neither returns on failure. */
+/* Sends all matches and the userfaultfd. Does not return on failure. */
 void uffd_preload_send(int object, int socket, const struct uffd_match *matches, unsigned count);
 
 #endif

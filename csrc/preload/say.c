@@ -87,7 +87,7 @@ static void say(const char *format, va_list values) {
   add_all(&text, format, values);
   line[text.length++] = '\n';
   ssize_t written = write(STDERR_FILENO, line, text.length);
-  (void)written; /* there is nobody else to tell */
+  (void)written; /* nobody else can be told */
 }
 
 void uffd_preload_say(const char *format, ...) {

@@ -57,7 +57,7 @@ static void read_environment(void) {
   if (memory != NULL && state.door != NULL) state.count = uffd_matches_read(memory, state.matches);
 }
 
-/* What the parent held is not in a forked child, and its userfaultfd is the parent's. */
+/* A forked child does not have the mappings that the parent held, and the userfaultfd is the parent's. */
 static void forget_parent(void) {
   state.object = -1;
   for (unsigned i = 0; i < state.count && !state.handed; i++) {
@@ -74,7 +74,7 @@ static void lock(sigset_t *signals) {
   for (;;) {
     int32_t holder = 0;
     if (atomic_compare_exchange_strong(&state.holder, &holder, self)) break;
-    /* a thread of the parent had it when this process was forked */
+    /* a thread that only the parent has held it at the fork */
     if (holder != self && atomic_compare_exchange_strong(&state.holder, &holder, self)) break;
     sched_yield();
   }
@@ -111,7 +111,7 @@ static struct uffd_match *find_held(uint64_t start, uint64_t end) {
   return NULL;
 }
 
-/* The program unmaps what is held: the match may take the next mapping that fits. */
+/* The program unmaps a held mapping: the match may take the next mapping that fits. */
 static void let_go(uint64_t start, uint64_t end) {
   struct uffd_match *match;
   while ((match = find_held(start, end)) != NULL) {
@@ -222,7 +222,7 @@ static bool take(const struct uffd_mapping *mapping, const char *obstacle) {
   return true;
 }
 
-/* What MAP_POPULATE and MAP_LOCKED would have done before anybody could register the mapping. */
+/* Does what MAP_POPULATE and MAP_LOCKED would have done before the mapping could be registered. */
 static void populate(const struct uffd_mapping *mapping) {
   if ((mapping->flags & MAP_LOCKED) != 0) (void)syscall(SYS_mlock, mapping->address, mapping->length);
   if ((mapping->flags & MAP_POPULATE) != 0) advise(mapping->address, mapping->length, MADV_POPULATE_READ);
@@ -270,7 +270,7 @@ EXPORTED void *mmap64(void *address, size_t length, int prot, int flags, int fd,
 
 /* What happens to it */
 
-/* Read without the lock: only the program itself could change what it is about to unmap. */
+/* Read without the lock: only the program itself can change what it unmaps. */
 static bool concerns(uint64_t start, uint64_t end) {
   for (unsigned i = 0; i < state.count; i++) {
     if (state.matches[i].taken && overlaps(&state.matches[i].mapping, start, end)) return true;
@@ -290,7 +290,7 @@ EXPORTED int munmap(void *address, size_t length) {
   return (int)syscall(SYS_munmap, address, length);
 }
 
-/* Moves what is held, with its registration. */
+/* Moves a held mapping, with its registration. */
 static void *move_held(struct uffd_match *match, size_t length, int flags, void *to) {
   struct uffd_mapping *mapping = &match->mapping;
   if (length != mapping->length) {
@@ -341,7 +341,7 @@ static bool drops(int advice) {
   return advice == MADV_DONTNEED || advice == MADV_DONTNEED_LOCKED || advice == MADV_FREE || advice == MADV_REMOVE;
 }
 
-/* There is nothing to drop in what is held: none of its pages is there yet. */
+/* Nothing can be dropped in a held mapping: none of its pages is there yet. */
 static int drop_around(uint64_t start, uint64_t end, int advice) {
   const struct uffd_match *match = find_held(start, end);
   if (match == NULL) return advise(start, end - start, advice);
@@ -364,8 +364,8 @@ EXPORTED int madvise(void *address, size_t length, int advice) {
 }
 
 /*
- * The kernel does not tell the pager of a hole that fallocate makes, and the image's contents would come back there.
- * Dropping the same pages by their address makes the hole as well, and tells.
+ * The kernel sends no event for a hole that fallocate makes, and the image's contents would come back there. Dropping
+ * the same pages by address also makes the hole, and sends an event.
  */
 static void tell_hole(const struct uffd_match *match, uint64_t start, uint64_t end) {
   const struct uffd_mapping *mapping = &match->mapping;
@@ -404,7 +404,7 @@ EXPORTED int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
 
 /* The end */
 
-/* Only the program that the user named says so, not each helper that it starts. */
+/* Only the program that the user named prints this, not each helper that it starts. */
 __attribute__((destructor)) static void complain(void) {
   const char *named = getenv("UFFD_PRELOAD_PID");
   char self[24];

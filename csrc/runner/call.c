@@ -7,7 +7,7 @@
 
 #include "runner/runner.h"
 
-/* The state whose call SIGINT ends. Set by the thread that runs Lua, before the handler is. */
+/* The state whose call SIGINT ends. The thread that runs Lua sets it before it sets the signal handler. */
 static lua_State *volatile interrupted;
 
 static void stop_script(lua_State *L, lua_Debug *debug) {
@@ -16,15 +16,15 @@ static void stop_script(lua_State *L, lua_Debug *debug) {
   luaL_error(L, "interrupted!");
 }
 
-/* lua_sethook() is what Lua allows in a signal handler. A second SIGINT ends the program. */
+/* Lua allows lua_sethook() in a signal handler. A second SIGINT ends the program. */
 static void on_interrupt(int number) {
   (void)number;
   lua_sethook(interrupted, stop_script, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
 /*
- * A thread that waits in the kernel for a page runs no signal handler, and keeps the second SIGINT from being seen
- * while the first is pending. So, while it waits, SIGINT is blocked in it, and this thread takes it.
+ * A thread that waits in the kernel for a page runs no signal handler. While a first SIGINT is pending in it, it would
+ * not notice the second. So SIGINT is blocked in it while it waits, and this thread takes the signal.
  */
 static void *take_interrupts(void *nothing) {
   sigset_t others;
@@ -36,7 +36,7 @@ static void *take_interrupts(void *nothing) {
 }
 
 static pthread_t taker;
-static pid_t taker_process; /* that has the thread: a forked child has none */
+static pid_t taker_process; /* the process that has the thread; a forked child does not */
 
 static void start_taker(void) {
   sigset_t all, before;
@@ -47,17 +47,20 @@ static void start_taker(void) {
   pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* Called by uffd before the process forks workers, which must be its only thread's. Waiting starts the taker again. */
+/*
+ * Called by uffd before the process forks workers, for which it must have only one thread. The next wait starts the
+ * taker again.
+ */
 static int forking(lua_State *L) {
   (void)L;
   if (taker_process != getpid()) return 0;
-  pthread_cancel(taker); /* sigsuspend() is where it ends */
+  pthread_cancel(taker); /* it ends in sigsuspend() */
   pthread_join(taker, NULL);
   taker_process = 0;
   return 0;
 }
 
-/* Called by uffd around what may wait for a page: waiting(true), waiting(false). */
+/* Called by uffd before and after a call that may wait for a page: waiting(true), waiting(false). */
 static int waiting(lua_State *L) {
   static _Thread_local bool blocked_before;
   sigset_t interrupt, before;
@@ -80,7 +83,9 @@ void uffd_open_interrupts(lua_State *L) {
   lua_setfield(L, LUA_REGISTRYINDEX, "uffd.forking");
 }
 
-/* Turns an error into the message that is printed: an error object speaks for itself, or gets a traceback. */
+/*
+ * Makes the message that is printed of an error: an object with __tostring gives it itself, a string gets a traceback.
+ */
 static int explain(lua_State *L) {
   if (lua_isstring(L, 1)) {
     luaL_traceback(L, L, lua_tostring(L, 1), 1);

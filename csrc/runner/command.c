@@ -1,6 +1,6 @@
 /*
- * What uffd-lua does beside running scripts. A new command is a row of the table; one that is a word is then a module
- * in lua/uffd: a function of the arguments that returns the exit code.
+ * What uffd-lua can do beside running scripts. A new command is a row of the table. A command that is a word is a
+ * module in lua/uffd: a function of the arguments, which returns the exit code.
  */
 #include <lauxlib.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 
 #include "runner/runner.h"
 
-/* Calls the function that a Lua module of uffd is, with what is above it on the stack: it returns the exit code. */
+/* Calls a Lua module of uffd, which is a function, with the values above it on the stack. It returns the exit code. */
 static int call_module(lua_State *L, int count) {
   int code = UFFD_EXIT_ERROR;
   if (uffd_report_status(L, uffd_call(L, count, 1)) == LUA_OK) {
@@ -39,7 +39,7 @@ static int run_check(lua_State *L, const struct uffd_options *options) {
   return count < 0 ? UFFD_EXIT_ERROR : call_module(L, count + 2);
 }
 
-/* A word: the module of its name, with the arguments as they stand. */
+/* A command that is a word: runs the module of that name with all arguments. */
 static int run_word(lua_State *L, const struct uffd_options *options) {
   const char *module = lua_pushfstring(L, "uffd.%s", options->command->name);
   if (push_module(L, module) != LUA_OK) return UFFD_EXIT_ERROR;

@@ -1,7 +1,7 @@
 /*
- * What a script finds when it starts: the libraries, arg, and uffd. All of uffd is in the program, its Lua files too,
- * and is taken from there: files of another version on LUA_PATH do not mix with it. Other modules are found as lua
- * finds them, and in the prefix that the program is installed in.
+ * What a script finds when it starts: the libraries, arg, and uffd. The program contains all of uffd, its Lua files
+ * too, so files of another version on LUA_PATH are not mixed with it. Other modules are found as lua finds them, and in
+ * the prefix of the installation.
  */
 #include <lauxlib.h>
 #include <limits.h>
@@ -20,7 +20,7 @@ int luaopen_uffd_core(lua_State *L);
 #define LUA_X_Y        LUA_VERSION_MAJOR "." LUA_VERSION_MINOR
 #define LUA_ENV_SUFFIX "_" LUA_VERSION_MAJOR "_" LUA_VERSION_MINOR
 
-/* Pushes "/prefix" for /prefix/bin/uffd-lua; nothing when it cannot be known. */
+/* Pushes "/prefix" for /prefix/bin/uffd-lua; nothing when the path is not known. */
 static bool push_prefix(lua_State *L) {
   char path[PATH_MAX];
   ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
@@ -105,8 +105,8 @@ static void set_arg(lua_State *L, const struct uffd_options *options) {
 }
 
 /*
- * Lua's own libraries, and uffd. The program exports this function, and the loader prefers it to that of liblua: the
- * threads of luv and cqueues have Lua states of their own, which open their libraries with it, and find uffd in it too.
+ * Opens Lua's own libraries and uffd. The program exports this function, and the loader prefers it to that of liblua.
+ * So Lua states that luv and cqueues make for their threads, and open with it, find uffd too.
  */
 UFFD_EXPORT void luaL_openlibs(lua_State *L) {
   static const luaL_Reg libraries[] = {

@@ -1,4 +1,4 @@
-/* uffd-lua: lua with uffd inside. The order of things is lua's: version, LUA_INIT, options, script, prompt. */
+/* uffd-lua: lua with uffd inside. The steps come in lua's order: version, LUA_INIT, options, script, prompt. */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +29,7 @@ static int run(lua_State *L, const struct uffd_options *options) {
   return options->command != NULL ? options->command->run(L, options) : run_program(L, options);
 }
 
-/* In protected mode, so that what fails outside of scripts (no memory) is told too. */
+/* In protected mode, so that failures outside of scripts (no memory) are reported too. */
 static int start(lua_State *L) {
   const struct uffd_options *options = lua_touserdata(L, 1);
   lua_settop(L, 0);

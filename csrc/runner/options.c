@@ -1,4 +1,4 @@
-/* The command line: lua's options, and the commands of command.c. It only reads; script.c carries out. */
+/* The command line: lua's options, and the commands of command.c. It is only parsed here; script.c runs it. */
 #include <stdio.h>
 #include <string.h>
 

@@ -27,7 +27,7 @@ static void ignore_warning(png_structp png, png_const_charp message) {
   (void)png, (void)message;
 }
 
-/* Apart, so that no variable lives across setjmp. */
+/* A function of its own, so that no variable lives across setjmp. */
 static bool write_rows(png_structp png, png_infop info, FILE *file, const struct image *image) {
   if (setjmp(png_jmpbuf(png)) != 0) return false; /* NOLINT(cert-err52-cpp): libpng's way */
   png_init_io(png, file);

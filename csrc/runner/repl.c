@@ -1,4 +1,4 @@
-/* The prompt of -i: expressions print their values, statements that are not finished ask for more. */
+/* The prompt of -i: prints the values of expressions, and asks for more lines while a statement is not finished. */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 #endif
 #endif
 
-/* The prompt as the program has set it, on top of the stack. */
+/* Pushes the prompt that the program has set. */
 static const char *push_prompt(lua_State *L, const char *name, const char *usual) {
   if (lua_getglobal(L, name) == LUA_TNIL)
     lua_pushstring(L, usual);
@@ -25,7 +25,7 @@ static const char *push_prompt(lua_State *L, const char *name, const char *usual
 }
 
 #ifdef UFFD_WITH_EDITING
-/* A line with history, on a terminal. */
+/* Reads a line with history, on a terminal. */
 static bool edit_line(lua_State *L, const char *prompt) {
   char *line = readline(prompt);
   if (line == NULL) return false;
@@ -83,7 +83,7 @@ static bool load_expression(lua_State *L) {
   return false;
 }
 
-/* Lua says "near <eof>" of what only lacks its end. */
+/* Lua's message has "near <eof>" if only the end is lacking. */
 static bool lacks_end(lua_State *L, int status) {
   const char mark[] = "<eof>";
   if (status != LUA_ERRSYNTAX) return false;
@@ -91,7 +91,7 @@ static bool lacks_end(lua_State *L, int status) {
   return length >= strlen(mark) && strcmp(lua_tostring(L, -1) + length - strlen(mark), mark) == 0;
 }
 
-/* Loads the statement at index 1, with as many more lines as it needs. */
+/* Loads the statement at index 1, and reads as many more lines as it needs. */
 static int load_statement(lua_State *L) {
   for (;;) {
     size_t length;

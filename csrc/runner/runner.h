@@ -14,7 +14,7 @@ enum { UFFD_EXIT_OK = 0, UFFD_EXIT_ERROR = 1, UFFD_EXIT_USAGE = 2 };
 
 struct uffd_command;
 
-/* The command line, understood but not yet carried out. */
+/* The command line after parsing. */
 struct uffd_options {
   int argc;
   char **argv;
@@ -28,7 +28,7 @@ struct uffd_options {
   const char *value; /* of the command: json in --info=json; or NULL */
 };
 
-/* A way to run that is not lua's: a long option or a word. Returns the exit code. */
+/* A command: a long option or a word. Returns the exit code. */
 struct uffd_command {
   const char *name;
   const char *value; /* the only value it takes after '=', or NULL */
@@ -57,7 +57,7 @@ int uffd_report_status(lua_State *L, int status);
 void uffd_open_interrupts(lua_State *L); /* so that SIGINT is seen too while Lua waits for a page */
 void uffd_complain(const char *program, const char *message);
 
-/* script.c: each says on stderr what failed, and returns a Lua status. */
+/* script.c: each prints on stderr what failed, and returns a Lua status. */
 int uffd_run_init(lua_State *L);                                        /* LUA_INIT */
 int uffd_run_options(lua_State *L, const struct uffd_options *options); /* -e, -l, -W in their order */
 int uffd_load_script(lua_State *L, const struct uffd_options *options); /* pushes the script */

@@ -1,4 +1,4 @@
-/* Carrying out what the command line and LUA_INIT ask for. */
+/* Runs what the command line and LUA_INIT ask for. */
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,6 @@
 /*
- * The stand-in VMM as a program. Its last line tells what it saw:
- *   pages 65536 wrong 0 ms 412
- * Exit: 0 all right, 1 wrong bytes or a failure, 2 usage, 77 no userfaultfd or no huge pages here.
+ * The stand-in VMM as a program. Its last line is its result: pages 65536 wrong 0 ms 412. Exit codes: 0 all bytes are
+ * right, 1 wrong bytes or a failure, 2 usage, 77 no userfaultfd or no huge pages here.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -158,7 +157,7 @@ static int tell(const char *what, int result) {
   return result == -EPERM || result == -ENOSYS || result == -ENOMEM ? 77 : 1;
 }
 
-/* The image divided into regions, the last of which has the rest. */
+/* Divides the image into regions. The last region has the rest. */
 static int map_image(struct vmm *vmm, const struct settings *settings) {
   uint64_t pages[VMM_REGIONS_MAX];
   uint64_t total = (settings->work.image_length + settings->page_size - 1) / settings->page_size;

@@ -27,7 +27,7 @@
 
 /* Memory */
 
-/* Regions lie in one reservation, so that the gaps between them stay gaps. */
+/* The regions lie in one reservation, so that nothing is mapped into the gaps. */
 int vmm_map(struct vmm *vmm, uint64_t page_size, const uint64_t *pages, unsigned count) {
   memset(vmm, 0, sizeof(*vmm));
   vmm->uffd = vmm->socket = -1;
@@ -194,7 +194,7 @@ unsigned char *vmm_at(const struct vmm *vmm, uint64_t offset) {
   return NULL;
 }
 
-/* What the image has there; behind its end are zeros. */
+/* The image's contents there, and zeros behind its end. */
 static unsigned char expected(const struct vmm_work *work, uint64_t offset) {
   return offset < work->image_length ? work->image[offset] : 0;
 }
@@ -261,7 +261,7 @@ static void tell_wrong(const struct toucher *toucher, uint64_t page, const char 
           offset, what, at, memory[at], expected(toucher->work, offset + at));
 }
 
-/* While a page is removed its bytes are the image's or zeros, each of them. */
+/* While a page is removed, each of its bytes is the image's or zero. */
 static bool is_between(const unsigned char *at, const struct vmm_work *work, uint64_t offset, uint64_t length) {
   for (uint64_t i = 0; i < length; i++) {
     unsigned char byte = *(volatile const unsigned char *)&at[i];

@@ -1,7 +1,7 @@
 /*
- * A stand-in for a virtual-machine monitor: it does with plain system calls what Firecracker does when it restores a
- * snapshot, so that it shares no line with what it tests. Its memory is touched by threads, and taken away from them
- * (a balloon), and every byte is compared with the image.
+ * A stand-in for a virtual-machine monitor. It does with plain system calls what Firecracker does when it restores a
+ * snapshot, so it shares no code with what it tests. Threads touch its memory, pages are taken away (a balloon), and
+ * every byte is compared with the image.
  */
 #ifndef UFFD_TESTS_VMM_H
 #define UFFD_TESTS_VMM_H
@@ -31,7 +31,7 @@ struct vmm {
   _Atomic unsigned char *removed; /* of each page of the image: 0, 1 while it is removed, 2 afterwards */
 };
 
-/* Maps regions of so many pages, with a gap between each two, one after the other in the image. 0, or -errno. */
+/* Maps regions of so many pages with gaps between them; in the image they follow each other. 0, or -errno. */
 int vmm_map(struct vmm *vmm, uint64_t page_size, const uint64_t *pages, unsigned count);
 /*
  * Makes the userfaultfd, O_CLOEXEC and O_NONBLOCK, and registers all regions. features: the kernel's UFFD_FEATURE_*;
@@ -79,16 +79,16 @@ struct vmm_work {
   bool write;       /* every fourth page is written before it is read, and keeps that; not together with removes */
 };
 
-/* Does it, and looks at every byte: the number of pages that are wrong, the first of which goes to stderr. */
+/* Does it, and compares every byte: the number of wrong pages. The first one is named on stderr. */
 uint64_t vmm_work(struct vmm *vmm, const struct vmm_work *work);
-/* One page: 1 it holds the image's, 2 zeros, 0 something else. */
+/* Compares one page: 1 it holds the image's bytes, 2 zeros, 0 something else. */
 int vmm_page(const struct vmm *vmm, const struct vmm_work *work, uint64_t offset);
-/* madvise(MADV_DONTNEED) of pages by their offset in the image. */
+/* Drops pages, by their offset in the image, with madvise(MADV_DONTNEED). */
 void vmm_remove(struct vmm *vmm, uint64_t offset, uint64_t length);
 /* The address of a byte by its offset in the image. */
 unsigned char *vmm_at(const struct vmm *vmm, uint64_t offset);
 
-/* A file of so many bytes, none of them 0, all pages different; it is mapped: for vmm_work. NULL: errno. */
+/* Makes and maps a file of so many bytes for vmm_work: no byte is 0, and all pages differ. NULL: errno. */
 const unsigned char *vmm_make_image(const char *path, uint64_t length);
 const unsigned char *vmm_open_image(const char *path, uint64_t *length);
 
