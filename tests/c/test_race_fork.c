@@ -138,6 +138,37 @@ static void R13_page_states_are_the_childs_own(void) {
   end();
 }
 
+#define LARGE (UINT64_C(16) << 20) /* pages: 64 GiB, whose states fill 4096 pages */
+
+static bool read_far(void) {
+  return check_filled(at(LARGE - 3), page, 0) && check_filled(at(LARGE - 2), page, 'A') &&
+         check_filled(at(LARGE / 2), page, 'A');
+}
+
+/* A fork costs what was touched of a region, not what could be: states that nobody has written are not read. */
+static void R13_a_large_region_of_which_little_was_touched(void) {
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  struct rusage before, after;
+  uffd_resolver *pattern;
+  needs_children();
+  page = check_page();
+  opts.features = UFFD_FEAT_EVENT_FORK | UFFD_FEAT_EVENT_REMOVE;
+  serving_open(&serving, ENGINE_ONE, &opts);
+  memory = map_inherited(UFFD_MEMORY_ANONYMOUS, 0, LARGE);
+  CHECK_OK(uffd_resolver_pattern("A", 1, &pattern));
+  region = region_add(serving.loop, memory, pattern, NULL);
+  serving_start(&serving);
+  CHECK_EQ(*at(0), 'A');
+  CHECK_EQ(*at(LARGE - 3), 'A');
+  CHECK_EQ(madvise(at(LARGE - 3), page, MADV_DONTNEED), 0); /* a state that is the child's too: zeros from now on */
+  CHECK_EQ(getrusage(RUSAGE_SELF, &before), 0);
+  check_child(start_child(read_far));
+  CHECK_EQ(*at(1), 'A');
+  CHECK_EQ(getrusage(RUSAGE_SELF, &after), 0);
+  CHECK(after.ru_minflt - before.ru_minflt < 1024);
+  end();
+}
+
 static bool have_grandchild(void) {
   if (!image_there(at(1), page, page)) return false;
   pid_t grandchild = fork();
@@ -638,6 +669,7 @@ static void R17_makers_of_events_go_on_though_descriptors_live_on(void) {
 static const struct check_test tests[] = {
     TEST(R13_a_child_is_served),
     TEST(R13_page_states_are_the_childs_own),
+    TEST(R13_a_large_region_of_which_little_was_touched),
     TEST(R13_a_grandchild_is_served),
     TEST(R13_many_children_at_once),
     TEST(R13_a_fault_is_under_way),

@@ -5,6 +5,9 @@
 
 #include <string.h>
 
+#define STATE_PAGES     4096u /* of page states, that the kernel is asked about at once */
+#define STATE_PAGES_FEW 16u   /* that are read faster than asked about */
+
 struct uffd_source *uffd_source_create(uffd_object *object) {
   struct uffd_source *source = uffd_pages_map(sizeof(*source));
   if (source == NULL) return NULL;
@@ -159,11 +162,8 @@ int uffd_slices_remap(struct uffd_source *source, uint64_t from, uint64_t to, ui
   return result;
 }
 
-/*
- * Copies count states. Most of a large region has never been touched: its states are read a word at a time, and the
- * copy, which is new memory, is written only where they are not ABSENT.
- */
-static void copy_states(_Atomic uint8_t *to, const _Atomic uint8_t *from, uint64_t count) {
+/* Reads a word at a time; the copy, which is new memory, is written only where states are not ABSENT. */
+static void copy_run(_Atomic uint8_t *to, const _Atomic uint8_t *from, uint64_t count) {
   for (uint64_t i = 0; i < count; i++) {
     while ((uintptr_t)(from + i) % sizeof(uint64_t) == 0 && count - i >= sizeof(uint64_t)) {
       uint64_t word;
@@ -174,6 +174,23 @@ static void copy_states(_Atomic uint8_t *to, const _Atomic uint8_t *from, uint64
     if (i == count) return;
     uint8_t state = atomic_load_explicit(&from[i], memory_order_relaxed);
     if (state != UFFD_PAGE_ABSENT) atomic_store_explicit(&to[i], state, memory_order_relaxed);
+  }
+}
+
+/*
+ * Copies count states. Most of a large region has never been touched, nor have the pages that hold its states: reading
+ * those would map them one by one, a fault each, so the kernel is asked which of them are there.
+ */
+static void copy_states(_Atomic uint8_t *to, const _Atomic uint8_t *from, uint64_t count) {
+  bool there[STATE_PAGES];
+  uint64_t start = (uintptr_t)from, end = start + count;
+  for (uint64_t at = round_down(start, BASE_PAGE); at < end; at += STATE_PAGES * BASE_PAGE) {
+    uint32_t pages = (uint32_t)min_u64(STATE_PAGES, (round_up(end, BASE_PAGE) - at) / BASE_PAGE);
+    bool known = pages > STATE_PAGES_FEW && uffd_pagemap_read(0, at, BASE_PAGE, pages, there) == 0;
+    for (uint32_t i = 0; i < pages; i++) {
+      uint64_t low = max_u64(at + i * BASE_PAGE, start), high = min_u64(at + (i + 1) * BASE_PAGE, end);
+      if (!known || there[i]) copy_run(to + (low - start), from + (low - start), high - low);
+    }
   }
 }
 
