@@ -25,6 +25,22 @@ struct row {
 };
 
 void report(const struct row *row);
+
+#define COST_SIZES 4u
+
+enum growth { GROWTH_FLAT, GROWTH_LINEAR, GROWTH_WORSE };
+
+/* What something costs at several sizes. */
+struct cost {
+  const char *name, *unit, *engine, *size_unit;
+  unsigned count;           /* of the sizes */
+  double sizes[COST_SIZES]; /* growing */
+  struct spread costs[COST_SIZES];
+  enum growth promised; /* at most */
+  const char *reason;   /* why it grows so, and no more */
+};
+
+void report_cost(const struct cost *cost);
 /* Adds to the note. */
 void explain(struct row *row, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* What a page took of the processors, for the note. */
@@ -37,6 +53,7 @@ case_fn case_random_zero, case_random_file, case_random_file_threads, case_hog, 
 case_fn case_sequential_file, case_sequential_file_thp, case_reverse_file, case_stride_file, case_sparse_file,
     case_continue_memfd;
 case_fn case_serve_random, case_serve_replay, case_serve_full, case_serve_policy; /* with the pager only */
+case_fn case_cost_fork, case_cost_adopt, case_cost_stats, case_cost_prefetch, case_cost_add;
 case_fn case_callback, case_policy_constant, case_policy_fresh, case_wp_inline, case_memory;
 
 #endif
