@@ -38,15 +38,20 @@ static void needs_children(void) {
 }
 
 /* The image, in memory that children inherit, behind a loop that is told of them. */
-static void serve(int engine, uint32_t kind, uint32_t flags, uffd_resolver *resolver) {
+static void serve_placed(int engine, uint32_t placement, uint32_t kind, uint32_t flags, uffd_resolver *resolver) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   needs_children();
+  opts.placement = placement;
   page = check_page();
   opts.features = UFFD_FEAT_EVENT_FORK | UFFD_FEAT_EVENT_REMOVE;
   serving_open(&serving, engine, &opts);
   memory = map_inherited(kind, flags, PAGES);
   region = region_add(serving.loop, memory, resolver != NULL ? resolver : image_resolver(PAGES * page), NULL);
   serving_start(&serving);
+}
+
+static void serve(int engine, uint32_t kind, uint32_t flags, uffd_resolver *resolver) {
+  serve_placed(engine, UFFD_PLACEMENT_COMPANION, kind, flags, resolver);
 }
 
 static void end(void) {
@@ -166,6 +171,36 @@ static void R13_a_large_region_of_which_little_was_touched(void) {
   CHECK_EQ(*at(1), 'A');
   CHECK_EQ(getrusage(RUSAGE_SELF, &after), 0);
   CHECK(after.ru_minflt - before.ru_minflt < 1024);
+  end();
+}
+
+/*
+ * The first write to a page after a fork copies it. So a fork beside many living children costs a page for each of
+ * them, unless what is kept for those that are silent is not written to. One thread: when the companion and the guard
+ * hand over to each other, every child is looked at.
+ */
+static void R13_silent_children_cost_a_fork_nothing(void) {
+  enum { LIVING = 256 };
+  static pid_t children[LIVING];
+  struct rusage before, after;
+  serve_placed(ENGINE_ONE, UFFD_PLACEMENT_NONE, UFFD_MEMORY_ANONYMOUS, 0, NULL);
+  make_turns();
+  for (unsigned i = 0; i < LIVING; i++) {
+    children[i] = start_child(await_turn);
+    check_progress();
+  }
+  CHECK_EQ(*at(0), image_byte(0)); /* all have been taken over */
+  CHECK_EQ(getrusage(RUSAGE_SELF, &before), 0);
+  check_child(start_child(read_all));
+  CHECK_EQ(*at(1), image_byte(page));
+  CHECK_EQ(getrusage(RUSAGE_SELF, &after), 0);
+  CHECK(after.ru_minflt - before.ru_minflt < LIVING / 2);
+  for (unsigned i = 0; i < LIVING; i++) {
+    give_turn();
+  }
+  for (unsigned i = 0; i < LIVING; i++) {
+    check_child(children[i]);
+  }
   end();
 }
 
@@ -670,6 +705,7 @@ static const struct check_test tests[] = {
     TEST(R13_a_child_is_served),
     TEST(R13_page_states_are_the_childs_own),
     TEST(R13_a_large_region_of_which_little_was_touched),
+    TEST(R13_silent_children_cost_a_fork_nothing),
     TEST(R13_a_grandchild_is_served),
     TEST(R13_many_children_at_once),
     TEST(R13_a_fault_is_under_way),

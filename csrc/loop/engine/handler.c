@@ -400,6 +400,14 @@ static void take_wake(const struct uffd_reader *reader) {
   (void)!read(reader->wake_fd, &posts, sizeof(posts));
 }
 
+/*
+ * Written only when it changes: after a fork, the first write to each page copies it, and every child's source has one
+ * of its own.
+ */
+static void set_readable(struct uffd_source *source, bool readable) {
+  if (source->readable != readable) source->readable = readable;
+}
+
 /* Returns false when the time passed with nothing to do. */
 static bool wait_for_work(struct uffd_reader *reader, uint64_t timeout) {
   timeout = min_u64(timeout, uffd_handler_due(reader));
@@ -416,7 +424,7 @@ static bool wait_for_work(struct uffd_reader *reader, uint64_t timeout) {
   int ready = ppoll(reader->polls, polled, timeout == UINT64_MAX ? NULL : &time, NULL);
   i = 1;
   for (struct uffd_source *source = reader->sources; source != NULL; source = source->next) {
-    source->readable = ready > 0 && reader->polls[i].revents != 0;
+    set_readable(source, ready > 0 && reader->polls[i].revents != 0);
     i++;
   }
   if (ready > 0 && reader->polls[0].revents != 0) take_wake(reader);
@@ -453,7 +461,7 @@ static void drain_ready(struct uffd_reader *reader) {
   if (engine->class->quiesce != NULL) engine->class->quiesce(engine, true);
   for (struct uffd_source *source = reader->sources; source != NULL; source = source->next) {
     if (source->readable || source->starved) drain(reader, source);
-    source->readable = false;
+    set_readable(source, false);
   }
   if (engine->class->quiesce != NULL) engine->class->quiesce(engine, false);
   if (reader->keep_spare) uffd_reader_keep_spare(reader);
