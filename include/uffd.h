@@ -809,8 +809,10 @@ enum {
  *
  * A system call that meets a missing page gets EFAULT, as with USER_MODE_ONLY. Call uffd_memory_prefault() before it,
  * or use uffd_memory_read() and uffd_memory_write(). SIGBUS must not be blocked. Callbacks run in a signal handler, in
- * as many threads at the same time as fault, so they must be async-signal-safe. A thread whose stack is small, or is
- * served itself, needs uffd_signal_stack().
+ * as many threads at the same time as fault, so they must be async-signal-safe, and must not wait for a thread that
+ * drops or unmaps pages of a loop with EVENT_REMOVE or EVENT_UNMAP: the kernel holds that thread until its event is
+ * read, and events are read while no callback runs. A thread whose stack is small, or is served itself, needs
+ * uffd_signal_stack().
  *
  * The SIGBUS handler is the library's from the first inline loop on, also when all are closed: a thread may have
  * faulted before, and get its signal only then. Other SIGBUS go on to the handler that was there before, with its mask
