@@ -17,6 +17,11 @@ $ uffd-lua show.lua < user.json
 true	syscall	true	false	true	true
 $ uffd-lua $TESTS/info.lua user.json 0
 every field is as it should be
+# For a person: what the kernel has and this user may not have is marked, and no line is wider than a terminal.
+$ sh as_user ./uffd-lua --info > user.txt; grep -c 'event_fork(refused)' user.txt; awk 'length > 100' user.txt
+1
+$ grep '^engine' user.txt
+engine          auto is inline: *
 # Serving works for the program's own accesses.
 $ cat > serve.lua <<'END'
 > local uffd = require "uffd"
