@@ -61,10 +61,8 @@ static bool serve_forking(struct forking *at, uint64_t length) {
 }
 
 /* The fork, and the parent's next fault, which waits until the handler has taken the child over. */
-static double fork_us(const struct cost *cost, unsigned index) {
-  struct forking *at = &forking[index];
+static double fork_once(struct forking *at) {
   volatile char *page = next_page(at);
-  (void)cost;
   uint64_t begin = now_ns();
   pid_t child = fork();
   if (child == 0) _exit(0);
@@ -72,6 +70,27 @@ static double fork_us(const struct cost *cost, unsigned index) {
   uint64_t taken = now_ns() - begin;
   if (child < 0 || waitpid(child, NULL, 0) != child) die("fork: %m");
   return (double)taken / 1000;
+}
+
+static double fork_us(const struct cost *cost, unsigned index) {
+  (void)cost;
+  return fork_once(&forking[index]);
+}
+
+/* With as many regions as there are lengths. */
+static void measure_forking(struct cost *cost, measure_fn *run, const double *gib, unsigned count) {
+  bool allowed = true;
+  for (unsigned i = 0; i < count && allowed; i++) {
+    allowed = serve_forking(&forking[i], (uint64_t)gib[i] * GIB);
+  }
+  if (!allowed) fprintf(stderr, "uffd-bench: %s is left out: %s\n", cost->name, uffd_errmsg());
+  if (allowed) measure(cost, run);
+  for (unsigned i = 0; i < count; i++) {
+    must(uffd_loop_close(forking[i].loop));
+    uffd_memory_close(forking[i].memory);
+    forking[i] = (struct forking){0};
+  }
+  if (allowed) report_cost(cost);
 }
 
 void case_cost_fork(const char *name) {
@@ -83,20 +102,43 @@ void case_cost_fork(const char *name) {
                       .sizes = {1, 64, 1024},
                       .promised = GROWTH_FLAT,
                       .reason = "states of pages that nobody has touched are not read"};
-  bool allowed = true;
-  for (unsigned i = 0; i < cost.count && allowed; i++) {
-    allowed = serve_forking(&forking[i], (uint64_t)cost.sizes[i] * GIB);
+  measure_forking(&cost, fork_us, cost.sizes, cost.count);
+}
+
+/* Children that live, and touch nothing, while another one is forked. */
+static double fork_beside_us(const struct cost *cost, unsigned index) {
+  struct forking *at = &forking[0];
+  unsigned count = (unsigned)cost->sizes[index];
+  int ends[2];
+  char byte;
+  if (pipe(ends) != 0) die("pipe: %m");
+  for (unsigned i = 0; i < count; i++) {
+    pid_t child = fork();
+    if (child < 0) die("fork: %m");
+    if (child != 0) continue;
+    close(ends[1]);
+    _exit(read(ends[0], &byte, 1) == 0 ? 0 : 1); /* until the parent closes its end */
   }
-  if (allowed) measure(&cost, fork_us);
-  for (unsigned i = 0; i < cost.count; i++) {
-    must(uffd_loop_close(forking[i].loop));
-    uffd_memory_close(forking[i].memory);
+  double taken = fork_once(at);
+  close(ends[0]);
+  close(ends[1]); /* all exit */
+  for (unsigned i = 0; i < count; i++) {
+    if (waitpid(-1, NULL, 0) < 0) die("waitpid: %m");
   }
-  if (!allowed) {
-    fprintf(stderr, "uffd-bench: %s is left out: %s\n", name, uffd_errmsg());
-    return;
-  }
-  report_cost(&cost);
+  fork_once(at); /* the dead are buried */
+  return taken;
+}
+
+void case_cost_children(const char *name) {
+  struct cost cost = {.name = name,
+                      .unit = "us",
+                      .engine = "threads",
+                      .size_unit = "children",
+                      .count = 3,
+                      .sizes = {0, 100, 400},
+                      .promised = GROWTH_LINEAR,
+                      .reason = "each living child is asked once, by one ioctl, whether it has exited"};
+  measure_forking(&cost, fork_beside_us, (const double[]){1}, 1);
 }
 
 /* ---- adopting a range of many mappings */

@@ -34,6 +34,7 @@ static const struct {
     {"wp-inline", "first writes to protected pages", case_wp_inline},
     {"memory", "bookkeeping for a GiB of 4 KiB pages", case_memory},
     {"cost-fork", "a fork, regions of 1 to 1024 GiB", case_cost_fork},
+    {"cost-children", "a fork beside 0 to 400 living children", case_cost_children},
     {"cost-adopt", "adopting 100 to 4000 mappings", case_cost_adopt},
     {"cost-stats", "statistics beside 1 to 16 slow callbacks", case_cost_stats},
     {"cost-prefetch", "a fault beside 0 to 5000 prefetches", case_cost_prefetch},

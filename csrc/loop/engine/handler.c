@@ -412,15 +412,13 @@ static void set_readable(struct uffd_source *source, bool readable) {
 static bool wait_for_work(struct uffd_reader *reader, uint64_t timeout) {
   timeout = min_u64(timeout, uffd_handler_due(reader));
   struct timespec time = {(time_t)(timeout / 1000000000), (long)(timeout % 1000000000)};
-  uint32_t i = 1;
-  for (struct uffd_source *source = reader->sources; source != NULL; source = source->next) {
+  uint32_t i = 0;
+  reader->polls[i++] = (struct pollfd){.fd = reader->wake_fd, .events = POLLIN};
+  for (const struct uffd_source *source = reader->sources; source != NULL; source = source->next) {
     /* one that waits for a descriptor is always readable: it is looked at when its time has come */
-    reader->polls[i++].events = source->starved ? 0 : POLLIN;
+    reader->polls[i++] = (struct pollfd){.fd = source->fd, .events = source->starved ? 0 : POLLIN};
   }
   uint32_t polled = atomic_load(&reader->engine->paused) ? 1 : reader->polls_count;
-  for (i = polled; i < reader->polls_count; i++) {
-    reader->polls[i].revents = 0;
-  }
   int ready = ppoll(reader->polls, polled, timeout == UINT64_MAX ? NULL : &time, NULL);
   i = 1;
   for (struct uffd_source *source = reader->sources; source != NULL; source = source->next) {

@@ -7,14 +7,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-static void list_polls(struct uffd_reader *reader) {
-  reader->polls[0] = (struct pollfd){.fd = reader->wake_fd, .events = POLLIN};
-  reader->polls_count = 1;
-  for (struct uffd_source *source = reader->sources; source != NULL; source = source->next) {
-    reader->polls[reader->polls_count++] = (struct pollfd){.fd = source->fd, .events = POLLIN};
-  }
-}
-
 static int watch(struct uffd_reader *reader, int fd, bool comes) {
   const struct uffd_engine_class *class = reader->engine->class;
   return class->watch == NULL ? 0 : class->watch(reader, fd, comes);
@@ -33,7 +25,7 @@ struct uffd_source *uffd_reader_find_source(const struct uffd_reader *reader, co
 }
 
 int uffd_reader_add_source(struct uffd_reader *reader, struct uffd_source *source) {
-  if (reader->polls_count == reader->polls_capacity) {
+  if (reader->polls_count == reader->polls_capacity) { /* filled in before each wait */
     uint32_t capacity = reader->polls_capacity * 2;
     struct pollfd *polls = uffd_pages_map(capacity * sizeof(*polls));
     if (polls == NULL) return -ENOMEM;
@@ -43,12 +35,11 @@ int uffd_reader_add_source(struct uffd_reader *reader, struct uffd_source *sourc
   }
   if (watch(reader, source->fd, true) < 0) {
     watch(reader, source->fd, false);
-    list_polls(reader); /* into the new array */
     return -ENOMEM;
   }
   source->next = reader->sources;
   reader->sources = source;
-  list_polls(reader);
+  reader->polls_count++;
   if ((source->object->features & UFFD_FEAT_EVENT_FORK) != 0) {
     reader->keep_spare = true;
     uffd_reader_keep_spare(reader);
@@ -78,7 +69,7 @@ void uffd_reader_drop_source(struct uffd_reader *reader, struct uffd_source *sou
   }
   reader->queued = kept;
   uffd_oldest_clear(&reader->oldest); /* the next pass tells */
-  list_polls(reader);
+  reader->polls_count--;
   watch(reader, source->fd, false);
   if (source->child) reader->children--;
   uffd_source_destroy(source);
@@ -111,7 +102,7 @@ int uffd_reader_create(struct uffd_engine *engine, uint32_t index, struct uffd_r
     return fail(-result, "Cannot make a handler: %s.", strerror(-result));
   }
   if (reader->keep_spare) uffd_reader_keep_spare(reader);
-  list_polls(reader);
+  reader->polls_count = 1;
   *made = reader;
   return 0;
 }

@@ -30,7 +30,7 @@ struct uffd_reader {
   _Atomic uint64_t passes; /* odd while faults are being answered, so that stats can wait for their counts */
   /* the thread that runs a pass */
   struct uffd_source *sources;
-  struct pollfd *polls; /* the wake_fd, then one a source */
+  struct pollfd *polls; /* the wake_fd, then one a source; polls_count is kept by whoever adds and drops sources */
   uint32_t polls_count, polls_capacity;
   struct uffd_jobs foreground, background; /* taken from posted, not done */
   struct uffd_job *waiting;                /* of the background: until their time, the first one */
