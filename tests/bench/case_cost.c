@@ -31,7 +31,7 @@ static void measure(struct cost *cost, measure_fn *run) {
   }
 }
 
-/* ---- forks: regions of 1 GiB to 1 TiB, of which two pages were touched */
+/* Forks: regions of 1 GiB to 1 TiB, of which two pages were touched */
 
 static struct forking {
   uffd_loop *loop;
@@ -141,7 +141,7 @@ void case_cost_children(const char *name) {
   measure_forking(&cost, fork_beside_us, (const double[]){1}, 1);
 }
 
-/* ---- adopting a range of many mappings */
+/* Adopting a range of many mappings */
 
 static double adopt_us(const struct cost *cost, unsigned index) {
   uint64_t count = (uint64_t)cost->sizes[index];
@@ -172,7 +172,7 @@ void case_cost_adopt(const char *name) {
   report_cost(&cost);
 }
 
-/* ---- callbacks that take long, and others meanwhile */
+/* Callbacks that take long, and others meanwhile */
 
 #define SLEEPERS_MAX 16u
 
@@ -299,7 +299,7 @@ void case_cost_add(const char *name) {
   report_cost(&cost);
 }
 
-/* ---- faults beside prefetches that wait for their rate */
+/* Faults beside prefetches that wait for their rate */
 
 #define FAULTS_EACH    2000u
 #define PREFETCHES_MAX 5000u
