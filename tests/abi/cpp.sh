@@ -1,27 +1,28 @@
 #!/bin/sh
-# cpp.sh BUILD_DIR: uffd.hpp is compiled without a warning by each C++ compiler that is there, and cpp.cc works with it.
+# cpp.sh BUILD_DIR: uffd.hpp is compiled without a warning by each C++ compiler that is there, by the oldest standard or a
+# newer one, and cpp.cc works with it; so does the program of include/README.md.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-compilers=0
-code=0
-for compiler in g++ clang++; do
-  command -v "$compiler" > /dev/null || { echo "$compiler is not installed: left out"; continue; }
-  compilers=$((compilers + 1))
-  for standard in c++17 c++20; do
-    echo "$compiler -std=$standard"
-    "$compiler" -std=$standard -pedantic -Wall -Wextra -Wconversion -Werror -I "$here/../../include" \
-      -o "$scratch/cpp" "$here/cpp.cc" "$1/lib/libuffd.a" -pthread
-    "$scratch/cpp" || code=$?
-    [ $code = 0 ] || exit $code
-  done
-done
-[ $compilers -gt 0 ] || { echo "no C++ compiler is installed"; exit 77; }
-# The program of include/README.md
 sed -n '/^```cpp$/,/^```$/p' "$here/../../include/README.md" | grep -v '^```' > "$scratch/page.cc"
-for compiler in g++ clang++; do
-  command -v "$compiler" > /dev/null || continue
-  "$compiler" -std=c++17 -Wall -Wextra -Werror -I "$here/../../include" -o "$scratch/page" "$scratch/page.cc" "$1/lib/libuffd.a" -pthread
-  [ "$("$scratch/page")" = "the ground, clone-7" ] || { echo "the program of include/README.md says something else"; exit 1; }
-done
+build() { # compiler standard source
+  "$1" -std="$2" -pedantic -Wall -Wextra -Wconversion -Werror -I "$here/../../include" -o "$scratch/program" "$3" \
+    "$build/lib/libuffd.a" -pthread
+}
+build=$1
+compiler=
+try() { # compiler standard
+  command -v "$1" > /dev/null || { echo "$1 is not installed: left out"; return 0; }
+  echo "$1 -std=$2"
+  compiler=$1
+  build "$1" "$2" "$here/cpp.cc"
+  code=0
+  "$scratch/program" || code=$?
+  [ $code = 0 ] || exit $code
+}
+try g++ c++17
+try clang++ c++20
+[ -n "$compiler" ] || { echo "no C++ compiler is installed"; exit 77; }
+build "$compiler" c++17 "$scratch/page.cc"
+[ "$("$scratch/program")" = "the ground, clone-7" ] || { echo "the program of include/README.md says something else"; exit 1; }
