@@ -1,5 +1,5 @@
--- The public module: names one-to-one with <uffd.h>, options as tables, sizes as a person types them. What it calls is
--- uffd.core; the methods of the handles are documented in core.d.lua, the functions of the module here.
+-- The public module. Its names are those of <uffd.h>; options are tables, and sizes may be text. It calls uffd.core.
+-- The methods of handles are documented in core.d.lua, the functions of the module here.
 local core = require "uffd.core"
 local histogram = require "uffd.histogram"
 
@@ -11,7 +11,7 @@ local histogram = require "uffd.histogram"
 ---@class uffd
 local uffd = {}
 
--- Of these files. They and the core are installed together, but two installations can mix on the search paths.
+-- The version of these files. They and the core are installed together, but the search paths may mix two installations.
 local version = "0.1.0"
 if core.version ~= version then
   error(("uffd: its Lua files (%s) are of version %s, its C part uffd.core is of %s: two installations mix. %s"):format(
@@ -47,8 +47,8 @@ uffd.LATER = core.LATER
 ---@type uffd.Sentinel
 uffd.FILE = core.FILE
 
--- What the core raises, without the position in this file: it is the mistake of the program, level frames above the
--- caller. A function that ends in `return f(...)` has no frame.
+-- Raises an error of the core again, without the position in this file: it is a mistake of the program, level frames
+-- above the caller. A function that ends in `return f(...)` has no frame.
 local function settle_at(what, level, ok, ...)
   if ok then return ... end
   local message = tostring((...)):gsub("^bad argument #%-?%d+ to '[^']*' %((.*)%)$", "%1")
@@ -59,7 +59,7 @@ local function settle(what, ...)
   return settle_at(what, 1, ...)
 end
 
--- Called as `return call(...)` all the way, so that level 2 above is the line of the program.
+-- Always called as `return call(...)`, so that level 2 is the line of the program.
 local function call(what, f, ...)
   return settle(what, pcall(f, ...))
 end
@@ -156,8 +156,9 @@ function uffd.open(options)
   return call("uffd.open", core.open, options.features, options.optional, open_flags(options), options.route)
 end
 
----Takes over a userfaultfd made elsewhere (received, inherited). On success the object owns the descriptor; on failure
----the caller still does. Errors: EBADF; EINVAL not a userfaultfd, or one without its handshake; ENOMEM.
+---Takes over a userfaultfd that was made elsewhere (received, inherited). After success the object owns the
+---descriptor, after a failure the caller still does. Errors: EBADF; EINVAL not a userfaultfd, or one without its
+---handshake; ENOMEM.
 ---@param fd integer
 ---@return uffd.Object? object
 ---@return string? message
@@ -230,7 +231,7 @@ function memory:pack(format, offset, ...)
   return self:write(offset, data)
 end
 
--- string.unpack fails on too few bytes only: a format without a fixed size is tried with more and more.
+-- string.unpack fails if there are too few bytes. So for a format without a fixed size, more and more bytes are tried.
 function memory:unpack(format, offset)
   offset = math.tointeger(offset or 0) -- as memory:read() takes 4096.0
   local ok, length = pcall(string.packsize, format)
@@ -335,7 +336,7 @@ end
 ---@field memory? uffd.Memory
 ---@field offset? integer|string where in the source offset 0 lies, bytes (default 0)
 
----Copies the contents of another memory, which must not be served, now or later (EBUSY).
+---Copies the contents of another memory. That memory must not be served, now or later (EBUSY).
 ---@param options uffd.Memory|uffd.SourceOptions
 ---@return uffd.Resolver? resolver
 ---@return string? message
@@ -345,7 +346,7 @@ function resolver.memory(options)
   return call("uffd.resolver.memory", core.resolver_memory, from, offset)
 end
 
----Moves the pages of another, unserved, private anonymous memory in, without copying; each page moves once.
+---Moves the pages of another private anonymous memory, which is not served, without copying. Each page moves once.
 ---Errors: as `memory`; EINVAL for a source of another kind.
 ---@param options uffd.Memory|uffd.SourceOptions
 ---@return uffd.Resolver? resolver
@@ -359,7 +360,7 @@ end
 ---@class uffd.ContinueOptions
 ---@field fill? uffd.Resolver for pages that the page cache does not have (default: zeros)
 
----For memfd and hugetlb memory: pages that the page cache has are mapped as they are. Kernel 5.13.
+---For memfd and hugetlb memory: maps pages that are in the page cache. Kernel 5.13.
 ---@param options? uffd.ContinueOptions
 ---@return uffd.Resolver? resolver
 ---@return string? message
@@ -376,9 +377,9 @@ end
 ---@field length? integer|string bytes; none: a ground layer, as far as its resolver or the next ground layer reaches
 ---@field from? integer|string where in the resolver the layer begins, bytes (default 0)
 
----Several resolvers side by side; what no layer covers is zero. A layer with a length lies on top of the ground
----layers, and two of them must not overlap. Errors: EINVAL an overlap (both ranges are named), a resolver shorter than
----its layer, no layers.
+---Several resolvers side by side. What no layer covers is zero. A layer with a length lies on top of the layers
+---without one. Two layers with a length must not overlap. Errors: EINVAL an overlap (both ranges are named), a
+---resolver shorter than its layer, no layers.
 ---@param layers uffd.Layer[]
 ---@return uffd.Resolver? resolver
 ---@return string? message
@@ -438,7 +439,7 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 ---@class uffd.PolicyOptions
 ---processor time that one answer may take; the factory has ten times that; 0: no limit (default 1000)
 ---@field timeout_ms? integer
----the cap of the Lua state that each handler has for it, bytes (default "8M")
+---the most memory of the Lua state that each handler has for it, bytes (default "8M")
 ---@field memory? integer|string
 ---"io", "os", "debug": libraries beside those that every handler has; their functions must not wait for the program
 ---@field libs? uffd.Mask
@@ -517,7 +518,7 @@ local region_options = {
   modes = true, around = true, on_error = true, object = true, retry_for = true, retry_then = true,
 }
 
--- Milliseconds, as the core counts: a limit that was asked for is no 0, which would be none.
+-- Milliseconds as the core counts them: a limit that was asked for must not be rounded to 0, which means no limit.
 local function retry_ms(what, value, level)
   local ns = duration(what .. ": retry_for", value, level)
   return ns and math.max((ns + 999999) // 1000000, 1)
@@ -587,7 +588,7 @@ end
 local trace_options = { format = true, append = true, room = true, loop = true }
 local trace_to = loop_methods.trace_to
 
--- given: a path, or { path, options }. level: of the program's line, above the caller.
+-- given: a path, or { path, options }. level: the program's line, in frames above the caller.
 local function start_trace(what, loop, given, level)
   local options = type(given) == "table" and given or { given }
   check_options(what, options, trace_options, 1, level)
@@ -626,7 +627,7 @@ local serve_options = {
 ---an object to register with, instead of the loop's own; the loop alone reads it from then on, and keeps it open
 ---@field object? uffd.Object
 
--- A fault of another process in a range that is not added yet would be taken for growth, and read as zeros.
+-- A fault of another process in a range that is not added yet would be taken for growth, and would read as zeros.
 local function has_foreign(entries)
   for _, entry in ipairs(entries) do
     local served = type(entry) == "table" and entry.memory
@@ -635,7 +636,7 @@ local function has_foreign(entries)
   return false
 end
 
--- An object that sends messages instead of SIGBUS is for threads to read, whatever auto would choose.
+-- Threads must read an object that sends messages instead of SIGBUS, whatever auto would choose.
 local function engine_for(options)
   local engine = options.engine
   if engine ~= nil and engine ~= "auto" then return engine end
@@ -717,16 +718,16 @@ end
 
 -- Other processes
 
--- The functions of a module that was built without the pager say so.
+-- The error of functions in a module that was built without the pager.
 local function needs_pager(what, f)
   if f then return f end
   local message = what .. ": this uffd was built without the pager (UFFD_BUILD_PAGER)"
   return function() return nil, message, core.errno.ENOSYS end
 end
 
----The length of an image and a number that tells images of the same length apart, made of samples of its contents
----(`<uffd_pager.h>` says which): a copy has the same. Errors: those of opening and reading it; EINVAL neither a regular
----file nor a block device, or empty; ENOSYS built without the pager.
+---The length of an image, and a number that tells images of the same length apart. It is made of samples of the
+---contents (`<uffd_pager.h>` says which), so a copy has the same number. Errors: those of opening and reading it;
+---EINVAL neither a regular file nor a block device, or empty; ENOSYS built without the pager.
 ---@param image string|integer path, or descriptor
 ---@return integer? length bytes
 ---@return integer|string identity never 0; or the message
@@ -815,7 +816,7 @@ local function pager_table(what, options)
   return taken
 end
 
----Who is served, as a resolver function of `uffd.pager` sees it.
+---A client, as a resolver function of `uffd.pager` sees it.
 ---@class uffd.Client
 ---@field id integer 1, 2, ... in the order of coming
 ---@field of integer the client that it was forked from, or 0
@@ -837,20 +838,20 @@ end
 ---@field socket? string
 ---path of a control socket, see `uffd.pager_ask`
 ---@field control? string
----of its file, as mode: whoever it lets connect may look (default 0600)
+---mode of the control socket's file, like `mode`: a user who may connect may look (default 0600)
 ---@field control_mode? integer|string
 ---a user who may also drain and reload there, beside root and the pager's own
 ---@field control_uid? integer
----of the front door's file: an integer, or octal digits such as "660" (default 0600)
+---mode of the front door's file: an integer, or octal digits such as "660" (default 0600)
 ---@field mode? integer|string
 ---a user who may connect, beside root and the pager's own
 ---@field uid? integer
 ---path of the contents; without it, the resolver function makes them all
 ---@field image? string
----Makes the resolver of a client, in its worker, before its first fault. `image` is nil without an image. Called again
----when another worker takes over. Without `worker`, a worker is a forked copy of this program: what was made before the
----fork (resolvers, memories) is of no use in it, so make it here. To fail: an error, or nil and a message; the client
----is then dealt with as on_crash says. Default: every client gets the image
+---Makes the resolver of a client, in its worker, before its first fault. `image` is nil without an image. It is called
+---again when another worker takes over. Without `worker`, a worker is a forked copy of this program: resolvers and
+---memories that were made before the fork cannot be used in it, so make them here. To fail, raise an error, or return
+---nil and a message; on_crash then says what becomes of the client. Default: every client gets the image
 ---@field resolver? fun(client: uffd.Client, image: uffd.Resolver?): uffd.Resolver?, string?, integer?
 ---processes; clients are shared out among them (default 1)
 ---@field workers? integer
@@ -865,7 +866,8 @@ end
 ---@field on_drain? "complete"|"refuse"
 ---@field once? boolean serve one client, and end when it is gone
 ---@field prefetch? boolean fill each client's memory in the background, faults first
----path of a working-set file, written when a client is gone: the first client's; others' get ".ID" behind it
+---path of a working-set file, written when a client is gone. The first client's set has this path; those of others
+---have ".ID" behind it
 ---@field record? string
 ---@field replay? string path of a working-set file of this image, whose pages are prefetched
 ---@field rate? integer|string of prefetching, bytes a second and client (default: no limit)
@@ -876,16 +878,16 @@ end
 ---milliseconds after which a worker that does not answer, or whose policy does not come back, is killed; its clients
 ---get another worker (default 10000)
 ---@field hang? integer
----Told what happens, in this program, by `step` and `run`. What it raises, they raise
+---Called with each event, in this program, by `step` and `run`. They raise the errors that it raises
 ---@field report? fun(event: uffd.Report)
----a worker's program and arguments, to which "--worker" and a descriptor are added: it calls `uffd.pager_work`. The
----resolver function is then that program's. Without it, workers are forked from this program, which must have no other
----threads: no running loops
+---the program of a worker and its arguments; "--worker" and a descriptor are added. It must call `uffd.pager_work`,
+---and the resolver function is that program's. Without it, workers are forked from this program, which must have no
+---other threads: no running loops
 ---@field worker? string[]
 ---keep what clients are made of with the service manager, so that another supervisor can take over: `<uffd_pager.h>`
 ---says how (UFFD_PAGER_KEEP)
 ---@field keep? boolean
----where the metrics can be had by HTTP: path of a socket, or HOST:PORT of a loopback address (default: nowhere)
+---where metrics are served by HTTP: path of a socket, or HOST:PORT of a loopback address (default: nowhere)
 ---@field metrics? string
 
 ---Serves other processes: a supervisor, which is this program while it is in `run` or `step`, and workers. Clients hand
@@ -903,9 +905,10 @@ function uffd.pager(options)
   return call(what, needs_pager(what, core.pager_create), pager_table(what, options))
 end
 
----A worker, in the program that the option `worker` names: serves what the supervisor behind the descriptor hands over,
----until it is told otherwise. Options as of `uffd.pager`; sockets and report are not used. The program should exit
----then. SIGINT, SIGTERM and SIGHUP are ignored from here on: they are the supervisor's.
+---A worker, in the program that the option `worker` names: serves the clients that the supervisor at the other end of
+---the descriptor hands over, until the supervisor ends it. Options as of `uffd.pager`; sockets and report are not
+---used. The program should exit then. From this call on it ignores SIGINT, SIGTERM and SIGHUP, which are for the
+---supervisor.
 ---@param fd integer
 ---@param options uffd.PagerOptions
 ---@return true? done
