@@ -82,7 +82,8 @@ static json_t *text_of(const char *text) {
   size_t length = 0;
   if (string != NULL) return string;
   for (; text[length] != '\0' && length < sizeof(ascii) - 1; length++) {
-    ascii[length] = (text[length] & 0x80) != 0 ? '?' : text[length];
+    ascii[length] = text[length];
+    if ((text[length] & 0x80) != 0) ascii[length] = '?';
   }
   return json_stringn(ascii, length);
 }
