@@ -981,10 +981,12 @@ UFFD_EXPORT int uffd_sigbus(int signal, void *info, void *context);
 UFFD_EXPORT int uffd_signal_stack(void);
 
 /*
- * around: as much as the accesses suggest. While they are sequential, forwards, backwards or with strides of up to 8
- * pages, answers grow from one page to 2 MiB. Where they are random, an answer is one page.
+ * around: as much as the accesses suggest, the default. While they are sequential, forwards, backwards or with strides
+ * of up to 8 pages, answers grow from one page to 2 MiB. Where they are random, an answer is one page.
  */
 #define UFFD_AROUND_AUTO UINT64_MAX
+/* around: one page for each fault. For who must see each touch: a trace, a record of a working set, a test. */
+#define UFFD_AROUND_PAGE UINT64_C(1)
 
 struct uffd_region_opts {
   size_t size;
@@ -993,8 +995,8 @@ struct uffd_region_opts {
   uint64_t resolver_offset; /* where the region's first byte lies in the resolver */
   uint64_t modes;           /* UFFD_MODE_*; 0: MISSING, and MINOR too for a continue resolver. With WP pages arrive
                                write-protected and a first write is counted and let through */
-  uint64_t around;          /* bytes answered around a fault where the resolver can, rounded up to whole pages; 0: one
-                               page; or UFFD_AROUND_AUTO */
+  uint64_t around;          /* bytes answered around a fault where the resolver can, rounded up to whole pages, or
+                               UFFD_AROUND_*; 0: UFFD_AROUND_AUTO */
   uint32_t on_error;        /* UFFD_ON_ERROR_* */
   uint32_t reserved;        /* 0 */
   uffd_object *object;      /* registered with this object, which stays the caller's; NULL: the loop's own. The loop

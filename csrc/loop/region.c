@@ -264,9 +264,9 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
       .offset = opts->offset,
   };
   terms->resolver_offset = opts->resolver_offset;
-  terms->around = opts->around == UFFD_AROUND_AUTO
-                      ? opts->around
-                      : round_up(min_u64(opts->around, opts->length), memory->page_size); /* cannot overflow */
+  bool follows = opts->around == 0 || opts->around == UFFD_AROUND_AUTO;
+  terms->around = follows ? UFFD_AROUND_AUTO
+                          : round_up(min_u64(opts->around, opts->length), memory->page_size); /* cannot overflow */
   bool private_pages = (memory->private_mapping && memory->fd < 0) || terms->foreign;
   terms->finds_zeros = private_pages && only_missing && memory->page_size == BASE_PAGE;
   bool own_choice = opts->on_error != UFFD_ON_ERROR_DEFAULT;

@@ -224,8 +224,9 @@ static int add(lua_State *L) {
   opts.length = uffd_lua_opt_unsigned(L, 5, 0);
   opts.resolver_offset = uffd_lua_opt_unsigned(L, 6, 0);
   opts.modes = uffd_lua_mask(L, 7, &uffd_lua_modes);
-  bool follows = lua_type(L, 8) == LUA_TSTRING && strcmp(lua_tostring(L, 8), "auto") == 0;
-  opts.around = follows ? UFFD_AROUND_AUTO : uffd_lua_opt_unsigned(L, 8, 0);
+  bool follows = lua_isnoneornil(L, 8) || (lua_type(L, 8) == LUA_TSTRING && strcmp(lua_tostring(L, 8), "auto") == 0);
+  uint64_t around = follows ? UFFD_AROUND_AUTO : uffd_lua_unsigned(L, 8);
+  opts.around = around != 0 ? around : UFFD_AROUND_PAGE;
   opts.on_error = uffd_lua_choice(L, 9, UFFD_ON_ERROR_DEFAULT, verdicts, "on_error");
   opts.retry_ms = uffd_lua_opt_u32(L, 11, 0);
   opts.retry_then = uffd_lua_choice(L, 12, UFFD_ON_ERROR_DEFAULT, verdicts, "retry_then");

@@ -535,7 +535,8 @@ local function add_region(what, loop, entry, level)
     error(what .. ": the resolver is a function: uffd.resolver.policy makes a resolver of a function that returns it",
       level + 1)
   end
-  local around = entry.around == "auto" and "auto" or size "around"
+  local around = entry.around
+  if around == "page" then around = 0 elseif around ~= "auto" then around = size "around" end
   return settle_at(what, level, pcall(core.loop_add, loop, entry.memory, entry.resolver, size "offset", size "length",
     size "from", entry.modes, around, entry.on_error, entry.object, retry_ms(what, entry.retry_for, level + 1),
     entry.retry_then))
@@ -618,9 +619,10 @@ local serve_options = {
 ---"missing", "wp", "minor" (default: missing, and minor for a continue resolver); with wp, pages arrive write-protected
 ---and their first writes are counted
 ---@field modes? uffd.Mask
----bytes answered around a fault where the resolver can (default: one page); "auto": from a page to 2 MiB while accesses
----are sequential, in either direction or with small strides, a page where they are random
----@field around? integer|string|"auto"
+---bytes answered around a fault where the resolver can; "auto" (the default): from a page to 2 MiB while accesses are
+---sequential, in either direction or with small strides, a page where they are random; "page": one page for each fault,
+---so that each touch is seen
+---@field around? integer|string|"auto"|"page"
 ---@field on_error? "zero"|"poison"|"stop"|"retry" what becomes of a page whose resolver failed (default: the loop's)
 ---@field retry_for? string|number with its own on_error "retry": as of the loop
 ---@field retry_then? "zero"|"poison"|"stop"

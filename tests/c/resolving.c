@@ -13,7 +13,7 @@ static bool is_huge(int kind) {
 static int add(struct view *view, uffd_resolver *resolver, const struct view_opts *opts) {
   struct uffd_region_opts region = UFFD_REGION_OPTS_INIT;
   region.resolver_offset = opts->resolver_offset;
-  region.around = opts->around;
+  region.around = opts->around != 0 ? opts->around : UFFD_AROUND_PAGE;
   region.modes = opts->modes;
   region.on_error = opts->on_error;
   view->page = is_huge(opts->kind) ? UINT64_C(2) << 20 : check_page();

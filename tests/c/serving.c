@@ -184,8 +184,11 @@ bool image_there(const unsigned char *at, uint64_t offset, uint64_t length) {
 
 uffd_region *region_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
                         const struct uffd_region_opts *opts) {
+  struct uffd_region_opts exact = UFFD_REGION_OPTS_INIT;
   uffd_region *region = NULL;
-  CHECK_OK(uffd_loop_add(loop, memory, resolver, opts, &region));
+  if (opts != NULL) exact = *opts;
+  if (exact.around == 0) exact.around = UFFD_AROUND_PAGE; /* tests count faults */
+  CHECK_OK(uffd_loop_add(loop, memory, resolver, &exact, &region));
   uffd_resolver_close(resolver);
   return region;
 }

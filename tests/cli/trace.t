@@ -5,7 +5,7 @@ $ cat > two.lua <<'END'
 > local letters = uffd.resolver.bytes { pattern = "x" }
 > local function serve()
 >   local memory = assert(uffd.map { size = "16K" })
->   return memory, assert(uffd.serve { { memory = memory, resolver = letters } })
+>   return memory, assert(uffd.serve { { memory = memory, resolver = letters, around = "page" } })
 > end
 > local first, loop <close> = serve()
 > local second = serve()

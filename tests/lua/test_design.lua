@@ -80,7 +80,8 @@ function tests.test_first_program_contents()
   })
   lu.assertEquals(memory:read(0, 64 * page), letters:sub(1, 64 * page))
   lu.assertEquals(memory:read(64 * page, page), ("\7\0\0\0clone-7" .. ("\0"):rep(page - 11)))
-  support.counts(loop, { faults = 65, policy_calls = 1, copied = 65 })
+  support.counts(loop, { policy_calls = 1, copied = 65 })
+  lu.assertTrue(loop:stats().faults < 33) -- the reads are in order
 end
 
 -- The second program; its memory is touched by another thread.

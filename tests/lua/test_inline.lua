@@ -11,7 +11,7 @@ local function serve(resolver, pages, options)
   support.needs "sigbus"
   local memory = assert(uffd.map { size = pages * page })
   local loop = assert(uffd.serve {
-    { memory = memory, resolver = resolver, around = options and options.around },
+    { memory = memory, resolver = resolver, around = options and options.around or "page" },
     engine = "inline", on_error = options and options.on_error,
   })
   return loop, memory

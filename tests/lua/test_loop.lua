@@ -33,9 +33,9 @@ function tests.test_regions_of_several_memories()
   local other <close> = second
   local loop <close> = assert(uffd.serve {
     handlers = 2,
-    { memory = first, resolver = letters(4), offset = page, length = 2 * page },
-    { memory = first, resolver = letters(4), offset = 3 * page, from = "4K" },
-    { memory = other, resolver = resolver.bytes { pattern = "o" } },
+    { memory = first, resolver = letters(4), offset = page, length = 2 * page, around = "page" },
+    { memory = first, resolver = letters(4), offset = 3 * page, from = "4K", around = "4K" },
+    { memory = other, resolver = resolver.bytes { pattern = "o" }, around = 0 },
   })
   lu.assertEquals(first:read(), ("\0"):rep(page) .. support.letters(2) .. ("b"):rep(page))
   lu.assertEquals(other:read(), ("o"):rep(4 * page))
@@ -267,7 +267,7 @@ function tests.test_histograms()
   local first <close>, second = map(4), map(4)
   local other <close> = second
   local loop <close> = assert(uffd.serve {
-    { memory = first, resolver = letters(4) }, { memory = other, resolver = resolver.zero() },
+    { memory = first, resolver = letters(4), around = "page" }, { memory = other, resolver = resolver.zero() },
   })
   local regions = loop:regions()
   lu.assertEquals(#loop:histogram(), 0)
@@ -327,7 +327,7 @@ function tests.test_trace_to()
   local _ <close> = gone
   local memory <close> = map(4)
   local loop <close> = assert(uffd.serve {
-    { memory = memory, resolver = letters(4) }, trace_to = { path, format = "csv", loop = 9 },
+    { memory = memory, resolver = letters(4), around = "page" }, trace_to = { path, format = "csv", loop = 9 },
   })
   lu.assertEquals(memory:read(), support.letters(4))
   lu.assertIsTrue(loop:trace_to())

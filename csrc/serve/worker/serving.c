@@ -171,8 +171,7 @@ static int make_loop(struct uffd_serving *serving) {
 
 /* A page that came with a neighbour causes no fault, so its touch is not seen: a record needs answers of one page. */
 static uint64_t choose_around(const struct uffd_pager_opts *opts) {
-  if (opts->record != NULL) return 0;
-  return opts->around != 0 ? opts->around : UFFD_AROUND_AUTO;
+  return opts->record != NULL ? UFFD_AROUND_PAGE : opts->around;
 }
 
 static int add_region(struct uffd_serving *serving, struct uffd_place *place) {
