@@ -1096,6 +1096,21 @@ UFFD_EXPORT int uffd_prefetch_wait(uffd_prefetch *prefetch, int timeout_ms);
 UFFD_EXPORT void uffd_prefetch_close(uffd_prefetch *prefetch);
 
 /*
+ * Another resolver answers for the region from now on, from the same resolver_offset on. Pages that are there stay; to
+ * have them from the new resolver, discard them (uffd_memory_discard()). When this returns, the old resolver is not
+ * asked any more for this region, and is let go. Waits for callbacks that are answering, and for a prefetch that
+ * somebody waits for.
+ *   -EINVAL   resolver is NULL, is shorter than the region, or the memory cannot have it; with minor faults: only one of
+ *             the two is a continue resolver with a fill
+ *   -ENOENT   the region is complete or removed
+ *   -EBUSY    the loop serves forked children, whose missing pages are the old resolver's
+ *   -EDEADLK  called from a callback of this loop
+ *   -ECANCELED  the loop is being closed
+ *   and those of setup; the old resolver stays then
+ */
+UFFD_EXPORT int uffd_region_set_resolver(uffd_region *region, uffd_resolver *resolver);
+
+/*
  * Fills the rest of the region and unregisters it: the memory is ordinary from then on, and the loop serves it no more.
  * Memory of another process is unregistered also where mremap has moved it. On an error the region goes on being
  * served. Errors as uffd_region_prefetch(). Of a region that is complete: 0.

@@ -96,6 +96,8 @@ void uffd_choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts);
 int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uffd_resolver *resolver,
                            struct uffd_region_opts *opts, uint64_t *guard);
 bool uffd_resolver_doubts(const uffd_resolver *resolver); /* struct uffd_terms.doubts */
+/* Whether it could be the region's: 0 or -errno with a sentence. */
+int uffd_region_check_resolver(const uffd_region *region, const uffd_resolver *resolver);
 
 /* region.c: unregistering lets sleepers go; missing pages are zeros from then on. */
 void uffd_region_unregister(uffd_region *region); /* as it was added, without what mremap has moved */
@@ -134,6 +136,8 @@ void uffd_uses_end(uffd_loop *loop);
 
 /* trace.c: puts a hook (fn NULL: none) in place of the one there, which is kept until settled: 0 or -ENOMEM. */
 int uffd_hook_put(uffd_loop *loop, uint32_t place, uffd_trace_fn *fn, void *ctx);
+/* Waits until each lane has come by once: none uses any more what was replaced before. Not in a callback. */
+void uffd_loop_pass_lanes(uffd_loop *loop);
 /* Waits until no lane is in a hook that was replaced. Not in a callback. */
 void uffd_hooks_settle(uffd_loop *loop);
 void uffd_hooks_drop(struct uffd_hook *hook);

@@ -230,6 +230,34 @@ static int check_ledger(const uffd_loop *loop, bool foreign) {
   return fail(EINVAL, "A loop with a ledger serves memory of another process.");
 }
 
+static int check_resolver(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver,
+                          const struct uffd_region_opts *opts) {
+  bool foreign = memory->kind == UFFD_MEMORY_FOREIGN;
+  uint64_t features = opts->object != NULL ? opts->object->features : loop->engine.features;
+  const struct uffd_target target = {
+      .page_size = memory->page_size,
+      .features = uffd_kernel_features(),
+      .page_cache = memory->fd >= 0 || (foreign && (opts->modes & UFFD_MODE_MINOR) != 0),
+      .private_mapping = memory->private_mapping && memory->fd < 0,
+      .forks = !foreign && (features & UFFD_FEAT_EVENT_FORK) != 0,
+  };
+  return uffd_resolver_check(resolver, &target, opts->resolver_offset, opts->length);
+}
+
+int uffd_region_check_resolver(const uffd_region *region, const uffd_resolver *resolver) {
+  const struct uffd_terms *terms = &region->terms;
+  const struct uffd_region_opts opts = {.resolver_offset = terms->resolver_offset,
+                                        .length = terms->length,
+                                        .modes = terms->modes,
+                                        .object = region->object};
+  bool told = terms->tells_minor && region->memory->fd >= 0;
+  if (told && uffd_resolver_doubts(resolver) != terms->doubts) {
+    return fail(EINVAL, "Of the old resolver and the new one, only one continues pages and fills others: minor faults "
+                        "would be answered from what the other has left in the page cache.");
+  }
+  return check_resolver(region->loop, region->memory, resolver, &opts);
+}
+
 int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uffd_resolver *resolver,
                            struct uffd_region_opts *opts, uint64_t *guard) {
   const struct uffd_engine_class *class = loop->engine.class;
@@ -250,15 +278,7 @@ int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uff
   if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
     return fail(EINVAL, "A region needs the mode missing or minor: nothing else brings faults to a resolver.");
   }
-  uint64_t features = opts->object != NULL ? opts->object->features : loop->engine.features;
-  struct uffd_target target = {
-      .page_size = memory->page_size,
-      .features = uffd_kernel_features(),
-      .page_cache = memory->fd >= 0 || (foreign && (opts->modes & UFFD_MODE_MINOR) != 0),
-      .private_mapping = memory->private_mapping && memory->fd < 0,
-      .forks = !foreign && (features & UFFD_FEAT_EVENT_FORK) != 0,
-  };
-  result = uffd_resolver_check(resolver, &target, opts->resolver_offset, opts->length);
+  result = check_resolver(loop, memory, resolver, opts);
   if (result < 0) return result;
   *guard = (opts->modes & UFFD_MODE_MISSING) != 0 ? guard_modes(memory) & ~opts->modes : 0;
   return opts->on_error == UFFD_ON_ERROR_DEFAULT ? 0 : check_poison(opts->on_error);

@@ -243,10 +243,18 @@ void uffd_region_destroy(uffd_region *region) {
   DELETE(region);
 }
 
+static void set_kind(struct uffd_terms *terms, const char *kind) {
+  uint64_t words[UFFD_KIND_WORDS] = {0};
+  memcpy(words, kind, strnlen(kind, sizeof(words) - 1));
+  for (uint32_t i = 0; i < UFFD_KIND_WORDS; i++) {
+    atomic_store_explicit(&terms->kind[i], words[i], memory_order_relaxed);
+  }
+}
+
 static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
                       const struct uffd_region_opts *opts, uint64_t guard) {
   bool only_missing = (opts->modes & (UFFD_MODE_WP | UFFD_MODE_MINOR)) == 0;
-  terms->resolver = resolver;
+  atomic_init(&terms->resolver, resolver);
   terms->pid = memory->pid;
   terms->foreign = memory->kind == UFFD_MEMORY_FOREIGN;
   uint64_t run;
@@ -274,7 +282,7 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
   terms->retry_ms = own_choice ? opts->retry_ms : loop->retry_ms;
   terms->retry_then = own_choice ? opts->retry_then : loop->retry_then;
   terms->cookie = opts->cookie;
-  memcpy(terms->kind, resolver->kind, strnlen(resolver->kind, sizeof(terms->kind) - 1));
+  set_kind(terms, resolver->kind);
 }
 
 static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver,
@@ -479,4 +487,38 @@ int uffd_region_remove(uffd_region *region) {
   pthread_mutex_unlock(&region->lock);
   uffd_loop_leave(region->loop);
   return 0;
+}
+
+/* Under loop->lock. When each lane has come by once, none asks the old one any more. */
+static int replace_resolver(uffd_region *region, uffd_resolver *resolver) {
+  uffd_loop *loop = region->loop;
+  int result = uffd_uses_add(loop, resolver, region->terms.page_size);
+  if (result < 0) return result;
+  uffd_resolver_hold(resolver);
+  set_kind(&region->terms, resolver->kind);
+  uffd_resolver *old = atomic_exchange(&region->terms.resolver, resolver);
+  uffd_loop_pass_lanes(loop);
+  uffd_uses_drop(loop, old);
+  uffd_resolver_drop(old);
+  return 0;
+}
+
+int uffd_region_set_resolver(uffd_region *region, uffd_resolver *resolver) {
+  if (resolver == NULL) return fail(EINVAL, "A region needs a resolver.");
+  int result = uffd_loop_enter(region->loop);
+  if (result < 0) return result;
+  pthread_mutex_lock(&region->lock);
+  result = uffd_region_check_served(region);
+  if (result == 0) result = uffd_region_check_resolver(region, resolver);
+  if (result == 0 && atomic_load(&region->loop->engine.has_children)) {
+    result = fail(EBUSY, "Forked children are served from this resolver: it cannot be replaced.");
+  }
+  if (result == 0) {
+    pthread_mutex_lock(&region->loop->lock);
+    result = replace_resolver(region, resolver);
+    pthread_mutex_unlock(&region->loop->lock);
+  }
+  pthread_mutex_unlock(&region->lock);
+  uffd_loop_leave(region->loop);
+  return result;
 }

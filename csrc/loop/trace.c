@@ -17,8 +17,7 @@ static enum uffd_job_result do_nothing(struct uffd_lane *lane, struct uffd_job *
   return UFFD_JOB_DONE;
 }
 
-/* When each lane has come by once, none is in a hook that was replaced before. */
-static void pass_lanes(uffd_loop *loop) {
+void uffd_loop_pass_lanes(uffd_loop *loop) {
   for (uint32_t i = 0; i < loop->engine.lanes_count; i++) {
     struct uffd_job job;
     uffd_job_init(&job, do_nothing);
@@ -46,7 +45,7 @@ int uffd_hook_put(uffd_loop *loop, uint32_t place, uffd_trace_fn *fn, void *ctx)
 
 void uffd_hooks_settle(uffd_loop *loop) {
   struct uffd_hook *past = atomic_exchange(&loop->past_hooks, NULL);
-  pass_lanes(loop);
+  uffd_loop_pass_lanes(loop);
   uffd_hooks_drop(past);
 }
 

@@ -355,6 +355,15 @@ static int region_remove(lua_State *L) {
   return uffd_lua_done(L, result);
 }
 
+static int region_set_resolver(lua_State *L) {
+  const struct region *region = check_region(L, 1);
+  uffd_resolver *resolver = uffd_lua_check_resolver(L, 2);
+  struct uffd_lua_ring *before = uffd_lua_policy_messages(region->loop->messages);
+  int result = uffd_region_set_resolver(region->region, resolver);
+  uffd_lua_policy_messages(before);
+  return uffd_lua_done(L, result);
+}
+
 static int region_index(lua_State *L) {
   static const char *const names[] = {"offset", "length", "page_size", "index"};
   if (uffd_lua_method(L)) return 1;
@@ -633,11 +642,9 @@ static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
 static const luaL_Reg loop_meta[] = {
     {"__gc", loop_gc}, {"__close", loop_close}, {"__tostring", loop_tostring}, {NULL, NULL}};
 
-static const luaL_Reg region_methods[] = {{"prefetch", region_prefetch},
-                                          {"complete", region_complete},
-                                          {"remove", region_remove},
-                                          {"histogram", region_histogram},
-                                          {NULL, NULL}};
+static const luaL_Reg region_methods[] = {
+    {"prefetch", region_prefetch},   {"complete", region_complete},         {"remove", region_remove},
+    {"histogram", region_histogram}, {"set_resolver", region_set_resolver}, {NULL, NULL}};
 
 static const luaL_Reg region_meta[] = {{"__tostring", region_tostring}, {NULL, NULL}};
 

@@ -570,6 +570,16 @@ function region:complete() end
 ---@return integer? errno
 function region:remove() end
 
+---Another resolver answers for the region from now on, from the same offset on. Pages that are there stay until they are
+---discarded: `memory:discard()`. Waits for policies that are answering.
+---Errors: EINVAL a resolver shorter than the region, or one that the memory cannot have; ENOENT the region is complete or
+---removed; EBUSY the loop serves forked children; EIO, ETIMEDOUT, ENOMEM from a policy's factory.
+---@param other uffd.Resolver
+---@return true? done
+---@return string? message
+---@return integer? errno
+function region:set_resolver(other) end
+
 ---The latencies of the region's faults so far. When the region is complete or removed its counts stay.
 ---@return uffd.Histogram histogram
 function region:histogram() end

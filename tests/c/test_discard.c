@@ -238,6 +238,194 @@ static void a_pumps_driver_touches_its_own(void) {
   uffd_memory_close(memory);
 }
 
+/* ---- another resolver for a region, which has its pages anew when they are discarded */
+
+static uffd_resolver *letters(char letter) {
+  uffd_resolver *resolver;
+  CHECK_OK(uffd_resolver_pattern(&letter, 1, &resolver));
+  return resolver;
+}
+
+static void set(uffd_region *region, uffd_resolver *resolver) {
+  CHECK_OK(uffd_region_set_resolver(region, resolver));
+  uffd_resolver_close(resolver);
+}
+
+static void another_resolver_answers(void) {
+  for (int engine = 0; engine < ENGINES; engine++) {
+    struct serving serving;
+    uffd_memory *memory = memory_make(MEMORY_ANON, 4);
+    uint64_t page = uffd_memory_page_size(memory);
+    serving_open(&serving, engine, NULL);
+    uffd_region *region = region_add(serving.loop, memory, letters('a'), NULL);
+    serving_start(&serving);
+    CHECK_EQ(look(memory, 0), 'a');
+    CHECK_OK(uffd_memory_write(memory, page, "w", 1));
+    serving_pause(&serving);
+    set(region, letters('b'));
+    serving_start(&serving);
+    CHECK_EQ(look(memory, 0), 'a'); /* is there */
+    CHECK_EQ(look(memory, page), 'w');
+    CHECK_EQ(look(memory, 2 * page), 'b');
+    CHECK_OK(uffd_memory_discard(memory, 0, 4 * page));
+    for (uint64_t i = 0; i < 4; i++)
+      CHECK_EQ(look(memory, i * page + 1), 'b');
+    serving_pause(&serving);
+    serving_close(&serving);
+    uffd_memory_close(memory);
+  }
+}
+
+/* A callback that was let go is not asked, and has nothing left. */
+struct mortal {
+  char letter;
+  _Atomic int states;
+  _Atomic bool dead;
+};
+
+static int mortal_setup(void *ctx, const struct uffd_handler *handler, void **state) {
+  struct mortal *mortal = ctx;
+  (void)handler;
+  atomic_fetch_add(&mortal->states, 1);
+  *state = mortal;
+  return 0;
+}
+
+static int mortal_resolve(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  static _Thread_local char page[4096];
+  struct mortal *mortal = ctx;
+  CHECK(state == mortal && !atomic_load(&mortal->dead));
+  memset(page, mortal->letter, sizeof(page));
+  answer->kind = UFFD_ANSWER_BYTES;
+  answer->data = page;
+  answer->length = fault->page_size;
+  return 0;
+}
+
+static void mortal_teardown(void *ctx, void *state) {
+  CHECK(state == ctx);
+  atomic_fetch_sub(&((struct mortal *)ctx)->states, 1);
+}
+
+static void mortal_destroy(void *ctx) {
+  atomic_store(&((struct mortal *)ctx)->dead, true);
+}
+
+static uffd_resolver *mortal_resolver(struct mortal *mortal, char letter) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  uffd_resolver *resolver;
+  *mortal = (struct mortal){.letter = letter};
+  ops.setup = mortal_setup;
+  ops.resolve = mortal_resolve;
+  ops.teardown = mortal_teardown;
+  ops.destroy = mortal_destroy;
+  CHECK_OK(uffd_resolver_callback(&ops, mortal, NULL, NULL, 0, &resolver));
+  return resolver;
+}
+
+static void the_old_resolver_is_let_go(void) {
+  for (int engine = ENGINE_ONE; engine <= ENGINE_FIVE; engine++) {
+    struct serving serving;
+    struct mortal first, second;
+    uffd_memory *memory = memory_make(MEMORY_ANON, 2);
+    serving_open(&serving, engine, NULL);
+    uffd_region *region = region_add(serving.loop, memory, mortal_resolver(&first, 'a'), NULL);
+    CHECK_EQ(look(memory, 0), 'a');
+    set(region, mortal_resolver(&second, 'b'));
+    CHECK(first.dead && first.states == 0);
+    CHECK(!second.dead && second.states > 0);
+    CHECK_EQ(look(memory, 4096), 'b');
+    serving_close(&serving);
+    CHECK(second.dead && second.states == 0);
+    uffd_memory_close(memory);
+  }
+}
+
+struct toucher {
+  uffd_memory *memory;
+  _Atomic bool stop;
+  _Atomic unsigned rounds;
+};
+
+static void touch_all(void *ctx) {
+  struct toucher *toucher = ctx;
+  uint64_t length = uffd_memory_length(toucher->memory);
+  while (!atomic_load(&toucher->stop)) {
+    for (uint64_t at = 0; at < length; at += 4096) {
+      unsigned char byte = *(volatile unsigned char *)memory_at(toucher->memory, at);
+      CHECK(byte >= 'a' && byte <= 'z');
+    }
+    atomic_fetch_add(&toucher->rounds, 1);
+  }
+}
+
+/* Two threads fault all the while. What is read after a discard is the new resolver's, and no dead one is asked. */
+static void replaced_under_faults(void) {
+  for (int engine = ENGINE_ONE; engine <= ENGINE_FIVE; engine++) {
+    struct serving serving;
+    static struct mortal mortals[26];
+    struct toucher toucher = {.memory = memory_make(MEMORY_ANON, 64)};
+    struct check_thread threads[2];
+    serving_open(&serving, engine, NULL);
+    uffd_region *region = region_add(serving.loop, toucher.memory, mortal_resolver(&mortals[0], 'a'), NULL);
+    check_thread_start(&threads[0], touch_all, &toucher);
+    check_thread_start(&threads[1], touch_all, &toucher);
+    for (int i = 1; i < 26; i++) {
+      set(region, mortal_resolver(&mortals[i], (char)('a' + i)));
+      CHECK(mortals[i - 1].dead);
+      CHECK_OK(uffd_memory_discard(toucher.memory, 0, uffd_memory_length(toucher.memory)));
+      for (uint64_t at = 0; at < uffd_memory_length(toucher.memory); at += 4096)
+        CHECK_EQ(look(toucher.memory, at), 'a' + i);
+      unsigned before = atomic_load(&toucher.rounds);
+      while (atomic_load(&toucher.rounds) == before)
+        check_pause();
+      check_progress();
+    }
+    atomic_store(&toucher.stop, true);
+    check_thread_join(&threads[0]);
+    check_thread_join(&threads[1]);
+    serving_close(&serving);
+    uffd_memory_close(toucher.memory);
+  }
+}
+
+static int replace_myself(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)fault, (void)answer;
+  uffd_resolver *resolver = letters('c');
+  int result = uffd_region_set_resolver(asked->ctx, resolver);
+  uffd_resolver_close(resolver);
+  return result;
+}
+
+static void resolvers_that_cannot_be(void) {
+  struct serving serving;
+  uffd_memory *memory = memory_make(MEMORY_ANON, 2);
+  struct asked asked = {.answer = replace_myself};
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  opts.on_error = UFFD_ON_ERROR_ZERO;
+  serving_open(&serving, ENGINE_ONE, &opts);
+  uffd_region *region = region_add(serving.loop, memory, asked_resolver(&asked), NULL);
+  asked.ctx = region;
+  CHECK_EQ(look(memory, 0), 0);
+  CHECK_EQ(uffd_loop_error(serving.loop, NULL, 0), EDEADLK);
+  CHECK_ERR(uffd_region_set_resolver(region, NULL), -EINVAL);
+  uffd_resolver *resolver;
+  CHECK_OK(uffd_resolver_bytes("short", 5, &resolver));
+  CHECK_ERR(uffd_region_set_resolver(region, resolver), -EINVAL);
+  CHECK_SAYS("has 5 bytes, but is to answer for 8192");
+  uffd_resolver_close(resolver);
+  CHECK_OK(uffd_resolver_continue(NULL, &resolver));
+  CHECK_ERR(uffd_region_set_resolver(region, resolver), -EINVAL);
+  uffd_resolver_close(resolver);
+  resolver = letters('d');
+  CHECK_OK(uffd_region_remove(region));
+  CHECK_ERR(uffd_region_set_resolver(region, resolver), -ENOENT);
+  CHECK_SAYS("removed");
+  uffd_resolver_close(resolver);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+}
+
 static const struct check_test tests[] = {
     TEST(every_kind_in_every_engine),
     TEST(huge_pages),
@@ -248,5 +436,9 @@ static const struct check_test tests[] = {
     TEST(a_callback_must_not),
     TEST(while_others_read),
     TEST(a_pumps_driver_touches_its_own),
+    TEST(another_resolver_answers),
+    TEST(the_old_resolver_is_let_go),
+    TEST(replaced_under_faults),
+    TEST(resolvers_that_cannot_be),
 };
 CHECK_MAIN(tests)

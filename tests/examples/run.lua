@@ -165,6 +165,19 @@ function tests.snapshot_lua()
   end
 end
 
+-- In every engine: what auto chooses for root, and inline, as an ordinary user has it.
+function tests.restore_lua()
+  local expected = "now: level 2, page 7; restored: level 1, page 7, with 1 page read\n"
+    .. "now: a mistake, page 7; restored: level 1, page 7, with 1 page read\n"
+  local inline = [[-e 'local uffd = require "uffd" local serve = uffd.serve
+    function uffd.serve(options) options.engine = "inline" return serve(options) end']]
+  for _, options in ipairs { "", inline } do
+    local output, code = run(folder, ("%q %s %q/examples/restore.lua saved"):format(runner, options, source))
+    check(code == 0 and output == expected, "restore.lua said", output)
+    check(#read_file(folder .. "/saved") == 4 << 20, "the file is not as long as the memory")
+  end
+end
+
 local function clone_rows(arguments)
   local output, code = run(folder, ("%q %q/examples/clone.lua --json %s"):format(runner, source, arguments))
   check(code == 0, "clone.lua failed:", output)

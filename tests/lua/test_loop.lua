@@ -294,6 +294,27 @@ function tests.test_histograms()
   raises("its loop is closed", regions[1].histogram, regions[1])
 end
 
+function tests.test_set_resolver()
+  local memory <close> = map(2)
+  local loop <close> = assert(uffd.serve { { memory = memory, resolver = letters(2) } })
+  local region = loop:regions()[1]
+  lu.assertEquals(memory:read(0, 1), "a")
+  local policy = assert(resolver.policy(function()
+    print "made anew"
+    return function() return "p" end
+  end))
+  lu.assertIsTrue(region:set_resolver(policy))
+  lu.assertEquals(loop:messages()(loop), "made anew")
+  policy:close()
+  lu.assertEquals({ memory:read(0, 1), memory:read(page, 1) }, { "a", "p" })
+  assert(memory:discard(0, page))
+  lu.assertEquals(memory:read(0, 1), "p")
+  fails("EINVAL", "has 3 bytes", region:set_resolver(assert(resolver.bytes "abc")))
+  raises("uffd.resolver expected", region.set_resolver, region, memory)
+  assert(region:remove())
+  fails("ENOENT", "removed", region:set_resolver(letters(2)))
+end
+
 function tests.test_retries_with_a_limit()
   support.needs "poison"
   local failing = assert(resolver.faulty { below = resolver.zero(), error = 1 })

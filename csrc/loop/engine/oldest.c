@@ -25,7 +25,7 @@ void uffd_oldest_set(struct uffd_oldest *oldest, const struct uffd_pending *faul
   put(&oldest->offset, slice == NULL ? 0 : region_offset(slice, fault->address));
   put(&oldest->cookie, slice == NULL ? 0 : (uintptr_t)slice->terms->cookie);
   for (unsigned i = 0; i < UFFD_KIND_WORDS; i++) {
-    put(&oldest->kind[i], slice == NULL ? 0 : slice->terms->kind[i]);
+    put(&oldest->kind[i], slice == NULL ? 0 : atomic_load_explicit(&slice->terms->kind[i], memory_order_relaxed));
   }
   put(&oldest->sequence, sequence + 2);
 }

@@ -52,7 +52,7 @@ static uint64_t read_verified(const struct uffd_install *install, char *buffer, 
   uint64_t done = read_file(install->fd, buffer, length, offset, error);
   if (done < length) {
     fail(-*error, "Reading what the %s resolver answered, at offset %" PRIu64 " of its file: %s.",
-         install->slice->terms->resolver->kind, offset + done,
+         resolver_of(install->slice)->kind, offset + done,
          *error == -ENODATA ? "the file ends there" : uffd_error_text(-*error));
   }
   int result = verifier == NULL ? 0 : verifier->class->verify(verifier, offset);

@@ -88,7 +88,7 @@ static int ask(struct walk *walk, uint64_t low, uint64_t high, struct uffd_answe
   };
   uint64_t calls = lane->asker.policy_calls;
   BARRIER("asking", &walk->page);
-  int result = uffd_resolver_ask(terms->resolver, &lane->asker, &fault, answer);
+  int result = uffd_resolver_ask(resolver_of(walk->slice), &lane->asker, &fault, answer);
   if (lane->asker.policy_calls != calls) {
     uffd_count(&lane->counters.policy_calls, lane->asker.policy_calls - calls);
   }
@@ -176,7 +176,7 @@ static struct uffd_filled install_page(struct walk *walk, uint32_t kind) {
 static void explain(const struct walk *walk, int error) {
   const struct uffd_terms *terms = walk->slice->terms;
   bool huge = error == ENOMEM && terms->page_size != BASE_PAGE;
-  fail(error, "Installing what the %s resolver answered: %s.", terms->resolver->kind,
+  fail(error, "Installing what the %s resolver answered: %s.", resolver_of(walk->slice)->kind,
        huge ? "no huge page is free (sysctl vm.nr_hugepages)" : uffd_error_text(error));
 }
 
@@ -255,7 +255,7 @@ static void pass_present(const struct walk *walk, uint64_t *low, uint64_t *high)
 static void go_along(const struct walk *walk, struct uffd_filled *filled) {
   const struct uffd_slice *slice = walk->slice;
   uint64_t low = walk->low, high = walk->high, bytes = 0;
-  bool alone = slice->terms->resolver->calls_back || slice->terms->tells_minor;
+  bool alone = resolver_of(slice)->calls_back || slice->terms->tells_minor;
   if (walk->cover < high - low && !alone) {
     fill_rest(walk, filled);
   } else if (walk->cover != high - low) {

@@ -33,18 +33,21 @@ struct uffd_hints {
   _Atomic bool huge;           /* whole huge pages are moved in */
 };
 
-/* All that the line needs to know of a region. Set before the region is served; the line never changes it. */
+/*
+ * All that the line needs to know of a region. Set before the region is served; the line never changes it. The resolver
+ * may be replaced: whoever does so waits until all lanes have let go of the old one.
+ */
 struct uffd_terms {
-  uffd_resolver *resolver;
+  uffd_resolver *_Atomic resolver;
   int32_t pid;      /* of another process, 0: unknown; else 0 */
   uint64_t address; /* as it was added */
   uint64_t length, page_size, modes, resolver_offset, around;
   _Atomic uint8_t *pages; /* enum uffd_page */
   void *cookie;
-  uint64_t kind[UFFD_KIND_WORDS]; /* the resolver's name, cut */
-  uint32_t page_shift;            /* of page_size: a division costs more than the rest of a look at a state */
-  uint32_t on_error;              /* UFFD_ON_ERROR_*, never DEFAULT */
-  uint32_t retry_ms, retry_then;  /* on_error RETRY: after so long (0: never) a page becomes that */
+  _Atomic uint64_t kind[UFFD_KIND_WORDS]; /* the resolver's name, cut */
+  uint32_t page_shift;                    /* of page_size: a division costs more than the rest of a look at a state */
+  uint32_t on_error;                      /* UFFD_ON_ERROR_*, never DEFAULT */
+  uint32_t retry_ms, retry_then;          /* on_error RETRY: after so long (0: never) a page becomes that */
   bool finds_zeros; /* zero pages of large answers go in as such; elsewhere a zero page costs as much as another */
   bool foreign;     /* in another process */
   /*
@@ -70,6 +73,9 @@ struct uffd_slice {
   bool left;  /* of another process, and taken out as it is: its faults wait for whoever serves it next */
 };
 
+static inline uffd_resolver *resolver_of(const struct uffd_slice *slice) {
+  return atomic_load_explicit(&slice->terms->resolver, memory_order_acquire);
+}
 static inline uint8_t page_state(const struct uffd_slice *slice, uint64_t index) {
   return atomic_load_explicit(&slice->pages[index], memory_order_relaxed);
 }
