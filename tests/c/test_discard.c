@@ -389,10 +389,12 @@ static void replaced_under_faults(void) {
   }
 }
 
+static uffd_region *_Atomic of_the_callback;
+
 static int replace_myself(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
-  (void)fault, (void)answer;
+  (void)asked, (void)fault, (void)answer;
   uffd_resolver *resolver = letters('c');
-  int result = uffd_region_set_resolver(asked->ctx, resolver);
+  int result = uffd_region_set_resolver(atomic_load(&of_the_callback), resolver);
   uffd_resolver_close(resolver);
   return result;
 }
@@ -405,7 +407,7 @@ static void resolvers_that_cannot_be(void) {
   opts.on_error = UFFD_ON_ERROR_ZERO;
   serving_open(&serving, ENGINE_ONE, &opts);
   uffd_region *region = region_add(serving.loop, memory, asked_resolver(&asked), NULL);
-  asked.ctx = region;
+  atomic_store(&of_the_callback, region);
   CHECK_EQ(look(memory, 0), 0);
   CHECK_EQ(uffd_loop_error(serving.loop, NULL, 0), EDEADLK);
   CHECK_ERR(uffd_region_set_resolver(region, NULL), -EINVAL);

@@ -453,8 +453,8 @@ static void the_sentence_of_what_was_given_up(void) {
   atomic_store(&logged, 0);
   CHECK_EQ(*at(1), 0); /* its tries are not said again, but that it was given up is */
   CHECK_EQ(logged, 1);
-  CHECK(strstr(last_log, "at offset 4096 reads as zeros: it was tried for 1 ms. The disk is on fire.") != NULL);
   end();
+  CHECK(strstr(last_log, "at offset 4096 reads as zeros: it was tried for 1 ms. The disk is on fire.") != NULL);
   uffd_set_log(NULL, NULL);
 }
 

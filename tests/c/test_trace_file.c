@@ -245,10 +245,10 @@ static void a_full_disk_is_told(void) {
   while (atomic_load(&traced.said) == 0) {
     check_pause();
   }
-  CHECK(strstr(traced.told[0], "The trace /dev/full cannot be written, and ends here: ") != NULL);
   read_pages(&traced, 4, 4); /* are answered all the same */
   CHECK_ERR(uffd_loop_trace_to(traced.serving.loop, NULL, NULL), -ENOSPC);
   CHECK_SAYS("The trace /dev/full could not be written to its end");
+  CHECK(strstr(traced.told[0], "The trace /dev/full cannot be written, and ends here: ") != NULL);
   CHECK_OK(uffd_loop_trace_to(traced.serving.loop, NULL, NULL));
   CHECK_EQ(traced.said, 1);
   traced_close(&traced);
