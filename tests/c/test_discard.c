@@ -389,6 +389,26 @@ static void replaced_under_faults(void) {
   }
 }
 
+/* Where minor faults are told, who continues pages and fills others is not exchanged for one who does not. */
+static void continuing_is_not_exchanged_for_another_kind(void) {
+  struct serving serving;
+  uffd_resolver *filling, *again, *plain = letters('a');
+  uffd_memory *memory = memory_make(MEMORY_MEMFD, 2);
+  check_needs(UFFD_FEAT_MINOR_SHMEM);
+  serving_open(&serving, ENGINE_ONE, NULL);
+  CHECK_OK(uffd_resolver_continue(plain, &filling));
+  CHECK_OK(uffd_resolver_continue(plain, &again));
+  uffd_region *region = region_add(serving.loop, memory, filling, NULL);
+  CHECK_EQ(look(memory, 0), 'a');
+  CHECK_ERR(uffd_region_set_resolver(region, plain), -EINVAL);
+  CHECK_SAYS("only one continues pages");
+  set(region, again);
+  CHECK_EQ(look(memory, uffd_memory_page_size(memory)), 'a');
+  uffd_resolver_close(plain);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+}
+
 static uffd_region *_Atomic of_the_callback;
 
 static int replace_myself(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
@@ -441,6 +461,7 @@ static const struct check_test tests[] = {
     TEST(another_resolver_answers),
     TEST(the_old_resolver_is_let_go),
     TEST(replaced_under_faults),
+    TEST(continuing_is_not_exchanged_for_another_kind),
     TEST(resolvers_that_cannot_be),
 };
 CHECK_MAIN(tests)
