@@ -164,6 +164,14 @@ UFFD_EXPORT int uffd_pager_reload(uffd_pager *pager);
 UFFD_EXPORT int uffd_pager_drain(uffd_pager *pager);
 
 /*
+ * Opens another image for new clients; those that are there go on with theirs. It returns at once: a helper process
+ * opens the file, and then a report says UFFD_REPORT_IMAGE, or UFFD_REPORT_ERROR. A working set to replay is not
+ * replayed for it. Errors: -EINVAL the pager has no image; -EBUSY another one is being opened; -EOWNERDEAD in a forked
+ * child; -EAGAIN, -EMFILE, -ENOMEM no helper.
+ */
+UFFD_EXPORT int uffd_pager_image(uffd_pager *pager, const char *path);
+
+/*
  * Closes the sockets, kills the clients that are still there, ends the workers, and frees. Clients are killed with
  * on_crash FREEZE too, because nobody serves them after this call. It waits up to 10 seconds. NULL is allowed. In a
  * forked child it only frees.
@@ -290,7 +298,8 @@ enum {
   UFFD_REPORT_FROZEN = 9,   /* no worker can serve it: on_crash has been applied; client, text */
   UFFD_REPORT_RECORD = 10,  /* a working set was written; client, text names the file */
   UFFD_REPORT_ADOPTED = 11, /* a client of a supervisor that has died is taken over; client */
-  UFFD_REPORT_HUNG = 12     /* a worker has hung and is killed; worker, pid, client if its policy is why, text */
+  UFFD_REPORT_HUNG = 12,    /* a worker has hung and is killed; worker, pid, client if its policy is why, text */
+  UFFD_REPORT_IMAGE = 13    /* new clients get another image; text */
 };
 
 struct uffd_pager_report {
@@ -333,10 +342,11 @@ UFFD_EXPORT int uffd_pager_metrics(const uffd_pager *pager, uffd_reply_fn *reply
 /*
  * Sends a request to a pager's control socket and waits for the reply; any process that may connect can do so. Request
  * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "workers", "stats", "errors",
- * "metrics", "drain", "reload", and of one client {"request":"kill","client":1}, "complete", and "label" with "label".
- * The last five are orders: see control_uid. A reply has "ok", and when that is false "error", a sentence. timeout_ms:
- * for each step (connect, send, receive); 0: 5000. reply may be NULL. Any thread. Errors: -ENOENT, -ECONNREFUSED no
- * pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
+ * "metrics", "drain", "reload", and of one client {"request":"kill","client":1}, "complete", and "label" with "label",
+ * {"request":"image","path":"FILE"}. The last six are orders: see control_uid. A reply has "ok", and when that is false
+ * "error", a sentence. timeout_ms: for each step (connect, send, receive); 0: 5000. reply may be NULL. Any thread.
+ * Errors: -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager hung up; -EINVAL; -EMFILE;
+ * -ENOMEM.
  */
 UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms, uffd_reply_fn *reply,
                                void *ctx);

@@ -565,14 +565,28 @@ static int ask(lua_State *L) {
   return push_reply(L, result, reply);
 }
 
-static const luaL_Reg methods[] = {
-    {"run", pager_run},         {"step", pager_step},         {"fd", pager_fd},
-    {"getfd", pager_fd},        {"pollfd", pager_fd},         {"events", pager_events},
-    {"timeout", pager_timeout}, {"dirty", pager_dirty},       {"on_signals", pager_on_signals},
-    {"reload", pager_reload},   {"drain", pager_drain},       {"status", pager_status},
-    {"clients", pager_clients}, {"stats", pager_stats},       {"metrics", pager_metrics},
-    {"kill", pager_kill},       {"complete", pager_complete}, {"label", pager_label},
-    {"workers", pager_workers}, {"close", pager_close},       {NULL, NULL}};
+static const luaL_Reg methods[] = {{"run", pager_run},
+                                   {"step", pager_step},
+                                   {"fd", pager_fd},
+                                   {"getfd", pager_fd},
+                                   {"pollfd", pager_fd},
+                                   {"events", pager_events},
+                                   {"timeout", pager_timeout},
+                                   {"dirty", pager_dirty},
+                                   {"on_signals", pager_on_signals},
+                                   {"reload", pager_reload},
+                                   {"image", pager_image},
+                                   {"drain", pager_drain},
+                                   {"status", pager_status},
+                                   {"clients", pager_clients},
+                                   {"stats", pager_stats},
+                                   {"metrics", pager_metrics},
+                                   {"kill", pager_kill},
+                                   {"complete", pager_complete},
+                                   {"label", pager_label},
+                                   {"workers", pager_workers},
+                                   {"close", pager_close},
+                                   {NULL, NULL}};
 
 static const luaL_Reg meta[] = {
     {"__gc", pager_close}, {"__close", pager_close}, {"__tostring", pager_tostring}, {NULL, NULL}};

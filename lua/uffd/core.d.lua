@@ -855,6 +855,14 @@ function pager:on_signals() end
 ---@return integer? errno
 function pager:reload() end
 
+---Opens another image for new clients, in a process of its own; those that are there go on with theirs. A report, "image"
+---or "error", tells how that ended. EINVAL the pager has no image; EBUSY another one is being opened
+---@param path string
+---@return true? done
+---@return string? message
+---@return integer? errno
+function pager:image(path) end
+
 ---Takes no new clients; on_drain says what comes of those that are there. `run` and `step` tell when all is done.
 ---Errors: EALREADY it drains.
 ---@return true? done

@@ -20,6 +20,7 @@ Asks the pager that was started with --control PATH.
   complete ID     fills the memory of a client, so that it needs no pager any more
   label ID TEXT   what to call a client in tables
   drain           no new clients; --on-drain of serve says what becomes of the others
+  image FILE      new clients get this image; those that are there go on with theirs
   reload          new workers take over, with the program and the policy that are there now
   --socket PATH   the control socket of the pager
   --json          what it says as JSON, a line for each client
@@ -93,7 +94,7 @@ function show_json.stats(reply) print(json.encode(figures.stats_object(reply.sta
 
 function show_json.drain() print '{"ok":true}' end
 
-show_json.reload = show_json.drain
+show_json.reload, show_json.image = show_json.drain, show_json.drain
 
 function show.workers(reply)
   print(("%6s  %8s  %8s  %8s  %s"):format("worker", "pid", "time", "clients", "state"))
@@ -118,6 +119,7 @@ local requests = {
   status = {}, clients = {}, workers = {}, stats = {}, metrics = {}, reload = {}, drain = {}, top = {},
   errors = { optional = true, arguments.positive },
   kill = { arguments.positive }, complete = { arguments.positive }, label = { arguments.positive, arguments.text },
+  image = { arguments.text },
 }
 
 -- The words of a request as values; nil and what is wrong.
@@ -128,7 +130,7 @@ local function take_words(request, words)
   for i, convert in ipairs(takes) do
     local word = words[i + 1]
     if not word and not takes.optional then
-      return nil, ("'%s' needs %s"):format(request, i == 1 and "the id of a client" or "a text")
+      return nil, ("'%s' needs %s"):format(request, request == "image" and "a file" or i == 1 and "the id of a client" or "a text")
     end
     if word then
       local value, expected = convert(word)
@@ -141,7 +143,8 @@ end
 
 -- The pager's reply; nil and a sentence.
 local function ask(socket, members)
-  local line, message = uffd.pager_ask(socket, json.encode { object = members })
+  local timeout = members[1][2] == "image" and 60000 or nil -- the pager may have to wait for the disk
+  local line, message = uffd.pager_ask(socket, json.encode { object = members }, timeout)
   if not line then return nil, message end
   local reply, wrong = json.decode(line)
   if not reply then return nil, "the pager's reply is not JSON: " .. wrong end
@@ -192,7 +195,13 @@ return function(...)
   if not values then return arguments.refuse("ctl", wrong, usage) end
   if request == "top" then return top(given.socket, given.count) end
   local members = { { "request", request } }
-  if request ~= "errors" and values[1] then members[2] = { "client", values[1] } end
+  if request == "image" then
+    -- The pager has another working directory.
+    local path = values[1]
+    members[2] = { "path", path:sub(1, 1) == "/" and path or (os.getenv "PWD" or "") .. "/" .. path }
+  elseif request ~= "errors" and values[1] then
+    members[2] = { "client", values[1] }
+  end
   if values[2] then members[3] = { "label", values[2] } end
   local reply, message = ask(given.socket, members)
   if not reply then return arguments.fail("ctl", message) end

@@ -67,7 +67,7 @@ $ cat > ask.lua <<'END'
 > print((ask("control", ("x"):rep(5000))))
 > END
 $ sh with 'uffd-lua ask.lua'
-{"ok":false,"error":"There are the requests status, clients, workers, stats, errors, metrics, drain, reload, kill, complete and label."}
+{"ok":false,"error":"There are the requests status, clients, workers, stats, errors, metrics, drain, reload, kill, complete, label and image."}
 {"ok":false,"error":"A request is a line of JSON: {\"request\":\"status\"}."}
 {"ok":false,"error":"There are the requests *"}
 {"ok":false,"error":"There are the requests *"}
@@ -140,3 +140,35 @@ client: 0
 serve: 0
 $ grep 'client 2 is gone' err
 client 2 is gone. It was killed.
+
+# New clients get a new image, by the name that it has where ctl runs; those that are there go on with theirs.
+$ cp image old; head -c 1048576 /dev/zero | tr '\0' n > new
+$ cat > look.lua <<'END'
+> local uffd = require "uffd"
+> local memory = assert(uffd.map { size = 1048576 })
+> local handoff <close> = assert(uffd.handoff { socket = "door", memory = memory })
+> print(memory:read(0, 4096) == io.open("old", "rb"):read(4096), memory:read(8192, 3))
+> if not ... then os.exit(true, true) end
+> io.open("come", "w"):close()
+> io.read()
+> print(memory:read() == io.open("old", "rb"):read "a")
+> END
+$ rm -f err; uffd-lua serve --socket door --control control --image image > out 2> err & pid=$!
+> await 'grep -qs "listening on" err'
+> mkfifo go; uffd-lua look.lua stay < go > first & first=$!; exec 3> go
+> await '[ -e come ]'
+> mkdir -p below; (cd below; uffd-lua ctl --socket ../control image ../new; echo $?; uffd-lua ctl --socket ../control image nowhere; echo $?)
+> rm image; uffd-lua look.lua
+> kill -KILL $(cat /proc/$pid/task/$pid/children)
+> echo >&3; exec 3>&-; wait $first; cat first
+> uffd-lua look.lua
+> kill $pid; wait $pid; echo "serve: $?"; grep -c 'New clients get the image' err
+0
+uffd-lua ctl: */below/nowhere: No such file or directory.
+1
+false	nnn
+true	*
+true
+false	nnn
+serve: 0
+2

@@ -7,7 +7,7 @@
 
 const char *uffd_report_name(uint32_t kind) {
   static const char *const names[] = {"client", "refused", "gone",   "complete", "worker",  "died", "retired",
-                                      "late",   "error",   "frozen", "record",   "adopted", "hung"};
+                                      "late",   "error",   "frozen", "record",   "adopted", "hung", "image"};
   return kind < COUNT(names) ? names[kind] : NULL;
 }
 

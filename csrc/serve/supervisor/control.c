@@ -16,8 +16,10 @@
  *   drain    {"ok":true}, and the pager drains, as uffd_pager_drain() does
  *   reload   {"ok":true}, and workers are replaced, as uffd_pager_reload() does
  *
- * drain, reload, kill, complete and label are orders: see control.h. The names in stats are those of struct uffd_stats.
- * What cannot be done is
+ *   image    with "path": new clients get this image; the reply comes when it has been opened, or could not be
+ *
+ * drain, reload, kill, complete, label and image are orders: see control.h. The names in stats are those of struct
+ * uffd_stats. What cannot be done is
  * {"ok":false,"error":"A sentence."}; after a line that is too long the connection is closed as well.
  *
  * Nothing here waits: a connection whose reply is not taken is not read from until it is, and when no place is left,
@@ -33,6 +35,7 @@
 #include <unistd.h>
 
 #include "serve/door/listen.h"
+#include "serve/supervisor/image.h"
 
 enum { VISITORS = 16, REQUEST_MAX = 4096, STEP_EVENTS = 32 };
 
@@ -41,6 +44,7 @@ struct visitor {
   int fd;             /* -1: free */
   uint64_t active_ns; /* when it was last heard of */
   bool leaving;       /* to be closed when the reply is sent */
+  bool waits;         /* for an image to be opened: its reply comes then */
   struct uffd_peer peer;
   char request[REQUEST_MAX];
   size_t request_length;
@@ -247,6 +251,14 @@ static json_t *reload(struct uffd_control *control, const json_t *asked) {
   return tell_result(uffd_pager_reload(control->pager));
 }
 
+/* NULL: its reply comes when the image has been opened. */
+static json_t *open_image(struct uffd_control *control, const json_t *asked) {
+  const char *path = json_string_value(json_object_get(asked, "path"));
+  if (path == NULL || path[0] == '\0') return failure("The request image has the file's name as \"path\".");
+  int result = uffd_pager_image(control->pager, path);
+  return result < 0 ? failure(uffd_errmsg()) : NULL;
+}
+
 static const struct request {
   const char *name;
   json_t *(*answer)(struct uffd_control *control, const json_t *asked);
@@ -257,7 +269,7 @@ static const struct request {
     {"metrics", tell_metrics, false}, {"drain", drain, true},
     {"reload", reload, true},         {"workers", tell_workers, false},
     {"kill", kill_client, true},      {"complete", complete_client, true},
-    {"label", label_client, true},
+    {"label", label_client, true},    {"image", open_image, true},
 };
 
 static json_t *answer_request(struct uffd_control *control, const struct uffd_peer *peer, const struct request *request,
@@ -274,13 +286,16 @@ static json_t *answer(struct uffd_control *control, const struct uffd_peer *peer
   if (request == NULL) return failure("A request is a line of JSON: {\"request\":\"status\"}.");
   const char *name = json_string_value(json_object_get(request, "request"));
   json_t *reply = NULL;
+  bool known = false;
   for (size_t i = 0; name != NULL && i < sizeof(requests) / sizeof(requests[0]); i++) {
-    if (strcmp(requests[i].name, name) == 0) reply = answer_request(control, peer, &requests[i], request);
+    if (strcmp(requests[i].name, name) != 0) continue;
+    known = true;
+    reply = answer_request(control, peer, &requests[i], request);
   }
   json_decref(request);
-  return reply != NULL ? reply
-                       : failure("There are the requests status, clients, workers, stats, errors, metrics, drain, "
-                                 "reload, kill, complete and label.");
+  return known ? reply
+               : failure("There are the requests status, clients, workers, stats, errors, metrics, drain, reload, "
+                         "kill, complete, label and image.");
 }
 
 static void leave(struct visitor *visitor) {
@@ -296,7 +311,7 @@ static bool has_request(const struct visitor *visitor) {
 /* A reply that is not taken yet, and a request that was read already, wait for room to send; else it is its turn. */
 static void poll_visitor(struct uffd_control *control, struct visitor *visitor) {
   bool busy = visitor->reply != NULL || has_request(visitor);
-  struct epoll_event event = {.events = busy ? EPOLLOUT : EPOLLIN, .data.ptr = visitor};
+  struct epoll_event event = {.events = visitor->waits ? 0 : busy ? EPOLLOUT : EPOLLIN, .data.ptr = visitor};
   if (epoll_ctl(control->epoll, EPOLL_CTL_MOD, visitor->fd, &event) != 0) leave(visitor);
 }
 
@@ -336,7 +351,9 @@ static bool answer_line(struct uffd_control *control, struct visitor *visitor) {
     return keep_reply(visitor, failure("A request has 4095 bytes at most.")) && send_reply(visitor);
   }
   size_t length = (size_t)(end - visitor->request);
-  if (!keep_reply(visitor, answer(control, &visitor->peer, visitor->request, length))) return false;
+  json_t *reply = answer(control, &visitor->peer, visitor->request, length);
+  visitor->waits = reply == NULL;
+  if (reply != NULL && !keep_reply(visitor, reply)) return false;
   visitor->request_length -= length + 1;
   memmove(visitor->request, end + 1, visitor->request_length);
   return send_reply(visitor);
@@ -353,6 +370,7 @@ static bool read_requests(struct visitor *visitor) {
 /* One request at a time, so that many do not hold up the supervisor. False: the visitor is to be left. */
 static bool serve(struct uffd_control *control, struct visitor *visitor) {
   visitor->active_ns = uffd_now();
+  if (visitor->waits) return false; /* all that it can say now is that it has hung up */
   if (!send_reply(visitor)) return false;
   if (visitor->reply != NULL) return true;
   if (!has_request(visitor) && !read_requests(visitor)) return false;
@@ -434,6 +452,21 @@ void uffd_control_step(struct uffd_control *control) {
       poll_visitor(control, visitor);
   }
   if (connections) accept_all(control); /* last: it may take the visitor of one whose event is in the list */
+}
+
+void uffd_control_opened(struct uffd_control *control) {
+  const char *why;
+  if (uffd_images_opening(control->pager, &why)) return;
+  for (int i = 0; i < VISITORS; i++) {
+    struct visitor *visitor = &control->visitors[i];
+    if (visitor->fd < 0 || !visitor->waits) continue;
+    visitor->waits = false;
+    if (keep_reply(visitor, why[0] == '\0' ? success() : failure(why)) && send_reply(visitor)) {
+      poll_visitor(control, visitor);
+    } else {
+      leave(visitor);
+    }
+  }
 }
 
 void uffd_control_close(struct uffd_control *control) {

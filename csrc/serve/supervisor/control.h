@@ -19,6 +19,7 @@ struct uffd_control;
 int uffd_control_open(const char *path, mode_t mode, int64_t uid, uffd_pager *pager, struct uffd_control **control);
 int uffd_control_fd(const struct uffd_control *control); /* polls readable when uffd_control_step() has work */
 void uffd_control_step(struct uffd_control *control);
+void uffd_control_opened(struct uffd_control *control); /* answers those who wait for an image to be opened */
 /* Removes the socket's file if it is still ours; in a forked child it only closes. NULL is allowed. */
 void uffd_control_close(struct uffd_control *control);
 

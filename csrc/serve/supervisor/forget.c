@@ -7,6 +7,7 @@
 #include "serve/supervisor/children.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
+#include "serve/supervisor/helper.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/link.h"
@@ -25,6 +26,7 @@ void uffd_pager_forget(uffd_pager *pager) {
   uffd_scrape_close(pager);
   uffd_control_close(pager->control);
   pager->control = NULL;
+  uffd_helpers_forget(pager);
   uffd_workers_forget(pager);
   uffd_clients_forget(pager);
   uffd_images_forget(pager);

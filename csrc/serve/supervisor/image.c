@@ -3,7 +3,11 @@
  */
 #include "serve/supervisor/image.h"
 
+#include <string.h>
+#include <unistd.h>
+
 #include "base/base.h"
+#include "serve/supervisor/helper.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
@@ -57,6 +61,18 @@ static bool is_current(const uffd_pager *pager, const struct uffd_image *image) 
          (current->backing.replay_fd >= 0) == (image->backing.replay_fd >= 0);
 }
 
+static void take_in(uffd_pager *pager, struct uffd_image *image) {
+  if (is_current(pager, image)) { /* a supervisor that takes over has it already */
+    free_image(image);
+    return;
+  }
+  image->backing.number = ++pager->images_opened;
+  image->next = pager->images;
+  pager->images = image;
+  uffd_keep_image(pager, image);
+  drop_unused(pager);
+}
+
 int uffd_image_change(uffd_pager *pager, const char *path, const char *replay) {
   struct uffd_image *image = NEW(struct uffd_image);
   if (image == NULL) return fail(ENOMEM, "No memory for an image.");
@@ -68,16 +84,65 @@ int uffd_image_change(uffd_pager *pager, const char *path, const char *replay) {
     uffd_restore_sentence(&why);
     return result;
   }
-  if (is_current(pager, image)) { /* a supervisor that takes over has it already */
-    free_image(image);
-    return 0;
-  }
-  image->backing.number = ++pager->images_opened;
-  image->next = pager->images;
-  pager->images = image;
-  uffd_keep_image(pager, image);
-  drop_unused(pager);
+  take_in(pager, image);
   return 0;
+}
+
+/* ---- a new image for new clients */
+
+static int open_here(void *ctx, struct uffd_message *message, int *fds) {
+  struct uffd_backing backing;
+  int result = uffd_backing_open(ctx, &backing);
+  if (result == 0) {
+    uint32_t count = uffd_backing_write(&backing, message, fds);
+    message->fds_count = count;
+  }
+  return result;
+}
+
+static int read_answer(const struct uffd_message *message, int *fds, struct uffd_image *image) {
+  if (message->error == 0) return uffd_backing_read(message, fds, &image->backing);
+  return fail(message->error, "%s", message->text);
+}
+
+static void opened(uffd_pager *pager, void *ctx, const struct uffd_message *message, int *fds) {
+  struct uffd_image *image = NEW(struct uffd_image);
+  int result = image != NULL ? read_answer(message, fds, image) : fail(ENOMEM, "No memory for an image.");
+  pager->opening = false;
+  pager->opened = (struct uffd_sentence){.text = ""};
+  if (result == 0) {
+    take_in(pager, image);
+    uffd_report(pager, UFFD_REPORT_IMAGE, 0, NULL, NULL, "New clients get the image %s.", (const char *)ctx);
+  } else {
+    pager->opened = uffd_keep_sentence();
+    uffd_report(pager, UFFD_REPORT_ERROR, -result, NULL, NULL, "New clients get the image that they got before: %s",
+                pager->opened.text);
+    if (image != NULL) DELETE(image);
+  }
+}
+
+static void forget_path(void *path) {
+  uffd_release(path, strlen(path) + 1);
+}
+
+int uffd_pager_image(uffd_pager *pager, const char *path) {
+  if (pager->pid != getpid()) return fail(EOWNERDEAD, "This pager belongs to the parent process.");
+  if (pager->images == NULL) return fail(EINVAL, "This pager has no image: its resolver makes all contents.");
+  if (pager->opening) return fail(EBUSY, "Another image is being opened.");
+  size_t length = strlen(path) + 1;
+  char *copy = uffd_alloc(length);
+  if (copy == NULL) return fail(ENOMEM, "No memory for an image.");
+  memcpy(copy, path, length);
+  const struct uffd_helper_work work = {open_here, opened, forget_path, copy, -1};
+  int result = uffd_helper_start(pager, &work);
+  if (result < 0) uffd_release(copy, length);
+  pager->opening = result == 0;
+  return result;
+}
+
+bool uffd_images_opening(const uffd_pager *pager, const char **why) {
+  *why = pager->opened.text;
+  return pager->opening;
 }
 
 int uffd_image_adopt(uffd_pager *pager, const struct uffd_message *message, int *fds) {

@@ -19,6 +19,8 @@ int uffd_image_change(uffd_pager *pager, const char *path, const char *replay);
 /* An image that a dead supervisor had: its message to workers. Takes the descriptors when it succeeds. */
 int uffd_image_adopt(uffd_pager *pager, const struct uffd_message *message, int *fds);
 struct uffd_image *uffd_image_find(const uffd_pager *pager, uint64_t number); /* NULL: none */
+/* Does a helper open another one: see uffd_pager_image()? False, and the sentence of the last failure, or "". */
+bool uffd_images_opening(const uffd_pager *pager, const char **why);
 void uffd_image_drop(uffd_pager *pager, struct uffd_image *image); /* a client of it has ended. NULL is allowed */
 void uffd_images_look(uffd_pager *pager, uint64_t now); /* has one been changed, or does somebody want to? Reports it */
 uint64_t uffd_images_due(const uffd_pager *pager);      /* when to look again */

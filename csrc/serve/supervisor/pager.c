@@ -76,6 +76,7 @@ static void settle(uffd_pager *pager) {
   uffd_tasks_push(pager);
   uffd_clients_check(pager, now); /* those that no worker had to let go of */
   uffd_links_sweep(pager);
+  if (pager->control != NULL) uffd_control_opened(pager->control);
   set_timer(pager);
 }
 

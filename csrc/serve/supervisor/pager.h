@@ -11,9 +11,9 @@
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {children, client, blame, image, worker, stage}      who serves whom
  *   children -> {client, refused, report, worker}
- *   control -> {status, metrics, order}; scrape -> metrics -> {refusal, sum}; link -> {client, refused}; refused ->
- * family; forget -> {link, control, scrape, client, worker} client -> {record, family, image, report, stage, worker};
- * image -> {report, worker}; worker -> poll; status -> {report, sum}; report -> {stage, sum}
+ *   control -> {status, metrics, order, image}; scrape -> metrics -> {refusal, sum}; link -> {client, refused}; refused
+ * -> family; forget -> {link, control, scrape, client, worker} client -> {record, family, image, report, stage,
+ * worker}; image -> {report, worker}; worker -> poll; status -> {report, sum}; report -> {stage, sum}
  */
 #ifndef UFFD_SERVE_PAGER_H
 #define UFFD_SERVE_PAGER_H
@@ -31,6 +31,7 @@
 struct uffd_announced;
 struct uffd_control;
 struct uffd_door;
+struct uffd_helper;
 struct uffd_image;
 struct uffd_link;
 struct uffd_refused;
@@ -71,7 +72,10 @@ struct uffd_pager {
   uint64_t refused_ns, refused_step; /* when to check them again; the pause after that */
   struct uffd_image *images;         /* the current one first; NULL: the user's function makes all contents */
   uint64_t images_opened;            /* so far */
-  uint64_t look_ns;                  /* when to look at the images again */
+  bool opening;                      /* a helper opens another one */
+  struct uffd_sentence opened;       /* why the last one could not be opened; "" */
+  struct uffd_helper *helpers;
+  uint64_t look_ns; /* when to look at the images again */
   struct uffd_worker *workers;
   uint64_t workers_started;      /* so far */
   uint64_t workers_ready;        /* so far */

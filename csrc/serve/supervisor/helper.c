@@ -1,0 +1,115 @@
+/*
+ * Helper processes: forked, heard once, reaped.
+ */
+#include "serve/supervisor/helper.h"
+
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "serve/supervisor/pager.h"
+
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+struct uffd_helper {
+  struct uffd_helper *next;
+  struct uffd_helper_work work;
+  struct uffd_poll exit;
+  int channel, pidfd;
+};
+
+static void close_range_of(int from, int to) {
+  if (from <= to) (void)syscall(SYS_close_range, (unsigned)from, (unsigned)to, 0); /* before 5.9 copies stay open */
+}
+
+static void close_others(int one, int other) {
+  int low = one < other ? one : other, high = one < other ? other : one;
+  close_range_of(3, low - 1);
+  close_range_of(low + 1, high - 1);
+  close_range_of(high + 1, INT_MAX);
+}
+
+_Noreturn static void work_here(const struct uffd_helper_work *work, int channel) {
+  struct uffd_message message = {0};
+  int fds[UFFD_MESSAGE_FDS];
+  close_others(channel, work->keep_fd >= 3 ? work->keep_fd : channel);
+  int result = work->run(work->ctx, &message, fds);
+  if (result < 0) {
+    message = (struct uffd_message){.error = -result};
+    snprintf(message.text, sizeof(message.text), "%s", uffd_errmsg());
+  }
+  _exit(uffd_channel_send(channel, &message, fds, message.fds_count, true) < 0 ? 1 : 0);
+}
+
+static void free_helper(struct uffd_helper *helper) {
+  uffd_close_fds(&helper->channel, 1);
+  uffd_close_fds(&helper->pidfd, 1);
+  DELETE(helper);
+}
+
+/* It has ended: its answer lies in the channel. */
+static void ended(uffd_pager *pager, void *owner) {
+  struct uffd_helper *helper = owner, **at = &pager->helpers;
+  struct uffd_message message;
+  siginfo_t status;
+  int fds[UFFD_MESSAGE_FDS];
+  if (uffd_channel_receive(helper->channel, &message, fds) != 1) {
+    memset(fds, -1, sizeof(fds));
+    message = (struct uffd_message){.error = ECHILD, .text = "The process that was to do it has died."};
+  }
+  uffd_poll_drop(pager, helper->pidfd);
+  (void)waitid((idtype_t)P_PIDFD, (id_t)helper->pidfd, &status, WEXITED | WNOHANG);
+  while (*at != helper) {
+    at = &(*at)->next;
+  }
+  *at = helper->next;
+  helper->work.done(pager, helper->work.ctx, &message, fds);
+  if (helper->work.forget != NULL) helper->work.forget(helper->work.ctx);
+  uffd_close_fds(fds, UFFD_MESSAGE_FDS);
+  free_helper(helper);
+}
+
+static int poll_helper(uffd_pager *pager, struct uffd_helper *helper, int pid) {
+  helper->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (helper->pidfd < 0) return fail(errno, "No descriptor for a helper's process: %s.", strerror(errno));
+  return uffd_poll_add(pager, helper->pidfd, &helper->exit);
+}
+
+int uffd_helper_start(uffd_pager *pager, const struct uffd_helper_work *work) {
+  int ends[2];
+  struct uffd_helper *helper = NEW(struct uffd_helper);
+  if (helper == NULL) return fail(ENOMEM, "No memory for a helper.");
+  *helper = (struct uffd_helper){.work = *work, .channel = -1, .pidfd = -1};
+  helper->exit = (struct uffd_poll){ended, helper};
+  int result = uffd_channel_open(ends);
+  if (result == 0) {
+    int pid = (int)fork();
+    if (pid == 0) work_here(work, ends[1]);
+    helper->channel = ends[0];
+    close(ends[1]);
+    result = pid < 0 ? fail(errno, "No process for a helper: %s.", strerror(errno)) : poll_helper(pager, helper, pid);
+  }
+  if (result < 0) {
+    free_helper(helper);
+    return result;
+  }
+  helper->next = pager->helpers;
+  pager->helpers = helper;
+  return 0;
+}
+
+void uffd_helpers_forget(uffd_pager *pager) {
+  while (pager->helpers != NULL) {
+    struct uffd_helper *helper = pager->helpers;
+    pager->helpers = helper->next;
+    if (helper->work.forget != NULL) helper->work.forget(helper->work.ctx);
+    free_helper(helper);
+  }
+}
