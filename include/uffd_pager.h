@@ -296,7 +296,7 @@ enum {
   UFFD_REPORT_LATE = 7,  /* a fault has waited longer than watchdog_ms; client, text names its page, age and resolver */
   UFFD_REPORT_ERROR = 8, /* the first failure of a loop, a record that cannot be written, ...; client or NULL, text */
   UFFD_REPORT_FROZEN = 9,   /* no worker can serve it: on_crash has been applied; client, text */
-  UFFD_REPORT_RECORD = 10,  /* a working set was written; client, text names the file */
+  UFFD_REPORT_RECORD = 10,  /* a working set was written, or error: it was not; client, text names the file */
   UFFD_REPORT_ADOPTED = 11, /* a client of a supervisor that has died is taken over; client */
   UFFD_REPORT_HUNG = 12,    /* a worker has hung and is killed; worker, pid, client if its policy is why, text */
   UFFD_REPORT_IMAGE = 13    /* new clients get another image; text */

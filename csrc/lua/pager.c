@@ -448,6 +448,10 @@ static int pager_dirty(lua_State *L) {
   return 1;
 }
 
+static int pager_image(lua_State *L) {
+  return uffd_lua_done(L, uffd_pager_image(check(L, 1)->pager, luaL_checkstring(L, 2)));
+}
+
 static int pager_reload(lua_State *L) {
   return uffd_lua_done(L, uffd_pager_reload(check(L, 1)->pager));
 }

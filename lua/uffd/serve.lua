@@ -135,7 +135,7 @@ local function timestamp(wall_ns)
   return os.date("!%Y-%m-%dT%H:%M:%S", seconds) .. (".%06dZ"):format(wall_ns % 1000000000 // 1000)
 end
 
-local severity = { died = "error", error = "error", frozen = "error", late = "warning", refused = "warning" }
+local severity = { died = "error", hung = "error", error = "error", frozen = "error", late = "warning", refused = "warning" }
 
 -- Prints a line on stderr in the place of the status line. level: "error", "warning" or "info"; wall_ns: since 1970.
 function View:say(level, wall_ns, line)
@@ -204,7 +204,7 @@ function View:tell(event)
     row.past = true
     for name, sum in pairs(self.past) do self.past[name] = sum + client.stats[name] end
   end
-  if event.kind == "frozen" then self.lost = true end
+  if event.kind == "frozen" or event.kind == "record" and event.error then self.lost = true end
   if event.kind == "refused" and self:leaves_out(event) then return end
   self:write(event, row)
 end

@@ -265,6 +265,43 @@ static void make_set(const struct paging *paging, const char *path) {
   uffd_workingset_close(set);
 }
 
+static void stop_before_the_file(const char *name, void *ctx) {
+  (void)ctx;
+  if (strcmp(name, "workingset-written") != 0) return;
+  atomic_fetch_add(&seen_here->flags[3], 1);
+  while (atomic_load(&seen_here->flags[4]) == 0) {
+    paging_sleep_us(1000);
+  }
+}
+
+/* A disk that does not answer holds up neither clients nor the supervisor. */
+static void records_are_written_beside_the_supervisor(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  char path[128];
+  paging_set_up(&paging, MIB);
+  snprintf(path, sizeof(path), "%s/ws", paging.directory);
+  opts.record = path;
+  seen_here = paging.seen;
+  atomic_store(&uffd_barrier_hook, stop_before_the_file);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging};
+  paging_client_ok(paging_client(&job));
+  while (atomic_load(&paging.seen->flags[3]) == 0) {
+    paging_turn(&paging);
+  }
+  paging_client_ok(paging_client(&job));
+  paging_await(&paging, UFFD_REPORT_GONE, 2);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_RECORD), 0);
+  atomic_store(&paging.seen->flags[4], 1);
+  paging_await(&paging, UFFD_REPORT_RECORD, 2);
+  CHECK_EQ(paging_end(&paging), 1);
+  CHECK_EQ(unlink(path), 0);
+  snprintf(path, sizeof(path), "%s/ws.2", paging.directory);
+  CHECK_EQ(unlink(path), 0);
+  paging_tear_down(&paging);
+}
+
 static void working_set_is_prefetched(void) {
   struct paging paging;
   struct uffd_pager_opts opts = image_opts();
@@ -529,6 +566,7 @@ static const struct check_test tests[] = {
     TEST(forked_children_survive_a_worker_that_dies_before_their_book),
     TEST(worker_keeps_forked_children_without_its_supervisor),
     TEST(touches_are_recorded_in_order),
+    TEST(records_are_written_beside_the_supervisor),
     TEST(working_set_is_prefetched),
     TEST(working_set_of_another_image_is_refused),
     TEST(memory_is_prefetched),

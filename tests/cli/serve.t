@@ -85,8 +85,8 @@ serve: 0
 $ uffd-lua show.lua
 listening	door	true
 client	1	starting	4194304	0
-record	Its working set is written to boot.ws.
 gone	1	gone	4194304	4194304
+record	Its working set is written to boot.ws.
 figures	1	gone	4194304	4194304
 true	true	true	true
 

@@ -56,6 +56,18 @@ uffd-lua serve: door is there already, and is not a socket*
 [1]
 $ rm door
 
+# A record that could not be written is refused at the start, and nothing is replaced that is no working set.
+$ uffd-lua serve --socket door --image image --record nowhere/ws
+uffd-lua serve: *nowhere/ws*
+[1]
+$ uffd-lua serve --socket door --image image --record .
+uffd-lua serve: . is no regular file*
+[1]
+$ ln -s image link; uffd-lua serve --socket door --image image --record link
+uffd-lua serve: link is there already, and is no working set: it is not replaced. Name another file.
+[1]
+$ rm link
+
 # A policy is compiled before the socket is opened.
 $ echo 'return )' > syntax.lua; uffd-lua serve --socket door --image image --policy syntax.lua
 uffd-lua serve: syntax.lua:1: unexpected symbol near ')'

@@ -355,7 +355,7 @@ function tests.test_working_sets()
   local served <close>, events, socket = open(16, { record = record, around = page })
   local process <close> = start(socket, 16)
   assert(served:run())
-  lu.assertEquals(kinds(events), "client record gone")
+  lu.assertEquals(kinds(events), "client gone record")
   process:read "a"
   local set <close> = assert(uffd.workingset.load(record))
   lu.assertEquals(set:count(), 16)

@@ -112,13 +112,22 @@ static void link_in(uffd_pager *pager, struct uffd_supervised *client) {
   }
 }
 
-static void free_client(uffd_pager *pager, struct uffd_supervised *client) {
+static void close_client(uffd_pager *pager, struct uffd_supervised *client) {
   if (client->pidfd >= 0) uffd_poll_drop(pager, client->pidfd);
   uffd_close_fds(&client->object_fd, 1);
   uffd_close_fds(&client->pidfd, 1);
   uffd_close_foreign(client->fds, UFFD_HANDSHAKE_FDS);
+}
+
+/* Its record may still be written from it. */
+static void release_client(struct uffd_supervised *client) {
   uffd_book_close(&client->book);
   DELETE(client);
+}
+
+static void free_client(uffd_pager *pager, struct uffd_supervised *client) {
+  close_client(pager, client);
+  release_client(client);
 }
 
 /* A worker has the most for a client: object, book, pidfd, and four of its loop. */
@@ -435,11 +444,11 @@ static void finish(uffd_pager *pager, struct uffd_supervised *client) {
   pager->clients_ended++;
   uffd_sum_keep(pager, client);
   uffd_keep_drop_client(pager, client);
-  uffd_record_write(pager, client);
   uffd_report(pager, client->end == UFFD_END_COMPLETE ? UFFD_REPORT_COMPLETE : UFFD_REPORT_GONE, 0, client, NULL, "%s",
               sentences[client->end]);
   struct uffd_image *image = client->image;
-  free_client(pager, client);
+  close_client(pager, client);
+  if (!uffd_record_start(pager, client, release_client)) release_client(client);
   uffd_image_drop(pager, image);
 }
 

@@ -19,6 +19,7 @@
 #include "serve/supervisor/liveness.h"
 #include "serve/supervisor/options.h"
 #include "serve/supervisor/order.h"
+#include "serve/supervisor/record.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/scrape.h"
 #include "serve/supervisor/slot.h"
@@ -102,7 +103,7 @@ static int check_process(const uffd_pager *pager) {
 
 static bool is_done(const uffd_pager *pager) {
   bool ends = pager->draining || ((pager->opts.flags & UFFD_PAGER_ONCE) != 0 && pager->clients_come != 0);
-  return ends && pager->clients_count == 0;
+  return ends && pager->clients_count == 0 && pager->recording == 0;
 }
 
 int uffd_pager_step(uffd_pager *pager, int timeout_ms) {
@@ -163,6 +164,7 @@ static int open_pager(uffd_pager *pager) {
   if (result == 0 && pager->opts.image != NULL) {
     result = uffd_image_change(pager, pager->opts.image, pager->opts.replay);
   }
+  if (result == 0) result = uffd_record_check(pager);
   if (result == 0) result = uffd_links_open(pager);
   if (result == 0) result = uffd_scrape_open(pager);
   return result < 0 ? result : open_control(pager);
@@ -206,7 +208,7 @@ static void step_until(uffd_pager *pager, bool (*done)(const uffd_pager *pager))
 }
 
 static bool no_clients(const uffd_pager *pager) {
-  return pager->clients_count == 0;
+  return pager->clients_count == 0 && pager->recording == 0;
 }
 
 static bool no_workers(const uffd_pager *pager) {

@@ -75,7 +75,8 @@ struct uffd_pager {
   bool opening;                      /* a helper opens another one */
   struct uffd_sentence opened;       /* why the last one could not be opened; "" */
   struct uffd_helper *helpers;
-  uint64_t look_ns; /* when to look at the images again */
+  uint32_t recording; /* helpers that write records */
+  uint64_t look_ns;   /* when to look at the images again */
   struct uffd_worker *workers;
   uint64_t workers_started;      /* so far */
   uint64_t workers_ready;        /* so far */

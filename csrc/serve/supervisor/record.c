@@ -5,8 +5,11 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
 
 #include "base/base.h"
+#include "serve/supervisor/helper.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
@@ -39,18 +42,83 @@ static int save(const struct uffd_supervised *client, const char *path) {
   return result;
 }
 
-void uffd_record_write(uffd_pager *pager, const struct uffd_supervised *client) {
-  if (pager->opts.record == NULL || client->book.head->record_at == 0) return;
+struct record {
+  struct uffd_supervised *client;
+  void (*release)(struct uffd_supervised *client);
   char path[4096 + 32];
-  if (client->who.id == 1) {
-    snprintf(path, sizeof(path), "%s", pager->opts.record);
+};
+
+/* Nothing is replaced that is no working set: an image, for instance. */
+static int check_target(const char *path) {
+  struct stat status;
+  uffd_workingset *set;
+  if (stat(path, &status) != 0) return errno == ENOENT ? 0 : fail(errno, "%s: %s.", path, strerror(errno));
+  if (!S_ISREG(status.st_mode)) return fail(EINVAL, "%s is no regular file: a working set is not written to it.", path);
+  if (status.st_size == 0) return 0;
+  int result = uffd_workingset_load(path, &set);
+  if (result < 0) {
+    return fail(EEXIST, "%s is there already, and is no working set: it is not replaced. Name another file.", path);
+  }
+  uffd_workingset_close(set);
+  return 0;
+}
+
+int uffd_record_check(const uffd_pager *pager) {
+  struct uffd_newfile file;
+  const char *path = pager->opts.record;
+  if (path == NULL) return 0;
+  int result = check_target(path);
+  if (result == 0) result = uffd_newfile_open(&file, path);
+  if (result == 0) uffd_newfile_discard(&file);
+  return result;
+}
+
+static int write_here(void *ctx, struct uffd_message *message, int *fds) {
+  const struct record *record = ctx;
+  (void)message, (void)fds;
+  int result = check_target(record->path);
+  return result < 0 ? result : save(record->client, record->path);
+}
+
+static void written(uffd_pager *pager, void *ctx, const struct uffd_message *message, int *fds) {
+  const struct record *record = ctx;
+  (void)fds;
+  pager->recording--;
+  if (message->error == 0) {
+    uffd_report(pager, UFFD_REPORT_RECORD, 0, record->client, NULL, "Its working set is written to %s.", record->path);
   } else {
-    snprintf(path, sizeof(path), "%s.%" PRIu64, pager->opts.record, client->who.id);
+    uffd_report(pager, UFFD_REPORT_RECORD, message->error, record->client, NULL, "Its working set is not written: %s",
+                message->text);
   }
-  int result = save(client, path);
-  if (result >= 0) {
-    uffd_report(pager, UFFD_REPORT_RECORD, 0, client, NULL, "Its working set is written to %s.", path);
-    return;
+}
+
+static void forget_record(void *ctx) {
+  struct record *record = ctx;
+  record->release(record->client);
+  DELETE(record);
+}
+
+bool uffd_record_start(uffd_pager *pager, struct uffd_supervised *client,
+                       void (*release)(struct uffd_supervised *client)) {
+  if (pager->opts.record == NULL || client->book.head->record_at == 0) return false;
+  struct record *record = NEW(struct record);
+  int result = record != NULL ? 0 : fail(ENOMEM, "No memory for a record.");
+  if (result == 0) {
+    record->client = client;
+    record->release = release;
+    if (client->who.id == 1) {
+      snprintf(record->path, sizeof(record->path), "%s", pager->opts.record);
+    } else {
+      snprintf(record->path, sizeof(record->path), "%s.%" PRIu64, pager->opts.record, client->who.id);
+    }
+    const struct uffd_helper_work work = {write_here, written, forget_record, record, -1};
+    result = uffd_helper_start(pager, &work);
+    if (result < 0) DELETE(record);
   }
-  uffd_report(pager, UFFD_REPORT_ERROR, -result, client, NULL, "Its working set is not written: %s", uffd_errmsg());
+  if (result < 0) {
+    uffd_report(pager, UFFD_REPORT_RECORD, -result, client, NULL, "Its working set is not written: %s", uffd_errmsg());
+    return false;
+  }
+  pager->recording++;
+  return true;
 }

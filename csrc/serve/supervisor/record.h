@@ -6,7 +6,12 @@
 
 #include "serve/supervisor/client.h"
 
-/* Writes it if the pager records; reports an error when that fails. */
-void uffd_record_write(uffd_pager *pager, const struct uffd_supervised *client);
+/* Can records be written where the options say? 0, or -errno with a sentence. At the start: disks may be waited for. */
+int uffd_record_check(const uffd_pager *pager);
+/*
+ * Has a helper write it if the pager records, and reports how that ended. True: release is called with the client then.
+ */
+bool uffd_record_start(uffd_pager *pager, struct uffd_supervised *client,
+                       void (*release)(struct uffd_supervised *client));
 
 #endif
