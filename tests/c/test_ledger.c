@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "client.h"
@@ -242,6 +243,31 @@ static void killed_at_any_moment(void) {
 }
 
 /* More pieces than the ledger holds */
+
+/* Who says that it has a terabyte does not make the server use memory for it: neither the first nor a successor. */
+static void a_ledger_takes_memory_for_what_was_touched(void) {
+  const uint64_t pages = UINT64_C(1) << 28, size = uffd_ledger_size(pages, 1);
+  struct stat status;
+  int fd = memfd_create("ledger", MFD_CLOEXEC);
+  CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+  void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  CHECK(memory != MAP_FAILED);
+  for (int i = 0; i < 2; i++) {
+    struct uffd_terms terms = {.address = UINT64_C(1) << 40, .length = pages * 4096, .page_size = 4096};
+    struct uffd_ledger *opened;
+    CHECK_OK(uffd_ledger_open(memory, size, &opened));
+    CHECK_OK(uffd_ledger_enter(opened, &terms));
+    void *child = uffd_ledger_copy(opened);
+    CHECK(child != NULL);
+    uffd_pages_unmap(child, size);
+    DELETE(opened);
+    atomic_store(&((struct uffd_ledger_book *)memory)->pages[pages / 2 + 7], UFFD_PAGE_REMOVED);
+  }
+  CHECK_EQ(fstat(fd, &status), 0);
+  CHECK(status.st_blocks * 512 < (8 << 20));
+  munmap(memory, size);
+  close(fd);
+}
 
 #define MOVED     4u
 #define FRAGMENTS (2 * (UFFD_LEDGER_SLICES + 16))
@@ -596,6 +622,7 @@ static const struct check_test tests[] = {
     TEST(killed_at_every_point_4),
     TEST(killed_at_any_moment),
     TEST(closed_and_taken_up),
+    TEST(a_ledger_takes_memory_for_what_was_touched),
     TEST(what_the_ledger_cannot_hold_is_poison),
     TEST(successor_is_prepared_beforehand),
     TEST(complete_stays_complete),

@@ -21,6 +21,34 @@ static const struct uffd_ledger_table *current_table(const struct uffd_ledger_bo
   return &book->tables[atomic_load_explicit(&book->sequence, memory_order_acquire) % 2];
 }
 
+/* Page states that were never written: reading them would make memory of holes. */
+
+#define LOOK 256u /* pages of memory that are looked at by one system call */
+
+struct run {
+  uint64_t begin, end; /* page states; begin == end: none is left */
+};
+
+/* The next page states from `from` on, of count, whose memory is there. All others are ABSENT. */
+static struct run next_run(const struct uffd_ledger_book *book, uint64_t from, uint64_t count) {
+  const uintptr_t base = (uintptr_t)book->pages, last = base + count; /* a page state is a byte */
+  unsigned char there[LOOK];
+  struct run run = {count, count};
+  for (uintptr_t at = round_down(base + from, BASE_PAGE); at < last;) {
+    uint64_t looked = min_u64(LOOK, (last - at + BASE_PAGE - 1) / BASE_PAGE), i = 0;
+    if (mincore((void *)at, looked * BASE_PAGE, there) != 0) return (struct run){from, count};
+    for (; i < looked; i++, at += BASE_PAGE) {
+      bool present = (there[i] & 1) != 0;
+      if (present && run.begin == count) run.begin = max_u64(base + from, at) - base;
+      if (!present && run.begin != count) break;
+    }
+    if (run.begin == count) continue;
+    run.end = min_u64(last, at) - base;
+    return run;
+  }
+  return run;
+}
+
 /* ---- what another process has left */
 
 static int damaged(const char *what) {
@@ -51,6 +79,15 @@ static int check_slice(const struct uffd_ledger_book *book, uint64_t regions, co
   return 0;
 }
 
+static int check_pages(const struct uffd_ledger_book *book, uint64_t pages) {
+  for (struct run run = next_run(book, 0, pages); run.begin < pages; run = next_run(book, run.end, pages)) {
+    for (uint64_t i = run.begin; i < run.end; i++) {
+      if (atomic_load_explicit(&book->pages[i], memory_order_relaxed) > UFFD_PAGE_POISONED) return damaged("a page");
+    }
+  }
+  return 0;
+}
+
 /* The last region may have been cut off while it was entered: its slices count once it does. */
 static int check_book(const struct uffd_ledger *ledger) {
   const struct uffd_ledger_book *book = ledger->book;
@@ -73,10 +110,7 @@ static int check_book(const struct uffd_ledger *ledger) {
   for (uint64_t i = 0; i < table->count && result == 0; i++) {
     result = check_slice(book, regions, &table->slices[i], &end);
   }
-  for (uint64_t i = 0; i < pages && result == 0; i++) {
-    if (atomic_load_explicit(&book->pages[i], memory_order_relaxed) > UFFD_PAGE_POISONED) result = damaged("a page");
-  }
-  return result;
+  return result < 0 ? result : check_pages(book, pages);
 }
 
 /* ---- opening */
@@ -151,9 +185,11 @@ static int enter_new(const struct uffd_ledger *ledger, const struct uffd_terms *
     return fail(EINVAL, "The ledger has no room for another %" PRIu64 " pages: uffd_ledger_size() says what it takes.",
                 pages);
   }
-  for (uint64_t i = 0; i < pages; i++) { /* of one whose adding has failed */
-    if (atomic_load_explicit(&book->pages[entry.first + i], memory_order_relaxed) == UFFD_PAGE_ABSENT) continue;
-    atomic_store_explicit(&book->pages[entry.first + i], UFFD_PAGE_ABSENT, memory_order_relaxed);
+  uint64_t end = entry.first + pages; /* of one whose adding has failed */
+  for (struct run run = next_run(book, entry.first, end); run.begin < end; run = next_run(book, run.end, end)) {
+    for (uint64_t i = run.begin; i < run.end; i++) {
+      atomic_store_explicit(&book->pages[i], UFFD_PAGE_ABSENT, memory_order_relaxed);
+    }
   }
   memcpy(&book->regions[ledger->added], &entry, sizeof(entry));
   atomic_store_explicit(&book->regions_count, ledger->added + 1, memory_order_release);
@@ -306,9 +342,11 @@ static void copy_book(const struct uffd_ledger_book *book, struct uffd_ledger_bo
   const struct uffd_ledger_table *table = current_table(book);
   copy->tables[0].count = table->count;
   memcpy(copy->tables[0].slices, table->slices, table->count * sizeof(table->slices[0]));
-  for (uint64_t i = 0; i < pages; i++) {
-    uint8_t state = atomic_load_explicit(&book->pages[i], memory_order_relaxed);
-    if (state != UFFD_PAGE_ABSENT) atomic_store_explicit(&copy->pages[i], state, memory_order_relaxed);
+  for (struct run run = next_run(book, 0, pages); run.begin < pages; run = next_run(book, run.end, pages)) {
+    for (uint64_t i = run.begin; i < run.end; i++) {
+      uint8_t state = atomic_load_explicit(&book->pages[i], memory_order_relaxed);
+      if (state != UFFD_PAGE_ABSENT) atomic_store_explicit(&copy->pages[i], state, memory_order_relaxed);
+    }
   }
   atomic_store(&copy->lost, atomic_load(&book->lost));
   copy->version = VERSION;

@@ -132,8 +132,9 @@ static void free_client(uffd_pager *pager, struct uffd_supervised *client) {
 
 /* A worker has the most for a client: object, book, pidfd, and four of its loop. */
 static int check_fds(const uffd_pager *pager, uint32_t extra) {
-  uint64_t clients = pager->clients_count + pager->refused_kept + 1;
-  if (clients * FDS_A_CLIENT + pager->fds_extra + extra + FDS_SPARE <= pager->fds_limit) return 0;
+  uint64_t clients = pager->clients_count + 1;
+  uint64_t kept = (uint64_t)pager->refused_kept * 2; /* their objects and pidfds, here only */
+  if (clients * FDS_A_CLIENT + kept + pager->fds_extra + extra + FDS_SPARE <= pager->fds_limit) return 0;
   return fail(EMFILE, "No descriptors are left for another client, beside %u: raise the limit (ulimit -n).",
               pager->clients_count);
 }
