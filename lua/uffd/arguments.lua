@@ -16,6 +16,14 @@ function arguments.positive(text)
   return nil, "an integer from 1 on"
 end
 
+function arguments.range(low, high)
+  return function(text)
+    local number = arguments.integer(text)
+    if number and number >= low and number <= high then return number end
+    return nil, ("an integer from %d to %d"):format(low, high)
+  end
+end
+
 local times = { [""] = 1, ms = 1, s = 1000, min = 60000 }
 
 function arguments.milliseconds(text)

@@ -50,7 +50,7 @@ were poisoned: it lost data, 77 the kernel or the permissions lack what is neede
 
 local function octal(text)
   local mode = text:find "^[0-7]+$" and tonumber(text, 8)
-  if mode and mode <= 511 then return mode end
+  if mode and mode > 0 and mode <= 511 then return mode end
   return nil, "an octal mode, such as 660"
 end
 
@@ -59,17 +59,26 @@ local function size_or_auto(text)
   return arguments.bytes(text)
 end
 
+-- What the core has 32 bits for; 0 would be the default.
+local count, user = arguments.range(1, 0xffffffff), arguments.range(0, 0xfffffffe)
+
+local function count_of_bytes(text)
+  local bytes, expected = arguments.bytes(text)
+  if not bytes or bytes > 0 and bytes <= 0xffffffff then return bytes, expected end
+  return nil, "bytes, at least 1 and less than 4G"
+end
+
 local known = {
   help = true, h = "help", keep = true, json = true, timestamps = true,
   log = arguments.choice("error", "warning", "info"),
   once = true, prefetch = true,
   socket = arguments.text, control = arguments.text, metrics = arguments.text,
   image = arguments.text, policy = arguments.text, record = arguments.text, replay = arguments.text,
-  workers = arguments.positive, uid = arguments.integer, watchdog = arguments.integer,
-  hang = arguments.milliseconds, ["control-uid"] = arguments.integer, ["control-mode"] = octal,
-  ["max-regions"] = arguments.positive, ["max-bytes"] = arguments.bytes,
+  workers = arguments.range(1, 64), uid = user, watchdog = count,
+  hang = arguments.milliseconds, ["control-uid"] = user, ["control-mode"] = octal,
+  ["max-regions"] = count, ["max-bytes"] = count_of_bytes,
   mode = octal, rate = arguments.bytes, around = size_or_auto,
-  ["max-clients"] = arguments.positive,
+  ["max-clients"] = count,
   ["on-crash"] = arguments.choice("kill", "freeze"),
   ["on-drain"] = arguments.choice("complete", "refuse"),
 }

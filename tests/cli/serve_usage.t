@@ -21,9 +21,20 @@ uffd-lua serve: '--bogus' is not an option
 usage: *
 [2]
 $ uffd-lua serve --socket door --image image --workers many
-uffd-lua serve: '--workers' takes an integer from 1 on, not 'many'
+uffd-lua serve: '--workers' takes an integer from 1 to 64, not 'many'
 usage: *
 [2]
+$ for option in '--workers 65' '--max-clients 4294967296' '--max-regions 0' '--watchdog 0' '--uid 4294967295' '--mode 000' '--max-bytes 4G' '--hang 0'; do
+>   uffd-lua serve --socket door --image image $option 2>&1 | head -n 1
+> done
+uffd-lua serve: '--workers' takes an integer from 1 to 64, not '65'
+uffd-lua serve: '--max-clients' takes an integer from 1 to 4294967295, not '4294967296'
+uffd-lua serve: '--max-regions' takes an integer from 1 to 4294967295, not '0'
+uffd-lua serve: '--watchdog' takes an integer from 1 to 4294967295, not '0'
+uffd-lua serve: '--uid' takes an integer from 0 to 4294967294, not '4294967295'
+uffd-lua serve: '--mode' takes an octal mode, such as 660, not '000'
+uffd-lua serve: '--max-bytes' takes bytes, at least 1 and less than 4G, not '4G'
+uffd-lua serve: '--hang' takes a time, such as 500ms or 10s, not '0'
 $ uffd-lua serve --socket door --image image --mode 888
 uffd-lua serve: '--mode' takes an octal mode, such as 660, not '888'
 usage: *
