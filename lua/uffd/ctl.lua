@@ -130,7 +130,8 @@ local function take_words(request, words)
   for i, convert in ipairs(takes) do
     local word = words[i + 1]
     if not word and not takes.optional then
-      return nil, ("'%s' needs %s"):format(request, request == "image" and "a file" or i == 1 and "the id of a client" or "a text")
+      local what = request == "image" and "a file" or i == 1 and "the id of a client" or "a text"
+      return nil, ("'%s' needs %s"):format(request, what)
     end
     if word then
       local value, expected = convert(word)

@@ -144,7 +144,9 @@ local function timestamp(wall_ns)
   return os.date("!%Y-%m-%dT%H:%M:%S", seconds) .. (".%06dZ"):format(wall_ns % 1000000000 // 1000)
 end
 
-local severity = { died = "error", hung = "error", error = "error", frozen = "error", late = "warning", refused = "warning" }
+local severity = {
+  died = "error", hung = "error", error = "error", frozen = "error", late = "warning", refused = "warning",
+}
 
 -- Prints a line on stderr in the place of the status line. level: "error", "warning" or "info"; wall_ns: since 1970.
 function View:say(level, wall_ns, line)
