@@ -267,7 +267,7 @@ static void make_set(const struct paging *paging, const char *path) {
 
 static void stop_before_the_file(const char *name, void *ctx) {
   (void)ctx;
-  if (strcmp(name, "workingset-written") != 0) return;
+  if (strcmp(name, "newfile-written") != 0) return;
   atomic_fetch_add(&seen_here->flags[3], 1);
   while (atomic_load(&seen_here->flags[4]) == 0) {
     paging_sleep_us(1000);
