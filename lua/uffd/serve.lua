@@ -115,6 +115,8 @@ end
 
 -- What a person sees
 
+local rows_most = 1000 -- clients whose figures are shown at the end
+
 local View = {}
 View.__index = View
 
@@ -130,6 +132,7 @@ local function new_view(given)
     columns = core.terminal(2),
     rows = {},        -- of clients that came, by id
     order = {},       -- their ids
+    forgotten = 0,    -- how many are in neither any more
     lost = false,     -- a client could not be served
     past = { faults = 0, bytes = 0, policy_calls = 0, deferred = 0 }, -- of clients that are gone
     drawn = 0,        -- when the line was, and the faults then
@@ -192,6 +195,20 @@ local function sentence(event)
   return (name ~= "" and name .. text or event.text)
 end
 
+-- The oldest that has gone: memory must not grow with every client that ever came.
+function View:forget()
+  for i, id in ipairs(self.order) do
+    local row = self.rows[id]
+    if row.past then
+      self.lost_before = self.lost_before or figures.lost(row.client)
+      self.forgotten = self.forgotten + 1
+      self.rows[id] = nil
+      table.remove(self.order, i)
+      return
+    end
+  end
+end
+
 -- Remembers the last figures of a client.
 function View:keep(client, now_ns, ended)
   local row = self.rows[client.id]
@@ -199,6 +216,7 @@ function View:keep(client, now_ns, ended)
     row = {}
     self.rows[client.id] = row
     self.order[#self.order + 1] = client.id
+    if #self.order > rows_most then self:forget() end
   end
   row.client = client
   row.elapsed_ns = math.max(now_ns - client.since_ns, 0)
@@ -252,6 +270,7 @@ end
 
 -- Are there pages that failed, or were poisoned?
 function View:lost_data()
+  if self.lost_before then return true end
   for _, row in pairs(self.rows) do
     if figures.lost(row.client) then return true end
   end
@@ -308,6 +327,7 @@ function View:conclude()
   if self.json then
     for _, row in ipairs(rows) do write_json("figures", { client = row.client, text = row.ended }, row) end
   elseif #rows > 0 then
+    if self.forgotten > 0 then print(figures.count(self.forgotten, "earlier client") .. " not shown") end
     print(figures.table(rows))
   end
 end

@@ -44,3 +44,17 @@ $ uffd-lua manager.lua > told & manager=$!
 > uffd-lua ctl --socket control drain; wait $manager; wait $pid; cat told
 READY=1 STATUS=listening on door
 STOPPING=1
+
+# Memory does not grow with every client that ever came: the table has the last thousand.
+? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
+$ head -c 4096 /dev/zero | tr '\0' x > page
+$ cat > many.lua <<'END'
+> local uffd = require "uffd"
+> local memory = assert(uffd.map { size = 4096 })
+> for _ = 1, 1005 do assert(uffd.handoff { socket = "door", memory = memory }):close() end
+> END
+$ rm -f control; uffd-lua serve --socket door --image page --control control --log error > table & pid=$!
+> await 'uffd-lua ctl --socket control status > /dev/null 2>&1'
+> uffd-lua many.lua; uffd-lua ctl --socket control drain; wait $pid; head -n 1 table; wc -l < table
+5 earlier clients not shown
+1002
