@@ -99,6 +99,7 @@ static void add(uffd_pager *pager, struct uffd_supervised *client) {
   pager->clients_come++;
   if (client->image != NULL) client->image->clients_count++;
   pager->last_id = max_u64(pager->last_id, client->who.id);
+  /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): who is added has a book, made by uffd_book_create() */
   client->book.head->image = client->image != NULL ? client->image->backing.number : 0;
 }
 
@@ -208,7 +209,7 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64
   handshake->pidfd = -1;
   result = uffd_book_create(&client->who, pager->opts.record != NULL, &client->book);
   if (result == 0) result = poll_exit(pager, client);
-  if (result < 0) {
+  if (result != 0) {
     handshake->pidfd = client->pidfd;
     client->pidfd = -1;
     free_client(pager, client);

@@ -22,7 +22,7 @@ struct uffd_flaws {
   uint64_t missed_told;
 };
 
-void uffd_flaws_note(void *flaws, int level, const char *sentence); /* an uffd_log_fn */
+void uffd_flaws_note(void *ctx, int level, const char *sentence); /* an uffd_log_fn */
 /* error: an errno, of the first one. */
 void uffd_flaws_tell(struct uffd_flaws *flaws, const struct uffd_mouth *mouth, uint64_t client, int error);
 
