@@ -75,7 +75,9 @@ struct uffd_pager_report;
 
 struct uffd_pager_opts {
   size_t size;
-  const char *socket;    /* path of the front door; a socket file that nobody listens at is replaced */
+  const char *socket;    /* path of the front door; a socket file that nobody listens at is replaced. NULL: the socket
+                            that the service manager has given, as sd_listen_fds(3) has it: the one named "door", or the
+                            only one without a name. Likewise "control" and "metrics" */
   const char *control;   /* path of the control socket; NULL: none */
   uint32_t socket_mode;  /* of the front door's file; 0: 0600 */
   uint32_t max_clients;  /* 0: 256 */
@@ -233,16 +235,18 @@ struct uffd_client_status {
 
 struct uffd_pager_status {
   size_t size;
-  uint32_t clients;  /* now */
-  uint32_t workers;  /* alive */
-  uint64_t served;   /* clients so far */
-  uint64_t refused;  /* handshakes that were refused so far */
-  uint64_t restarts; /* workers that died and were replaced so far */
-  uint64_t draining; /* 1 after uffd_pager_drain() */
-  uint64_t hangs;    /* workers that hung and were killed so far */
+  uint32_t clients;   /* now */
+  uint32_t workers;   /* alive */
+  uint64_t served;    /* clients so far */
+  uint64_t refused;   /* handshakes that were refused so far */
+  uint64_t restarts;  /* workers that died and were replaced so far */
+  uint64_t draining;  /* 1 after uffd_pager_drain() */
+  uint64_t hangs;     /* workers that hung and were killed so far */
+  uint64_t reloads;   /* begun so far */
+  uint64_t reloading; /* 1 while new workers are started or old ones still have clients */
 };
 #define UFFD_PAGER_STATUS_INIT                                                                                         \
-  { sizeof(struct uffd_pager_status), 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(struct uffd_pager_status), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Fills *status, as much of it as both sides know. -EINVAL size. */
 UFFD_EXPORT int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_status *status);

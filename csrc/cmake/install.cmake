@@ -54,6 +54,13 @@ if(UFFD_BUILD_IMAGE)
   install(FILES "${PROJECT_BINARY_DIR}/uffd-image.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endif()
 
+if(UFFD_BUILD_PAGER AND TARGET uffd-lua)
+  foreach(unit uffd-pager.service uffd-pager.socket)
+    configure_file(csrc/runner/${unit}.in ${unit} @ONLY)
+    install(FILES "${PROJECT_BINARY_DIR}/${unit}" DESTINATION ${CMAKE_INSTALL_PREFIX}/lib/systemd/system)
+  endforeach()
+endif()
+
 install(TARGETS uffd_preload LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 
 if(TARGET uffd_core)

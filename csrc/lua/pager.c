@@ -474,6 +474,9 @@ static int pager_status(lua_State *L) {
   uffd_lua_set_integer(L, "refused", status.refused);
   uffd_lua_set_integer(L, "restarts", status.restarts);
   uffd_lua_set_integer(L, "hangs", status.hangs);
+  uffd_lua_set_integer(L, "reloads", status.reloads);
+  lua_pushboolean(L, status.reloading != 0);
+  lua_setfield(L, -2, "reloading");
   lua_pushboolean(L, status.draining != 0);
   lua_setfield(L, -2, "draining");
   return 1;

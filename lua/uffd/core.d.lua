@@ -932,6 +932,8 @@ function pager:close() end
 ---@field refused integer handshakes that were refused so far
 ---@field restarts integer workers that were replaced
 ---@field hangs integer workers that hung and were killed
+---@field reloads integer begun so far
+---@field reloading boolean new workers are started, or old ones still have clients
 ---@field draining boolean
 
 ---A `uffd.Client`, and how it fares.

@@ -34,7 +34,7 @@ local function write_members(fields, values)
 end
 
 local status_fields = { "version", "pid", "clients", "workers", "served", "refused", "restarts", "hangs",
-  "draining" }
+  "reloads", "reloading", "draining" }
 local show, show_json = {}, {}
 
 function show.status(reply) write_members(status_fields, reply) end

@@ -925,7 +925,7 @@ end
 ---"workers", "stats", "errors", "metrics", "drain", "reload", and of one client (`"client":1`) "kill", "complete" and
 ---"label" (`"label":"web"`), and "image" with "path", the file of new clients. A reply is an object with "ok";
 ---false: "error" is a sentence. Beside it are
----* in that of "status": version, pid, clients, workers, served, refused, restarts, hangs, draining
+---* in that of "status": version, pid, clients, workers, served, refused, restarts, hangs, reloads, reloading, draining
 ---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
 ---  oldest_ns, size, label, regions (how many), and "stats" with the fields of `uffd.Stats`
 ---* in that of "stats": "stats", of all clients together: sums, but the largest of queue_max and the latencies

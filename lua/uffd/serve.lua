@@ -44,7 +44,7 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --help                show this and stop
 SIGHUP replaces the workers, without a lost fault. SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
 and the clients that are there are killed. On a terminal, a line on stderr tells how it goes; at the end, a table on
-stdout how it went. systemd: Type=notify, ExecReload=kill -HUP $MAINPID, KillMode=process.
+stdout how it went. systemd: uffd-pager.service and .socket are installed; their sockets take the place of --socket.
 exit codes: 0 done, 1 failed, or a client could not be served, 2 wrong usage, 3 served, but pages of a client failed or
 were poisoned: it lost data, 77 the kernel or the permissions lack what is needed]]
 
@@ -356,9 +356,36 @@ local function watchdog(wait)
   return wait < 0 and most or math.min(wait, most), feed
 end
 
+-- What the service manager is told beside that: that a reload begins and ends, and how it goes.
+local Manager = {}
+Manager.__index = Manager
+
+local function new_manager()
+  return setmetatable({ reloads = 0, reloading = false, status = "", said = uffd.now() }, Manager)
+end
+
+function Manager:step(status)
+  local now = uffd.now()
+  if status.reloads > self.reloads then
+    self.reloads, self.reloading = status.reloads, true
+    core.notify(("RELOADING=1\nMONOTONIC_USEC=%d"):format(math.floor(now * 1e6)))
+  end
+  if self.reloading and not status.reloading then
+    self.reloading = false
+    core.notify "READY=1"
+  end
+  local text = ("%s, %s, %d refused, %d restarts"):format(figures.count(status.clients, "client"),
+    figures.count(status.workers, "worker"), status.refused, status.restarts)
+  if text ~= self.status and now - self.said > 1 then
+    self.status, self.said = text, now
+    core.notify("STATUS=" .. text)
+  end
+end
+
 local function run(pager, view)
   local wait, feed = watchdog(view.columns and 250 or -1)
   local stopping = false
+  local manager = new_manager()
   local goes_on, message, errno
   repeat
     goes_on, message, errno = pager:step(wait)
@@ -366,7 +393,9 @@ local function run(pager, view)
       feed()
       view:refresh(pager)
       view:count_refusals(math.floor(uffd.now() * 1e9))
-      if not stopping and pager:status().draining then
+      local status = pager:status()
+      manager:step(status)
+      if not stopping and status.draining then
         stopping = true
         core.notify "STOPPING=1"
       end
@@ -392,11 +421,12 @@ local function supervise(given, options)
   local view = new_view(given)
   options.worker = command_line()
   options.keep = (tonumber(os.getenv "FDSTORE") or 0) > 0
+  local where = given.socket or "the socket of the service manager"
   local ready = false
   options.report = function(event)
     if event.kind == "worker" and not ready then
       ready = true
-      core.notify("READY=1\nSTATUS=listening on " .. given.socket)
+      core.notify("READY=1\nSTATUS=listening on " .. where)
     end
     view:tell(event)
   end
@@ -407,7 +437,7 @@ local function supervise(given, options)
   if given.json then
     write_json("listening", { socket = given.socket, pid = core.pid() })
   else
-    view:say("info", core.wall_clock(), "uffd-lua serve: listening on " .. given.socket)
+    view:say("info", core.wall_clock(), "uffd-lua serve: listening on " .. where)
   end
   local done
   done, message, errno = run(pager, view)
@@ -464,7 +494,9 @@ return function(...)
     print(help)
     return 0
   end
-  if not given.socket then return refuse "it needs a --socket to listen on" end
+  if not given.socket and not fd and not os.getenv "LISTEN_FDS" then
+    return refuse "it needs a --socket to listen on, or one of the service manager"
+  end
   if not given.image and not given.policy then return refuse "it needs an --image, or a --policy that makes one" end
   if #words > 0 and not given.policy then return refuse(("'%s' is an argument for no policy"):format(words[1])) end
   local options = pager_options(given)

@@ -24,6 +24,8 @@ served        1
 refused       0
 restarts      0
 hangs         0
+reloads       0
+reloading     false
 draining      false
 client * pid * time * missing * oldest * state
      1 * 256 * 1.0 * - * served
@@ -132,7 +134,7 @@ client: 0
 serve: 0
 $ grep -c 'client 1 is complete' err
 1
-$ sh with 'vmm --socket door --image image --stay < go > second & second=$!; c="uffd-lua ctl --socket control"; await "$c clients | grep -q \"^ *2 .*served\""; $c kill 2; wait $second; echo "second: $?"; await "! $c clients | grep -q \"^ *2 \""; $c kill'
+$ sh with 'rm -f ended; (vmm --socket door --image image --stay < go > second; echo "second: $?" > ended) 2> /dev/null & c="uffd-lua ctl --socket control"; await "$c clients | grep -q \"^ *2 .*served\""; $c kill 2; await "[ -s ended ]"; cat ended; await "! $c clients | grep -q \"^ *2 \""; $c kill'
 second: 137
 uffd-lua ctl: 'kill' needs the id of a client
 usage: *

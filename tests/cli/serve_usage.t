@@ -4,7 +4,7 @@ $ uffd-lua serve --help
 usage: uffd-lua serve --socket PATH *
 ...
 $ uffd-lua serve
-uffd-lua serve: it needs a --socket to listen on
+uffd-lua serve: it needs a --socket to listen on, or one of the service manager
 usage: uffd-lua serve *
 [2]
 $ uffd-lua serve --socket door

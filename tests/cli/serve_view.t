@@ -35,7 +35,10 @@ $ cat > manager.lua <<'END'
 > manager:settimeout(20)
 > io.stdout:setvbuf "line"
 > io.open("bound", "w"):close()
-> for _ = 1, 2 do print((manager:receive():gsub("\n", " "))) end
+> repeat
+>   local text = manager:receive()
+>   if not text:find "^STATUS" then print((text:gsub("\n", " "))) end
+> until text == "STOPPING=1"
 > END
 $ uffd-lua manager.lua > told & manager=$!
 > await '[ -e bound ]'

@@ -212,7 +212,8 @@ end
 function tests.test_the_handle()
   local served, _, socket = open(1)
   lu.assertEquals(served:status(),
-    { clients = 0, workers = served:status().workers, served = 0, refused = 0, restarts = 0, hangs = 0,
+    { clients = 0, workers = served:status().workers, served = 0, refused = 0, restarts = 0, hangs = 0, reloads = 0,
+      reloading = false,
       draining = false })
   lu.assertEquals(served:clients(), {})
   lu.assertTrue(served:step(0))

@@ -17,7 +17,8 @@ int uffd_door_open(const struct uffd_door_opts *opts, struct uffd_door **door) {
   *door = NULL;
   struct uffd_door *made = NEW(struct uffd_door);
   if (made == NULL) return fail(ENOMEM, "No memory for a front door.");
-  int result = uffd_listener_open(&made->listener, opts->path, opts->mode);
+  int result = opts->given ? uffd_listener_adopt(&made->listener, opts->fd, opts->owned ? opts->path : NULL)
+                             : uffd_listener_open(&made->listener, opts->path, opts->mode);
   if (result < 0) {
     DELETE(made);
     return result;

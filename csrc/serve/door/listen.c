@@ -132,6 +132,47 @@ int uffd_listener_open(struct uffd_listener *listener, const char *path, mode_t 
   return result;
 }
 
+static bool listens(int fd) {
+  int type = 0, listening = 0;
+  socklen_t length = sizeof(int), other = sizeof(int);
+  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_STREAM &&
+         getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &other) == 0 && listening != 0;
+}
+
+/* Is it the socket at this path, and its file still there? */
+static bool lies_at(int fd, const char *path, struct stat *status) {
+  struct sockaddr_un address;
+  socklen_t length = sizeof(address);
+  memset(&address, 0, sizeof(address));
+  if (getsockname(fd, (struct sockaddr *)&address, &length) != 0 || address.sun_family != AF_UNIX) return false;
+  return strncmp(address.sun_path, path, sizeof(address.sun_path)) == 0 && lstat(path, status) == 0 &&
+         S_ISSOCK(status->st_mode);
+}
+
+int uffd_listener_adopt(struct uffd_listener *listener, int fd, const char *path) {
+  struct stat status = {0};
+  *listener = (struct uffd_listener)UFFD_LISTENER_INIT;
+  if (!listens(fd) || (path != NULL && !lies_at(fd, path, &status))) {
+    close(fd);
+    return fail(EINVAL, "The socket that was given%s%s is none that listens there.", path != NULL ? " for " : "",
+                path != NULL ? path : "");
+  }
+  size_t length = path != NULL ? strlen(path) + 1 : 0;
+  if (path != NULL && (listener->path = uffd_alloc(length)) == NULL) {
+    close(fd);
+    return fail(ENOMEM, "No memory for a socket.");
+  }
+  if (path != NULL) memcpy(listener->path, path, length);
+  (void)fcntl(fd, F_SETFL, O_NONBLOCK);
+  (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+  listener->fd = fd;
+  listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  listener->process = uffd_process();
+  listener->device = status.st_dev;
+  listener->inode = status.st_ino;
+  return 0;
+}
+
 void uffd_listener_close(struct uffd_listener *listener) {
   struct stat status;
   if (listener->path != NULL && listener->process == uffd_process() && lstat(listener->path, &status) == 0 &&

@@ -25,6 +25,11 @@ struct uffd_listener {
  * -EADDRINUSE somebody listens there; -EEXIST there is a file that is not a socket; those of socket(2) and bind(2).
  */
 int uffd_listener_open(struct uffd_listener *listener, const char *path, mode_t mode);
+/*
+ * A socket that somebody else listens at already and has given to us, at path, or anywhere when path is NULL. Its file
+ * is removed at the end if it is ours: path is given. Takes fd, also when it fails. -EINVAL no such socket.
+ */
+int uffd_listener_adopt(struct uffd_listener *listener, int fd, const char *path);
 /* Listens at a port of a loopback address, which everybody on this machine can reach. -EINVAL another address. */
 int uffd_listener_open_port(struct uffd_listener *listener, const char *host, uint16_t port);
 /* Removes the file too, if it is still ours; in a forked child it only closes. */

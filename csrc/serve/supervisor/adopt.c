@@ -4,22 +4,19 @@
  */
 #include "serve/supervisor/adopt.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/base.h"
 #include "serve/supervisor/client.h"
+#include "serve/supervisor/given.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
-
-#define FIRST_FD 3 /* SD_LISTEN_FDS_START */
 
 /* A descriptor that was kept. */
 struct relic {
@@ -34,40 +31,25 @@ struct relics {
 };
 
 /* "client7.object" */
-static bool parse(const char *name, size_t length, struct relic *relic) {
-  char text[UFFD_KEEP_NAME];
-  if (length >= sizeof(text)) return false;
-  memcpy(text, name, length);
-  text[length] = '\0';
-  return sscanf(text, "%15[a-z]%" SCNu64 ".%15[a-z0-9]", relic->what, &relic->number, relic->part) == 3;
+static bool parse(const char *name, struct relic *relic) {
+  return sscanf(name, "%15[a-z]%" SCNu64 ".%15[a-z0-9]", relic->what, &relic->number, relic->part) == 3;
 }
 
 static bool is_ours(const struct relic *relic) {
   return strcmp(relic->what, "client") == 0 || strcmp(relic->what, "image") == 0 || strcmp(relic->what, "refused") == 0;
 }
 
-static size_t count_given(void) {
-  const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-  if (pid == NULL || count == NULL || strtol(pid, NULL, 10) != getpid()) return 0;
-  long fds = strtol(count, NULL, 10);
-  return fds > 0 && fds < 1 << 20 ? (size_t)fds : 0;
-}
-
-static int collect(struct relics *relics) {
-  const char *names = getenv("LISTEN_FDNAMES");
-  size_t count = names != NULL ? count_given() : 0;
-  relics->room = count;
-  if (count == 0) return 0;
-  relics->list = uffd_alloc(count * sizeof(*relics->list));
+static int collect(uffd_pager *pager, struct relics *relics) {
+  relics->room = pager->given_count;
+  if (relics->room == 0) return 0;
+  relics->list = uffd_alloc(relics->room * sizeof(*relics->list));
   if (relics->list == NULL) return fail(ENOMEM, "No memory for what another supervisor has left.");
-  for (size_t i = 0; i < count && names != NULL; i++) {
-    const char *colon = strchr(names, ':');
-    struct relic relic = {.fd = FIRST_FD + (int)i};
-    if (parse(names, colon != NULL ? (size_t)(colon - names) : strlen(names), &relic) && is_ours(&relic)) {
-      (void)fcntl(relic.fd, F_SETFD, FD_CLOEXEC);
-      relics->list[relics->count++] = relic;
-    }
-    names = colon != NULL ? colon + 1 : NULL;
+  for (size_t i = 0; i < pager->given_count; i++) {
+    struct uffd_given *given = &pager->given[i];
+    struct relic relic = {.fd = given->fd};
+    if (!parse(given->name, &relic) || !is_ours(&relic)) continue;
+    given->fd = -1;
+    relics->list[relics->count++] = relic;
   }
   return 0;
 }
@@ -143,7 +125,7 @@ int uffd_adopt_all(uffd_pager *pager) {
   struct relics relics = {NULL, 0, 0};
   uint64_t number = 0;
   if (pager->keep.fd < 0) return 0;
-  int result = collect(&relics);
+  int result = collect(pager, &relics);
   if (result < 0) return result;
   uffd_keep_count(pager, relics.count);
   while ((number = next_of(&relics, "image", "file", number)) != 0) {

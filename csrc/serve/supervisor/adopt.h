@@ -7,7 +7,7 @@
 #include "uffd_pager.h"
 
 /*
- * Takes the images and clients out of the descriptors that this process was started with (LISTEN_FDS). What cannot be
+ * Takes the images and clients out of the descriptors that this process was started with (given.h). What cannot be
  * understood is held open and reported: its missing pages must not become zeros. -ENOMEM.
  */
 int uffd_adopt_all(uffd_pager *pager);

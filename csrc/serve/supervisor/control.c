@@ -142,6 +142,8 @@ static json_t *tell_status(struct uffd_control *control, const json_t *asked) {
   set_count(reply, "refused", status.refused);
   set_count(reply, "restarts", status.restarts);
   set_count(reply, "hangs", status.hangs);
+  set_count(reply, "reloads", status.reloads);
+  json_object_set_new(reply, "reloading", json_boolean(status.reloading != 0));
   json_object_set_new(reply, "draining", json_boolean(status.draining != 0));
   return reply;
 }
@@ -404,8 +406,9 @@ static void accept_all(struct uffd_control *control) {
   }
 }
 
-static int open_control(struct uffd_control *control, const char *path, mode_t mode) {
-  int result = uffd_listener_open(&control->listener, path, mode);
+static int open_control(struct uffd_control *control, const char *path, int fd, mode_t mode) {
+  int result =
+      fd >= 0 ? uffd_listener_adopt(&control->listener, fd, NULL) : uffd_listener_open(&control->listener, path, mode);
   if (result < 0) return result;
   struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
   control->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -414,7 +417,8 @@ static int open_control(struct uffd_control *control, const char *path, mode_t m
   return 0;
 }
 
-int uffd_control_open(const char *path, mode_t mode, int64_t uid, uffd_pager *pager, struct uffd_control **control) {
+int uffd_control_open(const char *path, int fd, mode_t mode, int64_t uid, uffd_pager *pager,
+                      struct uffd_control **control) {
   *control = NULL;
   struct uffd_control *opened = NEW(struct uffd_control);
   if (opened == NULL) return fail(ENOMEM, "No memory for the control socket.");
@@ -424,7 +428,7 @@ int uffd_control_open(const char *path, mode_t mode, int64_t uid, uffd_pager *pa
   opened->epoll = -1;
   for (int i = 0; i < VISITORS; i++)
     opened->visitors[i].fd = -1;
-  int result = open_control(opened, path, mode);
+  int result = open_control(opened, path, fd, mode);
   if (result < 0)
     uffd_control_close(opened);
   else

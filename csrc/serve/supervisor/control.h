@@ -16,7 +16,9 @@ struct uffd_control;
  * Whoever the file's mode lets connect may look; root, our own user and uid (unless it is -1) may also give orders.
  * Errors: those of uffd_listener_open(); -ENOMEM.
  */
-int uffd_control_open(const char *path, mode_t mode, int64_t uid, uffd_pager *pager, struct uffd_control **control);
+/* fd: a socket that was given, which is taken; -1: none. */
+int uffd_control_open(const char *path, int fd, mode_t mode, int64_t uid, uffd_pager *pager,
+                      struct uffd_control **control);
 int uffd_control_fd(const struct uffd_control *control); /* polls readable when uffd_control_step() has work */
 void uffd_control_step(struct uffd_control *control);
 void uffd_control_opened(struct uffd_control *control); /* answers those who wait for an image to be opened */

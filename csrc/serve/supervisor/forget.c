@@ -7,6 +7,7 @@
 #include "serve/supervisor/children.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
+#include "serve/supervisor/given.h"
 #include "serve/supervisor/helper.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/keep.h"
@@ -31,4 +32,5 @@ void uffd_pager_forget(uffd_pager *pager) {
   uffd_clients_forget(pager);
   uffd_images_forget(pager);
   uffd_keep_close(pager);
+  uffd_given_close(pager);
 }

@@ -174,6 +174,15 @@ void uffd_keep_drop_refused(uffd_pager *pager, uint64_t number) {
   drop(pager, "refused%" PRIu64 ".object", number);
 }
 
+void uffd_keep_socket(uffd_pager *pager, const char *name, int fd) {
+  store(pager, fd, "%s", name);
+}
+
+/* In a forked child the pager's door is not shut: it closes its copies. */
+void uffd_keep_drop_socket(uffd_pager *pager, const char *name) {
+  if (pager->pid == getpid()) drop(pager, "%s", name);
+}
+
 void uffd_keep_count(uffd_pager *pager, uint64_t stored) {
   pager->keep.stored += stored;
 }

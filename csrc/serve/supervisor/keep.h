@@ -33,6 +33,8 @@ void uffd_keep_refused(uffd_pager *pager, uint64_t number, int object_fd);
 void uffd_keep_drop_client(uffd_pager *pager, const struct uffd_supervised *client);
 void uffd_keep_drop_image(uffd_pager *pager, const struct uffd_image *image);
 void uffd_keep_drop_refused(uffd_pager *pager, uint64_t number);
+void uffd_keep_socket(uffd_pager *pager, const char *name, int fd);
+void uffd_keep_drop_socket(uffd_pager *pager, const char *name);
 /* What was adopted is in the store already. */
 void uffd_keep_count(uffd_pager *pager, uint64_t stored);
 

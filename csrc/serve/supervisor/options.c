@@ -4,6 +4,7 @@
 #include "serve/supervisor/options.h"
 
 #include <dirent.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -31,7 +32,9 @@ static int check_threads(const struct uffd_pager_opts *opts) {
 }
 
 int uffd_options_check(const struct uffd_pager_opts *opts) {
-  if (opts->socket == NULL) return fail(EINVAL, "socket: a pager needs the path of its front door.");
+  if (opts->socket == NULL && getenv("LISTEN_FDS") == NULL) {
+    return fail(EINVAL, "socket: a pager needs the path of its front door, or a socket of the service manager.");
+  }
   if (opts->image == NULL && opts->resolver == NULL) {
     return fail(EINVAL, "image: a pager needs an image, or a resolver that makes all contents.");
   }

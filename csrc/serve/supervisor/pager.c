@@ -14,6 +14,7 @@
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
 #include "serve/supervisor/forget.h"
+#include "serve/supervisor/given.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/link.h"
 #include "serve/supervisor/liveness.h"
@@ -40,6 +41,7 @@ static void obey(uffd_pager *pager) {
   if ((orders & UFFD_ORDER_DRAIN) != 0 && !pager->draining) drain(pager);
   if ((orders & UFFD_ORDER_RELOAD) != 0 && !uffd_slots_starting(pager)) {
     uffd_order_done(pager, UFFD_ORDER_RELOAD);
+    pager->reloads++;
     uffd_slots_reload(pager);
   }
 }
@@ -146,8 +148,9 @@ static void step_control(uffd_pager *pager, void *owner) {
 
 static int open_control(uffd_pager *pager) {
   const struct uffd_pager_opts *opts = &pager->opts;
-  if (opts->control == NULL) return 0;
-  int result = uffd_control_open(opts->control, opts->control_mode, opts->control_uid, pager, &pager->control);
+  int fd = uffd_given_take(pager, "control");
+  if (opts->control == NULL && fd < 0) return 0;
+  int result = uffd_control_open(opts->control, fd, opts->control_mode, opts->control_uid, pager, &pager->control);
   if (result < 0) return result;
   pager->control_poll = (struct uffd_poll){step_control, pager};
   return uffd_poll_add(pager, uffd_control_fd(pager->control), &pager->control_poll);
@@ -159,6 +162,7 @@ static int open_pager(uffd_pager *pager) {
   pager->slots = uffd_alloc(pager->opts.workers * sizeof(*pager->slots));
   if (pager->slots == NULL) return fail(ENOMEM, "No memory for a pager.");
   result = open_descriptors(pager);
+  if (result == 0) result = uffd_given_open(pager);
   if (result == 0) result = uffd_keep_open(pager);
   if (result == 0) result = uffd_adopt_all(pager);
   if (result == 0 && pager->opts.image != NULL) {

@@ -31,6 +31,7 @@
 struct uffd_announced;
 struct uffd_control;
 struct uffd_door;
+struct uffd_given;
 struct uffd_helper;
 struct uffd_image;
 struct uffd_link;
@@ -83,11 +84,14 @@ struct uffd_pager {
   struct uffd_worker *abandoned; /* killed, and not dead yet */
   uint64_t alive_ns;             /* when to check again whether workers hang */
   uint64_t hangs;                /* so far */
+  uint64_t reloads;              /* begun so far */
   struct uffd_slot *slots;
   bool draining;
   bool closing;
   int error; /* no worker can be started: told by uffd_pager_step() */
   uint64_t last_id;
+  struct uffd_given *given; /* that this process was started with */
+  size_t given_count;
   struct uffd_keep keep;
   uint64_t last_refused;                       /* number of those that are kept */
   struct uffd_trouble troubles[UFFD_TROUBLES]; /* the i-th at [i % UFFD_TROUBLES] */

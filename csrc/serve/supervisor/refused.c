@@ -30,7 +30,6 @@ static void free_refused(uffd_pager *pager, struct uffd_refused **at) {
   struct uffd_refused *refused = *at;
   *at = refused->next;
   pager->refused_kept--;
-  uffd_keep_drop_refused(pager, refused->number);
   uffd_handshake_release(&refused->handshake);
   DELETE(refused);
 }
@@ -66,6 +65,7 @@ static void make_room(uffd_pager *pager) {
     at = &(*at)->next;
   }
   poison(&(*at)->handshake);
+  uffd_keep_drop_refused(pager, (*at)->number);
   free_refused(pager, at);
 }
 
@@ -124,6 +124,7 @@ void uffd_refused_check(uffd_pager *pager, uint64_t now) {
   struct uffd_refused **at = &pager->refused_list;
   while (*at != NULL) {
     if (uffd_memory_gone((*at)->handshake.object_fd, ANY_ADDRESS)) {
+      uffd_keep_drop_refused(pager, (*at)->number);
       free_refused(pager, at);
     } else {
       at = &(*at)->next;

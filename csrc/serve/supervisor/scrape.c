@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "serve/door/listen.h"
+#include "serve/supervisor/given.h"
 #include "serve/supervisor/pager.h"
 
 enum { PLACES = 8, REQUEST_MAX = 4096 };
@@ -165,7 +166,8 @@ static int listen_at(struct uffd_scrape *scrape, const char *where, mode_t mode)
 }
 
 int uffd_scrape_open(uffd_pager *pager) {
-  if (pager->opts.metrics == NULL) return 0;
+  int fd = uffd_given_take(pager, "metrics");
+  if (pager->opts.metrics == NULL && fd < 0) return 0;
   struct uffd_scrape *scrape = NEW(struct uffd_scrape);
   if (scrape == NULL) return fail(ENOMEM, "No memory for the metrics socket.");
   scrape->listener = (struct uffd_listener)UFFD_LISTENER_INIT;
@@ -173,7 +175,8 @@ int uffd_scrape_open(uffd_pager *pager) {
     scrape->places[i].fd = -1;
   }
   pager->scrape = scrape;
-  int result = listen_at(scrape, pager->opts.metrics, pager->opts.socket_mode);
+  int result = fd >= 0 ? uffd_listener_adopt(&scrape->listener, fd, NULL)
+                       : listen_at(scrape, pager->opts.metrics, pager->opts.socket_mode);
   if (result < 0) return result;
   scrape->poll = (struct uffd_poll){accept_some, scrape};
   return uffd_poll_add(pager, scrape->listener.fd, &scrape->poll);

@@ -22,12 +22,14 @@ int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_status *status)
   full.clients = pager->clients_count;
   for (const struct uffd_worker *worker = pager->workers; worker != NULL; worker = worker->next) {
     full.workers++;
+    if (pager->reloads != 0 && worker->state != UFFD_WORKER_READY) full.reloading = 1;
   }
   full.served = pager->clients_come;
   full.refused = pager->refused;
   full.restarts = pager->restarts;
   full.draining = pager->draining;
   full.hangs = pager->hangs;
+  full.reloads = pager->reloads;
   full.size = status->size;
   memcpy(status, &full, min_u64(status->size, sizeof(full)));
   return 0;
