@@ -3,6 +3,7 @@
 local core = require "uffd.core"
 local uffd = require "uffd"
 local arguments = require "uffd.arguments"
+local config = require "uffd.serve_config"
 local figures = require "uffd.figures"
 local json = require "uffd.json"
 
@@ -40,9 +41,14 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --keep                a small process beside this one holds the clients' descriptors: when this one is killed, also
                         together with its workers, it is started again and takes all clients over. systemd does the
                         same without it (FileDescriptorStoreMax=, NotifyAccess=main)
+  --config FILE         a Lua file that returns a table of these options: { image = "base.img", on_crash = "freeze",
+                        policy = "p.lua", args = { "web" } }; those of the command line stand
+  --check               tell whether it would work: image, working set, and the policy, which is called for a client
+                        that is made up; nothing is served
   --json                a line of JSON for each thing that happens, and each client's figures at the end
   --help                show this and stop
-SIGHUP replaces the workers, without a lost fault. SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
+SIGHUP replaces the workers, without a lost fault; the new ones read the policy and the --config anew (--around,
+--prefetch, --rate, --watchdog). SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
 and the clients that are there are killed. On a terminal, a line on stderr tells how it goes; at the end, a table on
 stdout how it went. systemd: uffd-pager.service and .socket are installed; their sockets take the place of --socket.
 exit codes: 0 done, 1 failed, or a client could not be served, 2 wrong usage, 3 served, but pages of a client failed or
@@ -69,7 +75,7 @@ local function count_of_bytes(text)
 end
 
 local known = {
-  help = true, h = "help", keep = true, json = true, timestamps = true,
+  help = true, h = "help", check = true, config = arguments.text, keep = true, json = true, timestamps = true,
   log = arguments.choice("error", "warning", "info"),
   once = true, prefetch = true,
   socket = arguments.text, control = arguments.text, metrics = arguments.text,
@@ -84,7 +90,9 @@ local known = {
 }
 
 -- What is this program's, and not the pager's.
-local own = { help = true, json = true, policy = true, log = true, timestamps = true, keep = true }
+local own = {
+  help = true, check = true, config = true, json = true, policy = true, log = true, timestamps = true, keep = true,
+}
 
 -- The options of uffd.pager. Workers and the supervisor get the same arguments, and make the same options of them.
 local function pager_options(given)
@@ -494,7 +502,11 @@ return function(...)
     print(help)
     return 0
   end
-  if not given.socket and not fd and not os.getenv "LISTEN_FDS" then
+  if given.config then
+    local read, message = config.read(given.config, known, given, words)
+    if not read then return arguments.fail("serve", message) end
+  end
+  if not given.socket and not given.check and not fd and not os.getenv "LISTEN_FDS" then
     return refuse "it needs a --socket to listen on, or one of the service manager"
   end
   if not given.image and not given.policy then return refuse "it needs an --image, or a --policy that makes one" end
@@ -504,6 +516,9 @@ return function(...)
     local message
     options.resolver, message = load_policy(given.policy, words)
     if not options.resolver then return arguments.fail("serve", message) end
+  end
+  if given.check then
+    return config.check(given, options.resolver, function(message) return arguments.fail("serve", message) end)
   end
   if fd then return work(fd, options) end
   if given.keep then return keep() end
