@@ -27,6 +27,7 @@
 #define RECALL_NS    UINT64_C(5000000000) /* a former worker that does not let go of a client in so long is killed */
 #define ASK_NS       UINT64_C(20000000)
 #define KIN_TRIES    5                    /* to find the process of a forked child */
+#define EXITING_NS   UINT64_C(200000000)  /* a process that gives up its memory to exit is dead by then */
 #define PROBE_MIN_NS UINT64_C(10000000)   /* the first pause before a client's memory is asked for, */
 #define PROBE_MAX_NS UINT64_C(1000000000) /* and the longest */
 
@@ -384,18 +385,24 @@ static void find_process(uffd_pager *pager, struct uffd_supervised *client) {
   if (poll_exit(pager, client) < 0) uffd_close_fds(&client->pidfd, 1);
 }
 
-/* Its memory is gone. A process that has just died may not have been reported yet. */
-static uint32_t find_end(const struct uffd_supervised *client) {
+/*
+ * Its memory is gone. A process that exits gives up its memory first, its descriptors next, and is dead at last:
+ * whether it exits or has executed another program is known a moment later. UFFD_END_NONE: not known yet.
+ */
+static uint32_t find_end(struct uffd_supervised *client, uint64_t now) {
   if (client->killed) return UFFD_END_KILLED;
-  bool dead = client->exited || (client->pidfd >= 0 && uffd_ready(client->pidfd, POLLIN) != 0);
-  return dead ? UFFD_END_EXITED : UFFD_END_UNMAPPED;
+  if (client->exited || (client->pidfd >= 0 && uffd_ready(client->pidfd, POLLIN) != 0)) return UFFD_END_EXITED;
+  if (client->pidfd < 0) return UFFD_END_UNMAPPED;
+  if (client->gone_ns == 0) client->gone_ns = now;
+  return now - client->gone_ns < EXITING_NS ? UFFD_END_NONE : UFFD_END_UNMAPPED;
 }
 
 static void probe(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
   const struct uffd_client_region *regions = client->who.regions;
   if (uffd_memory_gone(client->object_fd, regions[0].address)) {
-    uffd_client_leave(client, find_end(client));
-    client->probe_ns = 0;
+    uint32_t end = find_end(client, now);
+    client->probe_ns = end != UFFD_END_NONE ? 0 : now + PROBE_MIN_NS;
+    if (end != UFFD_END_NONE) uffd_client_leave(client, end);
     return;
   }
   if (client->kin_tries != 0) find_process(pager, client);

@@ -52,6 +52,7 @@ struct uffd_supervised {
   /* its end */
   bool exited;         /* its process has exited; another process may have its memory */
   uint64_t probe_ns;   /* when to ask next whether its memory still exists; 0: never */
+  uint64_t gone_ns;    /* when its memory was first seen to be gone; 0: it is there */
   uint64_t probe_step; /* ns until the next probe, doubles with each */
   uint32_t end;        /* UFFD_END_* */
   bool killed;         /* by us */
