@@ -62,6 +62,16 @@ pages 1024 wrong 0 ms *
 ready
 serve: 0
 
+# Who comes while there is no supervisor waits at the door, which the keeper holds.
+$ sh with 'rm -f ended; kill -STOP $keeper; kill -KILL $(supervisor) $(worker); (vmm --socket door --image image > third; echo "third: $?" > ended) & gone() { [ -z "$(supervisor)" ]; }; wait_until gone; kill -CONT $keeper; await "grep -qs third ended"; cat third ended'
+pages 1024 wrong 0 ms *
+third: 0
+client: 0
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+
 # The keeper holds what living clients need, and gives it back: descriptors do not grow.
 $ sh with 'before=$(ls /proc/$keeper/fd | wc -l); for i in 1 2 3; do vmm --socket door --image image > /dev/null; done; wait_until served 1; settled() { [ $(ls /proc/$keeper/fd | wc -l) = $before ]; }; wait_until settled; echo same'
 same

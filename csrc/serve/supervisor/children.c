@@ -4,6 +4,7 @@
 #include "serve/supervisor/children.h"
 
 #include "base/base.h"
+#include "serve/supervisor/keep.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
@@ -14,6 +15,7 @@ struct uffd_announced {
   uint64_t number, parent;     /* as the worker says */
   uint32_t index;              /* of its message in the parent's ledger */
   int object_fd;               /* -1: it did not arrive */
+  uint64_t kept;               /* number by which the service manager has it until it is a client */
 };
 
 void uffd_children_announced(uffd_pager *pager, const struct uffd_worker *worker, const struct uffd_message *message,
@@ -26,6 +28,8 @@ void uffd_children_announced(uffd_pager *pager, const struct uffd_worker *worker
                                    .index = message->flags,
                                    .object_fd = fds[0]};
   fds[0] = -1;
+  child->kept = ++pager->last_refused;
+  uffd_keep_refused(pager, child->kept, child->object_fd);
   while (*at != NULL) {
     at = &(*at)->next;
   }
@@ -33,7 +37,7 @@ void uffd_children_announced(uffd_pager *pager, const struct uffd_worker *worker
 }
 
 /* Its descriptor; -1: it was not announced, or has not arrived. */
-static int take(uffd_pager *pager, const struct uffd_worker *worker, uint64_t number) {
+static int take(uffd_pager *pager, const struct uffd_worker *worker, uint64_t number, uint64_t *kept) {
   struct uffd_announced **at = &pager->announced;
   while (*at != NULL && ((*at)->worker != worker->number || (*at)->number != number)) {
     at = &(*at)->next;
@@ -41,6 +45,7 @@ static int take(uffd_pager *pager, const struct uffd_worker *worker, uint64_t nu
   struct uffd_announced *child = *at;
   if (child == NULL) return -1;
   int fd = child->object_fd;
+  *kept = child->kept;
   *at = child->next;
   DELETE(child);
   return fd;
@@ -67,9 +72,11 @@ static void take_in(uffd_pager *pager, const struct uffd_supervised *parent, int
 void uffd_children_booked(uffd_pager *pager, const struct uffd_supervised *parent, struct uffd_worker *worker,
                           const struct uffd_message *message, int *fds) {
   struct uffd_message answer = {.kind = UFFD_SAY_ADOPTED, .number = message->number};
-  int object_fd = take(pager, worker, message->number);
+  uint64_t kept = 0;
+  int object_fd = take(pager, worker, message->number, &kept);
   if (message->error != 0) { /* the worker serves it; if that dies, the child sleeps */
     if (object_fd >= 0) keep(pager, object_fd);
+    if (kept != 0) uffd_keep_drop_refused(pager, kept);
     return;
   }
   if (parent != NULL && object_fd >= 0 && fds[0] >= 0) {
@@ -82,6 +89,7 @@ void uffd_children_booked(uffd_pager *pager, const struct uffd_supervised *paren
                 "(ulimit -n).");
     uffd_close_fds(&object_fd, 1); /* the worker has it */
   }
+  if (kept != 0) uffd_keep_drop_refused(pager, kept); /* it is kept as a client */
   uffd_worker_owe(pager, worker, &answer);
 }
 
@@ -110,6 +118,7 @@ static void inherit(uffd_pager *pager, struct uffd_announced *child) {
     keep(pager, child->object_fd);
   }
   child->object_fd = -1;
+  uffd_keep_drop_refused(pager, child->kept);
   uffd_book_close(&book);
 }
 
