@@ -40,7 +40,7 @@ void case_random_file(const char *name) {
       .image = image_dense(),
       .engine = UFFD_ENGINE_INLINE,
   };
-  random_inline(name, &plan, "SIGBUS + COPY", 6, 1.35);
+  random_inline(name, &plan, "SIGBUS + pread + COPY", 6, 1.35);
 }
 
 /* With the companion, and beside it with one thread where the scheduler puts it. */
@@ -103,7 +103,7 @@ void case_two_threads(const char *name) {
   row.uffd = list[0].figures[MAIN];
   row.base = list[1].figures[MAIN];
   row.limit = list[2].figures[MAIN];
-  row.limit_name = "SIGBUS + COPY, two threads";
+  row.limit_name = "SIGBUS + pread + COPY, two threads";
   row.at_least = 1.7;
   explain(&row, "the bare operations gain %.2f", list[3].figures[MAIN].median / list[2].figures[MAIN].median);
   report(&row);

@@ -37,7 +37,7 @@ void case_sequential_file(const char *name) {
   row.base = list[1].figures[MAIN];
   row.base_name = TEXTBOOK;
   row.limit = list[4].figures[MAIN];
-  row.limit_name = "bulk COPY, touched";
+  row.limit_name = "bulk pread + COPY, touched";
   row.at_least = 20;
   row.at_most = 1.25;
   explain_faults(&row, &list[0]);
@@ -64,7 +64,7 @@ void case_sequential_file_thp(const char *name) {
   row.base = list[1].figures[MAIN];
   row.base_name = "reading it first";
   row.limit = list[2].figures[MAIN];
-  row.limit_name = "bulk COPY, touched";
+  row.limit_name = "bulk pread + COPY, touched";
   row.at_most = 0.75;
   explain_faults(&row, &list[0]);
   report(&row);
@@ -83,7 +83,7 @@ void case_reverse_file(const char *name) {
   row.base = list[1].figures[MAIN];
   row.base_name = "forwards";
   row.limit = list[2].figures[MAIN];
-  row.limit_name = "bulk COPY, touched";
+  row.limit_name = "bulk pread + COPY, touched";
   row.at_least = 1 / 1.2;
   explain_faults(&row, &list[0]);
   report(&row);

@@ -34,7 +34,7 @@ static void report_serving(struct row *row, const struct contender *uffd, const 
   row->base = base->figures[MAIN];
   row->base_name = TEXTBOOK;
   row->limit = limit->figures[MAIN];
-  row->limit_name = "bulk COPY, touched";
+  row->limit_name = "bulk pread + COPY, touched";
   row->note[0] = '\0';
   explain_faults(row, uffd);
   explain_usage(row, "uffd", uffd);

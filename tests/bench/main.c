@@ -26,6 +26,8 @@ static const struct {
     {"reverse-file", "the same backwards", case_reverse_file},
     {"stride-file", "every 4th page", case_stride_file},
     {"sparse-file", "half the pages zero: holes, and written zeros", case_sparse_file},
+    {"umap-sequential", "64 MiB in order, beside UMap's way", case_umap_sequential},
+    {"umap-random", "random pages, beside UMap's way", case_umap_random},
     {"continue-memfd", "256 MiB in the page cache", case_continue_memfd},
     {"two-threads", "two threads fault, each in its half", case_two_threads},
     {"callback", "a callback in C, one constant page", case_callback},

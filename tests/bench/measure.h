@@ -10,6 +10,7 @@
 
 #define PAGE      UINT64_C(4096)
 #define HUGE_PAGE (UINT64_C(2) << 20)
+#define KIB       (UINT64_C(1) << 10)
 #define MIB       (UINT64_C(1) << 20)
 
 /* Ends the program because the benchmark's own set-up failed. */

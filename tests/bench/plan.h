@@ -39,7 +39,7 @@ struct plan {
   unsigned threads;   /* that touch, each in a part of its own; 0: 1 */
   uint32_t engine;    /* UFFD_ENGINE_* */
   uint32_t placement; /* UFFD_PLACEMENT_*, of the threads engine */
-  uint64_t around;    /* bytes, or UFFD_AROUND_AUTO */
+  uint64_t around;    /* bytes, or UFFD_AROUND_AUTO; 0: one page */
   uint32_t kind;      /* UFFD_MEMORY_* */
   void (*begin)(const struct plan *plan,
                 const char *memory); /* right before the touches, and timed with them; or NULL */

@@ -22,7 +22,7 @@ uffd_loop *serve_loop(const struct plan *plan) {
 
 void serve_region(uffd_loop *loop, const struct plan *plan, uffd_memory *memory, uffd_resolver *resolver) {
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
-  opts.around = plan->around;
+  opts.around = plan->around != 0 ? plan->around : UFFD_AROUND_PAGE;
   must(uffd_loop_add(loop, memory, resolver, &opts, NULL));
 }
 
