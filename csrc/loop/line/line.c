@@ -63,12 +63,9 @@ static void find_cover(struct walk *walk, uint64_t *low, uint64_t *high) {
   *high = walk->high = walk->page + page_size;
   if (slice->terms->around > page_size) find_window(walk);
   uint64_t reach = max_u64(walk->high, walk->reach);
-  while (*low > walk->low && page_state(slice, page_index(slice, *low - page_size)) == UFFD_PAGE_ABSENT) {
-    *low -= page_size;
-  }
-  while (*high < reach && page_state(slice, page_index(slice, *high)) == UFFD_PAGE_ABSENT) {
-    *high += page_size;
-  }
+  uint64_t index = page_index(slice, walk->page), shift = slice->terms->page_shift;
+  *low = slice->start + (absent_before(slice, index, page_index(slice, walk->low)) << shift);
+  *high = slice->start + (absent_after(slice, index + 1, page_index(slice, reach)) << shift);
 }
 
 static int ask(struct walk *walk, uint64_t low, uint64_t high, struct uffd_answer *answer) {
@@ -205,10 +202,8 @@ static struct uffd_filled fill_or_refill(struct walk *walk, uint64_t low, uint64
 
 /* The end of the run of absent pages that begins at address. */
 static uint64_t absent_end(const struct uffd_slice *slice, uint64_t address, uint64_t limit) {
-  while (address < limit && page_state(slice, page_index(slice, address)) == UFFD_PAGE_ABSENT) {
-    address += slice->terms->page_size;
-  }
-  return address;
+  uint64_t end = absent_after(slice, page_index(slice, address), page_index(slice, limit));
+  return slice->start + (end << slice->terms->page_shift);
 }
 
 /*

@@ -85,6 +85,31 @@ static inline void set_page_state(const struct uffd_slice *slice, uint64_t index
 static inline uint64_t page_index(const struct uffd_slice *slice, uint64_t address) {
   return (address - slice->start) >> slice->terms->page_shift;
 }
+/* Eight states at once, from a multiple of 8 in memory: whether all are ABSENT. Large covers are mostly that. */
+static inline bool are_absent(const _Atomic uint8_t *states) {
+  return __atomic_load_n((const uint64_t *)(const void *)states, __ATOMIC_RELAXED) == 0;
+}
+static inline bool begins_word(const _Atomic uint8_t *state) {
+  return ((uintptr_t)state & 7) == 0;
+}
+/* The end of the run of absent pages that begins with the page of that index; at most limit. */
+static inline uint64_t absent_after(const struct uffd_slice *slice, uint64_t index, uint64_t limit) {
+  while (index < limit) {
+    bool word = limit - index >= 8 && begins_word(&slice->pages[index]) && are_absent(&slice->pages[index]);
+    if (!word && page_state(slice, index) != UFFD_PAGE_ABSENT) break;
+    index += word ? 8 : 1;
+  }
+  return index;
+}
+/* The first page of the run of absent pages that ends before the page of that index; at least limit. */
+static inline uint64_t absent_before(const struct uffd_slice *slice, uint64_t index, uint64_t limit) {
+  while (index > limit) {
+    bool word = index - limit >= 8 && begins_word(&slice->pages[index]) && are_absent(&slice->pages[index - 8]);
+    if (!word && page_state(slice, index - 1) != UFFD_PAGE_ABSENT) break;
+    index -= word ? 8 : 1;
+  }
+  return index;
+}
 /* The address of the page that holds address. */
 static inline uint64_t page_of(const struct uffd_slice *slice, uint64_t address) {
   return slice->start + ((address - slice->start) & ~(slice->terms->page_size - 1));
