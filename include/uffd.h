@@ -1100,13 +1100,10 @@ UFFD_EXPORT void uffd_prefetch_close(uffd_prefetch *prefetch);
  * have them from the new resolver, discard them (uffd_memory_discard()). When this returns, the old resolver is not
  * asked any more for this region, and is let go. Waits for callbacks that are answering, and for a prefetch that
  * somebody waits for.
- *   -EINVAL   resolver is NULL, is shorter than the region, or the memory cannot have it; with minor faults: only one of
- *             the two is a continue resolver with a fill
- *   -ENOENT   the region is complete or removed
- *   -EBUSY    the loop serves forked children, whose missing pages are the old resolver's
- *   -EDEADLK  called from a callback of this loop
- *   -ECANCELED  the loop is being closed
- *   and those of setup; the old resolver stays then
+ *   -EINVAL   resolver is NULL, is shorter than the region, or the memory cannot have it; with minor faults: only one
+ * of the two is a continue resolver with a fill -ENOENT   the region is complete or removed -EBUSY    the loop serves
+ * forked children, whose missing pages are the old resolver's -EDEADLK  called from a callback of this loop -ECANCELED
+ * the loop is being closed and those of setup; the old resolver stays then
  */
 UFFD_EXPORT int uffd_region_set_resolver(uffd_region *region, uffd_resolver *resolver);
 

@@ -118,7 +118,8 @@ function support.serve(resolver, pages, options)
   options = options or {}
   local memory = assert(uffd.map { size = pages * support.page, kind = options.kind })
   options.kind = nil
-  local entry = { memory = memory, resolver = resolver, around = options.around or "page", on_error = options.region_error }
+  local around, on_error = options.around or "page", options.region_error
+  local entry = { memory = memory, resolver = resolver, around = around, on_error = on_error }
   options.around, options.region_error = nil, nil
   options[1] = entry
   return memory, assert(uffd.serve(options))

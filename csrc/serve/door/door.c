@@ -18,7 +18,7 @@ int uffd_door_open(const struct uffd_door_opts *opts, struct uffd_door **door) {
   struct uffd_door *made = NEW(struct uffd_door);
   if (made == NULL) return fail(ENOMEM, "No memory for a front door.");
   int result = opts->given ? uffd_listener_adopt(&made->listener, opts->fd, opts->owned ? opts->path : NULL)
-                             : uffd_listener_open(&made->listener, opts->path, opts->mode);
+                           : uffd_listener_open(&made->listener, opts->path, opts->mode);
   if (result < 0) {
     DELETE(made);
     return result;

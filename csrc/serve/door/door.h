@@ -13,7 +13,7 @@ struct uffd_door_opts {
   const char *path; /* NULL: of the socket that was given */
   bool given;       /* fd is a socket that somebody else listens at already: it is taken */
   int fd;
-  bool owned;       /* the file of the socket that was given is to be removed at the end */
+  bool owned; /* the file of the socket that was given is to be removed at the end */
   mode_t mode;
   int64_t uid; /* as in uffd_pager_opts */
   struct uffd_connection_opts connection;

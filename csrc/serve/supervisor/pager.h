@@ -70,14 +70,14 @@ struct uffd_pager {
   struct uffd_announced *announced; /* forked children whose books have not come yet; the oldest first */
   struct uffd_refused *refused_list;
   uint32_t refused_kept;
+  uint32_t recording;                /* helpers that write records */
   uint64_t refused_ns, refused_step; /* when to check them again; the pause after that */
   struct uffd_image *images;         /* the current one first; NULL: the user's function makes all contents */
   uint64_t images_opened;            /* so far */
   bool opening;                      /* a helper opens another one */
   struct uffd_sentence opened;       /* why the last one could not be opened; "" */
   struct uffd_helper *helpers;
-  uint32_t recording; /* helpers that write records */
-  uint64_t look_ns;   /* when to look at the images again */
+  uint64_t look_ns; /* when to look at the images again */
   struct uffd_worker *workers;
   uint64_t workers_started;      /* so far */
   uint64_t workers_ready;        /* so far */

@@ -73,6 +73,7 @@ int uffd_record_check(const uffd_pager *pager) {
   return result;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): the type of a helper's functions */
 static int write_here(void *ctx, struct uffd_message *message, int *fds) {
   const struct record *record = ctx;
   (void)message, (void)fds;
@@ -80,6 +81,7 @@ static int write_here(void *ctx, struct uffd_message *message, int *fds) {
   return result < 0 ? result : save(record->client, record->path);
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): the type of a helper's functions */
 static void written(uffd_pager *pager, void *ctx, const struct uffd_message *message, int *fds) {
   const struct record *record = ctx;
   (void)fds;
