@@ -161,7 +161,9 @@ static void provoke(const struct uffd_ruling *ruling, uint32_t op) {
   if (ruling->error == ENOMEM) return; /* memory of the whole machine would have to run out */
   for (size_t i = 0; i < sizeof(provocations) / sizeof(provocations[0]); i++) {
     if (provocations[i].error != ruling->error || (provocations[i].ops & 1u << op) == 0) continue;
+    object = NULL;
     int result = provocations[i].provoke(op);
+    uffd_close(object);
     if (!is_same(result, ruling->error, op)) {
       fprintf(stderr, "operation %u: %s (%s)\n", op, strerror(-result), ruling->why);
       CHECK_EQ(result, -ruling->error);
