@@ -33,6 +33,7 @@ build = {
     CMAKE_INSTALL_LIBDIR = "clib", -- LuaRocks takes all of PREFIX/lib for Lua modules
     CMAKE_INSTALL_DOCDIR = "doc",
     LUA_INCLUDE_DIR = "$(LUA_INCDIR)",
+    UFFD_UNIT_DIR = "clib/systemd",
     UFFD_LUA_DIR = "$(LUADIR)",
     UFFD_LUA_CDIR = "$(LIBDIR)",
     UFFD_BUILD_TESTS = "OFF",

@@ -57,7 +57,7 @@ endif()
 if(UFFD_BUILD_PAGER AND TARGET uffd-lua)
   foreach(unit uffd-pager.service uffd-pager.socket)
     configure_file(csrc/runner/${unit}.in ${unit} @ONLY)
-    install(FILES "${PROJECT_BINARY_DIR}/${unit}" DESTINATION ${CMAKE_INSTALL_PREFIX}/lib/systemd/system)
+    install(FILES "${PROJECT_BINARY_DIR}/${unit}" DESTINATION ${UFFD_UNIT_DIR})
   endforeach()
 endif()
 

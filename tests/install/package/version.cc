@@ -1,3 +1,5 @@
 #include <uffd.h>
 
-int main() { return uffd_version()[0] == '\0'; }
+int main() {
+  return uffd_version()[0] == '\0';
+}
