@@ -13,8 +13,8 @@
 
 #define STEP (UINT64_C(1) << 20) /* bytes read at once: a multiple of every chunk, and of what a page usually is */
 
-/* A walk over an image in steps, which somebody may be told of. */
-struct walk {
+/* Reading an image in steps, which somebody may be told of. */
+struct reading {
   uffd_image *image;
   struct uffd_reader *reader;
   char *buffer;
@@ -23,26 +23,27 @@ struct walk {
   void *progress_ctx;
 };
 
-static void close_walk(struct walk *walk) {
-  uffd_reader_free(walk->reader);
-  uffd_release(walk->buffer, walk->buffer_bytes);
+static void close_reading(struct reading *reading) {
+  uffd_reader_free(reading->reader);
+  uffd_release(reading->buffer, reading->buffer_bytes);
 }
 
-static int open_walk(struct walk *walk, uffd_image *image, uffd_progress_fn *progress, void *ctx) {
-  *walk = (struct walk){.image = image, .progress = progress, .progress_ctx = ctx};
+static int open_reading(struct reading *reading, uffd_image *image, uffd_progress_fn *progress, void *ctx) {
+  *reading = (struct reading){.image = image, .progress = progress, .progress_ctx = ctx};
   if (image->process != uffd_process()) return fail(EOWNERDEAD, "This image belongs to the parent process.");
-  int result = uffd_reader_make(&image->need, &walk->reader);
+  int result = uffd_reader_make(&image->need, &reading->reader);
   if (result < 0) return result;
-  walk->buffer_bytes = max_u64(STEP, image->page_size);
-  walk->buffer = uffd_alloc(walk->buffer_bytes);
-  if (walk->buffer != NULL) return 0;
-  close_walk(walk);
+  reading->buffer_bytes = max_u64(STEP, image->page_size);
+  reading->buffer = uffd_alloc(reading->buffer_bytes);
+  if (reading->buffer != NULL) return 0;
+  close_reading(reading);
   return fail(ENOMEM, "No memory to read an image.");
 }
 
-static int tell(const struct walk *walk, uint64_t done) {
-  if (walk->progress == NULL || walk->progress(walk->progress_ctx, done, walk->image->length) == 0) return 0;
-  return fail(ECANCELED, "Given up at offset %" PRIu64 " of %" PRIu64 ".", done, walk->image->length);
+static int tell(const struct reading *reading, uint64_t done) {
+  if (reading->progress == NULL || reading->progress(reading->progress_ctx, done, reading->image->length) == 0)
+    return 0;
+  return fail(ECANCELED, "Given up at offset %" PRIu64 " of %" PRIu64 ".", done, reading->image->length);
 }
 
 /* ---- copying */
@@ -69,13 +70,13 @@ static uint64_t run_of(const uffd_image *image, uint64_t at, uint32_t from_layer
   return min_u64(at + page, image->length);
 }
 
-static int copy_run(const struct walk *walk, uffd_store *store, uint64_t at, uint64_t end, uint32_t kind) {
+static int copy_run(const struct reading *reading, uffd_store *store, uint64_t at, uint64_t end, uint32_t kind) {
   if (kind != UFFD_STORE_DATA) return uffd_store_put(store, at, kind, NULL, end - at);
   while (at < end) {
-    uint64_t part = min_u64(walk->buffer_bytes - at % walk->buffer_bytes, end - at);
-    int result = uffd_image_gather(walk->image, walk->reader, at, walk->buffer, part);
-    if (result == 0) result = uffd_store_put(store, at, UFFD_STORE_DATA, walk->buffer, part);
-    if (result == 0) result = tell(walk, at);
+    uint64_t part = min_u64(reading->buffer_bytes - at % reading->buffer_bytes, end - at);
+    int result = uffd_image_gather(reading->image, reading->reader, at, reading->buffer, part);
+    if (result == 0) result = uffd_store_put(store, at, UFFD_STORE_DATA, reading->buffer, part);
+    if (result == 0) result = tell(reading, at);
     if (result < 0) return result;
     at += part;
   }
@@ -84,34 +85,34 @@ static int copy_run(const struct walk *walk, uffd_store *store, uint64_t at, uin
 
 int uffd_image_copy(uffd_image *image, uffd_store *store, const struct uffd_image_copy_opts *user_opts) {
   struct uffd_image_copy_opts opts = UFFD_IMAGE_COPY_OPTS_INIT;
-  struct walk walk;
+  struct reading reading;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_copy_opts");
-  if (result == 0) result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
+  if (result == 0) result = open_reading(&reading, image, opts.progress, opts.progress_ctx);
   if (result != 0) return result;
   for (uint64_t at = 0; result == 0 && at < image->length;) {
     uint32_t kind;
     uint64_t end = run_of(image, at, opts.from_layer, &kind);
-    result = copy_run(&walk, store, at, end, kind);
+    result = copy_run(&reading, store, at, end, kind);
     at = end;
   }
-  if (result == 0) result = tell(&walk, image->length);
-  close_walk(&walk);
+  if (result == 0) result = tell(&reading, image->length);
+  close_reading(&reading);
   return result;
 }
 
 /* ---- checking */
 
 /* 0 or 1 bad chunk, told. */
-static int check_chunk(const struct walk *walk, uint64_t chunk, const struct uffd_image_verify_opts *opts) {
-  const struct uffd_index *index = &walk->image->layers[walk->image->count - 1]->index;
-  uint64_t start = chunk * UFFD_INDEX_CHUNK, bytes = min_u64(UFFD_INDEX_CHUNK, walk->image->length - start);
+static int check_chunk(const struct reading *reading, uint64_t chunk, const struct uffd_image_verify_opts *opts) {
+  const struct uffd_index *index = &reading->image->layers[reading->image->count - 1]->index;
+  uint64_t start = chunk * UFFD_INDEX_CHUNK, bytes = min_u64(UFFD_INDEX_CHUNK, reading->image->length - start);
   unsigned char digest[UFFD_DIGEST_BYTES];
-  int result = uffd_image_gather(walk->image, walk->reader, start, walk->buffer, bytes);
+  int result = uffd_image_gather(reading->image, reading->reader, start, reading->buffer, bytes);
   if (result == 0 && index->digest != UFFD_DIGEST_NONE) {
-    uffd_digest_chunk(index->digest, walk->buffer, bytes, digest);
+    uffd_digest_chunk(index->digest, reading->buffer, bytes, digest);
     if (memcmp(digest, index->digests + chunk * UFFD_DIGEST_BYTES, sizeof(digest)) != 0) {
       result = fail(EIO, "The contents at offset %" PRIu64 " are not those that %s was made with.", start,
-                    walk->image->layers[walk->image->count - 1]->path);
+                    reading->image->layers[reading->image->count - 1]->path);
     }
   }
   if (result == 0) return 0;
@@ -121,19 +122,19 @@ static int check_chunk(const struct walk *walk, uint64_t chunk, const struct uff
 
 int uffd_image_verify(uffd_image *image, const struct uffd_image_verify_opts *user_opts) {
   struct uffd_image_verify_opts opts = UFFD_IMAGE_VERIFY_OPTS_INIT;
-  struct walk walk;
+  struct reading reading;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_verify_opts");
-  if (result == 0) result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
+  if (result == 0) result = open_reading(&reading, image, opts.progress, opts.progress_ctx);
   if (result != 0) return result;
   uint64_t chunks = round_up(image->length, UFFD_INDEX_CHUNK) / UFFD_INDEX_CHUNK, bad = 0;
   uint64_t count = opts.sample == 0 ? chunks : min_u64(opts.sample, chunks);
   for (uint64_t i = 0; result == 0 && i < count; i++) {
     uint64_t chunk = (uint64_t)((unsigned __int128)i * chunks / count);
-    bad += (uint64_t)check_chunk(&walk, chunk, &opts);
-    if (i % 16 == 0) result = tell(&walk, chunk * UFFD_INDEX_CHUNK);
+    bad += (uint64_t)check_chunk(&reading, chunk, &opts);
+    if (i % 16 == 0) result = tell(&reading, chunk * UFFD_INDEX_CHUNK);
   }
-  if (result == 0) result = tell(&walk, image->length);
-  close_walk(&walk);
+  if (result == 0) result = tell(&reading, image->length);
+  close_reading(&reading);
   return result < 0 ? result : (int)min_u64(bad, INT_MAX);
 }
 
@@ -159,12 +160,12 @@ static int index_step(struct uffd_index *index, uint64_t at, const char *bytes, 
   return 0;
 }
 
-static int fill_index(const struct walk *walk, struct uffd_index *index) {
+static int fill_index(const struct reading *reading, struct uffd_index *index) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   index->time_ns = (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
   index->flags = UFFD_INDEX_EXTERNAL;
-  index->length = index->stream_bytes = walk->image->length;
+  index->length = index->stream_bytes = reading->image->length;
   index->page_size = BASE_PAGE;
   index->parent = uffd_alloc(1);
   index->attributes = uffd_alloc(1);
@@ -172,15 +173,15 @@ static int fill_index(const struct walk *walk, struct uffd_index *index) {
   if (index->parent == NULL || index->attributes == NULL || index->digests == NULL) {
     return fail(ENOMEM, "No memory for an index.");
   }
-  for (uint64_t at = 0; at < index->length; at += walk->buffer_bytes) {
-    uint64_t part = min_u64(walk->buffer_bytes, index->length - at);
-    int result = uffd_image_gather(walk->image, walk->reader, at, walk->buffer, part);
-    if (result == 0) result = index_step(index, at, walk->buffer, part);
-    if (result == 0) result = tell(walk, at);
+  for (uint64_t at = 0; at < index->length; at += reading->buffer_bytes) {
+    uint64_t part = min_u64(reading->buffer_bytes, index->length - at);
+    int result = uffd_image_gather(reading->image, reading->reader, at, reading->buffer, part);
+    if (result == 0) result = index_step(index, at, reading->buffer, part);
+    if (result == 0) result = tell(reading, at);
     if (result < 0) return result;
   }
   uffd_index_identify(index);
-  return tell(walk, index->length);
+  return tell(reading, index->length);
 }
 
 static int write_sidecar(const char *path, const struct uffd_index *index) {
@@ -211,7 +212,7 @@ static int open_raw(const char *path, uffd_image **image) {
 int uffd_image_index(const char *path, const struct uffd_image_index_opts *user_opts) {
   struct uffd_image_index_opts opts = UFFD_IMAGE_INDEX_OPTS_INIT;
   struct uffd_index index = {.length = 0};
-  struct walk walk;
+  struct reading reading;
   uffd_image *image;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_index_opts");
   if (result == 0 && path == NULL) result = fail(EINVAL, "No path: name a file.");
@@ -219,11 +220,11 @@ int uffd_image_index(const char *path, const struct uffd_image_index_opts *user_
   if (result == 0) result = open_raw(path, &image);
   if (result != 0) return result;
   index.digest = opts.digest == UFFD_DIGEST_NONE ? UFFD_DIGEST_XXH3 : opts.digest;
-  result = open_walk(&walk, image, opts.progress, opts.progress_ctx);
+  result = open_reading(&reading, image, opts.progress, opts.progress_ctx);
   if (result == 0) {
-    result = fill_index(&walk, &index);
+    result = fill_index(&reading, &index);
     if (result == 0) result = write_sidecar(path, &index);
-    close_walk(&walk);
+    close_reading(&reading);
   }
   uffd_index_free(&index);
   uffd_image_close(image);

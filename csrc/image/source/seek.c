@@ -15,7 +15,7 @@
 #define BYTES_LIMIT  (UINT64_C(1) << 47) /* an address space's */
 #define SKIP_HEADER  8u                  /* u32 magic, u32 length */
 #define MOST_HEADER  18u                 /* of a zstd frame, with its magic */
-#define WINDOW       (UINT64_C(1) << 20) /* of a file that is walked, bytes, beside the longest frame */
+#define WINDOW       (UINT64_C(1) << 20) /* of a file whose frames are followed, bytes, beside the longest frame */
 
 struct file {
   int fd;
@@ -130,7 +130,7 @@ static int refuse_frame(const struct file *file, uint64_t at, const char *why) {
               at, why);
 }
 
-/* A part of the file, [start, end), that is being walked. */
+/* A part of the file, [start, end), whose frames are followed. */
 struct window {
   unsigned char *bytes;
   uint64_t room, start, end;
@@ -161,7 +161,7 @@ static int fill_window(const struct file *file, struct window *window, uint64_t 
 }
 
 /* Frame by frame: of files that pzstd, or cat, has put together. */
-static int walk(const struct file *file, struct uffd_seek *seek) {
+static int follow_frames(const struct file *file, struct uffd_seek *seek) {
   struct window window = {.room = min_u64(ZSTD_compressBound(file->frame_limit) + WINDOW, file->bytes)};
   window.bytes = uffd_alloc(window.room);
   int64_t result = window.bytes == NULL ? fail(ENOMEM, "No memory to read %s.", file->path) : 0;
@@ -187,7 +187,7 @@ int uffd_seek_read(int fd, const char *path, uint64_t file_bytes, uint64_t frame
   int result = file_bytes < FOOTER ? fail(EINVAL, "%s: its first frame is cut off.", path)
                                    : uffd_read_exactly(fd, path, file_bytes - FOOTER, footer, FOOTER);
   if (result == 0) {
-    result = uffd_le32(footer + 5) == UFFD_MAGIC_TABLE ? read_table(&file, footer, seek) : walk(&file, seek);
+    result = uffd_le32(footer + 5) == UFFD_MAGIC_TABLE ? read_table(&file, footer, seek) : follow_frames(&file, seek);
   }
   if (result == 0 && seek->frames.count == 0) {
     result = seek->index_at == 0 ? fail(EINVAL, "%s holds no bytes.", path) : make_room(&seek->frames, 1);

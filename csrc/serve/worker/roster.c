@@ -34,7 +34,7 @@ static bool inspect_all(struct uffd_roster *roster) {
   return !stop;
 }
 
-static void *watch_all(void *argument) {
+static void *watch_clients(void *argument) {
   uint64_t time_ns = uffd_now();
   while (inspect_all(argument)) {
     time_ns = max_u64(time_ns + TICK_NS, uffd_now());
@@ -47,7 +47,7 @@ int uffd_roster_open(struct uffd_roster *roster, struct uffd_supply *supply) {
   roster->supply = supply;
   pthread_mutex_init(&roster->lock, NULL);
   pthread_cond_init(&roster->left, NULL);
-  return uffd_thread_start(&roster->watchdog, watch_all, roster, "uffd-watchdog");
+  return uffd_thread_start(&roster->watchdog, watch_clients, roster, "uffd-watchdog");
 }
 
 void uffd_roster_close(struct uffd_roster *roster) {
