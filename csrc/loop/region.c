@@ -54,7 +54,7 @@ static int insert_slice(struct uffd_source *source, const struct uffd_slice *sli
   /* what another process has left, or what of this one was unmapped without an event */
   if (result == 0) result = uffd_slices_unmap(source, slice->start, slice->end);
   if (result < 0) return result;
-  source->foreign = slice->terms->foreign;
+  if (source->foreign != slice->terms->foreign) source->foreign = slice->terms->foreign; /* lanes read it meanwhile */
   uffd_slices_insert(source, slice);
   /* a predecessor that died may have read faults there */
   if (source->foreign) uffd_raw_wake(source->fd, slice->start, slice->end - slice->start);
