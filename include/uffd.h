@@ -377,9 +377,13 @@ UFFD_EXPORT int uffd_read(uffd_object *object, struct uffd_event *events, unsign
 /* A mapping of this process that can be served. */
 typedef struct uffd_memory uffd_memory;
 
+/*
+ * THP is the default: blocks of 2 MiB that come in one answer and have no zero page are moved in whole (6.8), in half
+ * the time; all else comes in base pages.
+ */
 enum {
-  UFFD_MEMORY_ANONYMOUS = 0, /* private */
-  UFFD_MEMORY_THP = 1,       /* private, 2 MiB aligned, MADV_HUGEPAGE; whole huge pages are moved in (6.8) */
+  UFFD_MEMORY_ANONYMOUS = 0, /* private, of base pages only */
+  UFFD_MEMORY_THP = 1,       /* private, 2 MiB aligned, MADV_HUGEPAGE */
   UFFD_MEMORY_MEMFD = 2,     /* shared memory with a second, unregistered mapping: the alias */
   UFFD_MEMORY_HUGETLB = 3,   /* a memfd of 2 MiB huge pages, with its alias */
   UFFD_MEMORY_ADOPTED = 4,   /* result only: mapped by somebody else, see uffd_memory_adopt() */
@@ -399,7 +403,7 @@ struct uffd_map_opts {
   const char *name; /* of the memfd in /proc; NULL: "uffd" */
 };
 #define UFFD_MAP_OPTS_INIT                                                                                             \
-  { sizeof(struct uffd_map_opts), 0, 0, NULL }
+  { sizeof(struct uffd_map_opts), UFFD_MEMORY_THP, 0, NULL }
 
 /*
  * Maps length bytes, rounded up to whole pages. The memory reads as zeros until it is served. No page is there at

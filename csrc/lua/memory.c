@@ -47,7 +47,7 @@ static int map(lua_State *L) {
   struct uffd_map_opts opts = UFFD_MAP_OPTS_INIT;
   uint64_t length = uffd_lua_unsigned(L, 1);
   static const char *const mapped[] = {"anonymous", "thp", "memfd", "hugetlb", NULL};
-  opts.kind = uffd_lua_choice(L, 2, UFFD_MEMORY_ANONYMOUS, mapped, "kind of memory");
+  opts.kind = uffd_lua_choice(L, 2, UFFD_MEMORY_THP, mapped, "kind of memory");
   opts.flags = uffd_lua_opt_u32(L, 3, 0);
   opts.name = luaL_optstring(L, 4, NULL);
   struct memory *memory = new_memory(L);

@@ -31,10 +31,10 @@ static void beside(const char *name, enum order order, uint32_t kind, uint64_t p
 }
 
 void case_umap_sequential(const char *name) {
-  beside(name, FORWARD, UFFD_MEMORY_ANONYMOUS, PAGE, "UMap's way, 4 KiB", 1.2);
-  beside(name, FORWARD, UFFD_MEMORY_ANONYMOUS, 64 * KIB, "UMap's way, 64 KiB", 1.2);
-  beside(name, FORWARD, UFFD_MEMORY_ANONYMOUS, 2 * MIB, "UMap's way, 2 MiB", 1.2);
-  beside("umap-sequential-thp", FORWARD, UFFD_MEMORY_THP, 2 * MIB, "UMap's way, 2 MiB", 1.2);
+  beside(name, FORWARD, UFFD_MEMORY_THP, PAGE, "UMap's way, 4 KiB", 1.2);
+  beside(name, FORWARD, UFFD_MEMORY_THP, 64 * KIB, "UMap's way, 64 KiB", 1.2);
+  beside(name, FORWARD, UFFD_MEMORY_THP, 2 * MIB, "UMap's way, 2 MiB", 1.2);
+  beside("umap-sequential-base", FORWARD, UFFD_MEMORY_ANONYMOUS, 2 * MIB, "UMap's way, 2 MiB", 0);
 }
 
 void case_umap_random(const char *name) {

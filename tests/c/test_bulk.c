@@ -274,7 +274,7 @@ static void needs_huge(void) {
 static void blocks_are_moved_in_as_huge_pages(void) {
   needs_huge();
   const uint64_t pages = 4 * HUGE / page;
-  unsigned char *contents = make_contents(pages, in_runs);
+  unsigned char *contents = make_contents(pages, none);
   for (int engine = 0; engine < ENGINES; engine++) {
     for (int as = 0; as < 2; as++) {
       struct serving serving;
@@ -344,7 +344,7 @@ static void zero_blocks_are_not_filled(void) {
   uffd_region *region = region_add(serving.loop, memory, resolver_of(contents, pages * page, 1), NULL);
   CHECK_OK(uffd_region_prefetch(region, 0, 0));
   struct uffd_stats stats = serving_stats(serving.loop);
-  CHECK(stats.zero == pages / 2 && stats.moved == pages / 2 && stats.copied == 0);
+  CHECK(stats.zero == pages - 1 && stats.copied == 1 && stats.moved == 0); /* zero pages of a huge page are memory */
   CHECK_EQ(memcmp(memory_at(memory, 0), contents, pages * page), 0);
   serving_close(&serving);
   uffd_memory_close(memory);

@@ -8,7 +8,8 @@ local page, fails, raises = support.page, support.fails, support.raises
 local tests = {}
 
 function tests.test_anonymous()
-  local memory <close> = assert(uffd.map { size = 3 * page - 5 })
+  local memory <close> = assert(uffd.map { size = 3 * page - 5, kind = "anonymous" })
+  lu.assertEquals(assert(uffd.map { size = page }).kind, "thp")
   lu.assertEquals(memory.size, 3 * page)
   lu.assertEquals(#memory, 3 * page)
   lu.assertEquals(memory.page_size, page)

@@ -107,24 +107,25 @@ static void put_small(struct bulk *bulk, uint64_t start, uint64_t end) {
   }
 }
 
-static bool all_zero(const char *bytes, uint64_t length) {
-  uint64_t at = 0;
-  while (at < length && uffd_is_zero_page(bytes + at)) {
-    at += BASE_PAGE;
+static uint64_t count_zero_pages(const char *bytes, uint64_t length) {
+  uint64_t count = 0;
+  for (uint64_t at = 0; at < length; at += BASE_PAGE) {
+    if (uffd_is_zero_page(bytes + at)) count++;
   }
-  return at == length;
+  return count;
 }
 
-/* False: it has to go in as small pages do. Where moving does not take, as in locked memory, it is not tried again. */
+/*
+ * False: it has to go in as small pages do. Where moving does not take, as in locked memory, it is not tried again. In
+ * a huge page zero pages would be memory, so a block that has some goes in as small pages.
+ */
 static bool put_huge(struct bulk *bulk, uint64_t start) {
   char *staging = uffd_huge_fits(bulk->install, start) ? uffd_huge_staging(bulk->lane) : NULL;
   int error;
   if (staging == NULL || uffd_fetch(bulk->install, start, start + HUGE_PAGE, staging, &error) < HUGE_PAGE) return false;
-  if (all_zero(staging, HUGE_PAGE)) {
-    put(bulk, UFFD_ANSWER_ZERO, start, HUGE_PAGE, NULL);
-    return true;
-  }
-  if (put(bulk, UFFD_ANSWER_MOVE, start, HUGE_PAGE, staging).other_way) {
+  if (count_zero_pages(staging, HUGE_PAGE) != 0) {
+    put_runs(bulk, start, start + HUGE_PAGE, staging);
+  } else if (put(bulk, UFFD_ANSWER_MOVE, start, HUGE_PAGE, staging).other_way) {
     atomic_store_explicit(&bulk->install->slice->terms->hints->huge, false, memory_order_relaxed);
   }
   return true;
