@@ -18,13 +18,14 @@ static struct {
   const struct plan *plan;
   const char *memory;
   int fd;
+  bool protect; /* what is copied arrives write-protected */
 } current;
 
 /* The bytes of the image come from the file, as uffd has them. */
 static int fill_from_file(const struct plan *plan, int fd, uint64_t dst, uint64_t offset, char *buffer,
                           uint64_t length) {
   if (pread(plan->image->fd, buffer, length, (off_t)offset) != (ssize_t)length) return EIO;
-  return raw_fill(fd, dst, buffer, length);
+  return raw_copy(fd, dst, buffer, length, current.protect);
 }
 
 static void on_missing(int number, siginfo_t *info, void *context) {
@@ -75,10 +76,7 @@ void limit_unprotect(const struct plan *plan, bool check, double figures[FIGURES
   unmap(memory, plan->length);
 }
 
-void limit_bulk(const struct plan *plan, bool check, double figures[FIGURES]) {
-  char *memory = map_fresh(plan->length, false);
-  int fd = raw_open(0);
-  raw_register(fd, memory, plan->length, UFFDIO_REGISTER_MODE_MISSING);
+static void fill_in_bulk(const struct plan *plan, int fd, char *memory, bool check, double figures[FIGURES]) {
   static char buffer[PIECE];
   uint64_t begin = now_ns();
   for (uint64_t offset = 0; offset < plan->length; offset += PIECE) {
@@ -90,9 +88,25 @@ void limit_bulk(const struct plan *plan, bool check, double figures[FIGURES]) {
   double bulk_ns = (double)(now_ns() - begin);
   plan_touch(plan, memory, figures);
   figures[MAIN] += bulk_ns / (double)plan_pages(plan);
-  if (check) plan_check(plan, memory);
+  if (check && !plan->write) plan_check(plan, memory);
   close(fd);
   unmap(memory, plan->length);
+}
+
+void limit_bulk(const struct plan *plan, bool check, double figures[FIGURES]) {
+  char *memory = map_fresh(plan->length, false);
+  int fd = raw_open(0);
+  raw_register(fd, memory, plan->length, UFFDIO_REGISTER_MODE_MISSING);
+  fill_in_bulk(plan, fd, memory, check, figures);
+}
+
+void limit_bulk_protected(const struct plan *plan, bool check, double figures[FIGURES]) {
+  char *memory = map_fresh(plan->length, false);
+  int fd = raw_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC);
+  raw_register(fd, memory, plan->length, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+  current.protect = true;
+  fill_in_bulk(plan, fd, memory, check, figures);
+  current.protect = false;
 }
 
 void limit_continue(const struct plan *plan, bool check, double figures[FIGURES]) {

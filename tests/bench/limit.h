@@ -12,7 +12,8 @@ run_fn limit_signal; /* an empty SIGBUS round trip, and one ioctl of one page in
  * takes longer than the copy.
  */
 run_fn limit_bulk;
-run_fn limit_continue;  /* the same of CONTINUE, on the plan's image */
-run_fn limit_unprotect; /* SIGBUS of a first write, and one ioctl */
+run_fn limit_bulk_protected; /* the same, of pages that arrive write-protected under WP_ASYNC (6.7) */
+run_fn limit_continue;       /* the same of CONTINUE, on the plan's image */
+run_fn limit_unprotect;      /* SIGBUS of a first write, and one ioctl */
 
 #endif

@@ -28,6 +28,7 @@ static const struct {
     {"sparse-file", "half the pages zero: holes, and written zeros", case_sparse_file},
     {"umap-sequential", "64 MiB in order, beside UMap's way", case_umap_sequential},
     {"umap-random", "random pages, beside UMap's way", case_umap_random},
+    {"arrival", "pages that arrive write-protected, beside those that do not", case_arrival},
     {"continue-memfd", "256 MiB in the page cache", case_continue_memfd},
     {"two-threads", "two threads fault, each in its half", case_two_threads},
     {"callback", "a callback in C, one constant page", case_callback},

@@ -22,13 +22,18 @@ void raw_register(int fd, const char *memory, uint64_t length, uint64_t mode) {
   if (ioctl(fd, UFFDIO_REGISTER, &request) != 0) die("UFFDIO_REGISTER: %m");
 }
 
+int raw_copy(int fd, uint64_t dst, const char *source, uint64_t length, bool protect) {
+  struct uffdio_copy request = {
+      .dst = dst, .src = (uintptr_t)source, .len = length, .mode = protect ? UFFDIO_COPY_MODE_WP : 0};
+  return ioctl(fd, UFFDIO_COPY, &request) == 0 ? 0 : errno;
+}
+
 int raw_fill(int fd, uint64_t dst, const char *source, uint64_t length) {
   if (source == NULL) {
     struct uffdio_zeropage request = {.range = {dst, length}};
     return ioctl(fd, UFFDIO_ZEROPAGE, &request) == 0 ? 0 : errno;
   }
-  struct uffdio_copy request = {.dst = dst, .src = (uintptr_t)source, .len = length};
-  return ioctl(fd, UFFDIO_COPY, &request) == 0 ? 0 : errno;
+  return raw_copy(fd, dst, source, length, false);
 }
 
 int raw_continue(int fd, uint64_t dst, uint64_t length) {

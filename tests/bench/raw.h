@@ -8,8 +8,13 @@
 
 #include "plan.h"
 
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#endif
+
 int raw_open(uint64_t features);
 void raw_register(int fd, const char *memory, uint64_t length, uint64_t mode);
+int raw_copy(int fd, uint64_t dst, const char *source, uint64_t length, bool protect); /* an errno or 0 */
 /* Copies from source, or installs zero pages when it is NULL. Returns an errno or 0. */
 int raw_fill(int fd, uint64_t dst, const char *source, uint64_t length);
 int raw_continue(int fd, uint64_t dst, uint64_t length);
