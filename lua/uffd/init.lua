@@ -173,7 +173,7 @@ local map_options = { size = true, kind = true, fork = true, private = true, nam
 
 ---@class uffd.MapOptions
 ---@field size integer|string bytes, rounded up to whole pages
----"thp", the default: huge pages where blocks of 2 MiB come in whole and have no zero page; "anonymous": base pages only
+---"thp", the default: huge pages where blocks of 2 MiB come in whole, without a zero page; "anonymous": base pages only
 ---@field kind? "anonymous"|"thp"|"memfd"|"hugetlb"
 ---@field fork? boolean true: children of fork inherit it (default: they do not have it)
 ---@field private? boolean true: the served mapping of a memfd or hugetlb is private
