@@ -295,10 +295,10 @@ static struct uffd_filled give_up(struct walk *walk, int error) {
   struct uffd_lane *lane = walk->lane;
   bool given_up;
   uint32_t on_error = fate_of(walk, &given_up);
-  uffd_count(&lane->counters.errors, 1);
   if (given_up) fail(error, "it was tried for %u ms. %s", walk->slice->terms->retry_ms, uffd_errmsg());
   name_page(walk, error, fates[on_error]);
   uffd_failure_note(lane->failure, error, on_error == UFFD_ON_ERROR_RETRY);
+  uffd_count(&lane->counters.errors, 1); /* who sees the count finds the sentence */
   if (on_error == UFFD_ON_ERROR_RETRY) return nothing_filled(UFFD_OUTCOME_DEFERRED);
   if (on_error == UFFD_ON_ERROR_STOP) atomic_store(&lane->failure->stopped, true);
   struct uffd_filled filled =
