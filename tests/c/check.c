@@ -4,8 +4,10 @@
 #define _GNU_SOURCE
 #include "check.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -160,9 +162,45 @@ static bool is_chosen(const char *name, int argc, char **argv) {
   return argc < 2;
 }
 
+/*
+ * The allocator of this AddressSanitizer does not care for fork(): a lock that another thread holds at that moment, as
+ * one that starts does, is never free in the child. So a fork waits until all other threads sleep. Those of a test that
+ * never do are waited for so many looks, and no more.
+ */
+#define FORK_LOOKS 2000
+
+static bool sleeps(const char *thread) {
+  char path[64], text[512];
+  snprintf(path, sizeof(path), "/proc/self/task/%.20s/stat", thread);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t length = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+  if (fd >= 0) close(fd);
+  if (length <= 0) return true; /* it has ended */
+  text[length] = '\0';
+  const char *end = strrchr(text, ')'); /* the name before it may hold anything */
+  return end == NULL || end[1] == '\0' || end[2] != 'R';
+}
+
+static bool others_sleep(void) {
+  bool asleep = true;
+  DIR *threads = opendir("/proc/self/task");
+  for (struct dirent *thread; asleep && threads != NULL && (thread = readdir(threads)) != NULL;) {
+    if (thread->d_name[0] != '.' && atoi(thread->d_name) != gettid()) asleep = sleeps(thread->d_name);
+  }
+  if (threads != NULL) closedir(threads);
+  return asleep;
+}
+
+static void await_sleepers(void) {
+  for (int i = 0; i < FORK_LOOKS && !others_sleep(); i++) {
+    check_pause();
+  }
+}
+
 int check_main(const struct check_test *tests, size_t count, int argc, char **argv) {
   shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (shared == MAP_FAILED) return 1;
+  if (check_is_sanitized() && !check_under_tsan()) pthread_atfork(await_sleepers, NULL, NULL);
   hugepages_open(&shared->hugepages);
   int ran = 0, failed = 0, skipped = 0;
   for (size_t i = 0; i < count; i++) {
