@@ -54,14 +54,16 @@ UFFD_EXPORT void uffd_image_close(uffd_image *image);
 /*
  * A resolver for the image, of its length. Pages that a damaged or unreadable part of a file concerns fail with -EIO
  * (the region's on_error says what they become), with the file, the frame and the reason in the sentence; the others
- * are right. A layer's file must not change while it is served. Errors: -ENOMEM; -EOWNERDEAD in a
- * forked child.
+ * are right. After a layer's file was written to, or cut, its pages fail with -ESTALE or -EIO: no byte from after the
+ * change is given (what was written through a mapping that was dirty before the image was opened is not noticed). A
+ * file that only gets another name stays the same. Errors: -ENOMEM; -EOWNERDEAD in a forked child.
  */
 UFFD_EXPORT int uffd_image_resolver(uffd_image *image, uffd_resolver **resolver);
 
 /*
  * Reads [offset, offset+length) of the image into buffer: 0. Errors: -ERANGE beyond the image's end; -EIO damage, or a
- * file that has shrunk (the sentence tells the place); -EOWNERDEAD in a forked child.
+ * file that has shrunk (the sentence tells the place); -ESTALE a file that was changed since the image was opened;
+ * -EOWNERDEAD in a forked child.
  */
 UFFD_EXPORT int uffd_image_read(uffd_image *image, uint64_t offset, void *buffer, uint64_t length);
 

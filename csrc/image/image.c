@@ -21,18 +21,18 @@ void uffd_image_close(uffd_image *image) {
   DELETE(image);
 }
 
-static int open_layers(uffd_image *image, const char *const *paths, size_t count, const struct uffd_image_opts *opts,
-                       bool plain) {
+static int open_layers(uffd_image *image, const struct uffd_layer_origin *origins, size_t count,
+                       const struct uffd_image_opts *opts) {
   for (size_t i = 0; i < count; i++) {
-    if (paths[i] == NULL) return fail(EINVAL, "The path of layer %zu is NULL.", i);
-    int result = uffd_layer_open(paths[i], opts, plain, &image->layers[i]);
+    if (origins[i].path == NULL) return fail(EINVAL, "The path of layer %zu is NULL.", i);
+    int result = uffd_layer_open(&origins[i], opts, &image->layers[i]);
     if (result < 0) return result;
     image->count++;
   }
   return uffd_stack_build(image, opts);
 }
 
-static int open_image(const char *const *paths, size_t count, const struct uffd_image_opts *opts, bool plain,
+static int open_image(const struct uffd_layer_origin *origins, size_t count, const struct uffd_image_opts *opts,
                       uffd_image **made) {
   uffd_image *image = NEW(uffd_image);
   if (image == NULL) return fail(ENOMEM, "No memory for an image.");
@@ -41,7 +41,7 @@ static int open_image(const char *const *paths, size_t count, const struct uffd_
   pthread_mutex_init(&image->lock, NULL);
   image->layers = uffd_alloc(UFFD_IMAGE_DEPTH * sizeof(*image->layers));
   int result =
-      image->layers == NULL ? fail(ENOMEM, "No memory for an image.") : open_layers(image, paths, count, opts, plain);
+      image->layers == NULL ? fail(ENOMEM, "No memory for an image.") : open_layers(image, origins, count, opts);
   if (result < 0) {
     struct uffd_sentence why = uffd_keep_sentence();
     uffd_image_close(image);
@@ -53,7 +53,33 @@ static int open_image(const char *const *paths, size_t count, const struct uffd_
 }
 
 int uffd_image_open_plain(const char *path, const struct uffd_image_opts *opts, uffd_image **made) {
-  return open_image(&path, 1, opts, true, made);
+  const struct uffd_layer_origin origin = {.path = path, .plain = true};
+  return open_image(&origin, 1, opts, made);
+}
+
+static int check_count(size_t count) {
+  if (count <= UFFD_IMAGE_DEPTH) return 0;
+  return fail(ELOOP, "An image has at most %u layers, not %zu.", UFFD_IMAGE_DEPTH, count);
+}
+
+int uffd_image_open_files(const struct uffd_image_file *files, size_t count, uffd_image **made) {
+  const struct uffd_image_opts opts = UFFD_IMAGE_OPTS_INIT;
+  struct uffd_layer_origin origins[UFFD_IMAGE_DEPTH];
+  *made = NULL;
+  int result = check_count(count);
+  for (size_t i = 0; result == 0 && i < count; i++) {
+    origins[i] = (struct uffd_layer_origin){.path = files[i].path, .file = &files[i]};
+  }
+  return result < 0 ? result : open_image(origins, count, &opts, made);
+}
+
+void uffd_image_file(const uffd_image *image, uint32_t number, struct uffd_image_file *file) {
+  const struct uffd_layer_file *layer = image->layers[number];
+  *file = (struct uffd_image_file){layer->path, layer->fd, layer->sidecar_fd, layer->stamp};
+}
+
+void uffd_image_trust(uffd_image *image, uint32_t number, bool trusted) {
+  atomic_store_explicit(&image->layers[number]->trusted, trusted, memory_order_release);
 }
 
 int uffd_image_open(const char *const *paths, size_t count, const struct uffd_image_opts *user_opts,
@@ -63,8 +89,12 @@ int uffd_image_open(const char *const *paths, size_t count, const struct uffd_im
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_opts");
   if (result < 0) return result;
   if (paths == NULL || count == 0) return fail(EINVAL, "No layers: give the path of at least one.");
-  if (count > UFFD_IMAGE_DEPTH) return fail(ELOOP, "An image has at most %u layers, not %zu.", UFFD_IMAGE_DEPTH, count);
-  return open_image(paths, count, &opts, false, made);
+  result = check_count(count);
+  struct uffd_layer_origin origins[UFFD_IMAGE_DEPTH];
+  for (size_t i = 0; result == 0 && i < count; i++) {
+    origins[i] = (struct uffd_layer_origin){.path = paths[i]};
+  }
+  return result < 0 ? result : open_image(origins, count, &opts, made);
 }
 
 /* Gives a user's struct, which may be older and shorter than ours, as much as it has room for. */

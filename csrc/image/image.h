@@ -8,15 +8,20 @@
 #include "base/base.h"
 #include "image/index.h"
 #include "image/source/source.h"
+#include "resolver/stamp.h"
 #include "uffd_image.h"
 
 #define UFFD_IMAGE_LIMIT (UINT64_C(1) << 47) /* bytes of an image: what an address space has */
 
-/* One file of an image. Set once when it is opened. */
+/* One file of an image. Set once when it is opened, but for trusted. */
 struct uffd_layer_file {
   char *path;
   char *sidecar; /* path of its index, or NULL */
   uint32_t format;
+  int fd;         /* the source's, to read; -1: it is no local file */
+  int sidecar_fd; /* -1: none */
+  struct uffd_stamp stamp;
+  _Atomic bool trusted; /* somebody sees to it that the file does not change: it is read without a look at the stamp */
   struct uffd_source *source;
   struct uffd_index index; /* without an index frame: the extents, length and page size that the file implies */
 };
@@ -49,8 +54,35 @@ void uffd_image_hold(uffd_image *image);
 /* Opens one file without looking at a sidecar. */
 int uffd_image_open_plain(const char *path, const struct uffd_image_opts *opts, uffd_image **made);
 
-/* layer.c: opens a file and finds out what it is. path is what messages name. plain: a sidecar is not looked at. */
-int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, bool plain, struct uffd_layer_file **made);
+/* A file of an image, opened in one process and read in others. */
+struct uffd_image_file {
+  const char *path; /* what messages name */
+  int fd;
+  int sidecar_fd; /* of its index; -1: none */
+  struct uffd_stamp stamp;
+};
+
+/*
+ * image.c: as uffd_image_open(), but with files that are open already: all layers, the lowest first. The descriptors
+ * stay the caller's.
+ */
+UFFD_SHARED int uffd_image_open_files(const struct uffd_image_file *files, size_t count, uffd_image **made);
+/* The file of a layer. What it names is the image's. */
+UFFD_SHARED void uffd_image_file(const uffd_image *image, uint32_t layer, struct uffd_image_file *file);
+/*
+ * Trusted: somebody makes sure that the file does not change (a lease, a seal), and says so before that ends. Until
+ * then it is read without a look at its stamp. Any thread.
+ */
+UFFD_SHARED void uffd_image_trust(uffd_image *image, uint32_t layer, bool trusted);
+
+/* layer.c: opens a file, or takes one that is open, and finds out what it is. plain: a sidecar is not looked at. */
+struct uffd_layer_origin {
+  const char *path;                   /* what messages name */
+  const struct uffd_image_file *file; /* NULL: path is opened */
+  bool plain;
+};
+int uffd_layer_open(const struct uffd_layer_origin *origin, const struct uffd_image_opts *opts,
+                    struct uffd_layer_file **made);
 void uffd_layer_close(struct uffd_layer_file *layer);
 
 /* stack.c: follows the parents of the lowest layer, checks that the layers fit together, and makes the pieces. */
@@ -59,8 +91,9 @@ int uffd_stack_build(uffd_image *image, const struct uffd_image_opts *opts);
 size_t uffd_stack_find(const uffd_image *image, uint64_t offset);
 
 /*
- * read.c: [offset, offset+length) of the image to buffer, whatever pieces it falls into. 0, or -EIO and a sentence.
- * Allocates nothing and takes no lock: the reader is one thread's.
+ * read.c: [offset, offset+length) of the image to buffer, whatever pieces it falls into. 0; or -EIO, or -ESTALE when a
+ * file has been changed since it was opened, and a sentence. Allocates nothing and takes no lock: the reader is one
+ * thread's.
  */
 int uffd_image_gather(const uffd_image *image, struct uffd_reader *reader, uint64_t offset, char *buffer,
                       uint64_t length);

@@ -33,10 +33,26 @@ static void free_text(char *text) {
 void uffd_layer_close(struct uffd_layer_file *layer) {
   if (layer == NULL) return;
   if (layer->source != NULL) layer->source->class->destroy(layer->source);
+  if (layer->sidecar_fd >= 0) close(layer->sidecar_fd);
   uffd_index_free(&layer->index);
   free_text(layer->path);
   free_text(layer->sidecar);
   DELETE(layer);
+}
+
+/* Closes fd when it fails. */
+static int measure(int fd, const char *path, uint64_t *bytes) {
+  struct stat status;
+  if (fstat(fd, &status) != 0) {
+    int result = fail(errno, "Cannot look at %s: %s.", path, strerror(errno));
+    close(fd);
+    return result;
+  }
+  *bytes = (uint64_t)status.st_size;
+  if (S_ISBLK(status.st_mode) && ioctl(fd, BLKGETSIZE64, bytes) != 0) *bytes = 0;
+  if (*bytes != 0 && *bytes <= UFFD_IMAGE_LIMIT) return fd;
+  close(fd);
+  return *bytes == 0 ? fail(EINVAL, "%s is empty.", path) : fail(EFBIG, "%s has more than 2^47 bytes.", path);
 }
 
 /* A named pipe would wait for its writer: the type is looked at first. */
@@ -48,11 +64,14 @@ static int open_file(const char *path, uint64_t *bytes) {
   }
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return fail(errno, "Cannot open %s: %s.", path, strerror(errno));
-  *bytes = (uint64_t)status.st_size;
-  if (S_ISBLK(status.st_mode) && ioctl(fd, BLKGETSIZE64, bytes) != 0) *bytes = 0;
-  if (*bytes != 0 && *bytes <= UFFD_IMAGE_LIMIT) return fd;
-  close(fd);
-  return *bytes == 0 ? fail(EINVAL, "%s is empty.", path) : fail(EFBIG, "%s has more than 2^47 bytes.", path);
+  return measure(fd, path, bytes);
+}
+
+/* A copy of a descriptor that somebody else has opened. */
+static int take_file(int fd, const char *path, uint64_t *bytes) {
+  int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (own < 0) return fail(errno, "No descriptor for %s: %s.", path, strerror(errno));
+  return measure(own, path, bytes);
 }
 
 /* The index frame's payload: [at, at+bytes) of the file. */
@@ -102,11 +121,13 @@ static int find_data(struct uffd_layer_file *layer, int fd, uint64_t length) {
   return 0;
 }
 
-static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes) {
+/* given: a descriptor that somebody else has opened; -1: none. */
+static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes, int given) {
   unsigned char head[FRAME_HEADER];
   uint64_t bytes = 0;
-  int fd = open_file(layer->sidecar, &bytes);
+  int fd = given >= 0 ? take_file(given, layer->sidecar, &bytes) : open_file(layer->sidecar, &bytes);
   if (fd < 0) return fd;
+  layer->sidecar_fd = fd;
   int result = bytes < sizeof(head) || bytes > INDEX_LIMIT
                    ? fail(EINVAL, "%s is no index: it has %" PRIu64 " bytes.", layer->sidecar, bytes)
                    : uffd_read_exactly(fd, layer->sidecar, 0, head, sizeof(head));
@@ -116,7 +137,6 @@ static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes) {
   if (result == 0) {
     result = read_index(fd, layer->sidecar, sizeof(head), bytes - sizeof(head), &layer->index);
   }
-  close(fd);
   if (result < 0) return result;
   if ((layer->index.flags & UFFD_INDEX_EXTERNAL) == 0) {
     return fail(EINVAL, "%s is the index of a compressed file, not of the file beside it.", layer->sidecar);
@@ -128,14 +148,20 @@ static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes) {
               layer->path, file_bytes, layer->sidecar, layer->index.stream_bytes);
 }
 
-static int open_raw(struct uffd_layer_file *layer, int fd, uint64_t file_bytes, bool plain) {
+static bool has_sidecar(const struct uffd_layer_origin *origin, const char *name) {
+  if (origin->file != NULL) return origin->file->sidecar_fd >= 0;
+  return !origin->plain && access(name, F_OK) == 0;
+}
+
+static int open_raw(struct uffd_layer_file *layer, int fd, uint64_t file_bytes,
+                    const struct uffd_layer_origin *origin) {
   char name[4096];
   int result = 0;
-  if (!plain && snprintf(name, sizeof(name), "%s.uidx", layer->path) < (int)sizeof(name) && access(name, F_OK) == 0) {
+  if (snprintf(name, sizeof(name), "%s.uidx", layer->path) < (int)sizeof(name) && has_sidecar(origin, name)) {
     layer->sidecar = copy_text(name);
     if (layer->sidecar == NULL) return fail(ENOMEM, "No memory for the layer %s.", layer->path);
     layer->format = UFFD_IMAGE_SIDECAR;
-    result = read_sidecar(layer, file_bytes);
+    result = read_sidecar(layer, file_bytes, origin->file != NULL ? origin->file->sidecar_fd : -1);
   } else {
     layer->format = UFFD_IMAGE_RAW;
     result = imply(layer, file_bytes);
@@ -179,29 +205,46 @@ static bool is_zstd(const unsigned char *head) {
   return magic == UFFD_MAGIC_ZSTD || (magic & 0xFFFFFFF0u) == 0x184D2A50u;
 }
 
-static int open_layer(struct uffd_layer_file *layer, uint64_t frame_limit, bool plain) {
+/* A file that is only renamed has not changed: ctime is not looked at. */
+static int take_stamp(struct uffd_layer_file *layer, const struct uffd_image_file *file) {
+  if (file != NULL) {
+    layer->stamp = file->stamp;
+    return 0;
+  }
+  int result = uffd_stamp_take(layer->fd, &layer->stamp);
+  layer->stamp.links = 0;
+  return result;
+}
+
+static int open_layer(struct uffd_layer_file *layer, uint64_t frame_limit, const struct uffd_layer_origin *origin) {
   unsigned char head[4] = {0};
   uint64_t bytes = 0;
-  int fd = open_file(layer->path, &bytes);
+  int fd = origin->file != NULL ? take_file(origin->file->fd, layer->path, &bytes) : open_file(layer->path, &bytes);
   if (fd < 0) return fd;
-  int result = uffd_read_exactly(fd, layer->path, 0, head, min_u64(bytes, sizeof(head)));
+  layer->fd = fd;
+  int result = take_stamp(layer, origin->file);
+  if (result == 0) result = uffd_read_exactly(fd, layer->path, 0, head, min_u64(bytes, sizeof(head)));
   if (result == 0) {
-    result = is_zstd(head) ? open_zstd(layer, fd, bytes, frame_limit) : open_raw(layer, fd, bytes, plain);
+    result = is_zstd(head) ? open_zstd(layer, fd, bytes, frame_limit) : open_raw(layer, fd, bytes, origin);
   }
   if (layer->source == NULL) close(fd);
   return result;
 }
 
-int uffd_layer_open(const char *path, const struct uffd_image_opts *opts, bool plain, struct uffd_layer_file **made) {
+int uffd_layer_open(const struct uffd_layer_origin *origin, const struct uffd_image_opts *opts,
+                    struct uffd_layer_file **made) {
   uint64_t frame_limit = opts->frame_limit == 0 ? FRAME_LIMIT : opts->frame_limit;
   if (frame_limit > FRAME_MOST) return fail(EINVAL, "A frame has at most 1 GiB, not %" PRIu64 " bytes.", frame_limit);
   struct uffd_layer_file *layer = NEW(struct uffd_layer_file);
-  if (layer != NULL) layer->path = copy_text(path);
+  if (layer != NULL) {
+    layer->fd = layer->sidecar_fd = -1;
+    layer->path = copy_text(origin->path);
+  }
   if (layer == NULL || layer->path == NULL) {
     uffd_layer_close(layer);
-    return fail(ENOMEM, "No memory for the layer %s.", path);
+    return fail(ENOMEM, "No memory for the layer %s.", origin->path);
   }
-  int result = open_layer(layer, frame_limit, plain);
+  int result = open_layer(layer, frame_limit, origin);
   if (result < 0) {
     uffd_layer_close(layer);
     return result;

@@ -164,7 +164,7 @@ static int check_pair(const struct uffd_layer_file *layer, const struct uffd_lay
 static int check_twice(const uffd_image *image) {
   struct stat files[UFFD_IMAGE_DEPTH];
   for (size_t i = 0; i < image->count; i++) {
-    if (stat(image->layers[i]->path, &files[i]) != 0) {
+    if (fstat(image->layers[i]->fd, &files[i]) != 0) {
       return fail(errno, "Cannot look at %s: %s.", image->layers[i]->path, strerror(errno));
     }
     for (size_t j = 0; j < i; j++) {
@@ -196,7 +196,8 @@ static int open_parent(uffd_image *image, const struct uffd_image_opts *opts) {
                         lowest->index.parent);
   if (length >= (int)sizeof(path)) return fail(ENAMETOOLONG, "The parent's name of %s is too long.", lowest->path);
   struct uffd_layer_file *parent;
-  result = uffd_layer_open(path, opts, false, &parent);
+  const struct uffd_layer_origin origin = {.path = path};
+  result = uffd_layer_open(&origin, opts, &parent);
   if (result < 0) {
     struct uffd_sentence why = uffd_keep_sentence();
     return fail(-result, "The parent of %s: %s", lowest->path, why.text);

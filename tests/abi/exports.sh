@@ -21,7 +21,7 @@ compare() { # what expected actual
 }
 
 grep -v '^#' "$here/$symbols" | LC_ALL=C sort > "$scratch/listed"
-sed '/ UFFD_PRIVATE/d; s/ .*//' "$scratch/listed" > "$scratch/names"
+sed '/ UFFD_[A-Z_]*PRIVATE/d; s/ .*//' "$scratch/listed" > "$scratch/names"
 
 sed -n 's/;.*//; s/^UFFD_EXPORT .*[ *]\(uffd_[a-z0-9_]*\)(.*/\1/p' "$here/../../include/$header" | LC_ALL=C sort > "$scratch/header"
 compare "the functions of $header" "$scratch/names" "$scratch/header"

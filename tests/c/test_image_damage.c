@@ -241,10 +241,59 @@ static void a_file_that_shrinks(void) {
   imaging_write(file(), pages, COUNT * PAGE);
   uffd_image *image = imaging_open(file(), NULL, NULL);
   CHECK_EQ(truncate(file(), 100 * PAGE + 5), 0);
-  CHECK_OK(uffd_image_read(image, 99 * PAGE, bytes, PAGE));
+  CHECK_ERR(uffd_image_read(image, 99 * PAGE, bytes, PAGE), -ESTALE);
   CHECK_ERR(uffd_image_read(image, 100 * PAGE, bytes, PAGE), -EIO);
   CHECK_SAYS("has shrunk");
   uffd_image_close(image);
+  free(pages);
+}
+
+/* A byte of the file, which is open, becomes another one. */
+static void write_byte(const char *path, uint64_t at) {
+  int fd = open(path, O_RDWR | O_CLOEXEC);
+  unsigned char byte;
+  CHECK(fd >= 0);
+  CHECK_EQ(pread(fd, &byte, 1, (off_t)at), 1);
+  byte ^= 1;
+  CHECK_EQ(pwrite(fd, &byte, 1, (off_t)at), 1);
+  close(fd);
+}
+
+/* What is read of an open image fails and names the file; a name that the file gains or loses is no change. */
+static void stays_unless_written(const char *path, const unsigned char *pages) {
+  unsigned char bytes[PAGE];
+  char other[4096];
+  snprintf(other, sizeof(other), "%s.other", path);
+  uffd_image *image = imaging_open(path, NULL, NULL);
+  CHECK_EQ(link(path, other), 0);
+  CHECK_EQ(unlink(path), 0);
+  CHECK_EQ(rename(other, path), 0);
+  CHECK_OK(uffd_image_read(image, 9 * PAGE, bytes, PAGE));
+  CHECK(memcmp(bytes, pages + 9 * PAGE, PAGE) == 0);
+  uffd_resolver *resolver = NULL;
+  CHECK_OK(uffd_image_resolver(image, &resolver));
+  struct view view = view_open(resolver, &(struct view_opts){.length = COUNT * PAGE, .around = PAGE});
+  CHECK_EQ(check_access(view.at, false, NULL), 0);
+  write_byte(path, 0);
+  CHECK_ERR(uffd_image_read(image, 9 * PAGE, bytes, PAGE), -ESTALE);
+  CHECK_SAYS("was changed");
+  CHECK_SAYS(path);
+  CHECK_EQ(check_access(view.at + 9 * PAGE, false, NULL), SIGBUS);
+  CHECK_EQ(uffd_loop_error(view.serving.loop, NULL, 0), ESTALE);
+  view_close(&view);
+  uffd_resolver_close(resolver);
+  uffd_image_close(image);
+}
+
+static void files_that_are_written(void) {
+  needs_poison();
+  unsigned char *pages = imaging_pages(1, COUNT + 1);
+  imaging_write(file(), pages, COUNT * PAGE);
+  stays_unless_written(file(), pages);
+  struct bytes bytes = seekable(pages);
+  imaging_write(file(), bytes.at, bytes.length);
+  stays_unless_written(file(), pages);
+  bytes_free(&bytes);
   free(pages);
 }
 
@@ -459,6 +508,6 @@ static const struct check_test tests[] = {
     TEST(seek_tables),      TEST(frames_of_another_length), TEST(two_frames_in_an_entry), TEST(frames_too_long),
     TEST(a_bomb),           TEST(a_bit_in_a_frame),         TEST(a_file_that_shrinks),    TEST(indexes),
     TEST(names_of_parents), TEST(chains_that_are_too_long), TEST(chains_that_do_not_fit), TEST(what_is_no_image),
-    TEST(bad_sidecars),
+    TEST(bad_sidecars),     TEST(files_that_are_written),
 };
 CHECK_MAIN(tests)
