@@ -40,6 +40,8 @@ struct uffd_client {
   const int *fds;                           /* that it sent after the userfaultfd: memfds and the like */
   uint32_t fds_count;
   uint32_t reserved;
+  const char *label;  /* what it calls itself, or an operator: see uffd_pager_label(); "": nothing */
+  const char *socket; /* path of the front door that it came by; "": not known */
 };
 
 typedef struct uffd_pager uffd_pager;
@@ -72,6 +74,16 @@ enum {
 };
 
 struct uffd_pager_report;
+
+/* A front door beside uffd_pager_opts.socket. Which one a client came by is known of it: uffd_client.socket. */
+struct uffd_pager_door {
+  const char *path;
+  uint32_t mode; /* of its file; 0: socket_mode */
+  uint32_t reserved;
+  int64_t
+      uid; /* user who may connect there, beside root and the pager's own; -1: nobody else; UFFD_DOOR_UID: as `uid` */
+};
+#define UFFD_DOOR_UID (-2)
 
 struct uffd_pager_opts {
   size_t size;
@@ -128,11 +140,13 @@ struct uffd_pager_opts {
    */
   uint32_t hang_ms;
   int64_t control_uid; /* user who may also drain and reload there, beside root and the pager's own; -1: nobody else */
+  const struct uffd_pager_door *doors; /* more front doors */
+  size_t doors_count;
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
     sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL,  \
-        NULL, NULL, NULL, NULL, 0, 0, -1                                                                               \
+        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0                                                                      \
   }
 
 /*
@@ -231,7 +245,10 @@ struct uffd_client_status {
   char label[UFFD_LABEL];    /* "": none. See uffd_pager_label() */
 };
 #define UFFD_CLIENT_STATUS_INIT                                                                                        \
-  { sizeof(struct uffd_client_status), {0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0}, 0, 0, 0, 0, 0, 0, UFFD_STATS_INIT, "" }
+  {                                                                                                                    \
+    sizeof(struct uffd_client_status), {0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL}, 0, 0, 0, 0, 0, 0,             \
+        UFFD_STATS_INIT, ""                                                                                            \
+  }
 
 struct uffd_pager_status {
   size_t size;
@@ -366,9 +383,10 @@ struct uffd_handoff_opts {
   uint64_t features;   /* UFFD_FEAT_* that the object needs; EVENT_REMOVE is added where the kernel has it */
   uint32_t open_flags; /* UFFD_OPEN_* */
   uint32_t reserved;   /* 0 */
+  const char *label;   /* what the pager is to call this client: see uffd_pager_label(); NULL: nothing */
 };
 #define UFFD_HANDOFF_OPTS_INIT                                                                                         \
-  { sizeof(struct uffd_handoff_opts), 0, 0, 0, 0, 0 }
+  { sizeof(struct uffd_handoff_opts), 0, 0, 0, 0, 0, NULL }
 
 struct uffd_handoff_part {
   uffd_memory *memory;

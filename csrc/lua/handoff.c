@@ -55,7 +55,7 @@ static void read_part(lua_State *L, lua_Integer index, struct handoff *handoff, 
   *part = (struct uffd_handoff_part){memory->memory, (uint64_t)offset};
 }
 
-/* core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer) */
+/* core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer, label) */
 static int hand_over(lua_State *L) {
   struct uffd_handoff_opts opts = UFFD_HANDOFF_OPTS_INIT;
   const char *socket = luaL_checkstring(L, 1);
@@ -64,6 +64,9 @@ static int hand_over(lua_State *L) {
   opts.features = uffd_lua_mask(L, 4, &uffd_lua_features);
   opts.open_flags = uffd_lua_opt_u32(L, 5, 0);
   opts.flags = lua_toboolean(L, 6) ? UFFD_HANDOFF_NO_ANSWER : 0;
+  size_t length = 0;
+  opts.label = luaL_optlstring(L, 7, NULL, &length);
+  luaL_argcheck(L, opts.label == NULL || strlen(opts.label) == length, 7, "a label has no zero byte");
   lua_Integer count = luaL_len(L, 2);
   luaL_argcheck(L, count >= 0 && count < 1 << 16, 2, "too many parts");
   struct uffd_handoff_part *parts = lua_newuserdatauv(L, ((size_t)count + 1) * sizeof(*parts), 0);

@@ -65,6 +65,14 @@ static void push_client(lua_State *L, const struct uffd_client *client) {
     lua_seti(L, -2, (lua_Integer)i + 1);
   }
   lua_setfield(L, -2, "fds");
+  if (client->label != NULL && client->label[0] != '\0') {
+    lua_pushstring(L, client->label);
+    lua_setfield(L, -2, "label");
+  }
+  if (client->socket != NULL && client->socket[0] != '\0') {
+    lua_pushstring(L, client->socket);
+    lua_setfield(L, -2, "socket");
+  }
 }
 
 static void push_status(lua_State *L, const struct uffd_client_status *status) {
@@ -79,10 +87,6 @@ static void push_status(lua_State *L, const struct uffd_client_status *status) {
   uffd_lua_set_integer(L, "restarts", status->restarts);
   uffd_lua_set_integer(L, "since_ns", status->since_ns);
   uffd_lua_set_integer(L, "oldest_ns", status->oldest_ns);
-  if (status->label[0] != '\0') {
-    lua_pushstring(L, status->label);
-    lua_setfield(L, -2, "label");
-  }
   uffd_lua_push_stats(L, &status->stats);
   lua_setfield(L, -2, "stats");
 }
@@ -249,6 +253,29 @@ static const char *const *command(lua_State *L, int table) {
   return argv;
 }
 
+/* The front doors as a list; the table of options holds it. */
+static const struct uffd_pager_door *doors(lua_State *L, int table, size_t *count) {
+  *count = 0;
+  if (lua_getfield(L, table, "doors") != LUA_TTABLE) {
+    lua_pop(L, 1);
+    return NULL;
+  }
+  size_t length = (size_t)luaL_len(L, -1);
+  struct uffd_pager_door *list = lua_newuserdatauv(L, (length + 1) * sizeof(*list), 0);
+  for (size_t i = 0; i < length; i++) {
+    lua_geti(L, -2, (lua_Integer)i + 1);
+    int door = lua_gettop(L);
+    list[i] = (struct uffd_pager_door){.path = text(L, door, "path"), .mode = (uint32_t)number(L, door, "mode", 0777)};
+    list[i].uid =
+        lua_getfield(L, door, "uid") == LUA_TNIL ? UFFD_DOOR_UID : (int64_t)number(L, door, "uid", UINT32_MAX);
+    lua_pop(L, 2);
+  }
+  *count = length;
+  lua_setfield(L, table, "doors_list");
+  lua_pop(L, 1);
+  return list;
+}
+
 static uint64_t around(lua_State *L, int table) {
   bool follows = lua_getfield(L, table, "around") == LUA_TSTRING && strcmp(lua_tostring(L, -1), "auto") == 0;
   lua_pop(L, 1);
@@ -266,6 +293,7 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   static const char *const drains[] = {"complete", "refuse", NULL};
   luaL_checktype(L, table, LUA_TTABLE);
   opts->socket = text(L, table, "socket");
+  opts->doors = doors(L, table, &opts->doors_count);
   opts->control = text(L, table, "control");
   opts->socket_mode = (uint32_t)number(L, table, "mode", 0777);
   opts->max_clients = (uint32_t)number(L, table, "max_clients", UINT32_MAX);

@@ -52,13 +52,32 @@ function arguments.choice(...)
   end
 end
 
+-- An option that may be given several times: its value is the list of them.
+function arguments.several(convert)
+  return { convert = convert }
+end
+
+-- Puts an option's value where it belongs; nil, and what is expected.
+local function set(options, name, convert, value)
+  if type(convert) ~= "table" then
+    local converted, expected = convert(value)
+    options[name] = converted
+    return converted ~= nil, expected
+  end
+  local converted, expected = convert.convert(value)
+  options[name] = options[name] or {}
+  table.insert(options[name], converted)
+  return converted ~= nil, expected
+end
+
 local function name_of(known, option)
   local name = option:match "^%-%-(.+)$" or known[option]
   if name and name:sub(1, 1) ~= "-" and known[name] then return name end
   return nil, ("'%s' is not an option"):format(option)
 end
 
--- known: for each option its name, without dashes, to true (it takes no value) or a converter; "-x" to the long name.
+-- known: for each option its name, without dashes, to true (it takes no value), a converter, or several of a converter;
+-- "-x" to the long name.
 -- Options may stand among the words, "--" ends them, "-" is a word. Returns the options by name and the words; or nil
 -- and a sentence.
 function arguments.parse(known, ...)
@@ -85,9 +104,8 @@ function arguments.parse(known, ...)
           value = given[i]
           if not value then return nil, ("'%s' needs a value"):format(option) end
         end
-        local expected
-        options[name], expected = convert(value)
-        if options[name] == nil then return nil, ("'%s' takes %s, not '%s'"):format(option, expected, value) end
+        local done, expected = set(options, name, convert, value)
+        if not done then return nil, ("'%s' takes %s, not '%s'"):format(option, expected, value) end
       end
     end
     i = i + 1

@@ -943,7 +943,6 @@ function pager:close() end
 ---@field worker integer index
 ---@field restarts integer times that another worker took over
 ---@field since_ns integer when it came, CLOCK_MONOTONIC
----@field label? string what an operator calls it
 ---@field oldest_ns integer age of its oldest fault that is not answered yet; 0: none
 ---@field stats uffd.Stats of all its workers together
 
@@ -1256,10 +1255,11 @@ function core.pager_ask(control, request, timeout_ms) end
 ---@param features? uffd.Mask
 ---@param open_flags? integer
 ---@param no_answer? boolean
+---@param label? string
 ---@return uffd.Handoff? handoff
 ---@return string? message
 ---@return integer? errno
-function core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer) end
+function core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer, label) end
 
 ---Columns of the terminal behind a descriptor; nil: it is none on which a line can be redrawn.
 ---@param fd integer

@@ -23,7 +23,8 @@ end
 
 -- JSON
 
-local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size", "label" }
+local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size", "label",
+  "socket" }
 
 local function members(fields, values)
   local list = {}

@@ -808,6 +808,25 @@ local pager_options = {
   watchdog = true, hang = true, keep = true, report = true, worker = true, metrics = true,
 }
 
+-- The front doors as the core takes them: a list of tables, each with path, mode and uid.
+local function doors_of(what, sockets, level)
+  local doors = {}
+  for i, socket in ipairs(sockets) do
+    local name = ("socket %d"):format(i)
+    if type(socket) == "string" then socket = { path = socket } end
+    if type(socket) ~= "table" or type(socket.path) ~= "string" then
+      error(("%s: %s must be a path, or a table with a path"):format(what, name), level + 2)
+    end
+    for key in pairs(socket) do
+      if key ~= "path" and key ~= "mode" and key ~= "uid" then
+        error(("%s: %s: '%s' is not path, mode or uid"):format(what, name, tostring(key)), level + 2)
+      end
+    end
+    doors[i] = { path = socket.path, mode = mode_of(what, name, socket.mode, level + 1), uid = socket.uid }
+  end
+  return doors
+end
+
 -- A copy of the options as the core takes them.
 local function pager_table(what, options)
   check_options(what, options, pager_options, 0, 2)
@@ -816,6 +835,7 @@ local function pager_table(what, options)
   for _, name in ipairs { "rate", "max_bytes" } do taken[name] = bytes(what .. ": " .. name, options[name], 2) end
   if options.around ~= "auto" then taken.around = bytes(what .. ": around", options.around, 2) end
   for _, name in ipairs { "mode", "control_mode" } do taken[name] = mode_of(what, name, options[name], 1) end
+  if type(options.socket) == "table" then taken.socket, taken.doors = nil, doors_of(what, options.socket, 1) end
   return taken
 end
 
@@ -829,6 +849,8 @@ end
 ---@field size integer bytes of all its regions
 ---@field regions uffd.ClientRegion[] by offset
 ---@field fds integer[] descriptors that came along after the userfaultfd; they stay the pager's
+---@field label? string what it calls itself, or an operator
+---@field socket? string path of the front door that it came by
 
 ---@class uffd.ClientRegion
 ---@field address integer in the client
@@ -837,8 +859,9 @@ end
 ---@field page_size integer bytes
 
 ---@class uffd.PagerOptions
----path of the front door; a stale socket is replaced
----@field socket? string
+---path of the front door; a stale socket is replaced. Or a list of several, each a path, or a table with `path`, and
+---`mode` and `uid` where they are other than the options of these names
+---@field socket? string|(string|{ path: string, mode?: integer|string, uid?: integer })[]
 ---path of a control socket, see `uffd.pager_ask`
 ---@field control? string
 ---mode of the control socket's file, like `mode`: a user who may connect may look (default 0600)
@@ -928,7 +951,7 @@ end
 ---false: "error" is a sentence. Beside it are
 ---* in that of "status": version, pid, clients, workers, served, refused, restarts, hangs, reloads, reloading, draining
 ---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
----  oldest_ns, size, label, regions (how many), and "stats" with the fields of `uffd.Stats`
+---  oldest_ns, size, label, socket, regions (how many), and "stats" with the fields of `uffd.Stats`
 ---* in that of "stats": "stats", of all clients together: sums, but the largest of queue_max and the latencies
 ---* in that of "errors": a list "errors", the newest first, of objects with time_ns (since 1970), kind, client, errno,
 ---  text
@@ -956,6 +979,9 @@ end
 ---@field answer? boolean false: the pager is another program's and sends no answer, do not wait for one
 ---@field features? uffd.Mask of the object that is made; event_remove is added where the kernel has it
 ---@field user_mode_only? boolean as in `uffd.open`
+---what the pager is to call this client: in its tables, and where its options choose an image or a policy by label; at
+---most 63 bytes of UTF-8, no control characters
+---@field label? string
 
 ---Hands memory of this program to the pager behind a socket, which answers its faults from then on. Keep the handle:
 ---when it is closed, or collected, pages that are still missing read as zeros from then on. It waits until the pager
@@ -972,12 +998,12 @@ function uffd.handoff(options)
   local what = "uffd.handoff"
   check_options(what, options,
     { socket = true, memory = true, parts = true, timeout = true, answer = true, features = true,
-      user_mode_only = true })
+      user_mode_only = true, label = true })
   if (options.memory == nil) == (options.parts == nil) then error(what .. ": either memory or parts", 2) end
   if options.socket == nil then error(what .. ": it needs the socket of a pager", 2) end
   local parts = options.parts or { { options.memory, 0 } }
   return call(what, needs_pager(what, core.handoff), options.socket, parts, options.timeout, options.features,
-    open_flags(options), options.answer == false)
+    open_flags(options), options.answer == false, options.label)
 end
 
 -- The kernel

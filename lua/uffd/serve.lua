@@ -11,7 +11,9 @@ local usage = "serve --socket PATH [--image FILE] [options] [--policy FILE.lua [
 local help = [[
 usage: uffd-lua ]] .. usage .. "\n" .. [[
 Answers the page faults of processes that hand over their userfaultfd at a socket, as Firecracker does and uffd.handoff.
-  --socket PATH         the front door; a stale socket is replaced
+  --socket PATH[,mode=OCTAL][,uid=N]
+                        a front door; a stale socket is replaced. It may be given several times, and each may have a
+                        mode and a user of its own instead of those of --mode and --uid
   --image FILE          what their memory holds
   --policy FILE [ARGS]  a Lua chunk that makes the resolver of a client: it is called in a worker, with the client, the
                         image and ARGS, and returns a resolver; without an image it must make everything
@@ -65,6 +67,25 @@ local function size_or_auto(text)
   return arguments.bytes(text)
 end
 
+-- "PATH", "PATH,mode=660", "PATH,uid=1000,mode=660": only what has that form is taken off the path.
+local function door(text)
+  local taken = { path = text }
+  for _ = 1, 2 do
+    local path, name, value = taken.path:match "^(.+),(%l+)=(%d+)$"
+    if name == "mode" and not taken.mode then
+      taken.mode = octal(value)
+      if not taken.mode then return nil, "a path, with a mode such as ,mode=660" end
+    elseif name == "uid" and not taken.uid then
+      taken.uid = math.tointeger(tonumber(value))
+      if not taken.uid or taken.uid > 0xfffffffe then return nil, "a path, with a user's number such as ,uid=1000" end
+    else
+      break
+    end
+    taken.path = path
+  end
+  return taken
+end
+
 -- What the core has 32 bits for; 0 would be the default.
 local count, user = arguments.range(1, 0xffffffff), arguments.range(0, 0xfffffffe)
 
@@ -78,7 +99,7 @@ local known = {
   help = true, h = "help", check = true, config = arguments.text, keep = true, json = true, timestamps = true,
   log = arguments.choice("error", "warning", "info"),
   once = true, prefetch = true,
-  socket = arguments.text, control = arguments.text, metrics = arguments.text,
+  socket = arguments.several(door), control = arguments.text, metrics = arguments.text,
   image = arguments.text, policy = arguments.text, record = arguments.text, replay = arguments.text,
   workers = arguments.range(1, 64), uid = user, watchdog = count,
   hang = arguments.milliseconds, ["control-uid"] = user, ["control-mode"] = octal,
@@ -425,11 +446,18 @@ local function open_outlets(given)
   end
 end
 
+-- The front doors, for people; nil: none are named.
+local function paths_of(given)
+  local paths = {}
+  for i, socket in ipairs(given.socket or {}) do paths[i] = socket.path end
+  return #paths > 0 and table.concat(paths, ", ") or nil
+end
+
 local function supervise(given, options)
   local view = new_view(given)
   options.worker = command_line()
   options.keep = (tonumber(os.getenv "FDSTORE") or 0) > 0
-  local where = given.socket or "the socket of the service manager"
+  local where = paths_of(given) or "the socket of the service manager"
   local ready = false
   options.report = function(event)
     if event.kind == "worker" and not ready then
@@ -443,7 +471,7 @@ local function supervise(given, options)
   pager:on_signals()
   local finish = open_outlets(given)
   if given.json then
-    write_json("listening", { socket = given.socket, pid = core.pid() })
+    write_json("listening", { socket = paths_of(given), pid = core.pid() })
   else
     view:say("info", core.wall_clock(), "uffd-lua serve: listening on " .. where)
   end

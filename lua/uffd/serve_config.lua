@@ -15,6 +15,26 @@ local function convert(known, name, value)
   return converter(tostring(value))
 end
 
+-- A list of them, or one. A table with path, mode and uid is what the command line has as one text.
+local function convert_several(known, name, value)
+  local list = {}
+  if type(value) ~= "table" or value.path then value = { value } end
+  for i, one in ipairs(value) do
+    if type(one) == "table" then
+      local text = tostring(one.path)
+      for _, key in ipairs { "mode", "uid" } do
+        if one[key] then text = ("%s,%s=%s"):format(text, key, one[key]) end
+      end
+      one = text
+    end
+    local expected
+    list[i], expected = convert({ [name] = known[name].convert }, name, one)
+    if not list[i] then return nil, expected end
+  end
+  if #list == 0 then return nil, "a string, or a list of them" end
+  return list
+end
+
 -- Puts the table that the file returns under the options of the command line, which stand; args are the words when
 -- there are none. nil and a sentence: it is wrong. The file is a chunk of its own: it sees no globals.
 function config.read(path, known, given, words)
@@ -32,7 +52,8 @@ function config.read(path, known, given, words)
     elseif not known[name] or name == "config" or name == "h" or name == "help" then
       return nil, ("%s: '%s' is not an option"):format(path, tostring(key))
     elseif given[name] == nil then
-      local converted, expected = convert(known, name, value)
+      local take = type(known[name]) == "table" and convert_several or convert
+      local converted, expected = take(known, name, value)
       if converted == nil then return nil, ("%s: %s takes %s"):format(path, key, expected) end
       given[name] = converted or nil
     end

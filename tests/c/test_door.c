@@ -186,6 +186,62 @@ static void check_text_refused(const char *text, int error, const char *words) {
   check_refused(&stage, error, words);
 }
 
+/* A list of one page whose client calls itself so; the value is JSON. */
+static const char *labelled(const char *value) {
+  static char text[4096];
+  snprintf(text, sizeof(text),
+           "[{\"base_host_virt_addr\":4194304,\"size\":4096,\"offset\":0,\"page_size\":4096,\"uffd_label\":%s}]",
+           value);
+  return text;
+}
+
+static void label_and_socket_are_known(void) {
+  static const char *const good[][2] = {
+      {"\"web-7\"", "web-7"},
+      {"\"\"", ""},
+      {"\"a b/../\\\"{uid}%s\"", "a b/../\"{uid}%s"}, /* a label is any text; what becomes a path is looked at there */
+      {"\"\\u00fc\u20ac\\ud83d\\ude00\"", "\u00fc\u20ac\U0001f600"},
+  };
+  for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+    struct stage stage;
+    struct uffd_handshake handshake;
+    one_page(&stage);
+    CHECK_EQ(vmm_hand_over(&stage.vmm, &(struct vmm_message){.text = labelled(good[i][0])}), 0);
+    take_handshake(&stage, &handshake);
+    CHECK(strcmp(handshake.label, good[i][1]) == 0);
+    CHECK(strcmp(handshake.socket, at("door")) == 0);
+    uffd_handshake_release(&handshake);
+    tear_down(&stage);
+  }
+}
+
+static void labels_that_are_none_are_refused(void) {
+  static const char sixty_three[] = "\"012345678901234567890123456789012345678901234567890123456789012\"";
+  static const char *const bad[] = {
+      "\"0123456789012345678901234567890123456789012345678901234567890123\"",
+      "\"a\\nb\"",
+      "\"a\\u0000\"",
+      "\"\\u001b[2J\"",
+      "\"\\u009b2J\"",
+      "\"\\u007f\"",
+  };
+  struct stage stage;
+  struct uffd_handshake handshake;
+  one_page(&stage);
+  CHECK_EQ(vmm_hand_over(&stage.vmm, &(struct vmm_message){.text = labelled(sixty_three)}), 0);
+  take_handshake(&stage, &handshake);
+  CHECK_EQ(strlen(handshake.label), 63);
+  uffd_handshake_release(&handshake);
+  tear_down(&stage);
+  for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    check_text_refused(labelled(bad[i]), -EINVAL, "63 bytes");
+  }
+  check_text_refused(labelled("7"), -EINVAL, "not a string");
+  check_text_refused(labelled("[\"a\"]"), -EINVAL, "not a string");
+  check_text_refused(labelled("\"\xff\""), -EPROTO, "not JSON");
+  check_text_refused(labelled("\"\xc0\x80\""), -EPROTO, "not JSON");
+}
+
 /* What Firecracker's releases send */
 
 static void one_region(void) {
@@ -1151,6 +1207,8 @@ static void ten_thousand_damaged_handshakes(void) {
 
 static const struct check_test tests[] = {
     TEST(one_region),
+    TEST(label_and_socket_are_known),
+    TEST(labels_that_are_none_are_refused),
     TEST(signals_keep_nobody_out),
     TEST(two_regions_with_offsets_and_a_gap),
     TEST(regions_come_sorted_by_offset),

@@ -79,7 +79,7 @@ static void open_pager(struct pager *pager, uint64_t image_length) {
 }
 
 /* This pager does not answer: it lives in the thread that hands over. */
-static const struct uffd_handoff_opts no_answer = {sizeof(no_answer), 0, UFFD_HANDOFF_NO_ANSWER, 0, 0, 0};
+static const struct uffd_handoff_opts no_answer = {sizeof(no_answer), 0, UFFD_HANDOFF_NO_ANSWER, 0, 0, 0, NULL};
 
 static void answer(struct pager *pager, const struct uffd_event *event) {
   if (event->type != UFFD_PAGEFAULT) return;

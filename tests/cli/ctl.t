@@ -128,7 +128,7 @@ worker *
 client  label *
      1  web-7 * served
 uffd-lua ctl: There is no client 9.
-uffd-lua ctl: A label has at most 63 bytes, and no control characters.
+uffd-lua ctl: A label has at most 63 bytes of UTF-8, and no control characters.
 uffd-lua ctl: There is no client 1.
 client: 0
 serve: 0

@@ -53,6 +53,36 @@ serve: 0
 $ grep -c 'is taken over' err
 5
 
+# A book of an older version, which has no socket in it, is understood. One of a newer version is not: the client sleeps,
+# and whoever runs the pager is told.
+$ cat > book.lua <<'END'
+> local path, version = ...
+> local file = assert(io.open(path, "r+b"))
+> local head = file:read(65536)
+> assert(string.unpack("I4", head) == 4)
+> local socket = assert(head:find("door\0", 1, true), "the socket's path is in the book")
+> file:seek("set", 0); file:write(string.pack("I4", version))
+> if version == "3" then file:seek("set", socket - 1); file:write(("\0"):rep(4)) end
+> file:close()
+> END
+$ cat >> functions <<'END'
+> # books PID VERSION: makes the books of its clients such.
+> books() { for fd in /proc/$1/fd/*; do case $(readlink "$fd") in *uffd-book*) uffd-lua book.lua "$fd" "$2";; esac; done; }
+> END
+$ sh with 's=$(supervisor); kill -STOP $s $(worker); books $s 3; killed 1 $s $(worker); ctl --json clients | grep -o "\"socket\".*,\"age" || echo "no socket"'
+no socket
+client: 0
+ready
+pages 1024 wrong 0 ms *
+ready
+serve: 0
+$ sh with 's=$(supervisor); kill -STOP $s $(worker); books $s 99; killed 0 $s $(worker); exec 5< go; kill -KILL $client'
+client: 137
+ready
+serve: 0
+$ grep -o 'cannot be taken over: .*' err
+cannot be taken over: This is no book of a client, or of another version of the pager. Its userfaultfd is held: it sleeps at its next missing page.
+
 # While the VMM reads, and with two clients; what is gone is not kept.
 $ sh with 'vmm --socket door --image image --threads 2 > second & second=$!; for i in 1 2 3 4 5 6; do count=$(ctl clients | grep -c "served$"); [ "$count" -gt 0 ] && kill -KILL $(supervisor) $(worker); done; wait $second; cat second'
 pages 1024 wrong 0 ms *

@@ -29,6 +29,7 @@ struct uffd_connection {
   struct uffd_door_limits limits;
   uint64_t patience; /* ns for a handshake */
   void *state;       /* of the protocol */
+  char socket[UFFD_SOCKET_PATH];
   /* changes */
   uint64_t deadline;
   uint32_t count;
@@ -58,6 +59,7 @@ int uffd_connection_make(const struct uffd_connection_opts *opts, uint64_t numbe
   made->peer = *peer;
   made->kind = opts->kind;
   made->limits = opts->limits;
+  memcpy(made->socket, opts->socket, sizeof(made->socket));
   made->patience = opts->handshake_ms * UINT64_C(1000000);
   made->state = state;
   made->deadline = uffd_now() + made->patience;
@@ -111,6 +113,7 @@ static void name_owner(const struct uffd_connection *connection, struct uffd_han
   handshake->pid = connection->peer.pid;
   handshake->uid = connection->peer.uid;
   handshake->gid = connection->peer.gid;
+  memcpy(handshake->socket, connection->socket, sizeof(handshake->socket));
 }
 
 /* Throws away what has come of the handshake, but for the userfaultfd. The caller has set the sentence. */

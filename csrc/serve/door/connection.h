@@ -14,7 +14,8 @@
 struct uffd_connection_opts {
   const struct uffd_door_kind *kind;
   struct uffd_door_limits limits;
-  uint32_t handshake_ms; /* a handshake must be whole after so long */
+  uint32_t handshake_ms;         /* a handshake must be whole after so long */
+  char socket[UFFD_SOCKET_PATH]; /* at which they connect; the door sets it */
 };
 
 struct uffd_connection;

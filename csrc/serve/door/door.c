@@ -1,6 +1,10 @@
 /*
  * The front door: who may connect.
  */
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -10,8 +14,17 @@ struct uffd_door {
   struct uffd_listener listener;
   struct uffd_connection_opts opts;
   int64_t uid;
-  uint64_t connections;
+  uint64_t *connections, own;
 };
+
+/* The path that connects to it; "": it has none, or an abstract name. */
+static void find_path(int fd, char *path) {
+  struct sockaddr_un address;
+  socklen_t length = sizeof(address);
+  memset(&address, 0, sizeof(address));
+  if (getsockname(fd, (struct sockaddr *)&address, &length) != 0 || address.sun_family != AF_UNIX) return;
+  snprintf(path, UFFD_SOCKET_PATH, "%s", address.sun_path);
+}
 
 int uffd_door_open(const struct uffd_door_opts *opts, struct uffd_door **door) {
   *door = NULL;
@@ -25,6 +38,8 @@ int uffd_door_open(const struct uffd_door_opts *opts, struct uffd_door **door) {
   }
   made->opts = opts->connection;
   made->uid = opts->uid;
+  made->connections = opts->connections != NULL ? opts->connections : &made->own;
+  find_path(made->listener.fd, made->opts.socket);
   *door = made;
   return 0;
 }
@@ -44,12 +59,12 @@ int uffd_door_accept(struct uffd_door *door, struct uffd_connection **connection
   *connection = NULL;
   int fd = uffd_listener_accept(&door->listener, door->uid, &peer);
   if (fd < 0) return fd == -EAGAIN ? 0 : fd;
-  int result = uffd_connection_make(&door->opts, door->connections + 1, fd, &peer, connection);
+  int result = uffd_connection_make(&door->opts, *door->connections + 1, fd, &peer, connection);
   if (result < 0) {
     close(fd);
     uffd_close_fds(&peer.pidfd, 1);
     return result;
   }
-  door->connections++;
+  ++*door->connections;
   return 1;
 }

@@ -15,7 +15,8 @@ struct uffd_door_opts {
   int fd;
   bool owned; /* the file of the socket that was given is to be removed at the end */
   mode_t mode;
-  int64_t uid; /* as in uffd_pager_opts */
+  int64_t uid;           /* as in uffd_pager_opts */
+  uint64_t *connections; /* so far, of all doors: their numbers differ. NULL: the door counts its own */
   struct uffd_connection_opts connection;
 };
 

@@ -141,6 +141,17 @@ static bool wants_answer(const json_t *list) {
   return json_is_true(json_object_get(json_array_get(list, 0), UFFD_ANSWER_KEY));
 }
 
+/* Control characters are no part of it, a zero byte neither; what is no UTF-8 is no JSON. */
+static int read_label(const json_t *list, struct uffd_handshake *handshake) {
+  const json_t *label = json_object_get(json_array_get(list, 0), UFFD_LABEL_KEY);
+  if (label == NULL) return 0;
+  if (!json_is_string(label)) return fail(EINVAL, "The label of the handshake is not a string.");
+  int result = uffd_label_check(json_string_value(label), json_string_length(label));
+  if (result < 0) return result;
+  memcpy(handshake->label, json_string_value(label), json_string_length(label) + 1);
+  return 0;
+}
+
 static int read_regions(const json_t *list, struct uffd_client_region *regions) {
   size_t index;
   json_t *region;
@@ -161,6 +172,7 @@ static int take_list(const json_t *list, const struct uffd_door_limits *limits, 
   struct uffd_client_region *regions = uffd_alloc(count * sizeof(*regions));
   if (regions == NULL) return fail(ENOMEM, "No memory for %zu regions.", count);
   int result = read_regions(list, regions);
+  if (result == 0) result = read_label(list, handshake);
   if (result < 0) {
     uffd_release(regions, count * sizeof(*regions));
     return result;

@@ -11,6 +11,8 @@
  * it is served: {"ok":true,"client":1} or {"ok":false,"error":"A sentence."}. A client that is refused is told anyway.
  */
 #define UFFD_ANSWER_KEY "uffd_answer"
+/* Another one: what the client calls itself, a string. See label.h. */
+#define UFFD_LABEL_KEY "uffd_label"
 
 extern const struct uffd_door_kind uffd_door_firecracker;
 

@@ -73,11 +73,12 @@ static json_t *describe(const struct uffd_client_region *region) {
 }
 
 /* The list of regions as text of *length bytes, or NULL. */
-static char *write_list(const uffd_handoff *handoff, bool answered, size_t *length) {
+static char *write_list(const uffd_handoff *handoff, bool answered, const char *label, size_t *length) {
   json_t *list = json_array();
   for (uint32_t i = 0; i < handoff->count; i++) {
     json_t *region = describe(&handoff->regions[i]);
     if (i == 0 && answered) json_object_set_new(region, UFFD_ANSWER_KEY, json_true());
+    if (i == 0 && label != NULL) json_object_set_new(region, UFFD_LABEL_KEY, json_string(label));
     if (json_array_append_new(list, region) != 0) {
       json_decref(list);
       return NULL;
@@ -187,7 +188,7 @@ static int hand_over(uffd_handoff *handoff, const char *path, const struct uffd_
   size_t length;
   bool answered = (opts->flags & UFFD_HANDOFF_NO_ANSWER) == 0;
   uint32_t timeout_ms = opts->timeout_ms != 0 ? opts->timeout_ms : TIMEOUT_MS;
-  char *text = write_list(handoff, answered, &length);
+  char *text = write_list(handoff, answered, opts->label, &length);
   if (text == NULL) return fail(ENOMEM, "No memory for a handshake of %" PRIu32 " regions.", handoff->count);
   int result = connect_to(handoff, path, timeout_ms);
   if (result == 0) result = send_all(handoff->socket, text, length, uffd_fd(handoff->object));
@@ -203,7 +204,8 @@ static int make(uffd_handoff *handoff, const char *path, const struct uffd_hando
   handoff->memories = uffd_alloc(count * sizeof(uffd_memory *));
   handoff->regions = uffd_alloc(count * sizeof(*handoff->regions));
   if (handoff->memories == NULL || handoff->regions == NULL) return fail(ENOMEM, "No memory for %zu regions.", count);
-  int result = take_parts(handoff, parts);
+  int result = opts->label != NULL ? uffd_label_check(opts->label, strlen(opts->label)) : 0;
+  if (result == 0) result = take_parts(handoff, parts);
   if (result == 0) result = make_object(handoff, opts);
   return result == 0 ? hand_over(handoff, path, opts) : result;
 }

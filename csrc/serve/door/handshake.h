@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "serve/paper/descriptors.h"
+#include "serve/paper/label.h"
 #include "uffd_pager.h"
 
 /*
@@ -23,8 +24,10 @@ struct uffd_handshake {
   uint32_t regions_count;
   struct uffd_client_region *regions; /* sorted by offset, checked by uffd_regions_check() */
   uint32_t fds_count;
-  int fds[UFFD_HANDSHAKE_FDS]; /* that came after the userfaultfd */
-  bool wants_answer;           /* the client waits to be told whether it is served */
+  int fds[UFFD_HANDSHAKE_FDS];   /* that came after the userfaultfd */
+  bool wants_answer;             /* the client waits to be told whether it is served */
+  char label[UFFD_LABEL];        /* what the client calls itself; "": nothing */
+  char socket[UFFD_SOCKET_PATH]; /* path of the socket that it came by */
 };
 #define UFFD_HANDSHAKE_INIT                                                                                            \
   { .object_fd = -1, .pidfd = -1 }

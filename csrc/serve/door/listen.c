@@ -149,6 +149,11 @@ static bool lies_at(int fd, const char *path, struct stat *status) {
          S_ISSOCK(status->st_mode);
 }
 
+bool uffd_listener_is_at(int fd, const char *path) {
+  struct stat status;
+  return listens(fd) && lies_at(fd, path, &status);
+}
+
 int uffd_listener_adopt(struct uffd_listener *listener, int fd, const char *path) {
   struct stat status = {0};
   *listener = (struct uffd_listener)UFFD_LISTENER_INIT;

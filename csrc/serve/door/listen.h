@@ -30,6 +30,8 @@ int uffd_listener_open(struct uffd_listener *listener, const char *path, mode_t 
  * is removed at the end if it is ours: path is given. Takes fd, also when it fails. -EINVAL no such socket.
  */
 int uffd_listener_adopt(struct uffd_listener *listener, int fd, const char *path);
+/* Does this socket listen at the path, and lies its file still there? */
+bool uffd_listener_is_at(int fd, const char *path);
 /* Listens at a port of a loopback address, which everybody on this machine can reach. -EINVAL another address. */
 int uffd_listener_open_port(struct uffd_listener *listener, const char *host, uint16_t port);
 /* Removes the file too, if it is still ours; in a forked child it only closes. */

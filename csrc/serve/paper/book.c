@@ -3,6 +3,7 @@
  * and the book is still right.
  */
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -42,6 +43,8 @@ static void lay_out(const struct uffd_client *client, bool record, struct uffd_b
       .uid = client->uid,
       .gid = client->gid,
   };
+  if (client->label != NULL) snprintf(head->label, sizeof(head->label), "%s", client->label);
+  if (client->socket != NULL) snprintf(head->socket, sizeof(head->socket), "%s", client->socket);
   uint64_t end = round_up(head->regions_at + client->regions_count * sizeof(struct uffd_client_region), BASE_PAGE);
   head->ledger_at = end;
   end = round_up(end + head->ledger_length, BASE_PAGE);
@@ -95,7 +98,7 @@ int uffd_book_open(int fd, struct uffd_book *book) {
   struct uffd_book_head head;
   *book = (struct uffd_book)UFFD_BOOK_INIT;
   if (fstat(fd, &file) != 0 || pread(fd, &head, sizeof(head), 0) != (ssize_t)sizeof(head) ||
-      head.version != UFFD_BOOK_VERSION || head.length != (uint64_t)file.st_size) {
+      head.version < UFFD_BOOK_OLDEST || head.version > UFFD_BOOK_VERSION || head.length != (uint64_t)file.st_size) {
     return fail(EINVAL, "This is no book of a client, or of another version of the pager.");
   }
   book->fd = fd;
@@ -107,6 +110,8 @@ int uffd_book_open(int fd, struct uffd_book *book) {
 int uffd_book_fork(const struct uffd_book *parent, struct uffd_book *child) {
   const struct uffd_book_head *of = parent->head;
   struct uffd_client client = {
+      .label = of->label,
+      .socket = of->socket,
       .of = of->id,
       .uid = of->uid,
       .gid = of->gid,

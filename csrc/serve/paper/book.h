@@ -10,10 +10,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "serve/paper/label.h"
 #include "serve/paper/latency.h"
 #include "uffd_pager.h"
 
-#define UFFD_BOOK_VERSION 3u /* a reload may start a worker of another build than the supervisor */
+/*
+ * A reload may start a worker of another build than the supervisor, and a supervisor may take over the books of an
+ * older one. What is added goes to the end of the head, where older books have zeros, and raises the version; what
+ * would move an older field raises the oldest version that is understood, too.
+ */
+#define UFFD_BOOK_VERSION 4u
+#define UFFD_BOOK_OLDEST  3u /* without socket */
 
 /* What the client's worker is doing with it. The supervisor reads it when the worker has died. */
 enum {
@@ -52,6 +59,8 @@ struct uffd_book_head {
   /* written by the handler of the client's loop */
   _Atomic uint64_t answered; /* faults */
   _Atomic uint64_t recorded; /* touches at record_at */
+  /* set once */
+  char socket[UFFD_SOCKET_PATH]; /* by which the client came; "": not known */
 };
 
 struct uffd_book {

@@ -92,6 +92,8 @@ static struct uffd_supervised *make(uffd_pager *pager, struct uffd_image *image)
 static void add(uffd_pager *pager, struct uffd_supervised *client) {
   client->who.regions = uffd_book_regions(&client->book);
   client->who.fds = client->fds;
+  client->who.label = client->book.head->label;
+  client->who.socket = client->book.head->socket;
   client->next = pager->clients;
   pager->clients = client;
   pager->clients_count++;
@@ -205,6 +207,8 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64
       .regions_count = handshake->regions_count,
       .regions = handshake->regions,
       .fds_count = handshake->fds_count,
+      .label = handshake->label,
+      .socket = handshake->socket,
   };
   client->pidfd = handshake->pidfd;
   handshake->pidfd = -1;

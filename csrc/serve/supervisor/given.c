@@ -55,13 +55,19 @@ int uffd_given_take(uffd_pager *pager, const char *name) {
   return -1;
 }
 
+/* "door.socket", "door2.socket" */
+bool uffd_given_is_kept_door(const char *name) {
+  if (strncmp(name, "door", 4) != 0) return false;
+  return strcmp(name + 4 + strspn(name + 4, "0123456789"), ".socket") == 0;
+}
+
 int uffd_given_take_unnamed(uffd_pager *pager) {
   struct uffd_given *only = NULL;
   for (size_t i = 0; i < pager->given_count; i++) {
     struct uffd_given *given = &pager->given[i];
     const char *end = strrchr(given->name, '.');
     bool plain = given->name[0] == '\0' || strcmp(given->name, "unknown") == 0 ||
-                 (end != NULL && strcmp(end, ".socket") == 0 && strcmp(given->name, "door.socket") != 0);
+                 (end != NULL && strcmp(end, ".socket") == 0 && !uffd_given_is_kept_door(given->name));
     if (given->fd < 0 || !plain) continue;
     if (only != NULL) return -1;
     only = given;

@@ -5,6 +5,7 @@
 #ifndef UFFD_SERVE_GIVEN_H
 #define UFFD_SERVE_GIVEN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "uffd_pager.h"
@@ -19,6 +20,7 @@ int uffd_given_open(uffd_pager *pager);
 int uffd_given_take(uffd_pager *pager, const char *name); /* the caller's from then on; -1: there is none */
 /* The only one whose name says nothing: a socket unit without FileDescriptorName. -1: none, or there are several. */
 int uffd_given_take_unnamed(uffd_pager *pager);
+bool uffd_given_is_kept_door(const char *name); /* is it a front door that a dead supervisor has opened? */
 void uffd_given_close(uffd_pager *pager);
 
 #endif

@@ -5,16 +5,13 @@
 
 #include "base/base.h"
 #include "serve/door/door.h"
-#include "serve/door/door_firecracker.h"
 #include "serve/supervisor/client.h"
-#include "serve/supervisor/given.h"
-#include "serve/supervisor/keep.h"
+#include "serve/supervisor/entrance.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
 
-#define DOOR_NAME   "door.socket" /* of our own front door, where the service manager keeps it */
-#define LINKS_SPARE 64u           /* connections beyond max_clients, for those whose handshake is not whole yet */
+#define LINKS_SPARE 64u /* connections beyond max_clients, for those whose handshake is not whole yet */
 
 struct uffd_link {
   struct uffd_link *next;
@@ -139,11 +136,10 @@ static void take(uffd_pager *pager, struct uffd_connection *connection) {
 }
 
 /* A few at a time: a client that connects in a loop must not hold up the others. */
-static void accept_some(uffd_pager *pager, void *owner) {
-  (void)owner;
+static void accept_some(uffd_pager *pager, void *door) {
   for (int i = 0; i < 8; i++) {
     struct uffd_connection *connection;
-    int result = uffd_door_accept(pager->door, &connection);
+    int result = uffd_door_accept(door, &connection);
     if (result == 0) return;
     if (result < 0) {
       refuse(pager, result, "");
@@ -153,51 +149,12 @@ static void accept_some(uffd_pager *pager, void *owner) {
   }
 }
 
-/* A socket unit of systemd, with FileDescriptorName=door or without a name. */
-static int find_given(uffd_pager *pager) {
-  int fd = uffd_given_take(pager, "door");
-  return fd >= 0 ? fd : uffd_given_take_unnamed(pager);
-}
-
 int uffd_links_open(uffd_pager *pager) {
-  const struct uffd_pager_opts *opts = &pager->opts;
-  struct uffd_door_opts door = {
-      .path = opts->socket,
-      .fd = find_given(pager),
-      .mode = opts->socket_mode,
-      .uid = opts->uid,
-      .connection = {.kind = &uffd_door_firecracker,
-                     .limits = {opts->max_bytes, opts->max_regions, 0},
-                     .handshake_ms = opts->handshake_ms},
-  };
-  int kept = uffd_given_take(pager, DOOR_NAME);
-  if (door.fd < 0 && kept >= 0) { /* of a supervisor that has died: who connected meanwhile waits in its queue */
-    door.fd = kept;
-    door.owned = true;
-  }
-  if (door.fd < 0 && door.path == NULL) {
-    return fail(EINVAL, "socket: a pager needs the path of its front door, or a socket of the service manager.");
-  }
-  door.given = door.fd >= 0;
-  int result = uffd_door_open(&door, &pager->door);
-  if (result < 0 && door.owned) { /* it is at another path now */
-    uffd_keep_drop_socket(pager, DOOR_NAME);
-    door.fd = -1;
-    door.given = door.owned = false;
-    result = uffd_door_open(&door, &pager->door);
-  }
-  if (result < 0) return result;
-  if (door.fd < 0) uffd_keep_socket(pager, DOOR_NAME, uffd_door_fd(pager->door));
-  pager->door_poll = (struct uffd_poll){accept_some, pager};
-  return uffd_poll_add(pager, uffd_door_fd(pager->door), &pager->door_poll);
+  return uffd_entrances_open(pager, accept_some);
 }
 
 void uffd_links_shut(uffd_pager *pager) {
-  if (pager->door == NULL) return;
-  uffd_poll_drop(pager, uffd_door_fd(pager->door));
-  uffd_keep_drop_socket(pager, DOOR_NAME);
-  uffd_door_close(pager->door);
-  pager->door = NULL;
+  uffd_entrances_shut(pager);
 }
 
 void uffd_links_close(uffd_pager *pager) {

@@ -147,6 +147,17 @@ static void write_clients(FILE *text, const uffd_pager *pager) {
   }
 }
 
+static void write_names(FILE *text, const uffd_pager *pager) {
+  begin(text, "uffd_client", "info", NULL, "Clients that are there, what they are called, and where they came.");
+  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    fprintf(text, "uffd_client_info{client=\"%" PRIu64 "\",label=\"", client->who.id);
+    write_label(text, client->book.head->label);
+    fputs("\",socket=\"", text);
+    write_label(text, client->book.head->socket);
+    fputs("\"} 1\n", text);
+  }
+}
+
 static void write_refusals(FILE *text, const uffd_pager *pager) {
   begin(text, "uffd_refusals", "counter", NULL, "Connections and handshakes that were refused, by reason.");
   for (uint32_t reason = 0; reason < UFFD_REFUSALS; reason++) {
@@ -206,6 +217,7 @@ static void write_all(FILE *text, const uffd_pager *pager) {
   uffd_sum_pager(pager, &figures);
   write_pager(text, pager);
   write_clients(text, pager);
+  write_names(text, pager);
   write_refusals(text, pager);
   write_images(text, pager);
   write_stats(text, &figures.stats);

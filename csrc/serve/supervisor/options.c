@@ -31,9 +31,20 @@ static int check_threads(const struct uffd_pager_opts *opts) {
               count);
 }
 
+static int check_door(const struct uffd_pager_door *door) {
+  if (door->path == NULL || door->path[0] == '\0') return fail(EINVAL, "doors: a front door needs a path.");
+  if (door->mode > 0777) return fail(EINVAL, "doors: 0%o is no mode of a socket.", door->mode);
+  if (door->reserved != 0) return fail(EINVAL, "doors: %s has something in reserved.", door->path);
+  return 0;
+}
+
 int uffd_options_check(const struct uffd_pager_opts *opts) {
-  if (opts->socket == NULL && getenv("LISTEN_FDS") == NULL) {
+  if (opts->socket == NULL && opts->doors_count == 0 && getenv("LISTEN_FDS") == NULL) {
     return fail(EINVAL, "socket: a pager needs the path of its front door, or a socket of the service manager.");
+  }
+  for (size_t i = 0; i < opts->doors_count; i++) {
+    int result = check_door(&opts->doors[i]);
+    if (result < 0) return result;
   }
   if (opts->image == NULL && opts->resolver == NULL) {
     return fail(EINVAL, "image: a pager needs an image, or a resolver that makes all contents.");
@@ -102,6 +113,32 @@ static int keep_command(const char *const **command) {
   return result;
 }
 
+static void release_doors(const struct uffd_pager_door *doors, size_t count) {
+  for (size_t i = 0; doors != NULL && i < count; i++) {
+    release_string(doors[i].path);
+  }
+  uffd_release((void *)(uintptr_t)doors, count * sizeof(*doors));
+}
+
+static int keep_doors(struct uffd_pager_opts *opts) {
+  const struct uffd_pager_door *doors = opts->doors;
+  opts->doors = NULL;
+  if (opts->doors_count == 0) return 0;
+  struct uffd_pager_door *copy = uffd_alloc(opts->doors_count * sizeof(*copy));
+  if (copy == NULL) return fail(ENOMEM, "No memory for a pager.");
+  opts->doors = copy;
+  for (size_t i = 0; i < opts->doors_count; i++) {
+    copy[i] = doors[i];
+    copy[i].path = NULL;
+  }
+  int result = 0;
+  for (size_t i = 0; i < opts->doors_count && result == 0; i++) {
+    copy[i].path = doors[i].path;
+    result = keep_string(&copy[i].path);
+  }
+  return result;
+}
+
 int uffd_options_keep(struct uffd_pager_opts *opts) {
   opts->socket_mode = or_else(opts->socket_mode, 0600);
   opts->control_mode = or_else(opts->control_mode, 0600);
@@ -126,7 +163,8 @@ int uffd_options_keep(struct uffd_pager_opts *opts) {
   } else {
     opts->worker = NULL;
   }
-  return result;
+  if (result < 0) opts->doors = NULL;
+  return result < 0 ? result : keep_doors(opts);
 }
 
 void uffd_options_release(struct uffd_pager_opts *opts) {
@@ -134,5 +172,6 @@ void uffd_options_release(struct uffd_pager_opts *opts) {
   for (size_t i = 0; i < sizeof(strings) / sizeof(*strings); i++) {
     release_string(strings[i]);
   }
+  release_doors(opts->doors, opts->doors_count);
   if (opts->worker != NULL) release_command(opts->worker, count_words(opts->worker));
 }

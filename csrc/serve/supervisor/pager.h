@@ -11,7 +11,8 @@
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {children, client, blame, image, worker, stage}      who serves whom
  *   children -> {client, refused, report, worker}
- *   control -> {status, metrics, order, image}; scrape -> metrics -> {refusal, sum}; link -> {client, refused}; refused
+ *   control -> {status, metrics, order, image}; scrape -> metrics -> {refusal, sum}; link -> {entrance, client,
+ * refused}; refused
  * -> family; forget -> {link, control, scrape, client, worker} client -> {record, family, image, report, stage,
  * worker}; image -> {report, worker}; worker -> poll; status -> {report, sum}; report -> {stage, sum}
  */
@@ -30,7 +31,7 @@
 
 struct uffd_announced;
 struct uffd_control;
-struct uffd_door;
+struct uffd_entrance;
 struct uffd_given;
 struct uffd_helper;
 struct uffd_image;
@@ -52,11 +53,13 @@ struct uffd_pager {
   int pid;                     /* of the process that made it: a forked child may only close it */
   struct uffd_pager_opts opts; /* our own copies of the strings */
   int epoll_fd, timer_fd, order_fd;
-  struct uffd_poll door_poll, control_poll, timer_poll, order_poll;
+  struct uffd_poll control_poll, timer_poll, order_poll;
   /* any thread */
   _Atomic uint32_t orders; /* UFFD_ORDER_* */
   /* the supervisor's thread */
-  struct uffd_door *door;
+  struct uffd_entrance *entrances; /* NULL: they are shut */
+  uint64_t doors_opened;           /* so far, in the numbers of the kept ones */
+  uint64_t connections;            /* so far */
   struct uffd_control *control;
   struct uffd_scrape *scrape;
   struct uffd_link *links;

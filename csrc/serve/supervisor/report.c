@@ -12,6 +12,23 @@
 #include "serve/supervisor/sum.h"
 #include "serve/supervisor/worker.h"
 
+/* Callers that were built against 0.1 have a client that ends before its label. */
+static void give_status(const struct uffd_client_status *full, struct uffd_client_status *status) {
+  static const size_t grown = sizeof(struct uffd_client) - offsetof(struct uffd_client, label);
+  static const size_t oldest = offsetof(struct uffd_client_status, label) + UFFD_LABEL - grown;
+  static const size_t head = offsetof(struct uffd_client_status, client) + offsetof(struct uffd_client, label);
+  if (status->size > oldest) {
+    memcpy(status, full, min_u64(status->size, sizeof(*full)));
+  } else if (status->size <= head) {
+    memcpy(status, full, status->size);
+  } else {
+    char *to = (char *)status;
+    size_t rest = status->size - head;
+    memcpy(to, full, head);
+    memcpy(to + head, (const char *)full + head + grown, rest);
+  }
+}
+
 void uffd_client_describe(const struct uffd_supervised *client, struct uffd_client_status *status) {
   struct uffd_figures figures;
   struct uffd_client_status full = UFFD_CLIENT_STATUS_INIT;
@@ -26,7 +43,7 @@ void uffd_client_describe(const struct uffd_supervised *client, struct uffd_clie
   full.stats = figures.stats;
   full.oldest_ns = figures.oldest_ns;
   full.size = status->size;
-  memcpy(status, &full, min_u64(status->size, sizeof(full)));
+  give_status(&full, status);
 }
 
 static uint64_t wall_clock(void) {

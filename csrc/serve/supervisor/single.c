@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "serve/paper/label.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/pager.h"
 
@@ -31,19 +32,11 @@ int uffd_pager_complete(uffd_pager *pager, uint64_t id) {
   return 0;
 }
 
-static bool is_printable(const char *text) {
-  for (; *text != '\0'; text++) {
-    if ((unsigned char)*text < ' ' || *text == 0x7f) return false;
-  }
-  return true;
-}
-
 int uffd_pager_label(uffd_pager *pager, uint64_t id, const char *label) {
   struct uffd_supervised *client = find(pager, id);
   if (client == NULL) return -ENOENT;
-  if (label == NULL || strlen(label) >= UFFD_LABEL || !is_printable(label)) {
-    return fail(EINVAL, "A label has at most %d bytes, and no control characters.", UFFD_LABEL - 1);
-  }
+  int result = label != NULL ? uffd_label_check(label, strlen(label)) : fail(EINVAL, "There is no label.");
+  if (result < 0) return result;
   snprintf(client->book.head->label, UFFD_LABEL, "%s", label);
   return 0;
 }

@@ -127,6 +127,8 @@ static void take_parcel(struct uffd_serving *serving, struct uffd_parcel *parcel
       .regions = uffd_book_regions(&serving->book),
       .fds = serving->fds,
       .fds_count = parcel->fds_count,
+      .label = head->label,
+      .socket = head->socket,
   };
 }
 
