@@ -94,8 +94,8 @@ struct uffd_pager_opts {
   uint32_t socket_mode;  /* of the front door's file; 0: 0600 */
   uint32_t max_clients;  /* 0: 256 */
   int64_t uid;           /* user who may connect, beside root and the pager's own user; -1: nobody else */
-  uint32_t max_regions;  /* of a client; 0: 64 */
-  uint32_t max_bytes;    /* of a handshake; 0: 64 KiB */
+  uint32_t max_regions;  /* of a client, up to 4096; 0: 4096 */
+  uint32_t max_bytes;    /* of a handshake; 0: 1 MiB */
   uint32_t handshake_ms; /* time limit of a handshake; 0: 5000 */
   uint32_t workers;      /* number of worker processes, up to 64; a new client goes to the one with the fewest. 0: 1 */
   uint32_t on_crash;     /* UFFD_PAGER_KILL, _FREEZE */

@@ -882,8 +882,8 @@ end
 ---processes; clients are shared out among them (default 1)
 ---@field workers? integer
 ---@field max_clients? integer (default 256)
----@field max_regions? integer of a client (default 64)
----@field max_bytes? integer|string of a handshake (default "64K")
+---@field max_regions? integer of a client, up to 4096 (default 4096)
+---@field max_bytes? integer|string of a handshake (default "1M")
 ---@field handshake? integer milliseconds after which a handshake must be whole (default 5000)
 ---what becomes of clients whose worker has died and cannot be replaced (default "kill")
 ---@field on_crash? "kill"|"freeze"

@@ -25,8 +25,8 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --rate SIZE           of prefetching, a second and client, such as 64M (no limit)
   --once                serve one client, and end when it is gone
   --max-clients N       clients at a time; more are refused (256)
-  --max-regions N       of a client (64)
-  --max-bytes SIZE      of a handshake (64K)
+  --max-regions N       of a client (4096)
+  --max-bytes SIZE      of a handshake (1M)
   --mode OCTAL          of the front door's file (600)
   --uid N               a user who may connect, beside root and this one
   --control PATH        a control socket, for uffd-lua ctl

@@ -57,6 +57,15 @@ static void check_sentence(void) {
   }
 }
 
+/* What a client says beside its regions is within its bounds, and a notice has nothing else. */
+static void check_extensions(const struct uffd_handshake *handshake, bool is_notice) {
+  MUST(handshake->owner.pid >= 0 && handshake->owner.fd >= -1);
+  MUST(handshake->notice <= UFFD_NOTICE_DONE && (handshake->notice != UFFD_NOTICE_NONE) == is_notice);
+  MUST(handshake->notice_client <= INT64_MAX && (is_notice || handshake->notice_client == 0));
+  MUST(!is_notice || (handshake->regions == NULL && !handshake->part && !handshake->later));
+  MUST(is_notice || handshake->regions_count != 0);
+}
+
 /* Feeds all of it, in pieces of up to step bytes, until it is refused. */
 static void feed_all(const struct uffd_door_limits *limits, const char *bytes, size_t length, size_t step,
                      struct outcome *outcome) {
@@ -73,9 +82,13 @@ static void feed_all(const struct uffd_door_limits *limits, const char *bytes, s
     free(copy);
     if (outcome->result < 0) break;
     MUST(used > 0 && used <= piece);
-    MUST(outcome->result == UFFD_FEED_WHOLE || outcome->result == UFFD_FEED_BYE || used == piece);
+    bool is_notice = outcome->result == UFFD_FEED_NOTICE, is_whole = outcome->result == UFFD_FEED_WHOLE;
+    MUST(is_whole || is_notice || outcome->result == UFFD_FEED_BYE || used == piece);
     at += used;
-    if (outcome->result == UFFD_FEED_WHOLE) outcome->count++;
+    if (is_whole || is_notice) {
+      check_extensions(handshake, is_notice);
+      outcome->count++;
+    }
   }
   if (outcome->result < 0) check_sentence();
   kind->release(state);
@@ -87,6 +100,10 @@ static void compare(const struct outcome *a, const struct outcome *b) {
   for (unsigned i = 0; i < a->count; i++) {
     const struct uffd_handshake *x = &a->handshakes[i], *y = &b->handshakes[i];
     MUST(x->regions_count == y->regions_count);
+    MUST(memcmp(&x->owner, &y->owner, sizeof(x->owner)) == 0);
+    MUST(x->part == y->part && x->later == y->later && x->wants_answer == y->wants_answer);
+    MUST(x->notice == y->notice && x->notice_client == y->notice_client);
+    if (x->regions_count == 0) continue;
     MUST(memcmp(x->regions, y->regions, x->regions_count * sizeof(*x->regions)) == 0);
   }
 }
@@ -110,6 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   compare(&whole, &pieces);
   for (unsigned i = 0; i < whole.count; i++) {
     struct uffd_handshake *handshake = &whole.handshakes[i];
+    if (handshake->notice != UFFD_NOTICE_NONE) continue;
     if (uffd_regions_check(handshake->regions, handshake->regions_count, &limits) == 0) {
       check_table(handshake, &limits);
     } else {

@@ -162,7 +162,7 @@ int vmm_send(int socket, const char *text, size_t length, const int *fds, unsign
 int vmm_hand_over(struct vmm *vmm, const struct vmm_message *message) {
   static const struct vmm_message ordinary = {.keys = VMM_PAGE_SIZE | VMM_PAGE_SIZE_KIB};
   if (message == NULL) message = &ordinary;
-  char list[32768];
+  char list[1 << 18];
   size_t length = vmm_list(vmm, message->keys, list, sizeof(list));
   const char *text = message->text != NULL ? message->text : list;
   if (message->text != NULL) length = strlen(text);

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VMM_REGIONS_MAX 64
+#define VMM_REGIONS_MAX 1024
 #define VMM_FDS_MAX     32
 #define VMM_PIECES_MAX  16
 

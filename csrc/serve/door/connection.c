@@ -141,9 +141,9 @@ void uffd_connection_give_up(struct uffd_connection *connection, struct uffd_han
   (void)refuse(connection, -EBUSY, handshake);
 }
 
-void uffd_connection_answer(const struct uffd_connection *connection, uint64_t client, const char *why) {
+void uffd_connection_answer(const struct uffd_connection *connection, const struct uffd_response *response) {
   char text[1024];
-  size_t length = connection->kind->answer(client, why, text, sizeof(text));
+  size_t length = connection->kind->answer(response, text, sizeof(text));
   if (length != 0) (void)send(connection->fd, text, length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
@@ -218,7 +218,17 @@ static uint32_t own_fds(struct uffd_connection *connection) {
   return older != 0 && has_more(connection) ? older : connection->fds_count;
 }
 
-static int feed(struct uffd_connection *connection) {
+/* It has no descriptors: those that are there belong to the next handshake. */
+static int give_notice(struct uffd_connection *connection, struct uffd_handshake *out) {
+  if (connection->count == 0) return fail(EINVAL, "A notice came before any handshake: there is no client.");
+  *out = connection->handshake;
+  out->connection = connection->number;
+  connection->handshake = (struct uffd_handshake)UFFD_HANDSHAKE_INIT;
+  connection->deadline = UFFD_NO_DEADLINE;
+  return 1;
+}
+
+static int feed(struct uffd_connection *connection, struct uffd_handshake *out) {
   size_t used = 0;
   int result = connection->kind->feed(connection->state, &connection->limits, connection->buffer + connection->at,
                                       connection->end - connection->at, &used, &connection->handshake);
@@ -226,6 +236,7 @@ static int feed(struct uffd_connection *connection) {
   connection->at += used;
   if (result == UFFD_FEED_BYE && connection->count == 0) return fail(EINVAL, "The handshake has no regions.");
   if (result == UFFD_FEED_BYE) return fail(ESHUTDOWN, "The client has said that it needs no pager any more.");
+  if (result == UFFD_FEED_NOTICE) return give_notice(connection, out);
   if (result == UFFD_FEED_NOTHING) return CALL_AGAIN;
   if (connection->deadline == UFFD_NO_DEADLINE) connection->deadline = uffd_now() + connection->patience;
   if (result == UFFD_FEED_MORE) return CALL_AGAIN;
@@ -309,14 +320,15 @@ static int late(const struct uffd_connection *connection) {
               connection->whole ? "its userfaultfd is lacking" : "its list of regions is not whole");
 }
 
-/* 1 a handshake, CALL_AGAIN, 0 nothing more for now, or -errno. All bytes read are fed before the next read. */
+/* 1 a handshake or a notice, CALL_AGAIN, 0 nothing more for now, or -errno. All bytes read are fed before the next
+ * read. */
 static int step(struct uffd_connection *connection, struct uffd_handshake *handshake, int *reads) {
   if (connection->whole && connection->mine != 0) return give(connection, handshake);
   if (connection->whole && has_more(connection)) {
     return fail(EBADF, "A handshake came without a userfaultfd, and another follows: send each with its own "
                        "(SCM_RIGHTS).");
   }
-  if (connection->at < connection->end) return feed(connection);
+  if (connection->at < connection->end) return feed(connection, handshake);
   if (connection->fds_count > FDS) {
     return fail(E2BIG, "The handshake came with %u descriptors: at most %d are taken beside the userfaultfd.",
                 connection->fds_count, UFFD_HANDSHAKE_FDS);

@@ -29,7 +29,8 @@ uint64_t uffd_connection_number(const struct uffd_connection *connection);
 
 /*
  * Reads what has come, a bounded amount of it. Call it when the descriptor polls readable, and when the deadline has
- * passed. 1: a handshake, which the caller owns; call again. 0: nothing more for now. Otherwise the connection is over:
+ * passed. 1: a handshake or a notice, which the caller owns; call again. 0: nothing more for now. Otherwise the
+ * connection is over:
  *   -ESHUTDOWN  the client has said that it needs no pager any more
  *   -ECONNRESET it hung up after its handshakes. It may still live: Firecracker before 1.12 hangs up at once
  *   -EPIPE      it hung up before its handshake, or in the middle of one
@@ -41,8 +42,8 @@ uint64_t uffd_connection_number(const struct uffd_connection *connection);
 int uffd_connection_read(struct uffd_connection *connection, struct uffd_handshake *handshake);
 /* Refuses what has not come yet. The handshake is as after a refusal. */
 void uffd_connection_give_up(struct uffd_connection *connection, struct uffd_handshake *handshake);
-/* Tells the client that it is served, or (client 0) refused and why. What does not fit at once is lost. */
-void uffd_connection_answer(const struct uffd_connection *connection, uint64_t client, const char *why);
+/* Tells the client what became of its handshake. What does not fit at once is lost. */
+void uffd_connection_answer(const struct uffd_connection *connection, const struct uffd_response *response);
 uint64_t uffd_connection_deadline(const struct uffd_connection *connection); /* as uffd_now(); UFFD_NO_DEADLINE */
 uint32_t uffd_connection_count(const struct uffd_connection *connection);    /* of handshakes so far */
 void uffd_connection_close(struct uffd_connection *connection);              /* NULL is allowed */

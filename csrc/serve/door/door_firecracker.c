@@ -137,8 +137,74 @@ static int read_region(const json_t *json, size_t index, struct uffd_client_regi
   return result < 0 ? result : 0;
 }
 
-static bool wants_answer(const json_t *list) {
-  return json_is_true(json_object_get(json_array_get(list, 0), UFFD_ANSWER_KEY));
+/* The extensions. A key of a wrong type is refused: whoever sends it relies on it. */
+
+static int read_bool(const json_t *object, const char *key, bool *value) {
+  const json_t *found = json_object_get(object, key);
+  if (found != NULL && !json_is_boolean(found))
+    return fail(EINVAL, "The handshake's %s is neither true nor false.", key);
+  *value = json_is_true(found);
+  return 0;
+}
+
+static int read_int(const json_t *object, const char *key, int64_t low, int64_t high, int64_t *value) {
+  const json_t *found = json_object_get(object, key);
+  if (found == NULL) return 0;
+  int64_t number = json_is_integer(found) ? json_integer_value(found) : low - 1;
+  if (number < low || number > high) {
+    return fail(EINVAL, "The handshake's %s is not an integer from %" PRId64 " to %" PRId64 ".", key, low, high);
+  }
+  *value = number;
+  return 0;
+}
+
+/* *chosen: the index of one of the words, up to NULL; it is left alone where there is no such key. */
+static int read_word(const json_t *object, const char *key, const char *const *words, unsigned *chosen) {
+  const json_t *found = json_object_get(object, key);
+  const char *text = json_string_value(found);
+  if (found == NULL) return 0;
+  for (unsigned i = 0; text != NULL && words[i] != NULL; i++) {
+    if (strcmp(text, words[i]) != 0) continue;
+    *chosen = i;
+    return 0;
+  }
+  return fail(EINVAL, "The handshake's %s is neither \"%s\" nor \"%s\".", key, words[0], words[1]);
+}
+
+static int read_owner(const json_t *object, struct uffd_owner *owner) {
+  int64_t pid = 0, fd = -1;
+  int result = read_bool(object, UFFD_PIDFD_KEY, &owner->by_pidfd);
+  if (result == 0) result = read_int(object, UFFD_PID_KEY, 1, INT32_MAX, &pid);
+  if (result == 0) result = read_int(object, UFFD_FD_KEY, 0, INT32_MAX, &fd);
+  owner->pid = (int32_t)pid;
+  owner->fd = (int32_t)fd;
+  return result;
+}
+
+static int read_extensions(const json_t *object, struct uffd_handshake *handshake) {
+  static const char *const whens[] = {"now", "later", NULL};
+  unsigned when = 0;
+  handshake->wants_answer = json_is_true(json_object_get(object, UFFD_ANSWER_KEY));
+  int result = read_owner(object, &handshake->owner);
+  if (result == 0) result = read_bool(object, UFFD_PART_KEY, &handshake->part);
+  if (result == 0) result = read_word(object, UFFD_FILL_KEY, whens, &when);
+  handshake->later = when == 1;
+  return result;
+}
+
+static int take_notice(const json_t *list, struct uffd_handshake *handshake) {
+  static const char *const kinds[] = {"fill", "done", NULL};
+  const json_t *object = json_array_get(list, 0);
+  unsigned kind = 0;
+  int64_t client = 0;
+  if (json_array_size(list) != 1) return fail(EINVAL, "A notice is alone in its list: send a list for each.");
+  int result = read_word(object, UFFD_NOTICE_KEY, kinds, &kind);
+  if (result == 0) result = read_int(object, UFFD_CLIENT_KEY, 1, INT64_MAX, &client);
+  if (result < 0) return result;
+  handshake->notice = kind == 0 ? UFFD_NOTICE_FILL : UFFD_NOTICE_DONE;
+  handshake->notice_client = (uint64_t)client;
+  handshake->wants_answer = json_is_true(json_object_get(object, UFFD_ANSWER_KEY));
+  return UFFD_FEED_NOTICE;
 }
 
 /* Control characters are no part of it, a zero byte neither; what is no UTF-8 is no JSON. */
@@ -165,6 +231,7 @@ static int read_regions(const json_t *list, struct uffd_client_region *regions) 
 static int take_list(const json_t *list, const struct uffd_door_limits *limits, struct uffd_handshake *handshake) {
   size_t count = json_array_size(list);
   if (count == 0) return UFFD_FEED_BYE;
+  if (json_object_get(json_array_get(list, 0), UFFD_NOTICE_KEY) != NULL) return take_notice(list, handshake);
   if (count > limits->max_regions) {
     return fail(E2BIG, "The handshake has %zu regions, and at most %u are taken: raise max_regions if that can be.",
                 count, limits->max_regions);
@@ -173,13 +240,13 @@ static int take_list(const json_t *list, const struct uffd_door_limits *limits, 
   if (regions == NULL) return fail(ENOMEM, "No memory for %zu regions.", count);
   int result = read_regions(list, regions);
   if (result == 0) result = read_label(list, handshake);
+  if (result == 0) result = read_extensions(json_array_get(list, 0), handshake);
   if (result < 0) {
     uffd_release(regions, count * sizeof(*regions));
     return result;
   }
   handshake->regions = regions;
   handshake->regions_count = (uint32_t)count;
-  handshake->wants_answer = wants_answer(list);
   return UFFD_FEED_WHOLE;
 }
 
@@ -213,9 +280,10 @@ static int feed(void *room, const struct uffd_door_limits *limits, const char *b
 }
 
 /* A line of JSON. Firecracker never reads from the connection. */
-static size_t answer(uint64_t client, const char *why, char *text, size_t size) {
-  json_t *line = client != 0 ? json_pack("{s:b, s:I}", "ok", 1, "client", (json_int_t)client)
-                             : json_pack("{s:b, s:s}", "ok", 0, "error", why);
+static size_t answer(const struct uffd_response *response, char *text, size_t size) {
+  json_t *line = response->client != 0 ? json_pack("{s:b, s:I}", "ok", 1, "client", (json_int_t)response->client)
+                                       : json_pack("{s:b, s:s}", "ok", 0, "error", response->why);
+  if (response->known) json_object_set_new(line, "known", json_true());
   size_t length = line != NULL ? json_dumpb(line, text, size - 1, JSON_COMPACT | JSON_ENSURE_ASCII) : 0;
   json_decref(line);
   if (length == 0 || length >= size) return 0;

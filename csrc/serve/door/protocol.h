@@ -15,7 +15,15 @@ enum uffd_feed {
   UFFD_FEED_NOTHING = 0, /* all bytes are used, no handshake has begun */
   UFFD_FEED_MORE = 1,    /* all bytes are used, a handshake has begun */
   UFFD_FEED_WHOLE = 2,   /* a handshake ended with the last used byte */
-  UFFD_FEED_BYE = 3      /* the client says that it needs no pager any more */
+  UFFD_FEED_BYE = 3,     /* the client says that it needs no pager any more */
+  UFFD_FEED_NOTICE = 4   /* the handshake is a notice, which ended with the last used byte */
+};
+
+/* What a client is told. */
+struct uffd_response {
+  uint64_t client; /* 0: refused */
+  bool known;      /* it was served already, and came again */
+  const char *why; /* it is refused: a sentence */
 };
 
 struct uffd_door_kind {
@@ -28,10 +36,10 @@ struct uffd_door_kind {
   int (*feed)(void *state, const struct uffd_door_limits *limits, const char *bytes, size_t length, size_t *used,
               struct uffd_handshake *handshake);
   /*
-   * The answer to a client: it is served, or (client 0) refused and why. Writes at most size bytes, returns their
-   * number. Clients that do not know of answers must not be harmed by one.
+   * The answer to a client. Writes at most size bytes, returns their number. Clients that do not know of answers must
+   * not be harmed by one.
    */
-  size_t (*answer)(uint64_t client, const char *why, char *text, size_t size);
+  size_t (*answer)(const struct uffd_response *response, char *text, size_t size);
   bool (*is_blank)(char c); /* may the byte stand between two handshakes? */
   void (*release)(void *state);
 };

@@ -82,6 +82,12 @@ int uffd_regions_cover(const struct uffd_client_region *regions, uint32_t count,
               sum, last->offset + last->length, image_length);
 }
 
+int uffd_regions_within(const struct uffd_client_region *regions, uint32_t count, uint64_t image_length) {
+  const struct uffd_client_region *last = &regions[count - 1];
+  if (last->offset + last->length <= round_up(image_length, last->page_size)) return 0;
+  return refuse(last, "reaches beyond the image");
+}
+
 int uffd_regions_check(struct uffd_client_region *regions, uint32_t count, const struct uffd_door_limits *limits) {
   if (count == 0) return fail(EINVAL, "The handshake has no regions.");
   if (count > limits->max_regions) {

@@ -25,4 +25,7 @@ int uffd_regions_check(struct uffd_client_region *regions, uint32_t count, const
  */
 int uffd_regions_cover(const struct uffd_client_region *regions, uint32_t count, uint64_t image_length);
 
+/* Does each of them lie within an image of this length? -EINVAL with a sentence. */
+int uffd_regions_within(const struct uffd_client_region *regions, uint32_t count, uint64_t image_length);
+
 #endif

@@ -10,9 +10,12 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "loop/pages/ledger.h"
 #include "serve/paper/book.h"
 
 #define FLAGS_MASK UINT64_C(0xfff) /* of a touch: offsets are whole pages, the low bits hold the fault's flags */
+
+_Static_assert(UFFD_REGIONS_MAX <= UFFD_LEDGER_REGIONS, "a ledger has room for all regions");
 
 static char *at(const struct uffd_book *book, uint64_t offset) {
   return (char *)book->head + offset;

@@ -19,8 +19,10 @@
  * older one. What is added goes to the end of the head, where older books have zeros, and raises the version; what
  * would move an older field raises the oldest version that is understood, too.
  */
-#define UFFD_BOOK_VERSION 4u
-#define UFFD_BOOK_OLDEST  3u /* without socket */
+#define UFFD_BOOK_VERSION 5u
+#define UFFD_BOOK_OLDEST  3u /* without socket; 4: without later */
+
+#define UFFD_REGIONS_MAX 4096u /* of a client: a ledger has no room for more */
 
 /* What the client's worker is doing with it. The supervisor reads it when the worker has died. */
 enum {
@@ -61,6 +63,7 @@ struct uffd_book_head {
   _Atomic uint64_t recorded; /* touches at record_at */
   /* set once */
   char socket[UFFD_SOCKET_PATH]; /* by which the client came; "": not known */
+  _Atomic uint32_t later;        /* 1: nothing is prefetched until the client says so. Written by the supervisor */
 };
 
 struct uffd_book {

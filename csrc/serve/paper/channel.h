@@ -24,6 +24,7 @@ enum {
   UFFD_SAY_COMPLETE,  /* client: fill its memory and unregister it */
   UFFD_SAY_ADOPTED,   /* number: the forked child is a client now; error: it cannot be one, serve it yourself */
   UFFD_SAY_RETIRE,    /* no more clients will come: end */
+  UFFD_SAY_FILL,      /* client: it has come with "later", and says that its memory is to be filled now */
   UFFD_SAY_PING,      /* does your main thread still obey? */
   /* to the supervisor */
   UFFD_SAY_READY,

@@ -162,8 +162,23 @@ static struct uffd_supervised *find_same(const uffd_pager *pager, int object_fd)
   return client;
 }
 
+/* Its process was not known, or is dead while another one has the memory: the handshake names it. */
+static void learn_process(uffd_pager *pager, struct uffd_supervised *client, struct uffd_handshake *handshake) {
+  if (client->pidfd >= 0 || handshake->pidfd < 0) return;
+  client->pidfd = handshake->pidfd;
+  if (poll_exit(pager, client) < 0) {
+    client->pidfd = -1;
+    return;
+  }
+  handshake->pidfd = -1;
+  client->exited = false;
+  client->kin_tries = 0;
+  client->who.pid = client->book.head->pid = handshake->pid;
+  uffd_keep_process(pager, client);
+}
+
 /* Two loops for one userfaultfd would each have half of its events. */
-static int meet_again(struct uffd_supervised *client, const struct uffd_handshake *handshake) {
+static int meet_again(uffd_pager *pager, struct uffd_supervised *client, struct uffd_handshake *handshake) {
   const struct uffd_client *who = &client->who;
   bool same = who->regions_count == handshake->regions_count && !uffd_stage_is_leaving(client->stage) &&
               memcmp(who->regions, handshake->regions, who->regions_count * sizeof(*who->regions)) == 0;
@@ -172,7 +187,8 @@ static int meet_again(struct uffd_supervised *client, const struct uffd_handshak
                 who->id);
   }
   client->connection = handshake->connection;
-  return 0;
+  if (handshake->owner.by_pidfd || handshake->owner.pid != 0) learn_process(pager, client, handshake);
+  return 1;
 }
 
 /* The regions must be the current image's, and the image must be what it was. */
@@ -185,6 +201,9 @@ static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake
     return fail(ESTALE, "The image %s is being changed: the pager needs another image for new clients.",
                 image->backing.name);
   }
+  if (handshake->part) {
+    return uffd_regions_within(handshake->regions, handshake->regions_count, image->backing.length);
+  }
   return uffd_regions_cover(handshake->regions, handshake->regions_count, image->backing.length);
 }
 
@@ -192,7 +211,7 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64
   struct uffd_supervised *known = find_same(pager, handshake->object_fd);
   if (known != NULL) {
     *id = known->who.id;
-    return meet_again(known, handshake);
+    return meet_again(pager, known, handshake);
   }
   int result = check_room(pager, handshake);
   if (result == 0) result = check_image(pager, handshake);
@@ -214,6 +233,10 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64
   handshake->pidfd = -1;
   result = uffd_book_create(&client->who, pager->opts.record != NULL, &client->book);
   if (result == 0) result = poll_exit(pager, client);
+  if (result == 0) {
+    client->later = handshake->later;
+    client->book.head->later = handshake->later;
+  }
   if (result != 0) {
     handshake->pidfd = client->pidfd;
     client->pidfd = -1;
@@ -253,6 +276,8 @@ int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, in
   client->who.regions_count = head->regions_count;
   head->id = client->who.id;
   head->of = client->who.of;
+  client->later = parent->later; /* the notice may have come since the worker made the child's book */
+  head->later = parent->book.head->later;
   client->forked_ticks = uffd_family_clock();
   client->kin_tries = KIN_TRIES;
   client->object_fd = object_fd;
@@ -298,6 +323,7 @@ int uffd_client_adopt(uffd_pager *pager, struct uffd_remains *remains) {
   }
   client->book = book;
   take_remains(client, remains);
+  client->later = book.head->later != 0;
   client->stage = UFFD_STAGE_ADOPTED;
   client->recall_ns = client->since_ns;
   client->give_up_ns = client->since_ns + RECALL_NS;
@@ -375,6 +401,28 @@ void uffd_clients_hang_up(uffd_pager *pager, uint64_t connection, bool bye) {
     client->probe_step = PROBE_MIN_NS;
     if (bye) uffd_client_leave(client, UFFD_END_DONE);
   }
+}
+
+/* Of the connection, or forked from one that is. */
+static bool descends(const uffd_pager *pager, const struct uffd_supervised *client, uint64_t connection, uint64_t id) {
+  for (const struct uffd_supervised *of = client; of != NULL; of = uffd_client_find(pager, of->who.of)) {
+    if (of->connection == connection) return id == 0 || of->who.id == id;
+  }
+  return false;
+}
+
+int uffd_clients_notice(uffd_pager *pager, uint64_t connection, enum uffd_notice notice, uint64_t *id) {
+  uint64_t last = 0, wanted = *id;
+  for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    bool own = client->connection == connection && (wanted == 0 || client->who.id == wanted);
+    if (own) last = max_u64(last, client->who.id);
+    if (notice == UFFD_NOTICE_FILL && descends(pager, client, connection, wanted)) client->book.head->later = 0;
+    if (notice == UFFD_NOTICE_DONE && own) uffd_client_leave(client, UFFD_END_DONE);
+  }
+  *id = last;
+  if (last != 0) return 0;
+  if (wanted == 0) return fail(ENOENT, "The connection has no clients.");
+  return fail(ENOENT, "The connection has no client %" PRIu64 ".", wanted);
 }
 
 static void find_process(uffd_pager *pager, struct uffd_supervised *client) {

@@ -33,6 +33,8 @@ struct uffd_supervised {
   struct uffd_worker *worker; /* that has it, or is to get it; NULL: none */
   struct uffd_worker *heir;   /* that is to take over from it; NULL: none */
   uint64_t completer;         /* number of the worker that was told to complete it */
+  uint64_t filler;            /* number of the worker that was told to fill it; only of one that came with "later" */
+  bool later;                 /* it came with "later" */
   uint64_t late_ns;           /* when it is reported that no worker has begun; UINT64_MAX: never, or no more */
   uint64_t make_ns;           /* that the last worker needed to make it */
   uint64_t retry_ns;          /* queued: not before; 0: at once */
@@ -61,7 +63,10 @@ struct uffd_supervised {
   uint64_t give_up_ns; /* and when that worker is killed */
 };
 
-/* *id: the client's. A userfaultfd that is served already stays the same client. -errno with a sentence: refused. */
+/*
+ * *id: the client's. 0 it is new, 1 its userfaultfd is served already: it stays the same client, and from now on its
+ * connection is this one. -errno with a sentence: refused.
+ */
 int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64_t *id);
 /* A child that parent has forked. Takes both descriptors when it succeeds. */
 int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd);
@@ -77,6 +82,11 @@ int uffd_client_adopt(uffd_pager *pager, struct uffd_remains *remains);
 struct uffd_supervised *uffd_client_find(const uffd_pager *pager, uint64_t id); /* NULL: none */
 /* The connection has ended. bye: the client has said that it needs no pager any more. */
 void uffd_clients_hang_up(uffd_pager *pager, uint64_t connection, bool bye);
+/*
+ * A notice of the connection, about its client *id; 0: about all of them, and *id is the last one of them then. -ENOENT
+ * with a sentence: the connection has no such client.
+ */
+int uffd_clients_notice(uffd_pager *pager, uint64_t connection, enum uffd_notice notice, uint64_t *id);
 bool uffd_clients_of(const uffd_pager *pager, uint64_t connection); /* has the connection clients? */
 
 /* It needs no worker any more. end: UFFD_END_*. It ends when its workers have let go of it. */

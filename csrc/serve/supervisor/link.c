@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "serve/door/door.h"
+#include "serve/door/owner.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/entrance.h"
 #include "serve/supervisor/pager.h"
@@ -46,10 +47,10 @@ static void hang_up(uffd_pager *pager, struct uffd_link *link, bool bye) {
   if (used) uffd_clients_hang_up(pager, number, bye);
 }
 
-/* The client gets one line with the reason, then its connection is closed. */
+/* The client gets one line with the reason, then its connection is closed. Clients that it brought before stay. */
 static void refuse_link(uffd_pager *pager, struct uffd_link *link, int error, struct uffd_handshake *handshake) {
   struct uffd_sentence why = uffd_keep_sentence();
-  uffd_connection_answer(link->connection, 0, why.text);
+  uffd_connection_answer(link->connection, &(struct uffd_response){.why = why.text});
   const char *what_becomes = uffd_refused_keep(pager, handshake, handshake->wants_answer || error == -EEXIST);
   uffd_restore_sentence(&why);
   refuse(pager, error, what_becomes);
@@ -64,9 +65,32 @@ static void end(uffd_pager *pager, struct uffd_link *link, int error, struct uff
   }
 }
 
-static void take_in(uffd_pager *pager, const struct uffd_link *link, uint64_t id, bool wants_answer) {
-  if (wants_answer) uffd_connection_answer(link->connection, id, NULL);
-  if ((pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
+/* What the handshake or the notice asks for. *response: what the client is told. -errno with a sentence: refused. */
+static int obey(uffd_pager *pager, struct uffd_handshake *handshake, struct uffd_response *response) {
+  response->client = handshake->notice_client;
+  if (handshake->notice != UFFD_NOTICE_NONE) {
+    return uffd_clients_notice(pager, handshake->connection, handshake->notice, &response->client);
+  }
+  int result = uffd_owner_find(handshake);
+  if (result == 0) result = uffd_client_come(pager, handshake, &response->client);
+  response->known = result == 1;
+  if (result >= 0 && (pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
+  return result < 0 ? result : 0;
+}
+
+/*
+ * A client that is refused beside others of the same connection, and hears of it, is refused alone: the text was
+ * understood, so the next one will be.
+ */
+static bool refuse_one(uffd_pager *pager, struct uffd_link *link, int error, struct uffd_handshake *handshake) {
+  bool is_first = uffd_connection_count(link->connection) <= 1 && handshake->notice == UFFD_NOTICE_NONE;
+  if (!handshake->wants_answer || is_first) return false;
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_connection_answer(link->connection, &(struct uffd_response){.why = why.text});
+  (void)uffd_refused_keep(pager, handshake, true);
+  uffd_restore_sentence(&why);
+  refuse(pager, error, "");
+  return true;
 }
 
 static void read_link(uffd_pager *pager, void *owner) {
@@ -74,12 +98,11 @@ static void read_link(uffd_pager *pager, void *owner) {
   struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
   int result;
   while ((result = uffd_connection_read(link->connection, &handshake)) == 1) {
-    bool wants_answer = handshake.wants_answer;
-    uint64_t id = 0;
-    result = uffd_client_come(pager, &handshake, &id);
-    if (result < 0) break;
+    struct uffd_response response = {0};
+    result = obey(pager, &handshake, &response);
+    if (result < 0 && !refuse_one(pager, link, result, &handshake)) break;
+    if (result == 0 && handshake.wants_answer) uffd_connection_answer(link->connection, &response);
     uffd_handshake_release(&handshake);
-    take_in(pager, link, id, wants_answer);
   }
   if (result < 0) end(pager, link, result, &handshake);
   uffd_handshake_release(&handshake);
@@ -130,7 +153,7 @@ static void take(uffd_pager *pager, struct uffd_connection *connection) {
   int result = make_room(pager);
   if (result == 0) result = link_in(pager, connection);
   if (result == 0) return;
-  uffd_connection_answer(connection, 0, uffd_errmsg());
+  uffd_connection_answer(connection, &(struct uffd_response){.why = uffd_errmsg()});
   uffd_connection_close(connection);
   refuse(pager, result, "");
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "serve/paper/book.h"
 
 #if defined(__SANITIZE_THREAD__)
 #define OWN_THREADS 2u /* ThreadSanitizer has one, too */
@@ -59,6 +60,9 @@ int uffd_options_check(const struct uffd_pager_opts *opts) {
   }
   if (opts->socket_mode > 0777) return fail(EINVAL, "socket_mode: 0%o is no mode of a socket.", opts->socket_mode);
   if (opts->control_mode > 0777) return fail(EINVAL, "control_mode: 0%o is no mode of a socket.", opts->control_mode);
+  if (opts->max_regions > UFFD_REGIONS_MAX) {
+    return fail(EINVAL, "max_regions: %u are too many, %u are the most.", opts->max_regions, UFFD_REGIONS_MAX);
+  }
   if (opts->workers > 64) return fail(EINVAL, "workers: %u are too many, 64 are the most.", opts->workers);
   if (opts->worker != NULL && opts->worker[0] == NULL) return fail(EINVAL, "worker: the command line is empty.");
   return check_threads(opts);
@@ -143,8 +147,8 @@ int uffd_options_keep(struct uffd_pager_opts *opts) {
   opts->socket_mode = or_else(opts->socket_mode, 0600);
   opts->control_mode = or_else(opts->control_mode, 0600);
   opts->max_clients = or_else(opts->max_clients, 256);
-  opts->max_regions = or_else(opts->max_regions, 64);
-  opts->max_bytes = or_else(opts->max_bytes, 64 << 10);
+  opts->max_regions = or_else(opts->max_regions, UFFD_REGIONS_MAX);
+  opts->max_bytes = or_else(opts->max_bytes, 1 << 20);
   opts->handshake_ms = or_else(opts->handshake_ms, 5000);
   opts->workers = or_else(opts->workers, 1);
   opts->watchdog_ms = or_else(opts->watchdog_ms, 1000);

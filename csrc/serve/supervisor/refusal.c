@@ -9,7 +9,7 @@
 /* The last word is for all other errnos. */
 static const struct {
   const char *name;
-  int errors[4];
+  int errors[6];
 } reasons[UFFD_REFUSALS] = {
     {"not_allowed", {EACCES, EPERM}}, /* the peer's user */
     {"limit", {EBUSY}},               /* more clients or connections than max_clients lets in */
@@ -19,7 +19,7 @@ static const struct {
     {"twice", {EEXIST}},      /* a userfaultfd that is served already, with other regions */
     {"image", {ESTALE}},      /* the image is being changed */
     {"timeout", {ETIMEDOUT}}, /* no whole handshake in time */
-    {"handshake", {EINVAL, EPROTO, EMSGSIZE, EBADF}},
+    {"handshake", {EINVAL, EPROTO, EMSGSIZE, EBADF, E2BIG, ESRCH}},
     {"other", {0}},
 };
 
@@ -28,7 +28,7 @@ const char *uffd_refusal_name(uint32_t reason) {
 }
 
 static bool has(uint32_t reason, int error) {
-  for (int i = 0; i < 4; i++) {
+  for (int i = 0; i < 6; i++) {
     if (reasons[reason].errors[i] == error) return true;
   }
   return false;

@@ -120,6 +120,12 @@ static void push_complete(uffd_pager *pager, struct uffd_supervised *client) {
   if (tell(pager, client->worker, client, UFFD_SAY_COMPLETE)) client->completer = client->worker->number;
 }
 
+/* A worker that begins to serve it later reads in its book that it is to be filled. */
+static void push_fill(uffd_pager *pager, struct uffd_supervised *client) {
+  if (!client->later || client->book.head->later != 0 || client->filler == client->worker->number) return;
+  if (tell(pager, client->worker, client, UFFD_SAY_FILL)) client->filler = client->worker->number;
+}
+
 static void push_release(uffd_pager *pager, struct uffd_supervised *client) {
   if (client->stage == UFFD_STAGE_LEAVING) {
     if (client->worker != NULL && !tell(pager, client->worker, client, UFFD_SAY_RELEASE)) return;
@@ -155,6 +161,7 @@ static void push(uffd_pager *pager, struct uffd_supervised *client) {
   if (client->stage == UFFD_STAGE_HELD) push_start(pager, client);
   if (uffd_stage_is_served(client->stage)) push_heir(pager, client);
   if (uffd_stage_is_served(client->stage)) push_complete(pager, client);
+  if (uffd_stage_is_served(client->stage)) push_fill(pager, client);
   if (uffd_stage_is_leaving(client->stage)) push_release(pager, client);
 }
 

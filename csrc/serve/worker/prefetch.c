@@ -68,7 +68,7 @@ static int fill(struct uffd_place *place) {
 }
 
 /* A client whose prefetch fails is served all the same. */
-void uffd_serving_prefetch(struct uffd_serving *serving) {
+static void begin(struct uffd_serving *serving) {
   const struct uffd_stock *stock = serving->stock;
   bool replays = stock != NULL && stock->replay_count != 0;
   bool fills = (serving->shop->supply.opts.flags & UFFD_PAGER_PREFETCH) != 0;
@@ -82,11 +82,28 @@ void uffd_serving_prefetch(struct uffd_serving *serving) {
   }
 }
 
-void uffd_place_go_on(struct uffd_place *place) {
+void uffd_serving_prefetch(struct uffd_serving *serving) {
+  pthread_mutex_lock(&serving->filling_lock);
+  bool begins = !serving->filling;
+  serving->filling = true;
+  if (begins) begin(serving);
+  pthread_mutex_unlock(&serving->filling_lock);
+}
+
+static void go_on(struct uffd_place *place) {
   struct uffd_prefetch_status status = UFFD_PREFETCH_STATUS_INIT;
   if (place->prefetch == NULL || uffd_prefetch_status(place->prefetch, &status) < 0 || status.done == 0) return;
   uffd_prefetch_close(place->prefetch);
   place->prefetch = NULL;
   if (place->replaying && (place->serving->shop->supply.opts.flags & UFFD_PAGER_PREFETCH) != 0) (void)fill(place);
   place->replaying = false;
+}
+
+/* By the watchdog, which has other clients to look at. */
+void uffd_serving_go_on(struct uffd_serving *serving) {
+  if (pthread_mutex_trylock(&serving->filling_lock) != 0) return;
+  for (uint32_t i = 0; serving->filling && i < serving->client.regions_count; i++) {
+    go_on(&serving->places[i]);
+  }
+  pthread_mutex_unlock(&serving->filling_lock);
 }

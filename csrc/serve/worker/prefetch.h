@@ -6,7 +6,7 @@
 
 #include "serve/worker/serving.h"
 
-void uffd_serving_prefetch(struct uffd_serving *serving); /* starts it; failures are told to the supervisor */
-void uffd_place_go_on(struct uffd_place *place);          /* when the working set is there, starts on the rest */
+void uffd_serving_prefetch(struct uffd_serving *serving); /* starts it, once; failures are told to the supervisor */
+void uffd_serving_go_on(struct uffd_serving *serving);    /* when the working set is there, starts on the rest */
 
 #endif

@@ -107,6 +107,7 @@ static void release(struct uffd_serving *serving) {
   uffd_close_fds(&serving->pidfd, 1);
   uffd_close_foreign(serving->fds, serving->client.fds_count);
   uffd_release(serving->places, serving->client.regions_count * sizeof(*serving->places));
+  pthread_mutex_destroy(&serving->filling_lock);
   DELETE(serving);
 }
 
@@ -231,6 +232,7 @@ int uffd_serving_make(struct uffd_shop *shop, struct uffd_parcel *parcel, struct
   }
   serving->shop = shop;
   serving->held = true;
+  pthread_mutex_init(&serving->filling_lock, NULL);
   take_parcel(serving, parcel);
   int result = make_all(serving, parcel);
   if (result == 0) {
@@ -252,7 +254,7 @@ int uffd_serving_start(struct uffd_serving *serving) {
   atomic_store_explicit(&head->phase, UFFD_BOOK_SERVING, memory_order_release);
   result = uffd_loop_start(serving->loop);
   if (result < 0) return result;
-  uffd_serving_prefetch(serving);
+  if (atomic_load_explicit(&head->later, memory_order_acquire) == 0) uffd_serving_prefetch(serving);
   serving->held = false;
   return 0;
 }
@@ -294,9 +296,7 @@ static void tell_flaws(struct uffd_serving *serving) {
 void uffd_serving_inspect(struct uffd_serving *serving) {
   publish(serving, inspect_faults(serving));
   tell_flaws(serving);
-  for (uint32_t i = 0; i < serving->client.regions_count; i++) {
-    uffd_place_go_on(&serving->places[i]);
-  }
+  uffd_serving_go_on(serving);
 }
 
 static void *complete(void *argument) {

@@ -54,6 +54,9 @@ struct uffd_serving {
   /* the watchdog's */
   uint64_t late_ns; /* when the last fault that was reported as late was read */
   struct uffd_flaws flaws;
+  /* prefetching: the main thread begins it, the watchdog goes on */
+  pthread_mutex_t filling_lock; /* of the places' prefetch and replaying */
+  bool filling;
   /* completing */
   bool completing;
   pthread_t completer;

@@ -13,6 +13,7 @@
 #include "serve/paper/alive.h"
 #include "serve/paper/channel.h"
 #include "serve/paper/closer.h"
+#include "serve/worker/prefetch.h"
 #include "serve/worker/roster.h"
 
 #define ALONE_MS 100 /* how often a worker without a supervisor looks after its clients */
@@ -179,6 +180,10 @@ static void obey(struct uffd_work *work, const struct uffd_message *message, int
   case UFFD_SAY_COMPLETE:
     serving = uffd_roster_find(&work->roster, message->client);
     if (serving != NULL) uffd_serving_complete(serving);
+    break;
+  case UFFD_SAY_FILL:
+    serving = uffd_roster_find(&work->roster, message->client);
+    if (serving != NULL && !serving->held) uffd_serving_prefetch(serving);
     break;
   case UFFD_SAY_ADOPTED:
     adopted(work, message);
