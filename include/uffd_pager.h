@@ -104,10 +104,11 @@ struct uffd_pager_opts {
   uint32_t watchdog_ms;  /* a fault that waits longer is reported once; 0: 1000 */
   uint64_t around;       /* as in uffd_region_opts; 0: UFFD_AROUND_AUTO. With record: one page */
   uint64_t rate;         /* of prefetching, bytes per second for each client; 0: no limit */
-  const char *image;     /* path of the image; NULL: the resolver makes all contents */
-  const char *record;    /* path of a working-set file, written when the first client is gone; for the others ".ID" is
-                            appended to the path */
-  const char *replay;    /* path of a working-set file of this image, whose pages are prefetched */
+  const char *image;  /* path of the image, told by its contents as uffd_image_open() does: a raw file, a zstd file, or
+                         an increment, whose parents are looked for; NULL: see images */
+  const char *record; /* path of a working-set file, written when the first client is gone; for the others ".ID" is
+                         appended to the path */
+  const char *replay; /* path of a working-set file of this image, whose pages are prefetched */
   /*
    * Makes the resolver of a client, in the worker, before the client's first fault. Returns 0, or -errno: then on_crash
    * says what happens to the client. image is NULL without an image. *resolver may be `image` itself: the pager takes a
@@ -142,11 +143,17 @@ struct uffd_pager_opts {
   int64_t control_uid; /* user who may also drain and reload there, beside root and the pager's own; -1: nobody else */
   const struct uffd_pager_door *doors; /* more front doors */
   size_t doors_count;
+  /*
+   * Instead of image: the layers of one, as uffd_image_open() takes them, the lowest first, up to NULL. The supervisor
+   * opens them once; workers get the descriptors, and check that each layer is the one that was opened. NULL with image
+   * NULL: the resolver makes all contents.
+   */
+  const char *const *images;
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
     sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL,  \
-        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0                                                                      \
+        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0, NULL                                                                \
   }
 
 /*
@@ -186,6 +193,8 @@ UFFD_EXPORT int uffd_pager_drain(uffd_pager *pager);
  * child; -EAGAIN, -EMFILE, -ENOMEM no helper.
  */
 UFFD_EXPORT int uffd_pager_image(uffd_pager *pager, const char *path);
+/* The same with layers: paths, the lowest first, up to NULL. */
+UFFD_EXPORT int uffd_pager_images(uffd_pager *pager, const char *const *paths);
 
 /*
  * Closes the sockets, kills the clients that are still there, ends the workers, and frees. Clients are killed with
@@ -364,10 +373,10 @@ UFFD_EXPORT int uffd_pager_metrics(const uffd_pager *pager, uffd_reply_fn *reply
  * Sends a request to a pager's control socket and waits for the reply; any process that may connect can do so. Request
  * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "workers", "stats", "errors",
  * "metrics", "drain", "reload", and of one client {"request":"kill","client":1}, "complete", and "label" with "label",
- * {"request":"image","path":"FILE"}. The last six are orders: see control_uid. A reply has "ok", and when that is false
- * "error", a sentence. timeout_ms: for each step (connect, send, receive); 0: 5000. reply may be NULL. Any thread.
- * Errors: -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT; -EPIPE the pager hung up; -EINVAL; -EMFILE;
- * -ENOMEM.
+ * {"request":"image","path":"FILE"}, or "paths" with a list of layers, the lowest first. The last six are orders: see
+ * control_uid. A reply has "ok", and when that is false "error", a sentence. timeout_ms: for each step (connect, send,
+ * receive); 0: 5000. reply may be NULL. Any thread. Errors: -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT;
+ * -EPIPE the pager hung up; -EINVAL; -EMFILE; -ENOMEM.
  */
 UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_t timeout_ms, uffd_reply_fn *reply,
                                void *ctx);
@@ -461,6 +470,12 @@ typedef struct uffd_workingset uffd_workingset;
  * -EBADF; -EINVAL neither a file nor a device, or empty; -EIO it has shrunk; those of reading.
  */
 UFFD_EXPORT int uffd_image_identity(int fd, uint64_t *length, uint64_t *identity);
+/*
+ * The same of the contents of an image that may be compressed, or a chain: paths as in uffd_pager_opts.images. A raw
+ * file and any image of the same contents have the same identity. It is 0, not known, when a sample is damaged. Errors:
+ * those of opening; -ENOSYS layers, and uffd was built without images.
+ */
+UFFD_EXPORT int uffd_layers_identity(const char *const *paths, uint64_t *length, uint64_t *identity);
 
 /*
  * An empty set. page_size in bytes, a power of two from 4096 on; image_length in bytes, not 0; image_identity 0: not

@@ -32,19 +32,14 @@ if(NOT UFFD_BUILD_SHARED)
   set(UFFD_PC_PAGER ", jansson >= 2.12")
   set(UFFD_PC_IMAGE ", libzstd >= 1.4.0")
 endif()
+set(UFFD_PC_PAGER_IMAGE "")
+if(UFFD_BUILD_IMAGE)
+  set(UFFD_PC_PAGER_IMAGE ", uffd-image = ${PROJECT_VERSION}")
+endif()
 configure_file(csrc/cmake/uffd.pc.in uffd.pc @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/uffd.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
-# An export of its own: the package looks whether it is there.
-if(UFFD_BUILD_PAGER)
-  install(FILES include/uffd_pager.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-  install(TARGETS ${UFFD_PAGER_LIBRARIES} EXPORT uffdPagerTargets
-    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-  install(EXPORT uffdPagerTargets NAMESPACE uffd:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)
-  configure_file(csrc/cmake/uffd-pager.pc.in uffd-pager.pc @ONLY)
-  install(FILES "${PROJECT_BINARY_DIR}/uffd-pager.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
-endif()
-
+# Exports of their own: the package looks whether they are there. The pager uses images.
 if(UFFD_BUILD_IMAGE)
   install(FILES include/uffd_image.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
   install(TARGETS ${UFFD_IMAGE_LIBRARIES} EXPORT uffdImageTargets
@@ -52,6 +47,15 @@ if(UFFD_BUILD_IMAGE)
   install(EXPORT uffdImageTargets NAMESPACE uffd:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)
   configure_file(csrc/cmake/uffd-image.pc.in uffd-image.pc @ONLY)
   install(FILES "${PROJECT_BINARY_DIR}/uffd-image.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endif()
+
+if(UFFD_BUILD_PAGER)
+  install(FILES include/uffd_pager.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(TARGETS ${UFFD_PAGER_LIBRARIES} EXPORT uffdPagerTargets
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT uffdPagerTargets NAMESPACE uffd:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/uffd)
+  configure_file(csrc/cmake/uffd-pager.pc.in uffd-pager.pc @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/uffd-pager.pc" DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endif()
 
 if(UFFD_BUILD_PAGER AND TARGET uffd-lua)

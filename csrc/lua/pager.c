@@ -232,25 +232,16 @@ static bool has_function(lua_State *L, int table, const char *name) {
   return type == LUA_TFUNCTION;
 }
 
-/* A list of strings as C needs it; the table holds it. */
-static const char *const *command(lua_State *L, int table) {
-  int type = lua_getfield(L, table, "worker");
-  if (type == LUA_TNIL) {
+/* A list of strings in a field, as C needs it; the table holds it under the name held. NULL: nil. */
+static const char *const *list(lua_State *L, int table, const char *name, bool one, const char *held) {
+  if (lua_getfield(L, table, name) == LUA_TNIL) {
     lua_pop(L, 1);
     return NULL;
   }
-  lua_Integer count = type == LUA_TTABLE ? luaL_len(L, -1) : 0;
-  if (count < 1 || count > 4096) luaL_error(L, "worker must be a list: the program, and its arguments");
-  const char **argv = lua_newuserdatauv(L, ((size_t)count + 1) * sizeof(*argv), 0);
-  for (lua_Integer i = 1; i <= count; i++) {
-    if (lua_geti(L, -2, i) != LUA_TSTRING) luaL_error(L, "worker must be a list of strings");
-    argv[i - 1] = lua_tostring(L, -1);
-    lua_pop(L, 1);
-  }
-  argv[count] = NULL;
-  lua_setfield(L, table, "argv");
+  const char *const *strings = uffd_lua_strings(L, lua_gettop(L), name, one);
+  lua_setfield(L, table, held);
   lua_pop(L, 1);
-  return argv;
+  return strings;
 }
 
 /* The front doors as a list; the table of options holds it. */
@@ -312,11 +303,11 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->watchdog_ms = (uint32_t)number(L, table, "watchdog", UINT32_MAX);
   opts->around = around(L, table);
   opts->rate = number(L, table, "rate", LUA_MAXINTEGER);
-  opts->image = text(L, table, "image");
+  opts->images = list(L, table, "image", true, "images");
   opts->record = text(L, table, "record");
   opts->replay = text(L, table, "replay");
   opts->metrics = text(L, table, "metrics");
-  opts->worker = command(L, table);
+  opts->worker = list(L, table, "worker", false, "argv");
   if (has_function(L, table, "resolver")) opts->resolver = on_resolver;
   if (has_function(L, table, "report")) opts->report = on_report;
 }
@@ -355,7 +346,7 @@ static int keep(lua_State *L) {
   lua_pushvalue(L, 1);
   lua_setfield(L, 2, "worker");
   before_fork(L);
-  int result = uffd_pager_keep(command(L, 2));
+  int result = uffd_pager_keep(list(L, 2, "worker", false, "argv"));
   if (result < 0) return uffd_lua_fail(L, result);
   lua_pushinteger(L, result);
   return 1;
@@ -477,7 +468,8 @@ static int pager_dirty(lua_State *L) {
 }
 
 static int pager_image(lua_State *L) {
-  return uffd_lua_done(L, uffd_pager_image(check(L, 1)->pager, luaL_checkstring(L, 2)));
+  uffd_pager *pager = check(L, 1)->pager;
+  return uffd_lua_done(L, uffd_pager_images(pager, uffd_lua_strings(L, 2, "image", true)));
 }
 
 static int pager_reload(lua_State *L) {

@@ -261,3 +261,28 @@ void uffd_lua_memory_release(struct uffd_lua_memory_ref *ref) {
   if (ref->parent != NULL) uffd_lua_memory_release(ref->parent);
   free(ref);
 }
+
+static const char *check_text(lua_State *L, int at, const char *what) {
+  const char *text = lua_tostring(L, at);
+  if (strlen(text) != lua_rawlen(L, at)) luaL_error(L, "%s has a zero byte in it", what);
+  return text;
+}
+
+const char *const *uffd_lua_strings(lua_State *L, int arg, const char *what, bool one) {
+  int type = lua_type(L, arg);
+  bool single = one && type == LUA_TSTRING;
+  lua_Integer count = single ? 1 : type == LUA_TTABLE ? luaL_len(L, arg) : 0;
+  if (count < 1 || count > 4096) {
+    luaL_error(L, "%s must be %sa list of strings, not %s", what, one ? "a string or " : "",
+               type == LUA_TTABLE ? "an empty one, or one of thousands" : luaL_typename(L, arg));
+  }
+  const char **strings = lua_newuserdatauv(L, ((size_t)count + 1) * sizeof(*strings), 0);
+  if (single) strings[0] = check_text(L, arg, what);
+  for (lua_Integer i = 1; i <= count && !single; i++) {
+    if (lua_geti(L, arg, i) != LUA_TSTRING) luaL_error(L, "%s must be a list of strings", what);
+    strings[i - 1] = check_text(L, -1, what);
+    lua_pop(L, 1);
+  }
+  strings[count] = NULL;
+  return strings;
+}

@@ -60,6 +60,12 @@ void uffd_lua_check_range(lua_State *L, int arg, uint64_t offset, uint64_t lengt
 /* One of names (NULL-terminated), as its string or its index. */
 uint32_t uffd_lua_choice(lua_State *L, int arg, uint32_t missing, const char *const names[], const char *what);
 
+/*
+ * A list of strings as C needs it, up to NULL; pushes what holds it, beside the list itself. one: a string is a list of
+ * itself. Anything else raises; what names it.
+ */
+const char *const *uffd_lua_strings(lua_State *L, int arg, const char *what, bool one);
+
 /* Names of UFFD_ROUTE_*, ended by NULL. */
 extern const char *const uffd_lua_routes[];
 

@@ -44,14 +44,15 @@ static int load(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
+/* image_identity(descriptor | paths) */
 static int image_identity(lua_State *L) {
-  const char *path = lua_type(L, 1) == LUA_TNUMBER ? NULL : luaL_checkstring(L, 1);
-  int fd = path == NULL ? (int)luaL_checkinteger(L, 1) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (path != NULL && fd < 0)
-    return uffd_lua_fail(L, uffd_set_errmsg(errno, "Cannot open %s: %s.", path, strerror(errno)));
   uint64_t length = 0, identity = 0;
-  int result = uffd_image_identity(fd, &length, &identity);
-  if (path != NULL) close(fd);
+  int result;
+  if (lua_type(L, 1) == LUA_TNUMBER) {
+    result = uffd_image_identity((int)luaL_checkinteger(L, 1), &length, &identity);
+  } else {
+    result = uffd_layers_identity(uffd_lua_strings(L, 1, "the image", true), &length, &identity);
+  }
   if (result < 0) return uffd_lua_fail(L, result);
   lua_pushinteger(L, (lua_Integer)length);
   lua_pushinteger(L, (lua_Integer)identity);

@@ -857,7 +857,7 @@ function pager:reload() end
 
 ---Opens another image for new clients, in a process of its own; those that are there go on with theirs. A report, "image"
 ---or "error", tells how that ended. EINVAL the pager has no image; EBUSY another one is being opened
----@param path string
+---@param path string|string[] or layers, the lowest first
 ---@return true? done
 ---@return string? message
 ---@return integer? errno
@@ -1179,7 +1179,7 @@ function core.loop_add(self, served, answers, offset, length, from, modes, aroun
 ---@return integer? errno
 function core.prefetch_start(filled, ranges, rate) end
 
----@param image string|integer
+---@param image string|string[]|integer
 ---@return integer? length
 ---@return integer|string identity
 ---@return integer? errno

@@ -20,7 +20,7 @@ Asks the pager that was started with --control PATH.
   complete ID     fills the memory of a client, so that it needs no pager any more
   label ID TEXT   what to call a client in tables
   drain           no new clients; --on-drain of serve says what becomes of the others
-  image FILE      new clients get this image; those that are there go on with theirs
+  image FILE...   new clients get this image, or this stack of layers; those that are there go on with theirs
   reload          new workers take over, with the program and the policy that are there now
   --socket PATH   the control socket of the pager
   --json          what it says as JSON, a line for each client
@@ -119,14 +119,14 @@ local requests = {
   status = {}, clients = {}, workers = {}, stats = {}, metrics = {}, reload = {}, drain = {}, top = {},
   errors = { optional = true, arguments.positive },
   kill = { arguments.positive }, complete = { arguments.positive }, label = { arguments.positive, arguments.text },
-  image = { arguments.text },
+  image = { arguments.text, more = true },
 }
 
 -- The words of a request as values; nil and what is wrong.
 local function take_words(request, words)
   local takes, values = requests[request], {}
   if not takes then return nil, ("'%s' is no request"):format(request) end
-  if words[#takes + 2] then return nil, ("'%s' is no request"):format(words[#takes + 2]) end
+  if words[#takes + 2] and not takes.more then return nil, ("'%s' is no request"):format(words[#takes + 2]) end
   for i, convert in ipairs(takes) do
     local word = words[i + 1]
     if not word and not takes.optional then
@@ -139,6 +139,7 @@ local function take_words(request, words)
       values[i] = value
     end
   end
+  if takes.more then table.move(words, #takes + 2, #words, #takes + 1, values) end
   return values
 end
 
@@ -198,12 +199,14 @@ return function(...)
   local members = { { "request", request } }
   if request == "image" then
     -- The pager has another working directory.
-    local path = values[1]
-    members[2] = { "path", path:sub(1, 1) == "/" and path or (os.getenv "PWD" or "") .. "/" .. path }
+    for i, path in ipairs(values) do
+      values[i] = path:sub(1, 1) == "/" and path or (os.getenv "PWD" or "") .. "/" .. path
+    end
+    members[2] = values[2] and { "paths", values } or { "path", values[1] }
   elseif request ~= "errors" and values[1] then
     members[2] = { "client", values[1] }
   end
-  if values[2] then members[3] = { "label", values[2] } end
+  if request == "label" then members[3] = { "label", values[2] } end
   local reply, message = ask(given.socket, members)
   if not reply then return arguments.fail("ctl", message) end
   local shown = (given.json and show_json or show)[request]

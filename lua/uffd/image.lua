@@ -62,15 +62,6 @@ local function level(text)
   return nil, "a level of zstd, -100 to 22"
 end
 
--- An option that may be given several times: a list of all values.
-local function many()
-  local list = {}
-  return function(text)
-    list[#list + 1] = text
-    return list
-  end
-end
-
 local verbs = {}
 
 -- Looking
@@ -200,17 +191,17 @@ local takes = {
   diff = { {}, 2, 2, pair = true },
   verify = { { sample = arguments.integer }, 1 },
   index = { { digest = writes.digest }, 1, 1, raw = true },
-  create = { with { size = arguments.bytes, against = many }, 0, 0, raw = true },
-  convert = { with { format = arguments.choice("zstd", "raw"), against = many }, 1 },
+  create = { with { size = arguments.bytes, against = arguments.several(arguments.text) }, 0, 0, raw = true },
+  convert = { with { format = arguments.choice("zstd", "raw"), against = arguments.several(arguments.text) }, 1 },
   compact = { with { keep = arguments.integer }, 1, raw = true },
   commit = { { frame = writes.frame, level = level, digest = writes.digest }, 1, raw = true },
-  rebase = { with { against = many }, 1 },
+  rebase = { with { against = arguments.several(arguments.text) }, 1 },
 }
 
 -- The verb's options, and the words after it; or nil and a sentence.
 local function parse(verb, ...)
   local known = { json = true }
-  for name, value in pairs(takes[verb][1]) do known[name] = value == many and many() or value end
+  for name, value in pairs(takes[verb][1]) do known[name] = value end
   local options, words = arguments.parse(known, ...)
   if not options then return nil, words end
   local least, most = takes[verb][2], takes[verb][3]

@@ -729,11 +729,12 @@ local function needs_pager(what, f)
 end
 
 ---The length of an image, and a number that tells images of the same length apart. It is made of samples of the
----contents (`<uffd_pager.h>` says which), so a copy has the same number. Errors: those of opening and reading it;
----EINVAL neither a regular file nor a block device, or empty; ENOSYS built without the pager.
----@param image string|integer path, or descriptor
+---contents (`<uffd_pager.h>` says which), so a copy has the same number, and so has a compressed image, or a chain, of
+---the same contents. Errors: those of opening and reading it; EINVAL neither a regular file nor a block device, or
+---empty; ENOSYS built without the pager, or layers without images.
+---@param image string|string[]|integer path, paths of layers, the lowest first, or a descriptor
 ---@return integer? length bytes
----@return integer|string identity never 0; or the message
+---@return integer|string identity 0: parts of a compressed image are damaged; or the message
 ---@return integer? errno
 function uffd.image_identity(image)
   local what = "uffd.image_identity"
@@ -750,7 +751,7 @@ uffd.workingset = workingset
 local workingset_options = { image = true, length = true, identity = true, page_size = true }
 
 ---@class uffd.WorkingSetOptions
----@field image? string|integer path or descriptor of the image; or, instead of it:
+---@field image? string|string[]|integer path or descriptor of the image, or its layers; or, instead of it:
 ---@field length? integer|string of the image, bytes
 ---@field identity? integer of the image, as `uffd.image_identity` tells it (default 0: not known)
 ---@field page_size? integer|string bytes, a power of two from 4096 on (default 4096)
@@ -872,8 +873,9 @@ end
 ---@field mode? integer|string
 ---a user who may connect, beside root and the pager's own
 ---@field uid? integer
----path of the contents; without it, the resolver function makes them all
----@field image? string
+---path of the contents (a raw file, a zstd file, or an increment, whose parents are looked for), or a list of layers,
+---the lowest first, as `uffd.image` takes it; without it, the resolver function makes all contents
+---@field image? string|string[]
 ---Makes the resolver of a client, in its worker, before its first fault. `image` is nil without an image. It is called
 ---again when another worker takes over. Without `worker`, a worker is a forked copy of this program: resolvers and
 ---memories that were made before the fork cannot be used in it, so make them here. To fail, raise an error, or return

@@ -20,7 +20,7 @@ PATH; programs that it starts are watched as well, each on its own.
                         several times for several mappings: they are handed over together, once
                         the last is there, and who touches one before that waits
   --door SOCKET         of a pager that runs already: PROGRAM takes the place of this one
-  --image FILE          what the memory holds: a pager is started, and ends with PROGRAM
+  --image FILE          what the memory holds, as for uffd-lua serve: a pager is started, and ends with PROGRAM
   --policy FILE         with --image: a Lua chunk that makes the resolver of a client
   --around, --prefetch, --record, --replay, --rate, --workers, --watchdog, --control
                         with --image: as for uffd-lua serve
@@ -136,10 +136,10 @@ local function pager_options(given, door)
   local options, command = { socket = door }, { core.program(), "serve", "--socket", door }
   for _, name in ipairs(passed) do
     local value = given[name]
-    if value ~= nil then
-      if name ~= "policy" then options[name] = value end
+    if name ~= "policy" then options[name] = value end
+    for _, word in ipairs(type(value) == "table" and value or { value }) do -- nil: none
       command[#command + 1] = "--" .. name
-      if value ~= true then command[#command + 1] = tostring(value) end
+      if word ~= true then command[#command + 1] = tostring(word) end
     end
   end
   options.worker = command
@@ -241,7 +241,8 @@ local function known_options()
   end
   return {
     help = true, h = "help", list = true, figures = true, prefetch = true,
-    memory = add_memory, door = arguments.text, image = arguments.text, policy = arguments.text, around = around,
+    memory = add_memory, door = arguments.text, around = around,
+    image = arguments.several(arguments.text), policy = arguments.text,
     record = arguments.text, replay = arguments.text, control = arguments.text, rate = arguments.bytes,
     workers = arguments.integer, watchdog = arguments.integer,
   }

@@ -7,14 +7,15 @@ local config = require "uffd.serve_config"
 local figures = require "uffd.figures"
 local json = require "uffd.json"
 
-local usage = "serve --socket PATH [--image FILE] [options] [--policy FILE.lua [ARGS]]"
+local usage = "serve --socket PATH [--image FILE]... [options] [--policy FILE.lua [ARGS]]"
 local help = [[
 usage: uffd-lua ]] .. usage .. "\n" .. [[
 Answers the page faults of processes that hand over their userfaultfd at a socket, as Firecracker does and uffd.handoff.
   --socket PATH[,mode=OCTAL][,uid=N]
                         a front door; a stale socket is replaced. It may be given several times, and each may have a
                         mode and a user of its own instead of those of --mode and --uid
-  --image FILE          what their memory holds
+  --image FILE          what their memory holds: a raw file, a zstd file, or an increment, whose parents are looked for;
+                        several times for a stack of layers, the lowest first
   --policy FILE [ARGS]  a Lua chunk that makes the resolver of a client: it is called in a worker, with the client, the
                         image and ARGS, and returns a resolver; without an image it must make everything
   --workers N           worker processes (1)
@@ -100,7 +101,7 @@ local known = {
   log = arguments.choice("error", "warning", "info"),
   once = true, prefetch = true,
   socket = arguments.several(door), control = arguments.text, metrics = arguments.text,
-  image = arguments.text, policy = arguments.text, record = arguments.text, replay = arguments.text,
+  image = arguments.several(arguments.text), policy = arguments.text, record = arguments.text, replay = arguments.text,
   workers = arguments.range(1, 64), uid = user, watchdog = count,
   hang = arguments.milliseconds, ["control-uid"] = user, ["control-mode"] = octal,
   ["max-regions"] = count, ["max-bytes"] = count_of_bytes,

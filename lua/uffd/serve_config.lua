@@ -83,15 +83,25 @@ local function ask(resolver, size)
   return "the first page can be had"
 end
 
+-- The resolver of an image as the pager opens it: one raw file as it is, all else as layers.
+local function open_image(paths)
+  if not core.image_open and #paths == 1 then return uffd.resolver.file(paths[1]) end
+  local image, message = uffd.image(paths)
+  if not image then return nil, message end
+  local top, count = image:layer(1), image:info().layers
+  if count == 1 and top.format == "raw" and not top.indexed then return uffd.resolver.file(paths[1]) end
+  return image.resolver
+end
+
 -- Tells what the options would do, without a socket. The exit code.
 function config.check(given, resolver_of, fail)
   local image, message
   local size = ALONE
   if given.image then
-    image, message = uffd.resolver.file(given.image)
+    image, message = open_image(given.image)
     if not image then return fail(message) end
     size = image.size
-    print(("image: %s, %d bytes"):format(given.image, size))
+    print(("image: %s, %d bytes"):format(table.concat(given.image, " + "), size))
   end
   if given.replay then
     local set
@@ -118,7 +128,7 @@ function config.check(given, resolver_of, fail)
   end
   local answer
   answer, message = ask(resolver, math.max(size, 1))
-  if not answer then return fail(("%s: %s"):format(given.policy or given.image, message)) end
+  if not answer then return fail(("%s: %s"):format(given.policy or given.image[#given.image], message)) end
   print(("%s: %s"):format(given.policy or "client", answer))
   return 0
 end

@@ -155,7 +155,7 @@ static void what_is_no_listening_socket_is_refused(void) {
 }
 
 static void the_pager_stores_what_it_needs(void) {
-  static const char *const expected[] = {"image1.paper", "image1.file", "door.socket"};
+  static const char *const expected[] = {"image1.paper", "image1.list", "image1.file", "door1.socket"};
   struct setup setup;
   struct uffd_pager_opts opts = set_up(&setup);
   char text[256], line[64];
@@ -176,7 +176,7 @@ static void the_pager_stores_what_it_needs(void) {
   CHECK_OK(uffd_pager_drain(setup.pager));
   CHECK_OK(uffd_pager_step(setup.pager, 0));
   CHECK(hear(&setup, text, sizeof(text), &has_fd) && !has_fd);
-  CHECK(strcmp(text, "FDSTOREREMOVE=1\nFDNAME=door.socket") == 0);
+  CHECK(strcmp(text, "FDSTOREREMOVE=1\nFDNAME=door1.socket") == 0);
   tear_down(&setup);
 }
 

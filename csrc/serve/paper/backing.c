@@ -1,5 +1,5 @@
 /*
- * Backing files: opened once, leased where the kernel allows it, looked at otherwise.
+ * Backings: their files opened once, leased where the kernel allows it, looked at otherwise.
  */
 #include "serve/paper/backing.h"
 
@@ -7,22 +7,24 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "serve/paper/layers.h"
 #include "uffd_pager.h"
 
-#define TICK_NS 20000000 /* the kernel's file times have steps of up to 10 ms */
+#define TICK_NS     20000000 /* the kernel's file times have steps of up to 10 ms */
+#define FILES_LIMIT 64u
 
 /* What travels in the message's text. */
 struct packed {
   uint64_t length, identity;
-  struct uffd_stamp stamp;
-  uint32_t leased, sealed;
+  uint32_t count, layered, replay;
   char name[256];
 };
-_Static_assert(sizeof(struct packed) < UFFD_MESSAGE_TEXT, "a backing file fits into a message");
+_Static_assert(sizeof(struct packed) < UFFD_MESSAGE_TEXT, "a backing fits into a message");
 
 /* The signal that tells of a writer is one that is ignored by default: the lease is looked at instead. */
 static bool take_lease(int fd) {
@@ -44,83 +46,240 @@ static void let_times_settle(int fd) {
   if (age < TICK_NS) (void)nanosleep(&step, NULL);
 }
 
-static int examine(struct uffd_backing *backing) {
-  uffd_resolver *resolver;
-  int result = uffd_resolver_file_fd(backing->fd, NULL, &resolver); /* refuses what workers could not serve */
-  if (result < 0) return result;
-  uffd_resolver_close(resolver);
-  backing->sealed = is_sealed(backing->fd);
-  backing->leased = !backing->sealed && take_lease(backing->fd);
-  if (!uffd_backing_is_safe(backing)) let_times_settle(backing->fd);
-  result = uffd_stamp_take(backing->fd, &backing->stamp);
-  return result < 0 ? result : uffd_image_identity(backing->fd, &backing->length, &backing->identity);
+static uint64_t bytes_of(const struct uffd_backing *backing) {
+  return backing->count * sizeof(*backing->files);
 }
 
-int uffd_backing_open(const char *path, struct uffd_backing *backing) {
-  *backing = (struct uffd_backing){.fd = -1, .replay_fd = -1};
-  snprintf(backing->name, sizeof(backing->name), "%s", path);
-  backing->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe must not wait for its other end */
-  if (backing->fd < 0) return fail(errno, "%s: %s.", path, strerror(errno));
-  int result = examine(backing);
+/* The file as it is from now on. */
+static int guard(struct uffd_backing_file *file) {
+  file->sealed = is_sealed(file->fd);
+  file->leased = !file->sealed && take_lease(file->fd);
+  if (!uffd_backing_is_safe(file)) let_times_settle(file->fd);
+  return uffd_stamp_take(file->fd, &file->stamp);
+}
+
+static int open_raw(const char *path, struct uffd_backing *backing) {
+  uffd_resolver *resolver;
+  backing->files = NEW(struct uffd_backing_file);
+  if (backing->files == NULL) return fail(ENOMEM, "No memory for an image.");
+  backing->count = 1;
+  struct uffd_backing_file *file = backing->files;
+  file->sidecar_fd = -1;
+  snprintf(file->path, sizeof(file->path), "%s", path);
+  file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe must not wait for its other end */
+  if (file->fd < 0) return fail(errno, "%s.", strerror(errno));
+  int result = uffd_resolver_file_fd(file->fd, NULL, &resolver); /* refuses what workers could not serve */
+  if (result < 0) return result;
+  uffd_resolver_close(resolver);
+  result = guard(file);
+  return result < 0 ? result : uffd_image_identity(file->fd, &backing->length, &backing->identity);
+}
+
+/* What was read of a layer before its lease was taken must still be so. */
+static int open_layers(const char *const *paths, struct uffd_backing *backing) {
+  int result = uffd_layers_open(paths, backing);
+  for (uint32_t i = 0; result == 0 && i < backing->count; i++) {
+    struct uffd_backing_file *file = &backing->files[i];
+    const struct uffd_stamp before = file->stamp;
+    result = guard(file);
+    if (result == 0 && !uffd_stamp_holds(file->fd, &before)) {
+      result = fail(ESTALE, "%s was changed while it was opened.", file->path);
+    }
+  }
+  return result;
+}
+
+/* A copy of the list for other processes. */
+static int make_list(struct uffd_backing *backing) {
+  backing->list_fd = memfd_create("uffd-files", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (backing->list_fd < 0) return fail(errno, "No descriptor for an image: %s.", strerror(errno));
+  int result =
+      uffd_write_exactly(backing->list_fd, "the list of an image's files", 0, backing->files, bytes_of(backing));
+  if (result == 0) (void)fcntl(backing->list_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
+  return result;
+}
+
+/* The layers as one name: that of the top, and how many are below it. */
+static void set_name(struct uffd_backing *backing, const char *const *paths) {
+  const char *top = paths[0];
+  size_t count = 1;
+  for (; paths[count] != NULL; count++) {
+    top = paths[count];
+  }
+  if (count == 1) {
+    snprintf(backing->name, sizeof(backing->name), "%s", top);
+  } else {
+    snprintf(backing->name, sizeof(backing->name), "%.200s (%zu layers)", top, count);
+  }
+}
+
+int uffd_backing_open(const char *const *paths, struct uffd_backing *backing) {
+  *backing = (struct uffd_backing){.list_fd = -1, .replay_fd = -1};
+  set_name(backing, paths);
+  bool layered = paths[1] != NULL || uffd_layers_wanted(paths[0]);
+  int result = layered ? open_layers(paths, backing) : open_raw(paths[0], backing);
+  if (result == 0) result = make_list(backing);
   if (result == 0) return 0;
   struct uffd_sentence why = uffd_keep_sentence();
   uffd_backing_close(backing);
-  return fail(-result, "%s: %s", path, why.text);
+  if (!layered) return fail(-result, "%s: %s", paths[0], why.text);
+  uffd_restore_sentence(&why);
+  return result;
 }
 
-bool uffd_backing_is_safe(const struct uffd_backing *backing) {
-  return backing->leased || backing->sealed;
+bool uffd_backing_is_safe(const struct uffd_backing_file *file) {
+  return file->leased != 0 || file->sealed != 0;
+}
+
+enum uffd_backing_state uffd_backing_look_at(const struct uffd_backing_file *file) {
+  bool leased = file->leased != 0;
+  if (file->sealed != 0 || (leased && fcntl(file->fd, F_GETLEASE) == F_RDLCK)) return UFFD_BACKING_INTACT;
+  if (!uffd_stamp_holds(file->fd, &file->stamp)) return UFFD_BACKING_CHANGED;
+  return leased ? UFFD_BACKING_WANTED : UFFD_BACKING_INTACT;
 }
 
 enum uffd_backing_state uffd_backing_look(const struct uffd_backing *backing) {
-  if (backing->sealed || (backing->leased && fcntl(backing->fd, F_GETLEASE) == F_RDLCK)) return UFFD_BACKING_INTACT;
-  if (!uffd_stamp_holds(backing->fd, &backing->stamp)) return UFFD_BACKING_CHANGED;
-  return backing->leased ? UFFD_BACKING_WANTED : UFFD_BACKING_INTACT;
+  enum uffd_backing_state worst = UFFD_BACKING_INTACT;
+  for (uint32_t i = 0; i < backing->count; i++) {
+    enum uffd_backing_state state = uffd_backing_look_at(&backing->files[i]);
+    if (state > worst) worst = state;
+  }
+  return worst;
+}
+
+bool uffd_backing_same(const struct uffd_backing *backing, const struct uffd_backing *other) {
+  if (backing->count != other->count || backing->layered != other->layered || backing->identity != other->identity ||
+      backing->length != other->length || (backing->replay_fd >= 0) != (other->replay_fd >= 0)) {
+    return false;
+  }
+  for (uint32_t i = 0; i < backing->count; i++) {
+    const struct uffd_backing_file *one = &backing->files[i], *two = &other->files[i];
+    if (!uffd_stamp_holds(one->fd, &two->stamp) || memcmp(one->id, two->id, sizeof(one->id)) != 0) return false;
+  }
+  return true;
 }
 
 void uffd_backing_yield(struct uffd_backing *backing) {
-  if (backing->leased) (void)fcntl(backing->fd, F_SETLEASE, F_UNLCK);
+  for (uint32_t i = 0; i < backing->count; i++) {
+    if (backing->files[i].leased != 0) (void)fcntl(backing->files[i].fd, F_SETLEASE, F_UNLCK);
+  }
 }
 
 void uffd_backing_close(struct uffd_backing *backing) {
-  uffd_close_fds(&backing->fd, 1);
+  for (uint32_t i = 0; i < backing->count; i++) {
+    uffd_close_fds(&backing->files[i].fd, 1);
+    uffd_close_fds(&backing->files[i].sidecar_fd, 1);
+  }
+  uffd_release(backing->files, bytes_of(backing));
+  backing->files = NULL;
+  backing->count = 0;
+  uffd_close_fds(&backing->list_fd, 1);
   uffd_close_fds(&backing->replay_fd, 1);
 }
 
 uint32_t uffd_backing_write(const struct uffd_backing *backing, struct uffd_message *message, int *fds) {
   struct packed packed = {.length = backing->length,
                           .identity = backing->identity,
-                          .stamp = backing->stamp,
-                          .leased = backing->leased,
-                          .sealed = backing->sealed};
+                          .count = backing->count,
+                          .layered = backing->layered,
+                          .replay = backing->replay_fd >= 0};
+  uint32_t count = 0;
   memcpy(packed.name, backing->name, sizeof(packed.name));
-  *message = (struct uffd_message){.kind = UFFD_SAY_IMAGE, .number = backing->number};
+  *message = (struct uffd_message){.version = UFFD_CHANNEL_VERSION, .kind = UFFD_SAY_IMAGE, .number = backing->number};
   memcpy(message->text, &packed, sizeof(packed));
-  fds[0] = backing->fd;
-  fds[1] = backing->replay_fd;
-  return backing->replay_fd >= 0 ? 2 : 1;
+  fds[count++] = backing->list_fd;
+  for (uint32_t i = 0; i < backing->count; i++) {
+    fds[count++] = backing->files[i].fd;
+    if (backing->files[i].sidecar_fd >= 0) fds[count++] = backing->files[i].sidecar_fd;
+  }
+  if (backing->replay_fd >= 0) fds[count++] = backing->replay_fd;
+  return count;
+}
+
+/* The list; its descriptors follow. */
+static int read_list(struct uffd_backing *backing) {
+  struct stat status;
+  uint64_t bytes = bytes_of(backing);
+  backing->files = uffd_alloc(bytes);
+  if (backing->files == NULL) {
+    backing->count = 0;
+    return fail(ENOMEM, "No memory for an image.");
+  }
+  bool whole = fstat(backing->list_fd, &status) == 0 && (uint64_t)status.st_size == bytes &&
+               pread(backing->list_fd, backing->files, bytes, 0) == (ssize_t)bytes;
+  for (uint32_t i = 0; i < backing->count; i++) {
+    struct uffd_backing_file *file = &backing->files[i];
+    file->path[sizeof(file->path) - 1] = '\0';
+    file->fd = file->sidecar_fd = -1; /* of this process, later */
+  }
+  return whole ? 0 : fail(EPROTO, "The list of an image's files is of another version.");
+}
+
+static int take(int *fd) {
+  int taken = *fd;
+  *fd = -1;
+  return taken;
+}
+
+static int take_all(const struct uffd_message *message, int *fds, struct uffd_backing *backing, bool replay) {
+  uint32_t next = 1;
+  for (uint32_t i = 0; i < backing->count; i++) {
+    struct uffd_backing_file *file = &backing->files[i];
+    bool indexed = file->indexed != 0;
+    if (next < message->fds_count) file->fd = take(&fds[next++]);
+    if (indexed && next < message->fds_count) file->sidecar_fd = take(&fds[next++]);
+    if (file->fd < 0 || (indexed && file->sidecar_fd < 0)) return fail(EPROTO, "An image came without a descriptor.");
+  }
+  if (replay && next < message->fds_count) backing->replay_fd = take(&fds[next++]);
+  return 0;
 }
 
 int uffd_backing_read(const struct uffd_message *message, int *fds, struct uffd_backing *backing) {
   struct packed packed;
-  *backing = (struct uffd_backing){.number = message->number, .fd = -1, .replay_fd = -1};
-  if (message->fds_count < 1 || message->fds_count > 2) return fail(EPROTO, "An image came without its descriptor.");
+  *backing = (struct uffd_backing){.number = message->number, .list_fd = -1, .replay_fd = -1};
+  if (message->version != UFFD_CHANNEL_VERSION) return fail(EPROTO, "It is of another version of the pager.");
+  if (message->fds_count > UFFD_MESSAGE_FDS) return fail(EPROTO, "An image came with too many descriptors.");
+  memcpy(&packed, message->text, sizeof(packed));
   for (uint32_t i = 0; i < message->fds_count; i++) {
     if (fds[i] < 0) return fail(EMFILE, "A worker has no descriptors left for an image: raise its limit (ulimit -n).");
   }
-  memcpy(&packed, message->text, sizeof(packed));
+  if (message->fds_count < 2 || packed.count == 0 || packed.count > FILES_LIMIT) {
+    return fail(EPROTO, "An image came without its descriptors.");
+  }
   backing->length = packed.length;
   backing->identity = packed.identity;
-  backing->stamp = packed.stamp;
-  backing->leased = packed.leased != 0;
-  backing->sealed = packed.sealed != 0;
+  backing->layered = packed.layered;
   memcpy(backing->name, packed.name, sizeof(backing->name));
   backing->name[sizeof(backing->name) - 1] = '\0';
-  backing->fd = fds[0];
-  fds[0] = -1;
-  if (message->fds_count == 2) {
-    backing->replay_fd = fds[1];
-    fds[1] = -1;
-  }
-  return 0;
+  backing->count = packed.count;
+  backing->list_fd = take(&fds[0]);
+  int result = read_list(backing);
+  if (result == 0) result = take_all(message, fds, backing, packed.replay != 0);
+  if (result == 0) return 0;
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_backing_close(backing);
+  uffd_restore_sentence(&why);
+  return result;
+}
+
+static int identify_raw(const char *path, uint64_t *length, uint64_t *identity) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe must not wait for its other end */
+  if (fd < 0) return fail(errno, "Cannot open %s: %s.", path, strerror(errno));
+  int result = uffd_image_identity(fd, length, identity);
+  close(fd);
+  return result;
+}
+
+int uffd_layers_identity(const char *const *paths, uint64_t *length, uint64_t *identity) {
+  struct uffd_backing backing = {.list_fd = -1, .replay_fd = -1};
+  if (paths == NULL || paths[0] == NULL) return fail(EINVAL, "No image: give the path of at least one file.");
+  if (length == NULL || identity == NULL) return fail(EINVAL, "There is nowhere to put the identity.");
+  if (paths[1] == NULL && !uffd_layers_wanted(paths[0])) return identify_raw(paths[0], length, identity);
+  int result = uffd_layers_open(paths, &backing);
+  *length = backing.length;
+  *identity = backing.identity;
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_backing_close(&backing);
+  uffd_restore_sentence(&why);
+  return result;
 }

@@ -9,9 +9,10 @@
 
 #include "serve/paper/descriptors.h"
 
-#define UFFD_CHANNEL_VERSION 3u
-#define UFFD_MESSAGE_FDS     (3 + UFFD_HANDSHAKE_FDS)
-#define UFFD_MESSAGE_TEXT    472u /* bytes */
+#define UFFD_CHANNEL_VERSION 4u
+#define UFFD_MESSAGE_FDS                                                                                               \
+  (2 + 2 * 64)                 /* an image's: its list, two of each layer, a working set. The kernel's limit is 253 */
+#define UFFD_MESSAGE_TEXT 472u /* bytes */
 
 enum {
   /* to the worker */
@@ -56,6 +57,8 @@ struct uffd_message {
   uint32_t reserved;
   char text[UFFD_MESSAGE_TEXT];
 };
+
+_Static_assert(UFFD_MESSAGE_FDS >= 3 + UFFD_HANDSHAKE_FDS, "a client's descriptors fit");
 
 /* Both ends, O_CLOEXEC. */
 int uffd_channel_open(int ends[2]);

@@ -78,20 +78,42 @@ static uint64_t next_of(const struct relics *relics, const char *what, const cha
   return next != UINT64_MAX ? next : 0;
 }
 
+/* The descriptors of an image, in the order of its message: see uffd_backing_write(). Their count. */
+static uint32_t take_image(const struct relics *relics, uint64_t number, int *fds) {
+  uint32_t count = 0;
+  char part[16];
+  fds[count++] = take(relics, "image", number, "list");
+  fds[count++] = take(relics, "image", number, "file");
+  fds[count] = take(relics, "image", number, "index");
+  if (fds[count] >= 0) count++;
+  for (uint32_t i = 1; count + 2 < UFFD_MESSAGE_FDS; i++) {
+    snprintf(part, sizeof(part), "file%u", i);
+    fds[count] = take(relics, "image", number, part);
+    if (fds[count] < 0) break;
+    count++;
+    snprintf(part, sizeof(part), "index%u", i);
+    fds[count] = take(relics, "image", number, part);
+    if (fds[count] >= 0) count++;
+  }
+  fds[count] = take(relics, "image", number, "replay");
+  return fds[count] >= 0 ? count + 1 : count;
+}
+
 static void adopt_image(uffd_pager *pager, const struct relics *relics, uint64_t number) {
   struct uffd_message message = {0};
-  int paper = take(relics, "image", number, "paper");
-  int fds[2] = {take(relics, "image", number, "file"), take(relics, "image", number, "replay")};
+  int fds[UFFD_MESSAGE_FDS], paper = take(relics, "image", number, "paper");
+  memset(fds, -1, sizeof(fds));
+  uint32_t count = take_image(relics, number, fds);
   bool read = paper >= 0 && pread(paper, &message, sizeof(message), 0) == (ssize_t)sizeof(message);
   uffd_close_fds(&paper, 1);
   message.number = number;
-  message.fds_count = fds[1] >= 0 ? 2 : 1;
+  message.fds_count = count;
   int result = read ? uffd_image_adopt(pager, &message, fds) : fail(EPROTO, "Nothing is known of it.");
   if (result < 0) {
     uffd_report(pager, UFFD_REPORT_ERROR, -result, NULL, NULL,
                 "Image %" PRIu64 " of a supervisor that has ended cannot be taken over: %s", number, uffd_errmsg());
   }
-  uffd_close_fds(fds, 2);
+  uffd_close_fds(fds, UFFD_MESSAGE_FDS);
 }
 
 static void adopt_client(uffd_pager *pager, const struct relics *relics, uint64_t id) {

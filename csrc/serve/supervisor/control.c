@@ -15,8 +15,8 @@
  *   kill, complete, label   {"request":"label","client":3,"label":"web"}: {"ok":true}; see uffd_pager_kill()
  *   drain    {"ok":true}, and the pager drains, as uffd_pager_drain() does
  *   reload   {"ok":true}, and workers are replaced, as uffd_pager_reload() does
- *
- *   image    with "path": new clients get this image; the reply comes when it has been opened, or could not be
+ *   image    with "path", or "paths" of layers, the lowest first: new clients get this image; the reply comes when it
+ *            has been opened, or could not be
  *
  * drain, reload, kill, complete, label and image are orders: see control.h. The names in stats are those of struct
  * uffd_stats. What cannot be done is
@@ -37,7 +37,7 @@
 #include "serve/door/listen.h"
 #include "serve/supervisor/image.h"
 
-enum { VISITORS = 16, REQUEST_MAX = 4096, STEP_EVENTS = 32 };
+enum { VISITORS = 16, REQUEST_MAX = 4096, STEP_EVENTS = 32, LAYERS = 64 };
 
 /* A connection to the control socket. */
 struct visitor {
@@ -254,11 +254,29 @@ static json_t *reload(struct uffd_control *control, const json_t *asked) {
   return tell_result(uffd_pager_reload(control->pager));
 }
 
+/* What is asked for, up to NULL; false: it is none, or too many. */
+static bool read_paths(const json_t *asked, const char *paths[LAYERS + 1]) {
+  const json_t *list = json_object_get(asked, "paths");
+  size_t count = json_array_size(list);
+  paths[0] = json_string_value(json_object_get(asked, "path"));
+  paths[1] = NULL;
+  if (list == NULL) return paths[0] != NULL && paths[0][0] != '\0';
+  if (count == 0 || count > LAYERS || paths[0] != NULL) return false;
+  for (size_t i = 0; i < count; i++) {
+    paths[i] = json_string_value(json_array_get(list, i));
+    if (paths[i] == NULL || paths[i][0] == '\0') return false;
+  }
+  paths[count] = NULL;
+  return true;
+}
+
 /* NULL: its reply comes when the image has been opened. */
 static json_t *open_image(struct uffd_control *control, const json_t *asked) {
-  const char *path = json_string_value(json_object_get(asked, "path"));
-  if (path == NULL || path[0] == '\0') return failure("The request image has the file's name as \"path\".");
-  int result = uffd_pager_image(control->pager, path);
+  const char *paths[LAYERS + 1];
+  if (!read_paths(asked, paths)) {
+    return failure("The request image has the file's name as \"path\", or the names of up to 64 layers as \"paths\".");
+  }
+  int result = uffd_pager_images(control->pager, paths);
   return result < 0 ? failure(uffd_errmsg()) : NULL;
 }
 

@@ -56,9 +56,7 @@ static void drop_unused(uffd_pager *pager) {
 /* Is it the newest one again, the same file and unchanged since? */
 static bool is_current(const uffd_pager *pager, const struct uffd_image *image) {
   const struct uffd_image *current = pager->images;
-  return current != NULL && uffd_stamp_holds(image->backing.fd, &current->backing.stamp) &&
-         current->backing.identity == image->backing.identity &&
-         (current->backing.replay_fd >= 0) == (image->backing.replay_fd >= 0);
+  return current != NULL && uffd_backing_same(&image->backing, &current->backing);
 }
 
 static void take_in(uffd_pager *pager, struct uffd_image *image) {
@@ -73,10 +71,10 @@ static void take_in(uffd_pager *pager, struct uffd_image *image) {
   drop_unused(pager);
 }
 
-int uffd_image_change(uffd_pager *pager, const char *path, const char *replay) {
+int uffd_image_change(uffd_pager *pager, const char *const *paths, const char *replay) {
   struct uffd_image *image = NEW(struct uffd_image);
   if (image == NULL) return fail(ENOMEM, "No memory for an image.");
-  int result = uffd_backing_open(path, &image->backing);
+  int result = uffd_backing_open(paths, &image->backing);
   if (result == 0) result = open_replay(&image->backing, replay);
   if (result < 0) {
     struct uffd_sentence why = uffd_keep_sentence();
@@ -90,9 +88,45 @@ int uffd_image_change(uffd_pager *pager, const char *path, const char *replay) {
 
 /* ---- a new image for new clients */
 
+/* What is being opened: paths up to NULL. */
+struct wanted {
+  size_t count;
+  const char **paths;
+};
+
+static void forget_wanted(void *ctx) {
+  struct wanted *wanted = ctx;
+  for (size_t i = 0; wanted->paths != NULL && i < wanted->count && wanted->paths[i] != NULL; i++) {
+    uffd_release((void *)(uintptr_t)wanted->paths[i], strlen(wanted->paths[i]) + 1);
+  }
+  uffd_release(wanted->paths, (wanted->count + 1) * sizeof(*wanted->paths));
+  DELETE(wanted);
+}
+
+/* NULL: no memory. */
+static struct wanted *copy_paths(const char *const *paths) {
+  struct wanted *wanted = NEW(struct wanted);
+  if (wanted == NULL) return NULL;
+  while (paths[wanted->count] != NULL) {
+    wanted->count++;
+  }
+  wanted->paths = uffd_alloc((wanted->count + 1) * sizeof(*wanted->paths));
+  for (size_t i = 0; wanted->paths != NULL && i < wanted->count; i++) {
+    size_t length = strlen(paths[i]) + 1;
+    char *copy = uffd_alloc(length);
+    if (copy == NULL) break;
+    memcpy(copy, paths[i], length);
+    wanted->paths[i] = copy;
+  }
+  if (wanted->paths != NULL && (wanted->count == 0 || wanted->paths[wanted->count - 1] != NULL)) return wanted;
+  forget_wanted(wanted);
+  return NULL;
+}
+
 static int open_here(void *ctx, struct uffd_message *message, int *fds) {
   struct uffd_backing backing;
-  int result = uffd_backing_open(ctx, &backing);
+  const struct wanted *wanted = ctx;
+  int result = uffd_backing_open(wanted->paths, &backing);
   if (result == 0) {
     uint32_t count = uffd_backing_write(&backing, message, fds);
     message->fds_count = count;
@@ -110,9 +144,12 @@ static void opened(uffd_pager *pager, void *ctx, const struct uffd_message *mess
   int result = image != NULL ? read_answer(message, fds, image) : fail(ENOMEM, "No memory for an image.");
   pager->opening = false;
   pager->opened = (struct uffd_sentence){.text = ""};
+  (void)ctx;
   if (result == 0) {
+    char name[sizeof(image->backing.name)];
+    memcpy(name, image->backing.name, sizeof(name));
     take_in(pager, image);
-    uffd_report(pager, UFFD_REPORT_IMAGE, 0, NULL, NULL, "New clients get the image %s.", (const char *)ctx);
+    uffd_report(pager, UFFD_REPORT_IMAGE, 0, NULL, NULL, "New clients get the image %s.", name);
   } else {
     pager->opened = uffd_keep_sentence();
     uffd_report(pager, UFFD_REPORT_ERROR, -result, NULL, NULL, "New clients get the image that they got before: %s",
@@ -121,23 +158,23 @@ static void opened(uffd_pager *pager, void *ctx, const struct uffd_message *mess
   }
 }
 
-static void forget_path(void *path) {
-  uffd_release(path, strlen(path) + 1);
+int uffd_pager_images(uffd_pager *pager, const char *const *paths) {
+  if (pager->pid != getpid()) return fail(EOWNERDEAD, "This pager belongs to the parent process.");
+  if (paths == NULL || paths[0] == NULL) return fail(EINVAL, "No image: give the path of at least one file.");
+  if (pager->images == NULL) return fail(EINVAL, "This pager has no image: its resolver makes all contents.");
+  if (pager->opening) return fail(EBUSY, "Another image is being opened.");
+  struct wanted *wanted = copy_paths(paths);
+  if (wanted == NULL) return fail(ENOMEM, "No memory for an image.");
+  const struct uffd_helper_work work = {open_here, opened, forget_wanted, wanted, -1};
+  int result = uffd_helper_start(pager, &work);
+  if (result < 0) forget_wanted(wanted);
+  pager->opening = result == 0;
+  return result;
 }
 
 int uffd_pager_image(uffd_pager *pager, const char *path) {
-  if (pager->pid != getpid()) return fail(EOWNERDEAD, "This pager belongs to the parent process.");
-  if (pager->images == NULL) return fail(EINVAL, "This pager has no image: its resolver makes all contents.");
-  if (pager->opening) return fail(EBUSY, "Another image is being opened.");
-  size_t length = strlen(path) + 1;
-  char *copy = uffd_alloc(length);
-  if (copy == NULL) return fail(ENOMEM, "No memory for an image.");
-  memcpy(copy, path, length);
-  const struct uffd_helper_work work = {open_here, opened, forget_path, copy, -1};
-  int result = uffd_helper_start(pager, &work);
-  if (result < 0) uffd_release(copy, length);
-  pager->opening = result == 0;
-  return result;
+  const char *const paths[] = {path, NULL};
+  return uffd_pager_images(pager, paths);
 }
 
 bool uffd_images_opening(const uffd_pager *pager, const char **why) {
@@ -225,7 +262,7 @@ bool uffd_images_tell(uffd_pager *pager, struct uffd_worker *worker) {
   const struct uffd_image *image;
   while ((image = find_untold(pager, worker)) != NULL) {
     struct uffd_message message;
-    int fds[2];
+    int fds[UFFD_MESSAGE_FDS];
     uint32_t count = uffd_backing_write(&image->backing, &message, fds);
     if (!uffd_worker_say(pager, worker, &message, fds, count)) return false;
     worker->images_told = image->backing.number;

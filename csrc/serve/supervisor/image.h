@@ -14,8 +14,11 @@ struct uffd_image {
   uint32_t clients_count;
 };
 
-/* Makes the file the current image. replay: path of a working set of it, or NULL. Errors: those of opening them. */
-int uffd_image_change(uffd_pager *pager, const char *path, const char *replay);
+/*
+ * Makes the layers, whose paths are up to NULL, the current image. replay: path of a working set of it, or NULL.
+ * Errors: those of opening them.
+ */
+int uffd_image_change(uffd_pager *pager, const char *const *paths, const char *replay);
 /* An image that a dead supervisor had: its message to workers. Takes the descriptors when it succeeds. */
 int uffd_image_adopt(uffd_pager *pager, const struct uffd_message *message, int *fds);
 struct uffd_image *uffd_image_find(const uffd_pager *pager, uint64_t number); /* NULL: none */

@@ -142,28 +142,44 @@ void uffd_keep_drop_client(uffd_pager *pager, const struct uffd_supervised *clie
 /* What a worker is told of it, as a file. */
 static int write_paper(const struct uffd_image *image) {
   struct uffd_message message;
-  int fds[2], fd = memfd_create("uffd-image", MFD_CLOEXEC);
+  int fds[UFFD_MESSAGE_FDS], fd = memfd_create("uffd-image", MFD_CLOEXEC);
   message.fds_count = uffd_backing_write(&image->backing, &message, fds);
   if (fd >= 0 && write(fd, &message, sizeof(message)) == (ssize_t)sizeof(message)) return fd;
   uffd_close_fds(&fd, 1);
   return -1;
 }
 
+/* The names of the lowest layer's descriptors have no number: that file goes last, and what has it has the rest. */
 void uffd_keep_image(uffd_pager *pager, const struct uffd_image *image) {
-  uint64_t number = image->backing.number;
+  const struct uffd_backing *backing = &image->backing;
+  uint64_t number = backing->number;
   if (pager->keep.fd < 0) return;
   int paper = write_paper(image);
   if (paper < 0) report_once(pager, EMFILE, "no descriptor is left");
   store(pager, paper, "image%" PRIu64 ".paper", number);
   uffd_close_fds(&paper, 1);
-  store(pager, image->backing.replay_fd, "image%" PRIu64 ".replay", number);
-  store(pager, image->backing.fd, "image%" PRIu64 ".file", number);
+  store(pager, backing->list_fd, "image%" PRIu64 ".list", number);
+  store(pager, backing->replay_fd, "image%" PRIu64 ".replay", number);
+  for (uint32_t i = backing->count - 1; i > 0; i--) {
+    store(pager, backing->files[i].sidecar_fd, "image%" PRIu64 ".index%u", number, i);
+    store(pager, backing->files[i].fd, "image%" PRIu64 ".file%u", number, i);
+  }
+  store(pager, backing->files[0].sidecar_fd, "image%" PRIu64 ".index", number);
+  store(pager, backing->files[0].fd, "image%" PRIu64 ".file", number);
 }
 
 void uffd_keep_drop_image(uffd_pager *pager, const struct uffd_image *image) {
-  drop(pager, "image%" PRIu64 ".file", image->backing.number);
-  drop(pager, "image%" PRIu64 ".paper", image->backing.number);
-  if (image->backing.replay_fd >= 0) drop(pager, "image%" PRIu64 ".replay", image->backing.number);
+  const struct uffd_backing *backing = &image->backing;
+  uint64_t number = backing->number;
+  drop(pager, "image%" PRIu64 ".file", number);
+  if (backing->files[0].sidecar_fd >= 0) drop(pager, "image%" PRIu64 ".index", number);
+  for (uint32_t i = 1; i < backing->count; i++) {
+    drop(pager, "image%" PRIu64 ".file%u", number, i);
+    if (backing->files[i].sidecar_fd >= 0) drop(pager, "image%" PRIu64 ".index%u", number, i);
+  }
+  drop(pager, "image%" PRIu64 ".paper", number);
+  drop(pager, "image%" PRIu64 ".list", number);
+  if (backing->replay_fd >= 0) drop(pager, "image%" PRIu64 ".replay", number);
 }
 
 void uffd_keep_refused(uffd_pager *pager, uint64_t number, int object_fd) {

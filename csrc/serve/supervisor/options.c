@@ -47,10 +47,15 @@ int uffd_options_check(const struct uffd_pager_opts *opts) {
     int result = check_door(&opts->doors[i]);
     if (result < 0) return result;
   }
-  if (opts->image == NULL && opts->resolver == NULL) {
+  bool image = opts->image != NULL || opts->images != NULL;
+  if (opts->image != NULL && opts->images != NULL) {
+    return fail(EINVAL, "images: a pager has one image: give image or images, not both.");
+  }
+  if (opts->images != NULL && opts->images[0] == NULL) return fail(EINVAL, "images: the list of layers is empty.");
+  if (!image && opts->resolver == NULL) {
     return fail(EINVAL, "image: a pager needs an image, or a resolver that makes all contents.");
   }
-  if (opts->image == NULL && opts->replay != NULL) {
+  if (!image && opts->replay != NULL) {
     return fail(EINVAL, "replay: a working set belongs to an image, and there is none.");
   }
   if (opts->on_crash > UFFD_PAGER_FREEZE) return fail(EINVAL, "on_crash: unknown value %u.", opts->on_crash);
@@ -93,14 +98,14 @@ static size_t count_words(const char *const *command) {
   return count;
 }
 
-static void release_command(const char *const *command, size_t count) {
+static void release_list(const char *const *command, size_t count) {
   for (size_t i = 0; command != NULL && i < count; i++) {
     release_string(command[i]);
   }
   uffd_release((void *)(uintptr_t)command, (count + 1) * sizeof(char *));
 }
 
-static int keep_command(const char *const **command) {
+static int keep_list(const char *const **command) {
   if (*command == NULL) return 0;
   size_t count = count_words(*command);
   const char **copy = uffd_alloc((count + 1) * sizeof(char *));
@@ -110,7 +115,7 @@ static int keep_command(const char *const **command) {
     result = keep_string(&copy[i]);
   }
   if (result < 0) {
-    release_command(copy, count);
+    release_list(copy, count);
     copy = NULL;
   }
   *command = copy;
@@ -162,10 +167,13 @@ int uffd_options_keep(struct uffd_pager_opts *opts) {
       *strings[i] = NULL; /* it is not ours to free */
     }
   }
-  if (result == 0) {
-    result = keep_command(&opts->worker);
-  } else {
-    opts->worker = NULL;
+  const char *const **lists[] = {&opts->worker, &opts->images};
+  for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) {
+    if (result == 0) {
+      result = keep_list(lists[i]);
+    } else {
+      *lists[i] = NULL;
+    }
   }
   if (result < 0) opts->doors = NULL;
   return result < 0 ? result : keep_doors(opts);
@@ -177,5 +185,6 @@ void uffd_options_release(struct uffd_pager_opts *opts) {
     release_string(strings[i]);
   }
   release_doors(opts->doors, opts->doors_count);
-  if (opts->worker != NULL) release_command(opts->worker, count_words(opts->worker));
+  if (opts->worker != NULL) release_list(opts->worker, count_words(opts->worker));
+  if (opts->images != NULL) release_list(opts->images, count_words(opts->images));
 }

@@ -165,8 +165,10 @@ static int open_pager(uffd_pager *pager) {
   if (result == 0) result = uffd_given_open(pager);
   if (result == 0) result = uffd_keep_open(pager);
   if (result == 0) result = uffd_adopt_all(pager);
-  if (result == 0 && pager->opts.image != NULL) {
-    result = uffd_image_change(pager, pager->opts.image, pager->opts.replay);
+  const char *const one[] = {pager->opts.image, NULL}, *const *paths = pager->opts.images;
+  if (paths == NULL && pager->opts.image != NULL) paths = one;
+  if (result == 0 && paths != NULL) {
+    result = uffd_image_change(pager, paths, pager->opts.replay);
   }
   if (result == 0) result = uffd_record_check(pager);
   if (result == 0) result = uffd_links_open(pager);

@@ -26,8 +26,25 @@ static int load_replay(struct uffd_stock *stock) {
   return result;
 }
 
+static int make_resolver(struct uffd_stock *stock) {
+  const struct uffd_backing *backing = &stock->backing;
+  for (uint32_t i = 0; i < backing->count; i++) {
+    if (uffd_backing_is_safe(&backing->files[i])) stock->trusted |= UINT64_C(1) << i;
+  }
+  if (backing->layered == 0) {
+    return uffd_resolver_checked(backing->files[0].fd, &backing->files[0].stamp, stock->trusted != 0, backing->name,
+                                 &stock->resolver);
+  }
+  int result = uffd_layers_read(backing, &stock->layers, &stock->resolver);
+  for (uint32_t i = 0; result == 0 && i < backing->count; i++) {
+    uffd_layers_trust(stock->layers, i, (stock->trusted >> i & 1) != 0);
+  }
+  return result;
+}
+
 static void free_stock(struct uffd_stock *stock) {
   uffd_resolver_close(stock->resolver);
+  uffd_layers_close(stock->layers);
   uffd_backing_close(&stock->backing);
   uffd_release(stock->replay, stock->replay_count * sizeof(*stock->replay));
   DELETE(stock);
@@ -37,11 +54,7 @@ int uffd_supply_add(struct uffd_supply *supply, const struct uffd_message *messa
   struct uffd_stock *stock = NEW(struct uffd_stock);
   if (stock == NULL) return fail(ENOMEM, "No memory for an image.");
   int result = uffd_backing_read(message, fds, &stock->backing);
-  stock->trusted = uffd_backing_is_safe(&stock->backing);
-  if (result == 0) {
-    result = uffd_resolver_checked(stock->backing.fd, &stock->backing.stamp, stock->trusted, stock->backing.name,
-                                   &stock->resolver);
-  }
+  if (result == 0) result = make_resolver(stock);
   if (result < 0) {
     stock->error = -result;
     stock->why = uffd_keep_sentence();
@@ -78,13 +91,24 @@ const struct uffd_stock *uffd_supply_find(const struct uffd_supply *supply, uint
   return NULL;
 }
 
+/* A file that is no longer as it was, or may soon not be, is read with a look at its stamp. */
+static void look(struct uffd_stock *stock) {
+  for (uint32_t i = 0; i < stock->backing.count && stock->resolver != NULL; i++) {
+    if ((stock->trusted >> i & 1) == 0 || uffd_backing_look_at(&stock->backing.files[i]) == UFFD_BACKING_INTACT)
+      continue;
+    if (stock->layers != NULL) {
+      uffd_layers_trust(stock->layers, i, false);
+    } else {
+      uffd_resolver_distrust(stock->resolver);
+    }
+    stock->trusted &= ~(UINT64_C(1) << i);
+  }
+}
+
 void uffd_supply_look(struct uffd_supply *supply) {
   pthread_mutex_lock(&supply->lock);
   for (struct uffd_stock *stock = supply->stocks; stock != NULL; stock = stock->next) {
-    if (!stock->trusted || stock->resolver == NULL) continue;
-    if (uffd_backing_look(&stock->backing) == UFFD_BACKING_INTACT) continue;
-    uffd_resolver_distrust(stock->resolver);
-    stock->trusted = false;
+    look(stock);
   }
   pthread_mutex_unlock(&supply->lock);
 }

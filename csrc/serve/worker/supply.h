@@ -7,17 +7,18 @@
 #include <pthread.h>
 
 #include "base/base.h"
-#include "serve/paper/backing.h"
+#include "serve/paper/layers.h"
 #include "uffd_pager.h"
 
 /* An image in this worker. */
 struct uffd_stock {
   struct uffd_stock *next;
   struct uffd_backing backing;
-  uffd_resolver *resolver; /* NULL: it could not be made */
-  int error;               /* why: an errno */
+  uffd_resolver *resolver;    /* NULL: it could not be made */
+  struct uffd_layers *layers; /* NULL: the resolver is that of one file, which is not layered */
+  int error;                  /* why: an errno */
   struct uffd_sentence why;
-  bool trusted;              /* the resolver gives its contents without looking at the file */
+  uint64_t trusted;          /* a bit a file: the resolver gives its contents without looking at the file */
   struct uffd_range *replay; /* by offset; NULL: no working set is replayed */
   size_t replay_count;
 };

@@ -36,29 +36,43 @@ static int find_length(int fd, uint64_t *length) {
   return *length != 0 ? 0 : fail(EINVAL, "The image is empty.");
 }
 
-static int add_sample(int fd, uint64_t offset, uint64_t length, uint64_t *hash) {
-  _Alignas(SAMPLE) unsigned char sample[SAMPLE]; /* for descriptors with O_DIRECT */
-  uint64_t wanted = min_u64(SAMPLE, length - offset), done = 0;
-  while (done < wanted) {
-    ssize_t count = pread(fd, sample + done, SAMPLE - done, (off_t)(offset + done));
+/* A file's sample. */
+static int read_file(void *ctx, uint64_t offset, unsigned char *bytes, uint64_t length) {
+  int fd = *(const int *)ctx;
+  for (uint64_t done = 0; done < length;) {
+    ssize_t count = pread(fd, bytes + done, SAMPLE - done, (off_t)(offset + done));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return fail(errno, "Cannot read the image at offset %#" PRIx64 ": %s.", offset, strerror(errno));
-    if (count == 0) return fail(EIO, "The image ends before offset %#" PRIx64 ": it has shrunk.", offset + wanted);
+    if (count == 0) return fail(EIO, "The image ends before offset %#" PRIx64 ": it has shrunk.", offset + length);
     done += (uint64_t)count;
   }
-  *hash = uffd_fnv(*hash, sample, wanted);
   return 0;
+}
+
+/* What is hashed. */
+struct sampling {
+  uffd_sample_fn *read;
+  void *ctx;
+  uint64_t length, hash;
+};
+
+static int add_sample(struct sampling *sampling, uint64_t offset) {
+  _Alignas(SAMPLE) unsigned char sample[SAMPLE]; /* for descriptors with O_DIRECT */
+  uint64_t wanted = min_u64(SAMPLE, sampling->length - offset);
+  int result = sampling->read(sampling->ctx, offset, sample, wanted);
+  if (result == 0) sampling->hash = uffd_fnv(sampling->hash, sample, wanted);
+  return result;
 }
 
 /*
  * The data of a sparse image are mostly at its beginning. So a quarter of the samples each comes from the whole image,
  * its first 16th, its first 256th, and its first 4096th.
  */
-static int add_samples(int fd, uint64_t length, uint64_t *hash) {
-  uint64_t blocks = pages_of(length, SAMPLE);
+static int add_samples(struct sampling *sampling) {
+  uint64_t blocks = pages_of(sampling->length, SAMPLE);
   if (blocks <= SCALES * EACH) {
     for (uint64_t block = 0; block < blocks; block++) {
-      int result = add_sample(fd, block * SAMPLE, length, hash);
+      int result = add_sample(sampling, block * SAMPLE);
       if (result < 0) return result;
     }
     return 0;
@@ -66,10 +80,21 @@ static int add_samples(int fd, uint64_t length, uint64_t *hash) {
   for (unsigned scale = 0; scale < SCALES; scale++) {
     uint64_t last = max_u64(blocks >> 4 * scale, 1) - 1;
     for (uint64_t i = 0; i < EACH; i++) {
-      int result = add_sample(fd, last * i / (EACH - 1) * SAMPLE, length, hash);
+      int result = add_sample(sampling, last * i / (EACH - 1) * SAMPLE);
       if (result < 0) return result;
     }
   }
+  return 0;
+}
+
+int uffd_identity_by(uffd_sample_fn *read, void *ctx, uint64_t length, uint64_t *identity) {
+  unsigned char head[8];
+  for (unsigned i = 0; i < sizeof(head); i++)
+    head[i] = (unsigned char)(length >> 8 * i);
+  struct sampling sampling = {read, ctx, length, uffd_fnv(FNV_BASIS, head, sizeof(head))};
+  int result = add_samples(&sampling);
+  if (result < 0) return result;
+  *identity = sampling.hash != 0 ? sampling.hash : 1; /* 0 means an unknown image */
   return 0;
 }
 
@@ -77,14 +102,8 @@ int uffd_image_identity(int fd, uint64_t *length, uint64_t *identity) {
   if (length == NULL || identity == NULL) return fail(EINVAL, "There is nowhere to put the identity.");
   uint64_t found = 0;
   int result = find_length(fd, &found);
-  if (result < 0) return result;
-  unsigned char head[8];
-  for (unsigned i = 0; i < sizeof(head); i++)
-    head[i] = (unsigned char)(found >> 8 * i);
-  uint64_t hash = uffd_fnv(FNV_BASIS, head, sizeof(head));
-  result = add_samples(fd, found, &hash);
+  if (result == 0) result = uffd_identity_by(read_file, &fd, found, identity);
   if (result < 0) return result;
   *length = found;
-  *identity = hash != 0 ? hash : 1; /* 0 means an unknown image */
   return 0;
 }

@@ -32,6 +32,13 @@ int uffd_workingset_open(const char *path); /* a descriptor, or -errno with a se
 /* As uffd_workingset_load(). fd stays the caller's, and keeps its position; path is for sentences. */
 int uffd_workingset_read(int fd, const char *path, uffd_workingset **set);
 
+/*
+ * identity.c: the identity of contents of so many bytes, which read gives: 0, or -errno with a sentence. length is at
+ * most 4096. The identity is that of a file of the same contents.
+ */
+typedef int uffd_sample_fn(void *ctx, uint64_t offset, unsigned char *bytes, uint64_t length);
+int uffd_identity_by(uffd_sample_fn *read, void *ctx, uint64_t length, uint64_t *identity);
+
 /* FNV-1a, 64 bits. hash: FNV_BASIS at first, then the last result. */
 #define FNV_BASIS UINT64_C(0xcbf29ce484222325)
 uint64_t uffd_fnv(uint64_t hash, const void *bytes, size_t length);
