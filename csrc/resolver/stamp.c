@@ -7,9 +7,11 @@
  */
 #include "resolver/stamp.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,6 +28,20 @@ static int look(int fd, struct uffd_stamp *stamp) {
                                .ctime_s = status.st_ctim.tv_sec,
                                .mtime_ns = status.st_mtim.tv_nsec,
                                .ctime_ns = status.st_ctim.tv_nsec};
+  return 0;
+}
+
+static int look_here(int fd, struct uffd_stamp *stamp) {
+  struct statx status;
+  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &status) != 0) return -errno;
+  *stamp = (struct uffd_stamp){.device = makedev(status.stx_dev_major, status.stx_dev_minor),
+                               .inode = status.stx_ino,
+                               .size = status.stx_size,
+                               .links = status.stx_nlink,
+                               .mtime_s = status.stx_mtime.tv_sec,
+                               .ctime_s = status.stx_ctime.tv_sec,
+                               .mtime_ns = status.stx_mtime.tv_nsec,
+                               .ctime_ns = status.stx_ctime.tv_nsec};
   return 0;
 }
 
@@ -49,17 +65,28 @@ int uffd_stamp_take(int fd, struct uffd_stamp *stamp) {
   return result;
 }
 
-/*
- * ctime shows that mtime was set back. It also changes when the file gets or loses a name (for example when another
- * file is renamed over it), which leaves the contents alone.
- */
-bool uffd_stamp_holds(int fd, const struct uffd_stamp *stamp) {
-  struct uffd_stamp now;
-  if (look(fd, &now) != 0) return false;
+static bool is_same(struct uffd_stamp now, const struct uffd_stamp *stamp) {
   if (stamp->links == 0 || now.links != stamp->links) {
     now.links = stamp->links;
     now.ctime_s = stamp->ctime_s;
     now.ctime_ns = stamp->ctime_ns;
   }
   return memcmp(&now, stamp, sizeof(now)) == 0;
+}
+
+/*
+ * ctime shows that mtime was set back. It also changes when the file gets or loses a name (for example when another
+ * file is renamed over it), which leaves the contents alone.
+ */
+bool uffd_stamp_holds(int fd, const struct uffd_stamp *stamp) {
+  struct uffd_stamp now;
+  return look(fd, &now) == 0 && is_same(now, stamp);
+}
+
+/* Where a filter of system calls knows no statx(), fstat() it is. */
+bool uffd_stamp_holds_here(int fd, const struct uffd_stamp *stamp) {
+  struct uffd_stamp now;
+  int result = look_here(fd, &now);
+  if (result == -ENOSYS || result == -EPERM) return uffd_stamp_holds(fd, stamp);
+  return result == 0 && is_same(now, stamp);
 }

@@ -17,5 +17,10 @@ struct uffd_stamp {
 UFFD_SHARED int uffd_stamp_take(int fd, struct uffd_stamp *stamp);
 /* Is the file as it was? The kernel changes the times before it changes the contents. False when fstat() fails too. */
 UFFD_SHARED bool uffd_stamp_holds(int fd, const struct uffd_stamp *stamp);
+/*
+ * The same as far as this machine knows: no server of a network file system is asked, so it does not wait. What was
+ * changed elsewhere is known once uffd_stamp_holds() has asked, in whatever process.
+ */
+UFFD_SHARED bool uffd_stamp_holds_here(int fd, const struct uffd_stamp *stamp);
 
 #endif

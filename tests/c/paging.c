@@ -4,6 +4,8 @@
 #define _GNU_SOURCE
 #include "paging.h"
 
+#include "calls.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -69,6 +71,7 @@ static void look(struct paging_seen *seen) {
 
 static _Noreturn void supervise(struct paging *paging, const struct uffd_pager_opts *opts) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  calls_allow();
   CHECK_OK(uffd_pager_create(opts, &pager));
   struct sigaction action = {.sa_handler = take_signal};
   sigaction(SIGHUP, &action, NULL);
@@ -76,7 +79,9 @@ static _Noreturn void supervise(struct paging *paging, const struct uffd_pager_o
   sigaction(SIGUSR1, &action, NULL);
   int result = 1;
   while (result > 0 && !closing) {
+    atomic_store(&paging->seen->stepping, 1);
     result = uffd_pager_step(pager, 20);
+    atomic_store(&paging->seen->stepping, 0);
     look(paging->seen);
   }
   atomic_store(&paging->seen->over, 1 - result);

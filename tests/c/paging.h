@@ -36,6 +36,7 @@ struct paging_seen {
   struct uffd_client_status clients[PAGING_CLIENTS];
   _Atomic unsigned clients_count;
   struct uffd_client_status last; /* of the last client that went, with its figures */
+  _Atomic int stepping;           /* the supervisor is inside uffd_pager_step() */
   _Atomic int over;               /* 1 + -result of the last step */
   _Atomic unsigned fds;           /* open in the supervisor */
   /* for the tests themselves: zeros at first */

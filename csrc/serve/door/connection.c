@@ -263,6 +263,11 @@ static int check_addresses(uffd_object *object, const struct uffd_handshake *han
 /* uffd_adopt() looks into fdinfo. It needs a copy of the descriptor, because closing the object closes it. */
 static int check_object(int fd, const struct uffd_handshake *handshake) {
   uffd_object *object = NULL;
+  if (!is_userfaultfd(fd)) { /* what /proc tells of other files may wait for a lock: an epoll's, for instance */
+    return fail(
+        EINVAL,
+        "The handshake's first descriptor must be a userfaultfd after its UFFDIO_API: it is not a userfaultfd.");
+  }
   int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (copy < 0) return fail(errno, "No descriptor left for another client: raise ulimit -n.");
   int result = uffd_adopt(copy, &object);

@@ -66,10 +66,19 @@ static int prove(int32_t pid, int pidfd, int object_fd, int fd) {
   return result == 0 && uffd_ready(pidfd, POLLIN) != 0 ? -ESRCH : result;
 }
 
+/* What /proc tells of another file may wait for that file's lock: an epoll's, for instance. */
+static bool is_pidfd(int fd) {
+  char path[64], target[64] = "";
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  if (readlink(path, target, sizeof(target) - 1) <= 0) return false;
+  return strncmp(target, "anon_inode:[pidfd]", 18) == 0 || strncmp(target, "pidfd:", 6) == 0;
+}
+
 /* The number behind a pidfd: 0 it is not visible from here. -EBADF, -ESRCH. */
 static int number_of(int pidfd) {
   char path[64], line[256];
   int pid = -EBADF;
+  if (!is_pidfd(pidfd)) return -EBADF;
   snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
   FILE *file = fopen(path, "re");
   if (file == NULL) return -EBADF;

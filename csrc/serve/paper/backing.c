@@ -82,7 +82,7 @@ static int open_layers(const char *const *paths, struct uffd_backing *backing) {
     struct uffd_backing_file *file = &backing->files[i];
     const struct uffd_stamp before = file->stamp;
     result = guard(file);
-    if (result == 0 && !uffd_stamp_holds(file->fd, &before)) {
+    if (result == 0 && !uffd_stamp_holds_here(file->fd, &before)) {
       result = fail(ESTALE, "%s was changed while it was opened.", file->path);
     }
   }
@@ -134,7 +134,7 @@ bool uffd_backing_is_safe(const struct uffd_backing_file *file) {
 enum uffd_backing_state uffd_backing_look_at(const struct uffd_backing_file *file) {
   bool leased = file->leased != 0;
   if (file->sealed != 0 || (leased && fcntl(file->fd, F_GETLEASE) == F_RDLCK)) return UFFD_BACKING_INTACT;
-  if (!uffd_stamp_holds(file->fd, &file->stamp)) return UFFD_BACKING_CHANGED;
+  if (!uffd_stamp_holds_here(file->fd, &file->stamp)) return UFFD_BACKING_CHANGED;
   return leased ? UFFD_BACKING_WANTED : UFFD_BACKING_INTACT;
 }
 
@@ -154,7 +154,7 @@ bool uffd_backing_same(const struct uffd_backing *backing, const struct uffd_bac
   }
   for (uint32_t i = 0; i < backing->count; i++) {
     const struct uffd_backing_file *one = &backing->files[i], *two = &other->files[i];
-    if (!uffd_stamp_holds(one->fd, &two->stamp) || memcmp(one->id, two->id, sizeof(one->id)) != 0) return false;
+    if (!uffd_stamp_holds_here(one->fd, &two->stamp) || memcmp(one->id, two->id, sizeof(one->id)) != 0) return false;
   }
   return true;
 }

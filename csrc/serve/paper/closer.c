@@ -12,7 +12,7 @@
 
 #include "base/base.h"
 
-#define THREADS 4u /* so many descriptors may be stuck at a time before others wait behind them */
+#define THREADS 32u /* so many descriptors may be stuck at a time before others wait behind them */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int queue[2] = {-1, -1}; /* a pipe of descriptors' numbers, both ends non-blocking */
@@ -33,8 +33,12 @@ static int take(void) {
 
 /* Ends when nothing is left: a process with one thread has one again. */
 static void *close_all(void *argument) {
+  const struct linger none = {0};
   int fd;
   while ((fd = take()) >= 0) {
+    /* Waits for the socket's lock, which whoever sends from a missing page of its memory holds. ENOTSOCK: it is none.
+     */
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
     close(fd);
   }
   return argument;
@@ -74,9 +78,13 @@ static bool hand_over(int fd) {
   return done;
 }
 
-/* The name that the kernel has for it is told without asking its owner. */
+/*
+ * The name that the kernel has for it is told without asking its owner. Not among them: userfaultfds, whose last close
+ * waits for the lock of their memory, and other objects of the kernel that have work to do at their end.
+ */
 static bool is_harmless(int fd) {
-  static const char *const names[] = {"/memfd:", "anon_inode:", "pipe:", "/dev/null", "/dev/zero"};
+  static const char *const names[] = {
+      "/memfd:", "anon_inode:[eventfd]", "anon_inode:[pidfd]", "pidfd:", "pipe:", "/dev/null", "/dev/zero"};
   char path[64], name[32] = "";
   snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
   if (readlink(path, name, sizeof(name) - 1) <= 0) return false;
@@ -87,10 +95,8 @@ static bool is_harmless(int fd) {
 }
 
 void uffd_close_foreign(int *fds, uint32_t count) {
-  const struct linger none = {0};
   for (uint32_t i = 0; i < count; i++) {
     if (fds[i] < 0) continue;
-    (void)setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &none, sizeof(none)); /* ENOTSOCK: it is none */
     if (is_harmless(fds[i]) || !hand_over(fds[i])) close(fds[i]);
     fds[i] = -1;
   }

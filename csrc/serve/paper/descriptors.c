@@ -1,6 +1,7 @@
 /*
  * Descriptors: closing them, how many there may be, which are the same.
  */
+#include <limits.h>
 #include <linux/kcmp.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -13,6 +14,17 @@ void uffd_close_fds(int *fds, uint32_t count) {
     if (fds[i] >= 0) close(fds[i]);
     fds[i] = -1;
   }
+}
+
+static void close_range_of(int from, int to) {
+  if (from <= to) (void)syscall(SYS_close_range, (unsigned)from, (unsigned)to, 0);
+}
+
+void uffd_close_all_but(int one, int other) {
+  int low = one < other ? one : other, high = one < other ? other : one;
+  close_range_of(3, low - 1);
+  close_range_of(low + 1, high - 1);
+  close_range_of(high + 1, INT_MAX);
 }
 
 uint64_t uffd_raise_fd_limit(void) {

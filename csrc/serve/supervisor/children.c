@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "serve/supervisor/keep.h"
+#include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
@@ -56,6 +57,7 @@ static void keep(uffd_pager *pager, int object_fd) {
   struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
   handshake.object_fd = object_fd;
   (void)uffd_refused_keep(pager, &handshake, false);
+  uffd_looker_close(pager, &handshake.object_fd);
   uffd_handshake_release(&handshake);
 }
 

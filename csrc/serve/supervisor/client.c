@@ -5,17 +5,18 @@
 
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/base.h"
 #include "serve/door/regions.h"
-#include "serve/paper/alive.h"
 #include "serve/paper/closer.h"
 #include "serve/supervisor/family.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/keep.h"
+#include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/record.h"
 #include "serve/supervisor/report.h"
@@ -118,7 +119,7 @@ static void link_in(uffd_pager *pager, struct uffd_supervised *client) {
 
 static void close_client(uffd_pager *pager, struct uffd_supervised *client) {
   if (client->pidfd >= 0) uffd_poll_drop(pager, client->pidfd);
-  uffd_close_fds(&client->object_fd, 1);
+  uffd_looker_close(pager, &client->object_fd);
   uffd_close_fds(&client->pidfd, 1);
   uffd_close_foreign(client->fds, UFFD_HANDSHAKE_FDS);
 }
@@ -425,16 +426,45 @@ int uffd_clients_notice(uffd_pager *pager, uint64_t connection, enum uffd_notice
   return fail(ENOENT, "The connection has no client %" PRIu64 ".", wanted);
 }
 
-static void find_process(uffd_pager *pager, struct uffd_supervised *client) {
-  const struct uffd_supervised *parent = uffd_client_find(pager, client->who.of);
-  client->kin_tries--;
-  if (parent == NULL) return;
-  client->who.pid = uffd_family_child(pager, parent, client, &client->pidfd);
-  if (client->who.pid == 0) return;
+static bool is_taken(const uffd_pager *pager, int32_t pid) {
+  const struct uffd_supervised *client = pager->clients;
+  while (client != NULL && client->who.pid != pid) {
+    client = client->next;
+  }
+  return client != NULL;
+}
+
+/* Only a process that is certain: a wrong one might be killed later. */
+static void found(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
+  struct uffd_supervised *client = uffd_client_find(pager, look->owner);
+  uint32_t count = 0, chosen = 0;
+  for (uint32_t i = 0; i < seen->count; i++) {
+    if (seen->fds[i] < 0 || is_taken(pager, seen->pids[i])) continue;
+    chosen = i;
+    count++;
+  }
+  if (client == NULL || client->pidfd >= 0 || count != 1 || seen->count == UFFD_LOOK_FOUND) return;
+  client->who.pid = seen->pids[chosen];
+  client->pidfd = seen->fds[chosen];
+  seen->fds[chosen] = -1;
   client->kin_tries = 0;
   client->book.head->pid = client->who.pid;
   uffd_keep_process(pager, client);
   if (poll_exit(pager, client) < 0) uffd_close_fds(&client->pidfd, 1);
+}
+
+static void find_process(uffd_pager *pager, struct uffd_supervised *client) {
+  const struct uffd_supervised *parent = uffd_client_find(pager, client->who.of);
+  client->kin_tries--;
+  if (parent == NULL || parent->who.pid <= 0) return;
+  struct uffd_look look = {.kind = UFFD_LOOK_CHILD,
+                           .fd = -1,
+                           .pid = parent->who.pid,
+                           .count = 1,
+                           .owner = client->who.id,
+                           .ticks = client->forked_ticks};
+  look.regions[0] = client->who.regions[0];
+  (void)uffd_looker_ask(pager, &look, found);
 }
 
 /*
@@ -449,26 +479,64 @@ static uint32_t find_end(struct uffd_supervised *client, uint64_t now) {
   return now - client->gone_ns < EXITING_NS ? UFFD_END_NONE : UFFD_END_UNMAPPED;
 }
 
-static void probe(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
-  const struct uffd_client_region *regions = client->who.regions;
-  if (uffd_memory_gone(client->object_fd, regions[0].address)) {
+/* The looker says whether its memory is gone. */
+static void looked(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
+  struct uffd_supervised *client = uffd_client_find(pager, look->owner);
+  uint64_t now = uffd_now();
+  if (client == NULL) return;
+  client->asked = false;
+  if (seen->result == 1) {
     uint32_t end = find_end(client, now);
     client->probe_ns = end != UFFD_END_NONE ? 0 : now + PROBE_MIN_NS;
     if (end != UFFD_END_NONE) uffd_client_leave(client, end);
     return;
   }
   if (client->kin_tries != 0) find_process(pager, client);
+  if (client->probe_ns != UINT64_MAX) return; /* something has happened since it was asked */
   client->probe_ns = now + client->probe_step;
   client->probe_step = min_u64(2 * client->probe_step, PROBE_MAX_NS);
 }
 
-/* Whoever hands over another process's memory is not killed for it. */
-bool uffd_client_kill(struct uffd_supervised *client) {
+static void probe(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
+  struct uffd_look look = {.kind = UFFD_LOOK_GONE, .fd = client->object_fd, .count = 1, .owner = client->who.id};
+  look.regions[0] = client->who.regions[0];
+  client->asked = uffd_looker_ask(pager, &look, looked);
+  client->probe_ns = client->asked ? UINT64_MAX : now + PROBE_MAX_NS;
+}
+
+static bool ask_to_kill(uffd_pager *pager, const struct uffd_supervised *client, uffd_seen_fn *seen) {
   const struct uffd_client *who = &client->who;
-  bool killed = client->pidfd >= 0 && uffd_family_owns(who->pid, who->regions, who->regions_count) &&
-                syscall(SYS_pidfd_send_signal, client->pidfd, SIGKILL, NULL, 0) == 0;
-  client->killed = client->killed || killed;
-  return killed;
+  struct uffd_look look = {.kind = UFFD_LOOK_KILL, .fd = client->pidfd, .pid = who->pid, .owner = who->id};
+  look.count = (uint32_t)min_u64(who->regions_count, UFFD_LOOK_REGIONS);
+  memcpy(look.regions, who->regions, look.count * sizeof(*look.regions));
+  return client->pidfd >= 0 && uffd_looker_ask(pager, &look, seen);
+}
+
+static void was_killed(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
+  struct uffd_supervised *client = uffd_client_find(pager, look->owner);
+  if (client == NULL) return;
+  if (seen->result == 1) client->killed = true;
+  if (seen->result < 0) (void)ask_to_kill(pager, client, was_killed);
+  if (seen->result != 0) return;
+  uffd_report(pager, UFFD_REPORT_ERROR, ESRCH, client, NULL,
+              "It is not killed: the process that has its memory is not known.");
+}
+
+/* Whoever hands over another process's memory is not killed for it. */
+bool uffd_client_kill(uffd_pager *pager, struct uffd_supervised *client) {
+  return ask_to_kill(pager, client, was_killed);
+}
+
+static void tell_frozen(uffd_pager *pager, struct uffd_supervised *client, const char *what) {
+  uffd_report(pager, UFFD_REPORT_FROZEN, client->given_up, client, NULL, "%s It is %s.", client->why, what);
+}
+
+static void was_given_up(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
+  struct uffd_supervised *client = uffd_client_find(pager, look->owner);
+  if (client == NULL) return;
+  if (seen->result < 0 && ask_to_kill(pager, client, was_given_up)) return;
+  client->killed = client->killed || seen->result == 1;
+  tell_frozen(pager, client, seen->result == 1 ? "killed" : "frozen: the process that has its memory is not known");
 }
 
 void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why) {
@@ -476,11 +544,11 @@ void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int 
   if (client->stage == UFFD_STAGE_ADOPTED) return; /* it is served */
   client->worker = client->heir = NULL;
   uffd_stage_enter(&client->stage, UFFD_STAGE_FROZEN);
-  bool killed = pager->opts.on_crash == UFFD_PAGER_KILL && uffd_client_kill(client);
-  uffd_report(pager, UFFD_REPORT_FROZEN, error, client, NULL, "%s It is %s.", why,
-              killed                                    ? "killed"
-              : pager->opts.on_crash == UFFD_PAGER_KILL ? "frozen: the process that has its memory is not known"
-                                                        : "frozen");
+  client->given_up = error;
+  snprintf(client->why, sizeof(client->why), "%s", why);
+  bool kills = pager->opts.on_crash == UFFD_PAGER_KILL;
+  if (kills && ask_to_kill(pager, client, was_given_up)) return; /* its answer is told */
+  tell_frozen(pager, client, kills ? "frozen: the process that has its memory is not known" : "frozen");
 }
 
 bool uffd_clients_of(const uffd_pager *pager, uint64_t connection) {
@@ -521,7 +589,7 @@ static uint64_t begin_due(const struct uffd_supervised *client) {
 
 static void check(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
   bool leaving = uffd_stage_is_leaving(client->stage);
-  if (client->probe_ns != 0 && client->probe_ns <= now && !leaving) probe(pager, client, now);
+  if (client->probe_ns != 0 && client->probe_ns <= now && !client->asked && !leaving) probe(pager, client, now);
   if (client->stage == UFFD_STAGE_ADOPTED && client->recall_ns <= now) recall(client, now);
   if (begin_due(client) >= now) return;
   client->late_ns = UINT64_MAX; /* once */
@@ -546,7 +614,8 @@ void uffd_clients_check(uffd_pager *pager, uint64_t now) {
 uint64_t uffd_clients_due(const uffd_pager *pager) {
   uint64_t due = UINT64_MAX, now = uffd_now();
   for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
-    if (client->probe_ns != 0 && !uffd_stage_is_leaving(client->stage)) due = min_u64(due, client->probe_ns);
+    if (client->probe_ns != 0 && !client->asked && !uffd_stage_is_leaving(client->stage))
+      due = min_u64(due, client->probe_ns);
     due = min_u64(due, begin_due(client));
     if (client->stage == UFFD_STAGE_ADOPTED) due = min_u64(due, client->recall_ns);
     if (client->stage == UFFD_STAGE_QUEUED && client->retry_ns > now) due = min_u64(due, client->retry_ns);

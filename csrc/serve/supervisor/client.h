@@ -58,6 +58,9 @@ struct uffd_supervised {
   uint64_t probe_step; /* ns until the next probe, doubles with each */
   uint32_t end;        /* UFFD_END_* */
   bool killed;         /* by us */
+  int given_up;        /* why it is frozen: errno, */
+  char why[512];       /* and in words */
+  bool asked;          /* the looker, whether its memory exists, and it has not answered */
   bool to_complete;    /* an operator wants it to be complete */
   uint64_t recall_ns;  /* adopted: when its former worker is asked for next, */
   uint64_t give_up_ns; /* and when that worker is killed */
@@ -93,7 +96,8 @@ bool uffd_clients_of(const uffd_pager *pager, uint64_t connection); /* has the c
 void uffd_client_leave(struct uffd_supervised *client, uint32_t end);
 /* No worker can serve it: does what on_crash says. */
 void uffd_client_give_up(uffd_pager *pager, struct uffd_supervised *client, int error, const char *why);
-bool uffd_client_kill(struct uffd_supervised *client); /* false: the process that has the memory is not known */
+/* Asks the looker to kill its process, if that has the memory. false: the process is not known. */
+bool uffd_client_kill(uffd_pager *pager, struct uffd_supervised *client);
 
 /* Looks for clients whose memory is gone, reports those that no worker begins, ends those that have left. */
 void uffd_clients_check(uffd_pager *pager, uint64_t now);

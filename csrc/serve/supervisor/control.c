@@ -439,6 +439,7 @@ static int open_control(struct uffd_control *control, const char *path, int fd, 
 int uffd_control_open(const char *path, int fd, mode_t mode, int64_t uid, uffd_pager *pager,
                       struct uffd_control **control) {
   *control = NULL;
+  json_object_seed(0); /* now: it reads from a file */
   struct uffd_control *opened = NEW(struct uffd_control);
   if (opened == NULL) return fail(ENOMEM, "No memory for the control socket.");
   opened->listener = (struct uffd_listener)UFFD_LISTENER_INIT;

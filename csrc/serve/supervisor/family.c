@@ -82,27 +82,24 @@ bool uffd_family_owns(int32_t pid, const struct uffd_client_region *regions, uin
   return owns;
 }
 
-static bool taken(const uffd_pager *pager, int32_t pid) {
-  const struct uffd_supervised *client = pager->clients;
-  while (client != NULL && client->who.pid != pid) {
-    client = client->next;
-  }
-  return client != NULL;
-}
-
 struct search {
-  const uffd_pager *pager;
-  const struct uffd_supervised *child;
-  int32_t found;
-  uint32_t count;
+  uint64_t forked_ticks, address;
+  uint32_t most, count;
+  int32_t *pids;
+  int *pidfds;
 };
 
+/* The pidfd comes first: the pid may be another's when it is opened, but the memory is looked at afterwards. */
 static void look(struct search *search, int32_t pid) {
-  if (pid <= 0 || taken(search->pager, pid)) return;
-  if (start_of(pid) + SLACK_TICKS < search->child->forked_ticks) return;
-  if (!has_memory(pid, search->child->who.regions[0].address)) return;
-  search->found = pid;
-  search->count++;
+  if (pid <= 0 || search->count == search->most) return;
+  if (start_of(pid) + SLACK_TICKS < search->forked_ticks) return;
+  int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (pidfd < 0 || !has_memory(pid, search->address)) {
+    uffd_close_fds(&pidfd, 1);
+    return;
+  }
+  search->pids[search->count] = pid;
+  search->pidfds[search->count++] = pidfd;
 }
 
 /* /proc lists children under the thread that forked them. */
@@ -117,21 +114,16 @@ static void look_at_children(struct search *search, int32_t parent, const char *
   (void)fclose(file);
 }
 
-int32_t uffd_family_child(const uffd_pager *pager, const struct uffd_supervised *parent,
-                          const struct uffd_supervised *child, int *pidfd) {
-  struct search search = {.pager = pager, .child = child};
+uint32_t uffd_family_children(int32_t parent, uint64_t forked_ticks, uint64_t address, uint32_t most, int32_t *pids,
+                              int *pidfds) {
+  struct search search = {forked_ticks, address, most, 0, pids, pidfds};
   char path[64];
-  snprintf(path, sizeof(path), "/proc/%d/task", parent->who.pid);
-  DIR *threads = parent->who.pid > 0 ? opendir(path) : NULL;
+  snprintf(path, sizeof(path), "/proc/%d/task", parent);
+  DIR *threads = parent > 0 ? opendir(path) : NULL;
   if (threads == NULL) return 0;
   for (struct dirent *thread = readdir(threads); thread != NULL; thread = readdir(threads)) {
-    if (thread->d_name[0] != '.') look_at_children(&search, parent->who.pid, thread->d_name);
+    if (thread->d_name[0] != '.') look_at_children(&search, parent, thread->d_name);
   }
   (void)closedir(threads);
-  if (search.count != 1) return 0;
-  *pidfd = (int)syscall(SYS_pidfd_open, search.found, 0);
-  /* Has the pid still belonged to the child when the pidfd was opened? */
-  bool same = *pidfd >= 0 && has_memory(search.found, child->who.regions[0].address);
-  if (!same) uffd_close_fds(pidfd, 1);
-  return same ? search.found : 0;
+  return search.count;
 }

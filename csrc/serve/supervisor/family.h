@@ -1,18 +1,21 @@
 /*
- * Which process is a forked child? The kernel hands over the child's userfaultfd, not its pid.
+ * Which process is a forked child? The kernel hands over the child's userfaultfd, not its pid. These functions wait for
+ * the lock of a client's memory: only the looker calls them.
  */
 #ifndef UFFD_SERVE_FAMILY_H
 #define UFFD_SERVE_FAMILY_H
 
-#include "serve/supervisor/client.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "uffd_pager.h"
 
 /*
- * Looks for the process of a client that was forked from parent: the only child of parent that is young enough, is no
- * client's process yet, and has the client's memory mapped. Returns its pid and opens a pidfd; 0 when it is not
- * certain, because a wrong process might be killed later. The child becomes visible some time after its userfaultfd.
+ * Children of the process parent that were forked at forked_ticks or later and have mapped this address: how many, up
+ * to most, with their pids and pidfds. A child becomes visible some time after its userfaultfd.
  */
-int32_t uffd_family_child(const uffd_pager *pager, const struct uffd_supervised *parent,
-                          const struct uffd_supervised *child, int *pidfd);
+uint32_t uffd_family_children(int32_t parent, uint64_t forked_ticks, uint64_t address, uint32_t most, int32_t *pids,
+                              int *pidfds);
 /*
  * Is the memory the process's own, and not one whose userfaultfd it hands over for another? It has a mapping that is
  * registered with a userfaultfd at the beginning of each region (up to 8 are looked at).

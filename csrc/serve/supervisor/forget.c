@@ -12,6 +12,7 @@
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/link.h"
+#include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/scrape.h"
@@ -28,9 +29,11 @@ void uffd_pager_forget(uffd_pager *pager) {
   uffd_control_close(pager->control);
   pager->control = NULL;
   uffd_helpers_forget(pager);
+  uffd_close_fds(&pager->record_fd, 1);
   uffd_workers_forget(pager);
   uffd_clients_forget(pager);
   uffd_images_forget(pager);
+  uffd_looker_forget(pager); /* after those whose objects it was to close */
   uffd_keep_close(pager);
   uffd_given_close(pager);
 }

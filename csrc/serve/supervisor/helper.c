@@ -3,7 +3,6 @@
  */
 #include "serve/supervisor/helper.h"
 
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,21 +24,10 @@ struct uffd_helper {
   int channel, pidfd;
 };
 
-static void close_range_of(int from, int to) {
-  if (from <= to) (void)syscall(SYS_close_range, (unsigned)from, (unsigned)to, 0); /* before 5.9 copies stay open */
-}
-
-static void close_others(int one, int other) {
-  int low = one < other ? one : other, high = one < other ? other : one;
-  close_range_of(3, low - 1);
-  close_range_of(low + 1, high - 1);
-  close_range_of(high + 1, INT_MAX);
-}
-
 _Noreturn static void work_here(const struct uffd_helper_work *work, int channel) {
   struct uffd_message message = {0};
   int fds[UFFD_MESSAGE_FDS];
-  close_others(channel, work->keep_fd >= 3 ? work->keep_fd : channel);
+  uffd_close_all_but(channel, work->keep_fd >= 3 ? work->keep_fd : channel);
   int result = work->run(work->ctx, &message, fds);
   if (result < 0) {
     message = (struct uffd_message){.error = -result};

@@ -9,6 +9,7 @@
 #include "base/base.h"
 #include "serve/supervisor/helper.h"
 #include "serve/supervisor/keep.h"
+#include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 #include "serve/workingset/workingset.h"
@@ -28,7 +29,13 @@ static int open_replay(struct uffd_backing *backing, const char *path) {
   return result;
 }
 
-static void free_image(struct uffd_image *image) {
+/* The last close of a file may wait for a server. */
+static void free_image(uffd_pager *pager, struct uffd_image *image) {
+  for (uint32_t i = 0; i < image->backing.count; i++) {
+    uffd_looker_close(pager, &image->backing.files[i].fd);
+    uffd_looker_close(pager, &image->backing.files[i].sidecar_fd);
+  }
+  uffd_looker_close(pager, &image->backing.replay_fd);
   uffd_backing_close(&image->backing);
   DELETE(image);
 }
@@ -49,7 +56,7 @@ static void drop_unused(uffd_pager *pager) {
     uffd_keep_drop_image(pager, image);
     uffd_backing_yield(&image->backing); /* workers have copies of the descriptor */
     *at = image->next;
-    free_image(image);
+    free_image(pager, image);
   }
 }
 
@@ -61,7 +68,7 @@ static bool is_current(const uffd_pager *pager, const struct uffd_image *image) 
 
 static void take_in(uffd_pager *pager, struct uffd_image *image) {
   if (is_current(pager, image)) { /* a supervisor that takes over has it already */
-    free_image(image);
+    free_image(pager, image);
     return;
   }
   image->backing.number = ++pager->images_opened;
@@ -78,7 +85,7 @@ int uffd_image_change(uffd_pager *pager, const char *const *paths, const char *r
   if (result == 0) result = open_replay(&image->backing, replay);
   if (result < 0) {
     struct uffd_sentence why = uffd_keep_sentence();
-    free_image(image);
+    free_image(pager, image);
     uffd_restore_sentence(&why);
     return result;
   }
@@ -274,6 +281,6 @@ void uffd_images_forget(uffd_pager *pager) {
   while (pager->images != NULL) {
     struct uffd_image *image = pager->images;
     pager->images = image->next;
-    free_image(image);
+    free_image(pager, image);
   }
 }

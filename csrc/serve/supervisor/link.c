@@ -8,6 +8,7 @@
 #include "serve/door/owner.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/entrance.h"
+#include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
@@ -45,6 +46,12 @@ static void hang_up(uffd_pager *pager, struct uffd_link *link, bool bye) {
   bool used = uffd_connection_count(link->connection) != 0;
   drop(pager, link);
   if (used) uffd_clients_hang_up(pager, number, bye);
+}
+
+/* What nobody has taken of it. */
+static void release(uffd_pager *pager, struct uffd_handshake *handshake) {
+  uffd_looker_close(pager, &handshake->object_fd);
+  uffd_handshake_release(handshake);
 }
 
 /* The client gets one line with the reason, then its connection is closed. Clients that it brought before stay. */
@@ -102,10 +109,10 @@ static void read_link(uffd_pager *pager, void *owner) {
     result = obey(pager, &handshake, &response);
     if (result < 0 && !refuse_one(pager, link, result, &handshake)) break;
     if (result == 0 && handshake.wants_answer) uffd_connection_answer(link->connection, &response);
-    uffd_handshake_release(&handshake);
+    release(pager, &handshake);
   }
   if (result < 0) end(pager, link, result, &handshake);
-  uffd_handshake_release(&handshake);
+  release(pager, &handshake);
 }
 
 static int link_in(uffd_pager *pager, struct uffd_connection *connection) {
@@ -145,7 +152,7 @@ static int make_room(uffd_pager *pager) {
                    pager->links_count);
   uffd_connection_give_up(oldest->connection, &handshake);
   refuse_link(pager, oldest, error, &handshake);
-  uffd_handshake_release(&handshake);
+  release(pager, &handshake);
   return 0;
 }
 

@@ -18,6 +18,7 @@
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/link.h"
 #include "serve/supervisor/liveness.h"
+#include "serve/supervisor/looker.h"
 #include "serve/supervisor/options.h"
 #include "serve/supervisor/order.h"
 #include "serve/supervisor/record.h"
@@ -57,6 +58,7 @@ static void set_timer(uffd_pager *pager) {
   due = min_u64(due, min_u64(uffd_images_due(pager), uffd_refused_due(pager)));
   due = min_u64(due, uffd_keep_due(pager));
   due = min_u64(due, uffd_liveness_due(pager));
+  due = min_u64(due, uffd_looker_due(pager));
   struct itimerspec when = {{0, 0}, {0, 0}};
   if (due != UINT64_MAX) {
     due = max_u64(due, 1); /* 0 would disarm the timer */
@@ -80,6 +82,7 @@ static void settle(uffd_pager *pager) {
   uffd_clients_check(pager, now); /* those that no worker had to let go of */
   uffd_links_sweep(pager);
   if (pager->control != NULL) uffd_control_opened(pager->control);
+  uffd_looker_check(pager, now);
   set_timer(pager);
 }
 
@@ -170,10 +173,12 @@ static int open_pager(uffd_pager *pager) {
   if (result == 0 && paths != NULL) {
     result = uffd_image_change(pager, paths, pager->opts.replay);
   }
-  if (result == 0) result = uffd_record_check(pager);
+  if (result == 0) result = uffd_record_open(pager);
   if (result == 0) result = uffd_links_open(pager);
   if (result == 0) result = uffd_scrape_open(pager);
-  return result < 0 ? result : open_control(pager);
+  if (result == 0) result = open_control(pager);
+  if (result == 0) uffd_looker_open(pager);
+  return result;
 }
 
 static void free_pager(uffd_pager *pager) {
@@ -194,7 +199,7 @@ int uffd_pager_create(const struct uffd_pager_opts *user_opts, uffd_pager **made
   pager->pid = getpid();
   pager->fds_limit = uffd_raise_fd_limit();
   pager->opts = opts;
-  pager->epoll_fd = pager->timer_fd = pager->order_fd = pager->keep.fd = -1;
+  pager->epoll_fd = pager->timer_fd = pager->order_fd = pager->keep.fd = pager->record_fd = -1;
   result = open_pager(pager);
   if (result < 0) {
     struct uffd_sentence kept = uffd_keep_sentence();
@@ -226,12 +231,13 @@ static void end(uffd_pager *pager) {
   pager->closing = true;
   uffd_links_shut(pager);
   for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
-    (void)uffd_client_kill(client);
+    (void)uffd_client_kill(pager, client);
   }
   step_until(pager, no_clients);
   uffd_slots_retire(pager);
   if (pager->clients_count == 0) step_until(pager, no_workers);
   uffd_slots_leave(pager);
+  uffd_looker_leave(pager);
 }
 
 void uffd_pager_close(uffd_pager *pager) {

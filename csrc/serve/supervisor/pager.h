@@ -12,9 +12,9 @@
  *   task -> {children, client, blame, image, worker, stage}      who serves whom
  *   children -> {client, refused, report, worker}
  *   control -> {status, metrics, order, image}; scrape -> metrics -> {refusal, sum}; link -> {entrance, client,
- * refused}; refused
- * -> family; forget -> {link, control, scrape, client, worker} client -> {record, family, image, report, stage,
- * worker}; image -> {report, worker}; worker -> poll; status -> {report, sum}; report -> {stage, sum}
+ * refused}; refused -> looker; forget -> {link, control, scrape, client, worker} client -> {record, looker, image,
+ * report, stage, worker}; {client, refused, children, link, image} -> looker -> family; image -> {report, worker};
+ * worker -> poll; status -> {report, sum}; report -> {stage, sum}
  */
 #ifndef UFFD_SERVE_PAGER_H
 #define UFFD_SERVE_PAGER_H
@@ -36,6 +36,8 @@ struct uffd_given;
 struct uffd_helper;
 struct uffd_image;
 struct uffd_link;
+struct uffd_looker;
+struct uffd_question;
 struct uffd_refused;
 struct uffd_scrape;
 struct uffd_slot;
@@ -79,8 +81,14 @@ struct uffd_pager {
   uint64_t images_opened;            /* so far */
   bool opening;                      /* a helper opens another one */
   struct uffd_sentence opened;       /* why the last one could not be opened; "" */
+  int record_fd;                     /* the folder of the records; -1: none */
   struct uffd_helper *helpers;
-  uint64_t look_ns; /* when to look at the images again */
+  struct uffd_looker *looker;        /* NULL: none is needed yet */
+  struct uffd_looker *stuck_lookers; /* those that do not come back, and are to die */
+  uint32_t stuck_count;
+  uint64_t looker_retry_ns;        /* no other is started before */
+  struct uffd_question *questions; /* for it, in their order */
+  uint64_t look_ns;                /* when to look at the images again */
   struct uffd_worker *workers;
   uint64_t workers_started;      /* so far */
   uint64_t workers_ready;        /* so far */

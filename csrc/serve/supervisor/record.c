@@ -3,6 +3,7 @@
  */
 #include "serve/supervisor/record.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -45,8 +46,14 @@ static int save(const struct uffd_supervised *client, const char *path) {
 struct record {
   struct uffd_supervised *client;
   void (*release)(struct uffd_supervised *client);
-  char path[4096 + 32];
+  char path[4096 + 32]; /* as it is told */
+  char held[4096 + 64]; /* in the folder that is held open since the start */
 };
+
+static const char *name_in(const char *path) {
+  const char *slash = strrchr(path, '/');
+  return slash != NULL ? slash + 1 : path;
+}
 
 /* Nothing is replaced that is no working set: an image, for instance. */
 static int check_target(const char *path) {
@@ -63,22 +70,38 @@ static int check_target(const char *path) {
   return 0;
 }
 
-int uffd_record_check(const uffd_pager *pager) {
+static int check(const char *path) {
   struct uffd_newfile file;
-  const char *path = pager->opts.record;
-  if (path == NULL) return 0;
   int result = check_target(path);
   if (result == 0) result = uffd_newfile_open(&file, path);
   if (result == 0) uffd_newfile_discard(&file);
   return result;
 }
 
+int uffd_record_open(uffd_pager *pager) {
+  char folder[4096];
+  const char *path = pager->opts.record;
+  if (path == NULL) return 0;
+  int result = check(path);
+  if (result < 0) return result;
+  int length = (int)(name_in(path) - path);
+  snprintf(folder, sizeof(folder), "%.*s", length != 0 ? length : 1, length != 0 ? path : ".");
+  pager->record_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  return pager->record_fd >= 0 ? 0 : fail(errno, "%s: %s.", folder, strerror(errno));
+}
+
 /* NOLINTNEXTLINE(readability-non-const-parameter): the type of a helper's functions */
 static int write_here(void *ctx, struct uffd_message *message, int *fds) {
   const struct record *record = ctx;
   (void)message, (void)fds;
-  int result = check_target(record->path);
-  return result < 0 ? result : save(record->client, record->path);
+  int result = check_target(record->held);
+  if (result == 0) result = save(record->client, record->held);
+  if (result == 0) return 0;
+  /* Sentences name the file as the user does. */
+  struct uffd_sentence why = uffd_keep_sentence();
+  const char *at = strstr(why.text, record->held);
+  if (at == NULL) return result;
+  return fail(-result, "%.*s%s%s", (int)(at - why.text), why.text, record->path, at + strlen(record->held));
 }
 
 /* NOLINTNEXTLINE(readability-non-const-parameter): the type of a helper's functions */
@@ -113,7 +136,8 @@ bool uffd_record_start(uffd_pager *pager, struct uffd_supervised *client,
     } else {
       snprintf(record->path, sizeof(record->path), "%s.%" PRIu64, pager->opts.record, client->who.id);
     }
-    const struct uffd_helper_work work = {write_here, written, forget_record, record, -1};
+    snprintf(record->held, sizeof(record->held), "/proc/self/fd/%d/%s", pager->record_fd, name_in(record->path));
+    const struct uffd_helper_work work = {write_here, written, forget_record, record, pager->record_fd};
     result = uffd_helper_start(pager, &work);
     if (result < 0) DELETE(record);
   }

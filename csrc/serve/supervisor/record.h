@@ -7,7 +7,7 @@
 #include "serve/supervisor/client.h"
 
 /* Can records be written where the options say? 0, or -errno with a sentence. At the start: disks may be waited for. */
-int uffd_record_check(const uffd_pager *pager);
+int uffd_record_open(uffd_pager *pager);
 /*
  * Has a helper write it if the pager records, and reports how that ended. True: release is called with the client then.
  */

@@ -4,15 +4,13 @@
 #include "serve/supervisor/refused.h"
 
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/syscall.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/base.h"
-#include "serve/paper/alive.h"
 #include "serve/paper/closer.h"
-#include "serve/supervisor/family.h"
 #include "serve/supervisor/keep.h"
+#include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
 
 #define KEPT_MAX     256u                /* beyond it the oldest is poisoned and let go of */
@@ -23,6 +21,7 @@
 struct uffd_refused {
   struct uffd_refused *next; /* an older one */
   uint64_t number;           /* by which the service manager keeps it */
+  bool asked;                /* the looker, and it has not answered */
   struct uffd_handshake handshake;
 };
 
@@ -30,6 +29,7 @@ static void free_refused(uffd_pager *pager, struct uffd_refused **at) {
   struct uffd_refused *refused = *at;
   *at = refused->next;
   pager->refused_kept--;
+  uffd_looker_close(pager, &refused->handshake.object_fd);
   uffd_handshake_release(&refused->handshake);
   DELETE(refused);
 }
@@ -43,19 +43,13 @@ static uffd_object *adopt(const struct uffd_handshake *handshake) {
 }
 
 /* What is missing becomes an error instead of zeros (Linux 6.6). Pages that are there stay. */
-static void poison(const struct uffd_handshake *handshake) {
-  uffd_object *object = adopt(handshake);
-  if (object == NULL) return;
-  for (uint32_t i = 0; i < handshake->regions_count; i++) {
-    const struct uffd_client_region *region = &handshake->regions[i];
-    for (uint64_t at = 0; at < region->length;) {
-      uint64_t done = 0;
-      int result = uffd_poison(object, region->address + at, region->length - at, 0, &done);
-      if (result < 0 && result != -EEXIST && result != -EAGAIN) break;
-      at += done != 0 ? done : region->page_size;
-    }
+static void poison(uffd_pager *pager, const struct uffd_handshake *handshake) {
+  for (uint32_t i = 0; i < handshake->regions_count; i += UFFD_LOOK_REGIONS) {
+    struct uffd_look look = {.kind = UFFD_LOOK_POISON, .fd = handshake->object_fd};
+    look.count = (uint32_t)min_u64(handshake->regions_count - i, UFFD_LOOK_REGIONS);
+    memcpy(look.regions, handshake->regions + i, look.count * sizeof(*look.regions));
+    (void)uffd_looker_ask(pager, &look, NULL);
   }
-  uffd_close(object);
 }
 
 static void make_room(uffd_pager *pager) {
@@ -64,15 +58,17 @@ static void make_room(uffd_pager *pager) {
   while ((*at)->next != NULL) {
     at = &(*at)->next;
   }
-  poison(&(*at)->handshake);
+  poison(pager, &(*at)->handshake);
   uffd_keep_drop_refused(pager, (*at)->number);
   free_refused(pager, at);
 }
 
-static bool kill_owner(const struct uffd_handshake *handshake) {
+static bool kill_owner(uffd_pager *pager, const struct uffd_handshake *handshake) {
+  struct uffd_look look = {.kind = UFFD_LOOK_KILL, .fd = handshake->pidfd, .pid = handshake->pid};
   if (handshake->pidfd < 0 || handshake->regions_count == 0) return false;
-  if (!uffd_family_owns(handshake->pid, handshake->regions, handshake->regions_count)) return false;
-  return syscall(SYS_pidfd_send_signal, handshake->pidfd, SIGKILL, NULL, 0) == 0;
+  look.count = (uint32_t)min_u64(handshake->regions_count, UFFD_LOOK_REGIONS);
+  memcpy(look.regions, handshake->regions, look.count * sizeof(*look.regions));
+  return uffd_looker_ask(pager, &look, NULL);
 }
 
 static void link_in(uffd_pager *pager, struct uffd_refused *refused) {
@@ -87,6 +83,7 @@ void uffd_refused_hold(uffd_pager *pager, int object_fd) {
   struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
   handshake.object_fd = object_fd;
   (void)uffd_refused_keep(pager, &handshake, true);
+  uffd_looker_close(pager, &handshake.object_fd);
   uffd_handshake_release(&handshake);
 }
 
@@ -103,11 +100,12 @@ const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshak
   uffd_object *object = handshake->object_fd >= 0 ? adopt(handshake) : NULL;
   if (object == NULL) return "";
   uffd_close(object);
-  bool killed = !told && pager->opts.on_crash == UFFD_PAGER_KILL && kill_owner(handshake);
+  bool killed = !told && pager->opts.on_crash == UFFD_PAGER_KILL && kill_owner(pager, handshake);
   make_room(pager);
   struct uffd_refused *refused = NEW(struct uffd_refused);
   if (refused == NULL) {
-    poison(handshake);
+    poison(pager, handshake);
+    uffd_looker_close(pager, &handshake->object_fd);
     return " Its missing pages are poisoned.";
   }
   refused->handshake = *handshake;
@@ -116,19 +114,31 @@ const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshak
   refused->number = ++pager->last_refused;
   link_in(pager, refused);
   uffd_keep_refused(pager, refused->number, refused->handshake.object_fd);
-  return killed ? " It is killed." : told ? "" : " It sleeps at its next missing page: nobody answers.";
+  return killed ? " It is killed if the memory is its own, and sleeps at its next missing page if not."
+         : told ? ""
+                : " It sleeps at its next missing page: nobody answers.";
+}
+
+/* The looker says whether its memory is gone. */
+static void looked(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
+  struct uffd_refused **at = &pager->refused_list;
+  while (*at != NULL && (*at)->number != look->owner) {
+    at = &(*at)->next;
+  }
+  if (*at == NULL) return;
+  (*at)->asked = false;
+  if (seen->result != 1) return;
+  uffd_keep_drop_refused(pager, (*at)->number);
+  free_refused(pager, at);
 }
 
 void uffd_refused_check(uffd_pager *pager, uint64_t now) {
   if (pager->refused_list == NULL || now < pager->refused_ns) return;
-  struct uffd_refused **at = &pager->refused_list;
-  while (*at != NULL) {
-    if (uffd_memory_gone((*at)->handshake.object_fd, ANY_ADDRESS)) {
-      uffd_keep_drop_refused(pager, (*at)->number);
-      free_refused(pager, at);
-    } else {
-      at = &(*at)->next;
-    }
+  for (struct uffd_refused *refused = pager->refused_list; refused != NULL; refused = refused->next) {
+    struct uffd_look look = {
+        .kind = UFFD_LOOK_GONE, .fd = refused->handshake.object_fd, .count = 1, .owner = refused->number};
+    look.regions[0].address = ANY_ADDRESS;
+    if (!refused->asked) refused->asked = uffd_looker_ask(pager, &look, looked);
   }
   pager->refused_step = min_u64(2 * pager->refused_step, CHECK_MAX_NS);
   pager->refused_ns = now + pager->refused_step;

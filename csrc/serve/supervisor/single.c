@@ -20,7 +20,7 @@ static struct uffd_supervised *find(const uffd_pager *pager, uint64_t id) {
 int uffd_pager_kill(uffd_pager *pager, uint64_t id) {
   struct uffd_supervised *client = find(pager, id);
   if (client == NULL) return -ENOENT;
-  if (uffd_client_kill(client)) return 0;
+  if (uffd_client_kill(pager, client)) return 0;
   return fail(ESRCH, "Client %" PRIu64 " is not killed: the process that has its memory is not known.", id);
 }
 

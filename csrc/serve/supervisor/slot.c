@@ -3,9 +3,9 @@
  */
 #include "serve/supervisor/slot.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -84,7 +84,9 @@ static void said(uffd_pager *pager, void *owner) {
 static const char *describe(const struct uffd_worker *worker, char *text, size_t length, bool *killed) {
   siginfo_t status = {0};
   *killed = false;
-  if (waitid((idtype_t)P_PIDFD, (id_t)worker->pidfd, &status, WEXITED) != 0) return "It is dead.";
+  if (waitid((idtype_t)P_PIDFD, (id_t)worker->pidfd, &status, WEXITED | WNOHANG) != 0 || status.si_pid == 0) {
+    return "It is dead.";
+  }
   if (status.si_code == CLD_EXITED) {
     snprintf(text, length, "It exited with %d.", status.si_status);
   } else {
@@ -191,6 +193,15 @@ static int fork_worker(uffd_pager *pager, const int ends[2], int *pid) {
   return *pid < 0 ? fail(errno, "No process for a worker: %s.", strerror(errno)) : 0;
 }
 
+/* In the child, when its program cannot be had: a start that fails, with its reason. */
+_Noreturn static void tell_and_exit(const char *program, int channel, int error) {
+  struct uffd_message message = {.kind = UFFD_SAY_ERROR, .error = error};
+  snprintf(message.text, sizeof(message.text), "Cannot start %s: %s.", program, strerror(error));
+  (void)uffd_channel_send(channel, &message, NULL, 0, false);
+  _exit(127);
+}
+
+/* Not by posix_spawn(): whoever calls it waits until the program has been read, from whatever disk it lies on. */
 static int spawn_worker(const uffd_pager *pager, int channel, int *pid) {
   size_t count = 0;
   while (pager->opts.worker[count] != NULL) {
@@ -201,20 +212,20 @@ static int spawn_worker(const uffd_pager *pager, int channel, int *pid) {
   char **line = uffd_alloc(length);
   if (line == NULL) return fail(ENOMEM, "No memory for a worker.");
   for (size_t i = 0; i < count; i++) {
-    line[i] = (char *)(uintptr_t)pager->opts.worker[i]; /* posix_spawn() does not change them */
+    line[i] = (char *)(uintptr_t)pager->opts.worker[i]; /* execvp() does not change them */
   }
   snprintf(number, sizeof(number), "%d", channel);
   line[count] = option;
   line[count + 1] = number;
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, channel, channel); /* the copy has no O_CLOEXEC */
-  pid_t child = 0;
-  int error = posix_spawnp(&child, line[0], &actions, NULL, line, environ);
-  posix_spawn_file_actions_destroy(&actions);
+  *pid = (int)fork();
+  if (*pid == 0) {
+    (void)fcntl(channel, F_SETFD, 0);
+    (void)execvp(line[0], line);
+    tell_and_exit(line[0], channel, errno);
+  }
+  int error = errno;
   uffd_release(line, length);
-  *pid = (int)child;
-  return error != 0 ? fail(error, "Cannot start %s: %s.", pager->opts.worker[0], strerror(error)) : 0;
+  return *pid < 0 ? fail(error, "No process for a worker: %s.", strerror(error)) : 0;
 }
 
 static int poll_worker(uffd_pager *pager, struct uffd_worker *worker) {
