@@ -32,9 +32,22 @@ typedef struct uffd_image uffd_image;
 struct uffd_image_opts {
   size_t size;
   uint64_t frame_limit; /* bytes: a file with a longer zstd frame is refused; 0: 16 MiB. At most 1 GiB */
+  /* Of layers that lie elsewhere: */
+  const char *cache;    /* directory for what is fetched; NULL: UFFD_CACHE of the environment, or $XDG_CACHE_HOME/uffd,
+                           or ~/.cache/uffd; "": a file that is gone when the image is closed */
+  uint64_t cache_limit; /* bytes of that directory; 0: 20 GiB */
+  const char *credentials; /* a file, see below; NULL: UFFD_CREDENTIALS of the environment, or none */
+  const char *ca_file;     /* PEM: whom to trust instead of the system's authorities; NULL: UFFD_CA_FILE */
+  uint32_t patience_ms;    /* how long a page waits for a server that may come back; 0: 60000 */
+  uint32_t flags;          /* UFFD_IMAGE_UNVERSIONED */
 };
 #define UFFD_IMAGE_OPTS_INIT                                                                                           \
-  { sizeof(struct uffd_image_opts), 0 }
+  { sizeof(struct uffd_image_opts), 0, NULL, 0, NULL, NULL, 0, 0 }
+
+enum {
+  UFFD_IMAGE_UNVERSIONED = 1 /* a server that does not say when a file changes (no strong ETag; NBD) is believed: what
+                                has the same length and date is taken for the same */
+};
 
 /*
  * Opens layers; the last path is the top. The first path may be an increment itself: its parent is then looked for
@@ -149,6 +162,57 @@ UFFD_EXPORT int uffd_image_map(const uffd_image *image, int layer, uint64_t offs
  * work fails with -ECANCELED.
  */
 typedef int uffd_progress_fn(void *ctx, uint64_t done, uint64_t total);
+
+/*
+ * Group: the cache
+ *
+ * What is fetched from elsewhere is kept in files that all processes of a user share, decoded. A process that is killed
+ * leaves no half chunk. Files that nobody has open are removed when the directory has more bytes than its limit, the
+ * longest unused first. `directory` is chosen as uffd_image_opts.cache is.
+ */
+
+enum {
+  UFFD_IMAGE_CACHED_USED = 1,    /* a process has it open */
+  UFFD_IMAGE_CACHED_DOUBTED = 2, /* of before the machine's last start: each chunk is compared before it is used */
+  UFFD_IMAGE_CACHED_BROKEN = 4   /* no whole file of this version and user: it is replaced when it is in the way */
+};
+
+/* A file of the cache. Newer libraries may append fields. */
+struct uffd_image_cached {
+  size_t size;
+  const char *file;    /* its name in the directory */
+  const char *source;  /* the URI, without secrets */
+  const char *version; /* what the server calls its state: an ETag */
+  uint64_t stream_bytes;
+  uint64_t file_bytes; /* that it takes on the disk */
+  uint64_t units;      /* chunks of the image, */
+  uint64_t units_there;
+  uint64_t units_wrong; /* uffd_image_cache_verify(): that were not what their digest says; they are fetched again */
+  uint64_t used_ns;     /* last time of use, ns since 1970 */
+  uint32_t flags;       /* UFFD_IMAGE_CACHED_* */
+  uint32_t reserved;
+};
+#define UFFD_IMAGE_CACHED_INIT                                                                                         \
+  { sizeof(struct uffd_image_cached), NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/* Told of a file, the longest unused first; what it is told of ends with the call. Not 0: stop. */
+typedef int uffd_image_cached_fn(void *ctx, const struct uffd_image_cached *cached);
+
+/* Errors: those of reading directories; -EINVAL no cache is used; -ECANCELED by each; -ENOMEM. */
+UFFD_EXPORT int uffd_image_cache_list(const char *directory, uffd_image_cached_fn *each, void *ctx);
+/* Also reads all chunks and compares them with their digests. */
+UFFD_EXPORT int uffd_image_cache_verify(const char *directory, uffd_image_cached_fn *each, void *ctx);
+
+struct uffd_image_cache_gc {
+  size_t size;
+  uint64_t files, bytes; /* that are left */
+  uint64_t removed_files, removed_bytes;
+};
+#define UFFD_IMAGE_CACHE_GC_INIT                                                                                       \
+  { sizeof(struct uffd_image_cache_gc), 0, 0, 0, 0 }
+
+/* Removes files that nobody has open until the directory has at most limit bytes. Errors: as above. */
+UFFD_EXPORT int uffd_image_cache_gc(const char *directory, uint64_t limit, struct uffd_image_cache_gc *done);
 
 /* Group: writing */
 

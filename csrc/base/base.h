@@ -59,8 +59,8 @@ UFFD_SHARED void uffd_release(void *pointer, size_t length);
  * allocate only these, because glibc's fork() holds malloc's locks while it waits for its event to be read.
  */
 #define BASE_PAGE UINT64_C(4096)
-void *uffd_pages_map(uint64_t length);
-void uffd_pages_unmap(void *pages, uint64_t length);
+UFFD_SHARED void *uffd_pages_map(uint64_t length);
+UFFD_SHARED void uffd_pages_unmap(void *pages, uint64_t length);
 /*
  * UFFD_ZEROS bytes of zeros, shared by the whole process and never freed: copying them never faults. NULL: no memory.
  */
@@ -124,8 +124,8 @@ void uffd_hold_cancel(void);
 void uffd_let_cancel(void);
 
 /* futex.c: wait sleeps while the word is still as seen, and may return earlier. wake wakes up to count sleepers. */
-void uffd_futex_wait(_Atomic uint32_t *word, uint32_t seen);
-void uffd_futex_wake(_Atomic uint32_t *word, int count);
+UFFD_SHARED void uffd_futex_wait(_Atomic uint32_t *word, uint32_t seen);
+UFFD_SHARED void uffd_futex_wake(_Atomic uint32_t *word, int count);
 
 /* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail.
  */

@@ -131,7 +131,7 @@ int uffd_image_layer(const uffd_image *image, uint32_t number, struct uffd_image
   const struct uffd_layer_file *file = layer_at(image, number);
   if (file == NULL) return -ERANGE;
   const struct uffd_index *index = &file->index;
-  const struct uffd_frames *frames = uffd_source_frames(file->source);
+  const struct uffd_frames *frames = file->source->frames;
   layer.path = file->path;
   layer.format = file->format;
   layer.digest = index->digest;

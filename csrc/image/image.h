@@ -15,7 +15,8 @@
 
 /* One file of an image. Set once when it is opened, but for trusted. */
 struct uffd_layer_file {
-  char *path;
+  char *path;    /* what messages name */
+  char *uri;     /* of a file that lies elsewhere, with what is secret; NULL: it is a local file */
   char *sidecar; /* path of its index, or NULL */
   uint32_t format;
   int fd;         /* the source's, to read; -1: it is no local file */

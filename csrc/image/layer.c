@@ -13,6 +13,7 @@
 
 #include "image/digest.h"
 #include "image/image.h"
+#include "image/remote/remote.h"
 
 #define FRAME_LIMIT  (UINT64_C(16) << 20) /* bytes */
 #define FRAME_MOST   (UINT64_C(1) << 30)  /* the format's */
@@ -37,6 +38,8 @@ void uffd_layer_close(struct uffd_layer_file *layer) {
   uffd_index_free(&layer->index);
   free_text(layer->path);
   free_text(layer->sidecar);
+  if (layer->uri != NULL) explicit_bzero(layer->uri, strlen(layer->uri));
+  free_text(layer->uri);
   DELETE(layer);
 }
 
@@ -75,11 +78,11 @@ static int take_file(int fd, const char *path, uint64_t *bytes) {
 }
 
 /* The index frame's payload: [at, at+bytes) of the file. */
-static int read_index(int fd, const char *path, uint64_t at, uint64_t bytes, struct uffd_index *index) {
+static int read_index(const struct uffd_packed *packed, uint64_t at, uint64_t bytes, struct uffd_index *index) {
   unsigned char *payload = uffd_alloc(bytes);
-  if (payload == NULL) return fail(ENOMEM, "No memory for the index of %s.", path);
-  int result = uffd_read_exactly(fd, path, at, payload, bytes);
-  if (result == 0) result = uffd_index_parse(payload, bytes, path, index);
+  if (payload == NULL) return fail(ENOMEM, "No memory for the index of %s.", packed->path);
+  int result = uffd_packed_read(packed, at, payload, bytes);
+  if (result == 0) result = uffd_index_parse(payload, bytes, packed->path, index);
   uffd_release(payload, bytes);
   return result;
 }
@@ -121,22 +124,17 @@ static int find_data(struct uffd_layer_file *layer, int fd, uint64_t length) {
   return 0;
 }
 
-/* given: a descriptor that somebody else has opened; -1: none. */
-static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes, int given) {
+/* The sidecar of a file that has so many bytes. */
+static int take_sidecar(struct uffd_layer_file *layer, const struct uffd_packed *packed, uint64_t file_bytes) {
   unsigned char head[FRAME_HEADER];
-  uint64_t bytes = 0;
-  int fd = given >= 0 ? take_file(given, layer->sidecar, &bytes) : open_file(layer->sidecar, &bytes);
-  if (fd < 0) return fd;
-  layer->sidecar_fd = fd;
+  uint64_t bytes = packed->bytes;
   int result = bytes < sizeof(head) || bytes > INDEX_LIMIT
                    ? fail(EINVAL, "%s is no index: it has %" PRIu64 " bytes.", layer->sidecar, bytes)
-                   : uffd_read_exactly(fd, layer->sidecar, 0, head, sizeof(head));
+                   : uffd_packed_read(packed, 0, head, sizeof(head));
   if (result == 0 && (uffd_le32(head) != UFFD_MAGIC_INDEX || uffd_le32(head + 4) != bytes - sizeof(head))) {
     result = fail(EINVAL, "%s is no index, or is cut off.", layer->sidecar);
   }
-  if (result == 0) {
-    result = read_index(fd, layer->sidecar, sizeof(head), bytes - sizeof(head), &layer->index);
-  }
+  if (result == 0) result = read_index(packed, sizeof(head), bytes - sizeof(head), &layer->index);
   if (result < 0) return result;
   if ((layer->index.flags & UFFD_INDEX_EXTERNAL) == 0) {
     return fail(EINVAL, "%s is the index of a compressed file, not of the file beside it.", layer->sidecar);
@@ -146,6 +144,16 @@ static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes, int 
               "%s has %" PRIu64 " bytes, and its index %s was made for %" PRIu64
               ": remove the index if the file is right.",
               layer->path, file_bytes, layer->sidecar, layer->index.stream_bytes);
+}
+
+/* given: a descriptor that somebody else has opened; -1: none. */
+static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes, int given) {
+  uint64_t bytes = 0;
+  int fd = given >= 0 ? take_file(given, layer->sidecar, &bytes) : open_file(layer->sidecar, &bytes);
+  if (fd < 0) return fd;
+  layer->sidecar_fd = fd;
+  const struct uffd_packed packed = {fd, NULL, layer->sidecar, bytes, NULL};
+  return take_sidecar(layer, &packed, file_bytes);
 }
 
 static bool has_sidecar(const struct uffd_layer_origin *origin, const char *name) {
@@ -179,24 +187,30 @@ static int check_index(const struct uffd_layer_file *layer, uint64_t stream_byte
               stream_bytes, layer->index.stream_bytes);
 }
 
-static int open_zstd(struct uffd_layer_file *layer, int fd, uint64_t file_bytes, uint64_t frame_limit) {
-  struct uffd_seek seek;
-  int result = uffd_seek_read(fd, layer->path, file_bytes, frame_limit, &seek);
+/* The frames of a zstd file, and what its index says, or implies. */
+static int read_zstd(struct uffd_layer_file *layer, const struct uffd_packed *packed, uint64_t frame_limit,
+                     struct uffd_seek *seek) {
+  int result = uffd_seek_read(packed, frame_limit, seek);
   if (result < 0) return result;
-  uint64_t stream_bytes = seek.frames.list[seek.frames.count].offset;
-  if (seek.index_at != 0) {
+  uint64_t stream_bytes = seek->frames.list[seek->frames.count].offset;
+  if (seek->index_at != 0) {
     layer->format = UFFD_IMAGE_INDEXED;
-    result = read_index(fd, layer->path, seek.index_at, seek.index_bytes, &layer->index);
+    result = read_index(packed, seek->index_at, seek->index_bytes, &layer->index);
     if (result == 0) result = check_index(layer, stream_bytes);
   } else {
     layer->format = UFFD_IMAGE_ZSTD;
     result = imply(layer, stream_bytes);
     if (result == 0) result = add(layer, UFFD_IMAGE_DATA, 0, stream_bytes);
   }
-  if (result < 0) {
-    uffd_frames_free(&seek.frames);
-    return result;
-  }
+  if (result < 0) uffd_frames_free(&seek->frames);
+  return result;
+}
+
+static int open_zstd(struct uffd_layer_file *layer, int fd, uint64_t file_bytes, uint64_t frame_limit) {
+  const struct uffd_packed packed = {fd, NULL, layer->path, file_bytes, NULL};
+  struct uffd_seek seek;
+  int result = read_zstd(layer, &packed, frame_limit, &seek);
+  if (result < 0) return result;
   return uffd_source_zstd(fd, layer->path, file_bytes, &seek.frames, &layer->source);
 }
 
@@ -231,20 +245,115 @@ static int open_layer(struct uffd_layer_file *layer, uint64_t frame_limit, const
   return result;
 }
 
+/* Layers that lie elsewhere */
+
+/* A file that is not there, or that a store does not tell us of, is no sidecar. */
+static int read_remote_sidecar(struct uffd_layer_file *layer, const struct uffd_image_opts *opts, uint64_t file_bytes) {
+  char uri[4096];
+  struct uffd_remote *remote;
+  if (uffd_uri_scheme(layer->uri) == UFFD_SCHEME_NBD || uffd_uri_extend(layer->uri, ".uidx", uri, sizeof(uri)) < 0) {
+    return 0;
+  }
+  struct uffd_image_opts quiet = *opts;
+  quiet.flags |= UFFD_IMAGE_UNVERSIONED;
+  int result = uffd_remote_open(uri, &quiet, &remote);
+  if (result == -ENOENT || result == -EACCES) return 0;
+  if (result < 0) return result;
+  layer->sidecar = copy_text(remote->name);
+  const struct uffd_packed packed = {-1, remote, layer->sidecar, remote->transport->bytes, uffd_remote_read};
+  result = layer->sidecar == NULL ? fail(ENOMEM, "No memory for the layer %s.", layer->path)
+                                  : take_sidecar(layer, &packed, file_bytes);
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_remote_close(remote);
+  uffd_restore_sentence(&why);
+  return result;
+}
+
+/* Do the digests of a sidecar say what each chunk of its file is? Not where the image has its parts in another order.
+ */
+static bool describes_file(const struct uffd_index *index) {
+  if (index->digest == UFFD_DIGEST_NONE || index->digests == NULL) return false;
+  if ((index->flags & UFFD_INDEX_HAS_PARENT) != 0 || index->length != index->stream_bytes) return false;
+  for (size_t i = 0; i < index->extents_count; i++) {
+    const struct uffd_index_extent *extent = &index->extents[i];
+    if (extent->kind == UFFD_IMAGE_DATA && extent->stream_offset != extent->offset) return false;
+  }
+  return true;
+}
+
+/* Without a strong ETag, or digests, nothing would tell that a file has changed while it is served. */
+static int check_version(const struct uffd_layer_file *layer, const struct uffd_remote *remote, bool digests) {
+  if (digests || remote->transport->version[0] != '\0') return 0;
+  if (uffd_uri_scheme(layer->uri) == UFFD_SCHEME_NBD) return 0; /* it has no versions: nothing is kept of it */
+  return fail(EINVAL,
+              "%s: the server gives no strong ETag, so that nothing would tell when the file changes: put an index "
+              "beside it (`uffd-lua image index`), or say that it is not versioned.",
+              layer->path);
+}
+
+static int open_remote(struct uffd_layer_file *layer, struct uffd_remote *remote, const struct uffd_image_opts *opts,
+                       uint64_t frame_limit, bool plain) {
+  const struct uffd_packed packed = {-1, remote, layer->path, remote->transport->bytes, uffd_remote_read};
+  unsigned char head[4] = {0};
+  int result = uffd_packed_read(&packed, 0, head, min_u64(packed.bytes, sizeof(head)));
+  if (result == 0 && is_zstd(head)) {
+    struct uffd_seek seek;
+    result = check_version(layer, remote, false);
+    if (result == 0) result = read_zstd(layer, &packed, frame_limit, &seek);
+    return result < 0 ? result : uffd_source_remote(remote, &seek.frames, NULL, &layer->source);
+  }
+  if (result == 0 && !plain) result = read_remote_sidecar(layer, opts, packed.bytes);
+  layer->format = layer->sidecar != NULL ? UFFD_IMAGE_SIDECAR : UFFD_IMAGE_RAW;
+  if (result == 0 && layer->sidecar == NULL) result = imply(layer, packed.bytes);
+  if (result == 0 && layer->sidecar == NULL) result = add(layer, UFFD_IMAGE_DATA, 0, packed.bytes);
+  bool digests = describes_file(&layer->index);
+  if (result == 0) result = check_version(layer, remote, digests);
+  const struct uffd_chunk_digests chunks = {layer->index.digest, uffd_index_chunks(&layer->index), layer->index.digests,
+                                            layer->index.id};
+  return result < 0 ? result : uffd_source_remote(remote, NULL, digests ? &chunks : NULL, &layer->source);
+}
+
+static int connect_layer(struct uffd_layer_file *layer, const struct uffd_image_opts *opts, uint64_t frame_limit,
+                         bool plain) {
+  struct uffd_remote *remote;
+  int result = uffd_remote_open(layer->uri, opts, &remote);
+  if (result < 0) return result;
+  result = open_remote(layer, remote, opts, frame_limit, plain);
+  if (result == 0) return 0;
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_remote_close(remote);
+  uffd_restore_sentence(&why);
+  return result;
+}
+
+/* A layer's path is what messages name: of a URI, without what is secret. */
+static int name_layer(struct uffd_layer_file *layer, const struct uffd_layer_origin *origin) {
+  char name[4096];
+  const char *path = origin->path;
+  if (origin->file == NULL && uffd_uri_scheme(path) != UFFD_SCHEME_NONE) {
+    int result = uffd_uri_name(path, name, sizeof(name));
+    if (result < 0) return result;
+    layer->uri = copy_text(path);
+    path = name;
+    if (layer->uri == NULL) return fail(ENOMEM, "No memory for the layer %s.", name);
+  }
+  layer->path = copy_text(path);
+  return layer->path == NULL ? fail(ENOMEM, "No memory for the layer %s.", path) : 0;
+}
+
 int uffd_layer_open(const struct uffd_layer_origin *origin, const struct uffd_image_opts *opts,
                     struct uffd_layer_file **made) {
   uint64_t frame_limit = opts->frame_limit == 0 ? FRAME_LIMIT : opts->frame_limit;
   if (frame_limit > FRAME_MOST) return fail(EINVAL, "A frame has at most 1 GiB, not %" PRIu64 " bytes.", frame_limit);
   struct uffd_layer_file *layer = NEW(struct uffd_layer_file);
-  if (layer != NULL) {
-    layer->fd = layer->sidecar_fd = -1;
-    layer->path = copy_text(origin->path);
+  if (layer == NULL) return fail(ENOMEM, "No memory for a layer.");
+  layer->fd = layer->sidecar_fd = -1;
+  int result = name_layer(layer, origin);
+  if (result == 0 && layer->uri != NULL) {
+    result = connect_layer(layer, opts, frame_limit, origin->plain);
+  } else if (result == 0) {
+    result = open_layer(layer, frame_limit, origin);
   }
-  if (layer == NULL || layer->path == NULL) {
-    uffd_layer_close(layer);
-    return fail(ENOMEM, "No memory for the layer %s.", origin->path);
-  }
-  int result = open_layer(layer, frame_limit, origin);
   if (result < 0) {
     uffd_layer_close(layer);
     return result;

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "image/image.h"
+#include "image/remote/uri.h"
 
 /* What no layer from the top down has told yet, sorted. */
 struct gap {
@@ -164,11 +165,15 @@ static int check_pair(const struct uffd_layer_file *layer, const struct uffd_lay
 static int check_twice(const uffd_image *image) {
   struct stat files[UFFD_IMAGE_DEPTH];
   for (size_t i = 0; i < image->count; i++) {
-    if (fstat(image->layers[i]->fd, &files[i]) != 0) {
+    const char *uri = image->layers[i]->uri;
+    if (uri == NULL && fstat(image->layers[i]->fd, &files[i]) != 0) {
       return fail(errno, "Cannot look at %s: %s.", image->layers[i]->path, strerror(errno));
     }
     for (size_t j = 0; j < i; j++) {
-      if (files[i].st_dev == files[j].st_dev && files[i].st_ino == files[j].st_ino) {
+      const char *other = image->layers[j]->uri;
+      if ((uri == NULL) != (other == NULL)) continue;
+      if (uri != NULL ? strcmp(uri, other) == 0
+                      : files[i].st_dev == files[j].st_dev && files[i].st_ino == files[j].st_ino) {
         return fail(EINVAL, "%s stands in the stack twice, as %s too.", image->layers[i]->path, image->layers[j]->path);
       }
     }
@@ -181,10 +186,19 @@ static int check_depth(const uffd_image *image) {
   return fail(ELOOP, "%s is below %u layers: compact some of them.", image->layers[0]->path, UFFD_IMAGE_DEPTH - 1);
 }
 
+/* Where the parent of a layer is looked for: beside it. */
+static int find_parent(const struct uffd_layer_file *layer, char *path, size_t room) {
+  const char *slash = strrchr(layer->path, '/');
+  if (layer->uri != NULL) return uffd_uri_beside(layer->uri, layer->index.parent, path, room);
+  int length = snprintf(path, room, "%.*s%s", slash == NULL ? 0 : (int)(slash + 1 - layer->path), layer->path,
+                        layer->index.parent);
+  if (length >= 0 && (size_t)length < room) return 0;
+  return fail(ENAMETOOLONG, "The parent's name of %s is too long.", layer->path);
+}
+
 /* The parent of the lowest layer, by the name that its index has. */
 static int open_parent(uffd_image *image, const struct uffd_image_opts *opts) {
   const struct uffd_layer_file *lowest = image->layers[0];
-  const char *slash = strrchr(lowest->path, '/');
   char path[8192];
   int result = check_depth(image);
   if (result < 0) return result;
@@ -192,9 +206,8 @@ static int open_parent(uffd_image *image, const struct uffd_image_opts *opts) {
     return fail(EINVAL, "%s is an increment that does not name its parent: give the parent's path before it.",
                 lowest->path);
   }
-  int length = snprintf(path, sizeof(path), "%.*s%s", slash == NULL ? 0 : (int)(slash + 1 - lowest->path), lowest->path,
-                        lowest->index.parent);
-  if (length >= (int)sizeof(path)) return fail(ENAMETOOLONG, "The parent's name of %s is too long.", lowest->path);
+  result = find_parent(lowest, path, sizeof(path));
+  if (result < 0) return result;
   struct uffd_layer_file *parent;
   const struct uffd_layer_origin origin = {.path = path};
   result = uffd_layer_open(&origin, opts, &parent);
@@ -215,7 +228,7 @@ int uffd_stack_build(uffd_image *image, const struct uffd_image_opts *opts) {
   }
   for (size_t i = 0; result == 0 && i < image->count; i++) {
     const struct uffd_layer_file *layer = image->layers[i];
-    const struct uffd_frames *frames = uffd_source_frames(layer->source);
+    const struct uffd_frames *frames = layer->source->frames;
     if (i + 1 < image->count) result = check_pair(layer, image->layers[i + 1]);
     image->page_size = max_u64(image->page_size, layer->index.page_size);
     if (frames != NULL) {

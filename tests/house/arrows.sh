@@ -20,7 +20,8 @@ loop/engine
 loop/engine/inline loop/engine/placed
 loop
 image/digest
-image/source
+image/source image/cache
+image/remote
 image
 serve/workingset
 serve/paper

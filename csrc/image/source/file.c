@@ -30,6 +30,11 @@ int uffd_read_exactly(int fd, const char *path, uint64_t offset, void *buffer, u
   return 0;
 }
 
+int uffd_packed_read(const struct uffd_packed *packed, uint64_t offset, void *buffer, uint64_t length) {
+  if (packed->remote != NULL) return packed->read(packed->remote, offset, buffer, length);
+  return uffd_read_exactly(packed->fd, packed->path, offset, buffer, length);
+}
+
 static int read_file(struct uffd_source *source, struct uffd_reader *reader, uint64_t offset, char *buffer,
                      uint64_t length) {
   (void)reader;
@@ -46,7 +51,7 @@ int uffd_source_file(int fd, const char *path, uint64_t file_bytes, struct uffd_
   static const struct uffd_source_class class = {.kind = "file", .read = read_file, .destroy = destroy};
   struct file *file = NEW(struct file);
   if (file == NULL) return fail(ENOMEM, "No memory for the source %s.", path);
-  file->head = (struct uffd_source){&class, path, file_bytes, file_bytes};
+  file->head = (struct uffd_source){&class, path, file_bytes, file_bytes, NULL};
   file->fd = fd;
   *source = &file->head;
   return 0;

@@ -18,7 +18,7 @@
 #define WINDOW       (UINT64_C(1) << 20) /* of a file whose frames are followed, bytes, beside the longest frame */
 
 struct file {
-  int fd;
+  const struct uffd_packed *packed;
   const char *path;
   uint64_t bytes;
   uint64_t frame_limit;
@@ -73,7 +73,7 @@ static int take(const struct file *file, struct uffd_seek *seek, uint64_t at, ui
 static int look_for_index(const struct file *file, struct uffd_seek *seek, uint64_t at, uint64_t packed) {
   unsigned char head[SKIP_HEADER];
   if (packed < SKIP_HEADER) return 0;
-  int result = uffd_read_exactly(file->fd, file->path, at, head, sizeof(head));
+  int result = uffd_packed_read(file->packed, at, head, sizeof(head));
   if (result < 0 || uffd_le32(head) != UFFD_MAGIC_INDEX) return result;
   if (uffd_le32(head + 4) != packed - SKIP_HEADER) {
     return fail(EINVAL, "%s: its index at byte %" PRIu64 " has another length than the seek table says.", file->path,
@@ -114,7 +114,7 @@ static int read_table(const struct file *file, const unsigned char *footer, stru
   uint64_t begin = file->bytes - entries - FOOTER - SKIP_HEADER;
   unsigned char *table = uffd_alloc(entries + SKIP_HEADER);
   if (table == NULL) return fail(ENOMEM, "No memory for the seek table of %s.", file->path);
-  int result = uffd_read_exactly(file->fd, file->path, begin, table, entries + SKIP_HEADER);
+  int result = uffd_packed_read(file->packed, begin, table, entries + SKIP_HEADER);
   if (result == 0 && (uffd_le32(table) != UFFD_MAGIC_SEEK || uffd_le32(table + 4) != entries + FOOTER)) {
     result = fail(EINVAL, "%s: its seek table does not begin at byte %" PRIu64 ", where %" PRIu64 " frames put it.",
                   file->path, begin, count);
@@ -157,7 +157,7 @@ static int64_t walk_frame(const struct file *file, const struct window *window, 
 static int fill_window(const struct file *file, struct window *window, uint64_t at) {
   window->start = at;
   window->end = min_u64(at + window->room, file->bytes);
-  return uffd_read_exactly(file->fd, file->path, at, window->bytes, window->end - at);
+  return uffd_packed_read(file->packed, at, window->bytes, window->end - at);
 }
 
 /* Frame by frame: of files that pzstd, or cat, has put together. */
@@ -180,17 +180,17 @@ static int follow_frames(const struct file *file, struct uffd_seek *seek) {
   return result < 0 ? (int)result : 0;
 }
 
-int uffd_seek_read(int fd, const char *path, uint64_t file_bytes, uint64_t frame_limit, struct uffd_seek *seek) {
-  const struct file file = {fd, path, file_bytes, frame_limit};
+int uffd_seek_read(const struct uffd_packed *packed, uint64_t frame_limit, struct uffd_seek *seek) {
+  const struct file file = {packed, packed->path, packed->bytes, frame_limit};
   unsigned char footer[FOOTER];
   *seek = (struct uffd_seek){.index_at = 0};
-  int result = file_bytes < FOOTER ? fail(EINVAL, "%s: its first frame is cut off.", path)
-                                   : uffd_read_exactly(fd, path, file_bytes - FOOTER, footer, FOOTER);
+  int result = file.bytes < FOOTER ? fail(EINVAL, "%s: its first frame is cut off.", file.path)
+                                   : uffd_packed_read(packed, file.bytes - FOOTER, footer, FOOTER);
   if (result == 0) {
     result = uffd_le32(footer + 5) == UFFD_MAGIC_TABLE ? read_table(&file, footer, seek) : follow_frames(&file, seek);
   }
   if (result == 0 && seek->frames.count == 0) {
-    result = seek->index_at == 0 ? fail(EINVAL, "%s holds no bytes.", path) : make_room(&seek->frames, 1);
+    result = seek->index_at == 0 ? fail(EINVAL, "%s holds no bytes.", file.path) : make_room(&seek->frames, 1);
   }
   if (result < 0) uffd_frames_free(&seek->frames);
   return result;

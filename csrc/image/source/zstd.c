@@ -35,6 +35,7 @@ struct uffd_reader {
   uint32_t kept_count;
   uint64_t uses;
   struct kept kept[KEPT_MOST];
+  struct uffd_bell *bell;
 };
 
 /* Pages that are not touched cost nothing. */
@@ -53,6 +54,14 @@ void uffd_reader_free(struct uffd_reader *reader) {
   unmap_buffer(reader->packed, reader->packed_room);
   unmap_buffer(reader->frames, reader->frame_room * reader->kept_count);
   DELETE(reader);
+}
+
+void uffd_reader_set_bell(struct uffd_reader *reader, struct uffd_bell *bell) {
+  reader->bell = bell;
+}
+
+struct uffd_bell *uffd_reader_bell(const struct uffd_reader *reader) {
+  return reader->bell;
 }
 
 int uffd_reader_make(const struct uffd_reader_need *need, struct uffd_reader **made) {
@@ -81,7 +90,7 @@ static uint64_t frame_bytes(const struct uffd_frame *frame) {
 }
 
 /* The last frame that begins at offset or before. */
-static size_t find_frame(const struct uffd_frames *frames, uint64_t offset) {
+size_t uffd_frames_find(const struct uffd_frames *frames, uint64_t offset) {
   size_t low = 0, high = frames->count;
   while (high - low > 1) {
     size_t middle = low + (high - low) / 2;
@@ -94,28 +103,34 @@ static size_t find_frame(const struct uffd_frames *frames, uint64_t offset) {
   return low;
 }
 
-static int damaged(const struct zstd *zstd, size_t index, const char *why) {
-  const struct uffd_frame *frame = &zstd->frames.list[index];
-  return fail(EIO, "%s: frame %zu (at byte %" PRIu64 ", %" PRIu64 " bytes from %" PRIu64 ") is damaged: %s.",
-              zstd->head.path, index, frame->at, frame_bytes(frame), frame->offset, why);
+static int damaged(const char *path, const struct uffd_frames *frames, size_t index, const char *why) {
+  const struct uffd_frame *frame = &frames->list[index];
+  return fail(EIO, "%s: frame %zu (at byte %" PRIu64 ", %" PRIu64 " bytes from %" PRIu64 ") is damaged: %s.", path,
+              index, frame->at, frame_bytes(frame), frame->offset, why);
+}
+
+int uffd_frame_decode(const char *path, const struct uffd_frames *frames, size_t index, struct ZSTD_DCtx_s *decoder,
+                      const char *packed, char *buffer) {
+  const struct uffd_frame *frame = &frames->list[index];
+  uint64_t bytes = frame_bytes(frame);
+  size_t got = ZSTD_decompressDCtx(decoder, buffer, bytes, packed, frame->packed);
+  if (ZSTD_isError(got)) return damaged(path, frames, index, ZSTD_getErrorName(got));
+  if (got != bytes) return damaged(path, frames, index, "it decodes to fewer bytes than the seek table says");
+  if (ZSTD_findFrameCompressedSize(packed, frame->packed) != frame->packed) {
+    return damaged(path, frames, index, "the seek table's entry holds more than one frame");
+  }
+  if (frames->checksums && uffd_digest_frame(buffer, bytes) != frame->checksum) {
+    return damaged(path, frames, index, "its checksum does not match the seek table's");
+  }
+  return 0;
 }
 
 /* All of a frame, to buffer. */
 static int decode(const struct zstd *zstd, struct uffd_reader *reader, size_t index, char *buffer) {
   const struct uffd_frame *frame = &zstd->frames.list[index];
-  uint64_t bytes = frame_bytes(frame);
   int result = uffd_read_exactly(zstd->fd, zstd->head.path, frame->at, reader->packed, frame->packed);
   if (result < 0) return result;
-  size_t got = ZSTD_decompressDCtx(reader->decoder, buffer, bytes, reader->packed, frame->packed);
-  if (ZSTD_isError(got)) return damaged(zstd, index, ZSTD_getErrorName(got));
-  if (got != bytes) return damaged(zstd, index, "it decodes to fewer bytes than the seek table says");
-  if (ZSTD_findFrameCompressedSize(reader->packed, frame->packed) != frame->packed) {
-    return damaged(zstd, index, "the seek table's entry holds more than one frame");
-  }
-  if (zstd->frames.checksums && uffd_digest_frame(buffer, bytes) != frame->checksum) {
-    return damaged(zstd, index, "its checksum does not match the seek table's");
-  }
-  return 0;
+  return uffd_frame_decode(zstd->head.path, &zstd->frames, index, reader->decoder, reader->packed, buffer);
 }
 
 /*
@@ -151,7 +166,7 @@ static int keep(const struct zstd *zstd, struct uffd_reader *reader, size_t inde
 static int read_zstd(struct uffd_source *source, struct uffd_reader *reader, uint64_t offset, char *buffer,
                      uint64_t length) {
   const struct zstd *zstd = (const struct zstd *)source;
-  for (size_t i = find_frame(&zstd->frames, offset); length > 0; i++) {
+  for (size_t i = uffd_frames_find(&zstd->frames, offset); length > 0; i++) {
     const struct uffd_frame *frame = &zstd->frames.list[i];
     uint64_t bytes = frame_bytes(frame), from = offset - frame->offset, part = min_u64(bytes - from, length);
     const char *kept = NULL;
@@ -167,7 +182,7 @@ static int read_zstd(struct uffd_source *source, struct uffd_reader *reader, uin
 
 static void unit(const struct uffd_source *source, uint64_t offset, uint64_t *low, uint64_t *high) {
   const struct zstd *zstd = (const struct zstd *)source;
-  size_t i = find_frame(&zstd->frames, offset);
+  size_t i = uffd_frames_find(&zstd->frames, offset);
   *low = zstd->frames.list[i].offset;
   *high = zstd->frames.list[i + 1].offset;
 }
@@ -181,10 +196,6 @@ static void destroy(struct uffd_source *source) {
 
 static const struct uffd_source_class class = {.kind = "zstd", .read = read_zstd, .unit = unit, .destroy = destroy};
 
-const struct uffd_frames *uffd_source_frames(const struct uffd_source *source) {
-  return source->class == &class ? &((const struct zstd *)source)->frames : NULL;
-}
-
 int uffd_source_zstd(int fd, const char *path, uint64_t file_bytes, struct uffd_frames *frames,
                      struct uffd_source **source) {
   struct zstd *zstd = NEW(struct zstd);
@@ -192,7 +203,7 @@ int uffd_source_zstd(int fd, const char *path, uint64_t file_bytes, struct uffd_
     uffd_frames_free(frames);
     return fail(ENOMEM, "No memory for the source %s.", path);
   }
-  zstd->head = (struct uffd_source){&class, path, file_bytes, frames->list[frames->count].offset};
+  zstd->head = (struct uffd_source){&class, path, file_bytes, frames->list[frames->count].offset, &zstd->frames};
   zstd->fd = fd;
   zstd->frames = *frames;
   *frames = (struct uffd_frames){.list = NULL};
