@@ -249,6 +249,44 @@ struct uffd_store_layer_opts {
  */
 UFFD_EXPORT int uffd_store_layer(const char *path, const struct uffd_store_layer_opts *opts, uffd_store **store);
 
+struct uffd_store_writable_opts {
+  size_t size;
+  uint64_t length;    /* of the image, bytes; 0: as below */
+  uint64_t page_size; /* bytes, a power of two from 4096 on; 0: as below, or 4096 */
+  uffd_image *below;  /* what pages hold that were never put; NULL: zeros */
+};
+#define UFFD_STORE_WRITABLE_OPTS_INIT                                                                                  \
+  { sizeof(struct uffd_store_writable_opts), 0, 0, NULL }
+
+/*
+ * A writable layer: a store whose pages are served while it is being written. The data lie in the file path, raw and
+ * sparse, and path.umap says which pages are there. It is made when there is none, else opened with what it holds;
+ * whoever opens it has it alone. It lasts: closing it, failing and being killed drop nothing that was put.
+ * uffd_store_put() writes data before the map tells of them, so another process that opens the layer after this one was
+ * killed finds, of every page, what was put last, or for a put that had not returned what was put before. After a crash
+ * of the machine it finds what was there at the last uffd_store_flush() (or _finish(), which is one); a page that was
+ * put again since may hold parts of both. A put that failed (a full disk) may be tried again. uffd_store_put() may be
+ * called from several threads, for different pages.
+ * Errors: those of open(2); -EINVAL no length, a page size that is none, `below` has no index, or what is there is of
+ * another length, page size, or image below, is damaged or cut off; -EEXIST path is a file without a map; -EBUSY it is
+ * open elsewhere; -ENOENT its data are gone; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_store_writable(const char *path, const struct uffd_store_writable_opts *opts, uffd_store **store);
+
+/*
+ * A resolver for a writable store: what was put, and below it the image. It keeps the layer open after the store is
+ * closed. Pages that are put later are seen by faults later. Errors: -EINVAL the store is not a writable one; -ENOMEM;
+ * -EOWNERDEAD in a forked child.
+ */
+UFFD_EXPORT int uffd_store_resolver(uffd_store *store, uffd_resolver **resolver);
+
+/*
+ * Puts all that was put into a writable store into another one: into a layer on the same `below`, it makes an
+ * increment of it. The other store is left unfinished. No page may be put meanwhile. Errors: those of reading, and of
+ * uffd_store_put(); -EINVAL the store is not a writable one; -EOWNERDEAD in a forked child.
+ */
+UFFD_EXPORT int uffd_store_seal(uffd_store *store, uffd_store *to);
+
 struct uffd_image_copy_opts {
   size_t size;
   uint32_t from_layer; /* what comes from layers below this one is put as BELOW; 0: all is data and zero */

@@ -99,4 +99,14 @@ size_t uffd_stack_find(const uffd_image *image, uint64_t offset);
 int uffd_image_gather(const uffd_image *image, struct uffd_reader *reader, uint64_t offset, char *buffer,
                       uint64_t length);
 
+/* resolver.c: answering faults. What a handler needs for it: a reader, and a buffer in which the answer's bytes are. */
+struct uffd_image_asker;
+int uffd_image_asker_make(const uffd_image *image, struct uffd_image_asker **made);
+void uffd_image_asker_free(struct uffd_image_asker *asker); /* NULL is allowed */
+int uffd_image_asker_read(const uffd_image *image, const struct uffd_image_asker *asker, uint64_t offset, char *buffer,
+                          uint64_t length);
+/* The answer may reach beyond the fault's cover: a frame is installed whole. */
+int uffd_image_ask(const uffd_image *image, const struct uffd_image_asker *asker, const struct uffd_fault *fault,
+                   struct uffd_answer *answer);
+
 #endif

@@ -11,24 +11,20 @@
 #define ANSWER UINT64_C(262144) /* bytes gathered at once, unless a page is larger: more do not stay in the cache */
 
 /* What a handler has. */
-struct state {
+struct uffd_image_asker {
   struct uffd_reader *reader;
   char *buffer; /* HUGE_PAGE bytes; those that are not touched cost nothing */
 };
 
-static void teardown(void *ctx, void *argument) {
-  struct state *state = argument;
-  (void)ctx;
+void uffd_image_asker_free(struct uffd_image_asker *state) {
   if (state == NULL) return;
   uffd_reader_free(state->reader);
   if (state->buffer != NULL) munmap(state->buffer, HUGE_PAGE);
   DELETE(state);
 }
 
-static int setup(void *ctx, const struct uffd_handler *handler, void **made) {
-  const uffd_image *image = ctx;
-  (void)handler;
-  struct state *state = NEW(struct state);
+int uffd_image_asker_make(const uffd_image *image, struct uffd_image_asker **made) {
+  struct uffd_image_asker *state = NEW(struct uffd_image_asker);
   if (state == NULL) return fail(ENOMEM, "No memory for a handler's reader.");
   int result = uffd_reader_make(&image->need, &state->reader);
   if (result == 0) {
@@ -37,7 +33,7 @@ static int setup(void *ctx, const struct uffd_handler *handler, void **made) {
     if (state->buffer == NULL) result = fail(ENOMEM, "No memory for a handler's buffer.");
   }
   if (result < 0) {
-    teardown(ctx, state);
+    uffd_image_asker_free(state);
     return result;
   }
   *made = state;
@@ -45,7 +41,7 @@ static int setup(void *ctx, const struct uffd_handler *handler, void **made) {
 }
 
 /* Bytes of [low, high), which holds the fault's page and is at most HUGE_PAGE, are the answer. */
-static int answer_bytes(const uffd_image *image, const struct state *state, uint64_t low, uint64_t high,
+static int answer_bytes(const uffd_image *image, const struct uffd_image_asker *state, uint64_t low, uint64_t high,
                         struct uffd_answer *answer) {
   high = min_u64(high, image->length); /* zeros follow in the last page */
   int result = uffd_image_gather(image, state->reader, low, state->buffer, high - low);
@@ -91,9 +87,13 @@ static void choose_range(const uffd_image *image, const struct uffd_fault *fault
   *high = min_u64(*high, *low + limit);
 }
 
-static int resolve(void *ctx, void *argument, const struct uffd_fault *fault, struct uffd_answer *answer) {
-  const uffd_image *image = ctx;
-  const struct state *state = argument;
+int uffd_image_asker_read(const uffd_image *image, const struct uffd_image_asker *state, uint64_t offset, char *buffer,
+                          uint64_t length) {
+  return uffd_image_gather(image, state->reader, offset, buffer, length);
+}
+
+int uffd_image_ask(const uffd_image *image, const struct uffd_image_asker *state, const struct uffd_fault *fault,
+                   struct uffd_answer *answer) {
   uint64_t offset = fault->offset, page = fault->page_size, low, high;
   if (offset >= image->length) {
     return fail(EIO, "Offset %" PRIu64 " is beyond the image, which has %" PRIu64 " bytes.", offset, image->length);
@@ -112,6 +112,23 @@ static int resolve(void *ctx, void *argument, const struct uffd_fault *fault, st
   int result = answer_bytes(image, state, low, high, answer);
   if (result < 0 && high - low > page) result = answer_bytes(image, state, offset, offset + page, answer);
   return result; /* damage elsewhere in the range is an error of those who ask for that page */
+}
+
+static int setup(void *ctx, const struct uffd_handler *handler, void **made) {
+  struct uffd_image_asker *state = NULL;
+  (void)handler;
+  int result = uffd_image_asker_make(ctx, &state);
+  *made = state;
+  return result;
+}
+
+static int resolve(void *ctx, void *argument, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  return uffd_image_ask(ctx, argument, fault, answer);
+}
+
+static void teardown(void *ctx, void *argument) {
+  (void)ctx;
+  uffd_image_asker_free(argument);
 }
 
 static void destroy(void *ctx) {

@@ -393,6 +393,31 @@ static int store_layer(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
+/* store_writable(path, options) */
+static int store_writable(lua_State *L) {
+  struct uffd_store_writable_opts opts = UFFD_STORE_WRITABLE_OPTS_INIT;
+  const char *path = luaL_checkstring(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  opts.length = option(L, "length");
+  opts.page_size = option(L, "page_size");
+  if (lua_getfield(L, 2, "below") != LUA_TNIL) opts.below = check_image(L, lua_gettop(L));
+  struct store *handle = new_store(L);
+  int result = uffd_store_writable(path, &opts, &handle->store);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
+static int store_resolver(lua_State *L) {
+  uffd_store *store = check_store(L, 1);
+  uffd_resolver **slot;
+  uffd_lua_new_resolver(L, &slot);
+  int result = uffd_store_resolver(store, slot);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
+static int store_seal(lua_State *L) {
+  return uffd_lua_done(L, uffd_store_seal(check_store(L, 1), check_store(L, 2)));
+}
+
 /* store:put(offset, data), store:zero(offset, length), store:below(offset, length) */
 static int store_put(lua_State *L) {
   uffd_store *store = check_store(L, 1);
@@ -453,22 +478,16 @@ static const luaL_Reg image_methods[] = {
 static const luaL_Reg image_meta[] = {
     {"__gc", image_gc}, {"__close", image_gc}, {"__len", image_len}, {"__tostring", image_tostring}, {NULL, NULL}};
 
-static const luaL_Reg store_methods[] = {{"put", store_put},
-                                         {"zero", store_zero},
-                                         {"below", store_below},
-                                         {"flush", store_flush},
-                                         {"finish", store_finish},
-                                         {"close", store_close},
-                                         {NULL, NULL}};
+static const luaL_Reg store_methods[] = {{"put", store_put},           {"zero", store_zero},   {"below", store_below},
+                                         {"resolver", store_resolver}, {"seal", store_seal},   {"flush", store_flush},
+                                         {"finish", store_finish},     {"close", store_close}, {NULL, NULL}};
 
 static const luaL_Reg store_meta[] = {
     {"__gc", store_gc}, {"__close", store_gc}, {"__tostring", store_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"image_open", image_open},
-                                     {"image_index", image_index},
-                                     {"store_file", store_file},
-                                     {"store_layer", store_layer},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"image_open", image_open},         {"image_index", image_index},
+                                     {"store_file", store_file},         {"store_layer", store_layer},
+                                     {"store_writable", store_writable}, {NULL, NULL}};
 
 void uffd_lua_open_image(lua_State *L) {
   uffd_lua_class(L, IMAGE_TYPE, image_field, image_meta, image_methods);

@@ -12,7 +12,7 @@ static int enter(const uffd_store *store) {
 }
 
 static int settle(uffd_store *store, int result) {
-  if (result < 0) store->state = UFFD_STORE_FAILED;
+  if (result < 0 && !store->class->lasting) store->state = UFFD_STORE_FAILED;
   return result < 0 ? result : 0;
 }
 

@@ -8,6 +8,7 @@
 
 struct uffd_store_class {
   const char *kind;
+  bool lasting; /* what was put stays, whatever fails later: nothing is given up */
   /* As the public functions, which check kind, length and overflow first. flush and abort may be NULL. */
   int (*put)(uffd_store *store, uint64_t offset, uint32_t kind, const void *data, uint64_t length);
   int (*flush)(uffd_store *store);

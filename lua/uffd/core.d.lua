@@ -699,6 +699,21 @@ function store:zero(offset, length) end
 ---@return integer? errno
 function store:below(offset, length) end
 
+---A resolver of a writable store: what was put, and below it the image. It goes on when the store is closed. Errors:
+---EINVAL the store is not a writable one; ENOMEM.
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function store:resolver() end
+
+---Puts all that was put into this writable store into another one. Errors: those of reading and putting; EINVAL the
+---store is not a writable one.
+---@param other uffd.Store
+---@return boolean? ok
+---@return string? message
+---@return integer? errno
+function store:seal(other) end
+
 ---What was put is on the disk after this, though not yet in its place.
 ---@return boolean? ok
 ---@return string? message
@@ -1213,6 +1228,13 @@ function core.store_file(path, length) end
 ---@return string? message
 ---@return integer? errno
 function core.store_layer(path, options) end
+
+---@param path string
+---@param options table
+---@return uffd.Store? store
+---@return string? message
+---@return integer? errno
+function core.store_writable(path, options) end
 
 ---@param page_size integer
 ---@param length integer

@@ -111,6 +111,36 @@ function store.layer(options)
   end
   return tools.call(what, need(what, core.store_layer), options.path, taken)
 end
+
+local writable_options = { path = true, length = true, page_size = true, below = true }
+
+---@class uffd.StoreWritableOptions
+---@field path string of the data, a sparse file; the page map is `path.umap`
+---@field below? uffd.Image what pages hold that were never put (default: zeros)
+---@field length? integer|string of the image, bytes (default: as below)
+---@field page_size? integer|string bytes (default: as below, or 4096)
+
+---A writable layer: a store whose pages are served while it is written, by `store:resolver()`. It is made, or opened
+---with what it holds, and lasts: closing it, failing and being killed drop nothing that was put. `store:seal(other)`
+---puts its pages into another store, such as a layer on the same image.
+---
+---Errors: those of files; EINVAL an option, `below` has no index, or the layer was written on another image, is of
+---another length or page size, or damaged; EEXIST path is a file without a page map; EBUSY it is open elsewhere; ENOENT
+---its data are gone; ENOMEM.
+---@param options uffd.StoreWritableOptions
+---@return uffd.Store? store
+---@return string? message
+---@return integer? errno
+function store.writable(options)
+  local what = "uffd.store.writable"
+  tools.check_options(what, options, writable_options)
+  local taken = { below = options.below }
+  for _, name in ipairs { "length", "page_size" } do
+    taken[name] = tools.bytes(what .. ": " .. name, options[name])
+  end
+  return tools.call(what, need(what, core.store_writable), options.path, taken)
+end
+
 return function(uffd, given)
   for name, tool in pairs(given) do tools[name] = tool end
   uffd.image, uffd.store = image, store
