@@ -73,6 +73,18 @@ enum {
   UFFD_PAGER_KEEP = 4
 };
 
+/* What is spoken at the front doors. */
+enum {
+  UFFD_DOOR_FIRECRACKER = 0, /* Firecracker's hand-off, and that of uffd_handoff_send() */
+  /*
+   * `criu restore --lazy-pages`: the socket is WORKDIR/lazy-pages.socket, the image is the directory of the dump (any
+   * dump, also an ordinary one, with its parents). Each task of a restore is a client; a restore may come any number of
+   * times, also several at once. Faults are answered from the first moment on; memory is filled in the background, or
+   * completed, when CRIU says that all tasks are whole. A restore that is refused fails, and its tasks never run.
+   */
+  UFFD_DOOR_CRIU = 1
+};
+
 struct uffd_pager_report;
 
 /* A front door beside uffd_pager_opts.socket. Which one a client came by is known of it: uffd_client.socket. */
@@ -94,7 +106,7 @@ struct uffd_pager_opts {
   uint32_t socket_mode;  /* of the front door's file; 0: 0600 */
   uint32_t max_clients;  /* 0: 256 */
   int64_t uid;           /* user who may connect, beside root and the pager's own user; -1: nobody else */
-  uint32_t max_regions;  /* of a client, up to 4096; 0: 4096 */
+  uint32_t max_regions;  /* of a client, up to 4096; 0: 4096. Not of a task of a dump */
   uint32_t max_bytes;    /* of a handshake; 0: 1 MiB */
   uint32_t handshake_ms; /* time limit of a handshake; 0: 5000 */
   uint32_t workers;      /* number of worker processes, up to 64; a new client goes to the one with the fewest. 0: 1 */
@@ -149,11 +161,13 @@ struct uffd_pager_opts {
    * NULL: the resolver makes all contents.
    */
   const char *const *images;
+  uint32_t door;     /* UFFD_DOOR_*, of all front doors */
+  uint32_t reserved; /* 0 */
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
     sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL,  \
-        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0, NULL                                                                \
+        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0, NULL, 0, 0                                                          \
   }
 
 /*

@@ -282,6 +282,7 @@ static int64_t user(lua_State *L, int table, const char *name) {
 static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) {
   static const char *const crashes[] = {"kill", "freeze", NULL};
   static const char *const drains[] = {"complete", "refuse", NULL};
+  static const char *const kinds[] = {"firecracker", "criu", NULL};
   luaL_checktype(L, table, LUA_TTABLE);
   opts->socket = text(L, table, "socket");
   opts->doors = doors(L, table, &opts->doors_count);
@@ -295,6 +296,7 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->max_bytes = (uint32_t)number(L, table, "max_bytes", UINT32_MAX);
   opts->handshake_ms = (uint32_t)number(L, table, "handshake", UINT32_MAX);
   opts->workers = (uint32_t)number(L, table, "workers", UINT32_MAX);
+  opts->door = choice(L, table, "door", kinds);
   opts->on_crash = choice(L, table, "on_crash", crashes);
   opts->on_drain = choice(L, table, "on_drain", drains);
   opts->flags = flag(L, table, "once", UFFD_PAGER_ONCE) | flag(L, table, "prefetch", UFFD_PAGER_PREFETCH) |

@@ -806,7 +806,7 @@ local pager_options = {
   image = true, resolver = true, workers = true,
   max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
   once = true, prefetch = true, record = true, replay = true, rate = true, around = true,
-  watchdog = true, hang = true, keep = true, report = true, worker = true, metrics = true,
+  watchdog = true, hang = true, keep = true, report = true, worker = true, metrics = true, door = true,
 }
 
 -- The front doors as the core takes them: a list of tables, each with path, mode and uid.
@@ -873,6 +873,10 @@ end
 ---@field mode? integer|string
 ---a user who may connect, beside root and the pager's own
 ---@field uid? integer
+---what is spoken at the front doors: Firecracker's hand-off, as `uffd.handoff` speaks it, or that of CRIU's lazy
+---restores: then `socket` is WORKDIR/lazy-pages.socket, `image` the directory of the dump, and each task of a restore is
+---a client (default "firecracker")
+---@field door? "firecracker"|"criu"
 ---path of the contents (a raw file, a zstd file, or an increment, whose parents are looked for), or a list of layers,
 ---the lowest first, as `uffd.image` takes it; without it, the resolver function makes all contents
 ---@field image? string|string[]

@@ -16,6 +16,8 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
                         mode and a user of its own instead of those of --mode and --uid
   --image FILE          what their memory holds: a raw file, a zstd file, or an increment, whose parents are looked for;
                         several times for a stack of layers, the lowest first
+  --door KIND           what is spoken at the front door: firecracker, as above, or criu, for its lazy restores: then
+                        PATH is WORKDIR/lazy-pages.socket, and --image the directory of the dump (firecracker)
   --policy FILE [ARGS]  a Lua chunk that makes the resolver of a client: it is called in a worker, with the client, the
                         image and ARGS, and returns a resolver; without an image it must make everything
   --workers N           worker processes (1)
@@ -105,6 +107,7 @@ local known = {
   workers = arguments.range(1, 64), uid = user, watchdog = count,
   hang = arguments.milliseconds, ["control-uid"] = user, ["control-mode"] = octal,
   ["max-regions"] = count, ["max-bytes"] = count_of_bytes,
+  door = arguments.choice("firecracker", "criu"),
   mode = octal, rate = arguments.bytes, around = size_or_auto,
   ["max-clients"] = count,
   ["on-crash"] = arguments.choice("kill", "freeze"),

@@ -62,12 +62,15 @@ int uffd_connection_make(const struct uffd_connection_opts *opts, uint64_t numbe
   memcpy(made->socket, opts->socket, sizeof(made->socket));
   made->patience = opts->handshake_ms * UINT64_C(1000000);
   made->state = state;
-  made->deadline = uffd_now() + made->patience;
+  made->deadline = opts->kind->by_task ? UFFD_NO_DEADLINE : uffd_now() + made->patience;
   made->handshake = (struct uffd_handshake)UFFD_HANDSHAKE_INIT;
   *connection = made;
   return 0;
 }
 
+bool uffd_connection_is_by_task(const struct uffd_connection *connection) {
+  return connection->kind->by_task;
+}
 int uffd_connection_fd(const struct uffd_connection *connection) {
   return connection->fd;
 }
@@ -237,12 +240,15 @@ static int feed(struct uffd_connection *connection, struct uffd_handshake *out) 
   if (result == UFFD_FEED_BYE && connection->count == 0) return fail(EINVAL, "The handshake has no regions.");
   if (result == UFFD_FEED_BYE) return fail(ESHUTDOWN, "The client has said that it needs no pager any more.");
   if (result == UFFD_FEED_NOTICE) return give_notice(connection, out);
+  if (connection->kind->by_task && result == UFFD_FEED_NOTHING) connection->deadline = UFFD_NO_DEADLINE;
   if (result == UFFD_FEED_NOTHING) return CALL_AGAIN;
   if (connection->deadline == UFFD_NO_DEADLINE) connection->deadline = uffd_now() + connection->patience;
   if (result == UFFD_FEED_MORE) return CALL_AGAIN;
   struct uffd_handshake *handshake = &connection->handshake;
-  result = uffd_regions_check(handshake->regions, handshake->regions_count, &connection->limits);
-  if (result < 0) return result;
+  if (!connection->kind->by_task) {
+    result = uffd_regions_check(handshake->regions, handshake->regions_count, &connection->limits);
+    if (result < 0) return result;
+  }
   connection->whole = true;
   connection->mine = own_fds(connection);
   return CALL_AGAIN;

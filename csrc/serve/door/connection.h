@@ -23,6 +23,7 @@ struct uffd_connection;
 /* Takes over fd, a stream socket, and peer->pidfd when it succeeds. -ENOMEM. */
 int uffd_connection_make(const struct uffd_connection_opts *opts, uint64_t number, int fd, const struct uffd_peer *peer,
                          struct uffd_connection **connection);
+bool uffd_connection_is_by_task(const struct uffd_connection *connection); /* see protocol.h */
 int uffd_connection_fd(const struct uffd_connection *connection);
 const struct uffd_peer *uffd_connection_peer(const struct uffd_connection *connection);
 uint64_t uffd_connection_number(const struct uffd_connection *connection);

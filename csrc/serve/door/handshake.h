@@ -38,6 +38,7 @@ struct uffd_handshake {
   int32_t pid;         /* as we see it; 0: unknown */
   uint32_t uid;
   uint32_t gid;
+  int32_t task; /* of the image, by the number that it has there; 0: the regions tell what it is */
   uint32_t regions_count;
   struct uffd_client_region *regions; /* sorted by offset, checked by uffd_regions_check() */
   uint32_t fds_count;

@@ -28,6 +28,11 @@ struct uffd_response {
 
 struct uffd_door_kind {
   const char *name;
+  /*
+   * A handshake names a task of the pager's image (handshake.task) and has no regions. Many come by one connection, of
+   * which the process that connected is none. They come when they come: only one that has begun must be whole in time.
+   */
+  bool by_task;
   size_t state_size; /* of a connection's state, which is zero at first */
   /*
    * Takes the next bytes of the stream and counts in *used those that belong to the handshake. WHOLE: regions and

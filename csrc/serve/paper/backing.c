@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "resolver/criu.h"
 #include "serve/paper/layers.h"
 #include "uffd_pager.h"
 
@@ -21,7 +22,8 @@
 /* What travels in the message's text. */
 struct packed {
   uint64_t length, identity;
-  uint32_t count, layered, replay;
+  uint64_t version; /* of a dump */
+  uint32_t count, layered, replay, dump;
   char name[256];
 };
 _Static_assert(sizeof(struct packed) < UFFD_MESSAGE_TEXT, "a backing fits into a message");
@@ -89,6 +91,27 @@ static int open_layers(const char *const *paths, struct uffd_backing *backing) {
   return result;
 }
 
+static bool is_directory(const char *path) {
+  struct stat status;
+  return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+static int open_dump(const char *path, struct uffd_backing *backing) {
+  backing->files = NEW(struct uffd_backing_file);
+  if (backing->files == NULL) return fail(ENOMEM, "No memory for an image.");
+  backing->count = 1;
+  struct uffd_backing_file *file = backing->files;
+  file->sidecar_fd = -1;
+  snprintf(file->path, sizeof(file->path), "%s", path);
+  file->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (file->fd < 0) return fail(errno, "%s: %s.", path, strerror(errno));
+  int result = uffd_criu_open(file->fd, path, &backing->dump);
+  if (result < 0) return result;
+  backing->length = uffd_criu_length(backing->dump);
+  backing->identity = uffd_criu_identity(backing->dump);
+  return 0;
+}
+
 /* A copy of the list for other processes. */
 static int make_list(struct uffd_backing *backing) {
   backing->list_fd = memfd_create("uffd-files", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -116,13 +139,16 @@ static void set_name(struct uffd_backing *backing, const char *const *paths) {
 int uffd_backing_open(const char *const *paths, struct uffd_backing *backing) {
   *backing = (struct uffd_backing){.list_fd = -1, .replay_fd = -1};
   set_name(backing, paths);
-  bool layered = paths[1] != NULL || uffd_layers_wanted(paths[0]);
-  int result = layered ? open_layers(paths, backing) : open_raw(paths[0], backing);
+  bool dump = paths[1] == NULL && is_directory(paths[0]);
+  bool layered = !dump && (paths[1] != NULL || uffd_layers_wanted(paths[0]));
+  int result = dump      ? open_dump(paths[0], backing)
+               : layered ? open_layers(paths, backing)
+                         : open_raw(paths[0], backing);
   if (result == 0) result = make_list(backing);
   if (result == 0) return 0;
   struct uffd_sentence why = uffd_keep_sentence();
   uffd_backing_close(backing);
-  if (!layered) return fail(-result, "%s: %s", paths[0], why.text);
+  if (!layered && !dump) return fail(-result, "%s: %s", paths[0], why.text);
   uffd_restore_sentence(&why);
   return result;
 }
@@ -140,6 +166,7 @@ enum uffd_backing_state uffd_backing_look_at(const struct uffd_backing_file *fil
 
 enum uffd_backing_state uffd_backing_look(const struct uffd_backing *backing) {
   enum uffd_backing_state worst = UFFD_BACKING_INTACT;
+  if (backing->dump != NULL) return uffd_criu_holds(backing->dump) ? UFFD_BACKING_INTACT : UFFD_BACKING_CHANGED;
   for (uint32_t i = 0; i < backing->count; i++) {
     enum uffd_backing_state state = uffd_backing_look_at(&backing->files[i]);
     if (state > worst) worst = state;
@@ -151,6 +178,10 @@ bool uffd_backing_same(const struct uffd_backing *backing, const struct uffd_bac
   if (backing->count != other->count || backing->layered != other->layered || backing->identity != other->identity ||
       backing->length != other->length || (backing->replay_fd >= 0) != (other->replay_fd >= 0)) {
     return false;
+  }
+  if (backing->dump != NULL || other->dump != NULL) {
+    return backing->dump != NULL && other->dump != NULL &&
+           uffd_criu_version(backing->dump) == uffd_criu_version(other->dump);
   }
   for (uint32_t i = 0; i < backing->count; i++) {
     const struct uffd_backing_file *one = &backing->files[i], *two = &other->files[i];
@@ -175,6 +206,8 @@ void uffd_backing_close(struct uffd_backing *backing) {
   backing->count = 0;
   uffd_close_fds(&backing->list_fd, 1);
   uffd_close_fds(&backing->replay_fd, 1);
+  uffd_criu_close(backing->dump);
+  backing->dump = NULL;
 }
 
 uint32_t uffd_backing_write(const struct uffd_backing *backing, struct uffd_message *message, int *fds) {
@@ -182,6 +215,8 @@ uint32_t uffd_backing_write(const struct uffd_backing *backing, struct uffd_mess
                           .identity = backing->identity,
                           .count = backing->count,
                           .layered = backing->layered,
+                          .dump = backing->dump != NULL,
+                          .version = backing->dump != NULL ? uffd_criu_version(backing->dump) : 0,
                           .replay = backing->replay_fd >= 0};
   uint32_t count = 0;
   memcpy(packed.name, backing->name, sizeof(packed.name));
@@ -234,6 +269,13 @@ static int take_all(const struct uffd_message *message, int *fds, struct uffd_ba
   return 0;
 }
 
+/* The dump is read anew on this side: it must be the same. */
+static int read_dump(struct uffd_backing *backing, uint64_t version) {
+  int result = uffd_criu_open(backing->files[0].fd, backing->name, &backing->dump);
+  if (result < 0 || uffd_criu_version(backing->dump) == version) return result;
+  return fail(ESTALE, "%s was changed after the pager opened it.", backing->name);
+}
+
 int uffd_backing_read(const struct uffd_message *message, int *fds, struct uffd_backing *backing) {
   struct packed packed;
   *backing = (struct uffd_backing){.number = message->number, .list_fd = -1, .replay_fd = -1};
@@ -255,11 +297,22 @@ int uffd_backing_read(const struct uffd_message *message, int *fds, struct uffd_
   backing->list_fd = take(&fds[0]);
   int result = read_list(backing);
   if (result == 0) result = take_all(message, fds, backing, packed.replay != 0);
+  if (result == 0 && packed.dump != 0) result = read_dump(backing, packed.version);
   if (result == 0) return 0;
   struct uffd_sentence why = uffd_keep_sentence();
   uffd_backing_close(backing);
   uffd_restore_sentence(&why);
   return result;
+}
+
+static int identify_dump(const char *path, uint64_t *length, uint64_t *identity) {
+  struct uffd_criu *dump;
+  int result = uffd_criu_open(-1, path, &dump);
+  if (result < 0) return result;
+  *length = uffd_criu_length(dump);
+  *identity = uffd_criu_identity(dump);
+  uffd_criu_close(dump);
+  return 0;
 }
 
 static int identify_raw(const char *path, uint64_t *length, uint64_t *identity) {
@@ -274,6 +327,7 @@ int uffd_layers_identity(const char *const *paths, uint64_t *length, uint64_t *i
   struct uffd_backing backing = {.list_fd = -1, .replay_fd = -1};
   if (paths == NULL || paths[0] == NULL) return fail(EINVAL, "No image: give the path of at least one file.");
   if (length == NULL || identity == NULL) return fail(EINVAL, "There is nowhere to put the identity.");
+  if (paths[1] == NULL && is_directory(paths[0])) return identify_dump(paths[0], length, identity);
   if (paths[1] == NULL && !uffd_layers_wanted(paths[0])) return identify_raw(paths[0], length, identity);
   int result = uffd_layers_open(paths, &backing);
   *length = backing.length;

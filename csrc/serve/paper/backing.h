@@ -9,7 +9,9 @@
 #include "resolver/checked.h"
 #include "serve/paper/channel.h"
 
-/* A file of it. */
+struct uffd_criu;
+
+/* A file of it; of a dump, its directory. */
 struct uffd_backing_file {
   int fd;
   int sidecar_fd; /* of its index; -1: none */
@@ -24,11 +26,12 @@ struct uffd_backing_file {
 struct uffd_backing {
   uint64_t number; /* 1, 2, ... in the order of opening */
   uint64_t length, identity;
-  uint32_t count;                  /* of its files */
-  uint32_t layered;                /* 1: libuffd-image reads it; 0: one file, which is the contents themselves */
+  uint32_t count;   /* of its files */
+  uint32_t layered; /* 1: libuffd-image reads it; 0: one file, which is the contents themselves, or a dump */
   struct uffd_backing_file *files; /* the lowest layer first */
   int list_fd;                     /* files, for other processes */
   int replay_fd;                   /* of the working set that is replayed; -1: none */
+  struct uffd_criu *dump;          /* of CRIU, read on this side; NULL: it is none */
   char name[256];
 };
 
@@ -39,9 +42,9 @@ enum uffd_backing_state {
 };
 
 /*
- * Opens an image. paths: up to NULL, the lowest layer first; at least one. Errors: those of uffd_resolver_file(),
- * uffd_image_open() and uffd_image_identity(); -ENOSYS layers, and uffd was built without images; -ESTALE it was
- * changed meanwhile.
+ * Opens an image. paths: up to NULL, the lowest layer first; at least one. A single directory is a dump of CRIU.
+ * Errors: those of uffd_resolver_file(), uffd_image_open(), uffd_criu_open() and uffd_image_identity(); -ENOSYS layers,
+ * and uffd was built without images; -ESTALE it was changed meanwhile.
  */
 int uffd_backing_open(const char *const *paths, struct uffd_backing *backing);
 /* System calls, one or two a file. Any thread. */

@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "serve/door/regions.h"
 #include "serve/paper/closer.h"
+#include "serve/supervisor/dumped.h"
 #include "serve/supervisor/family.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/keep.h"
@@ -147,7 +148,8 @@ static int check_fds(const uffd_pager *pager, uint32_t extra) {
 static int check_room(const uffd_pager *pager, const struct uffd_handshake *handshake) {
   uint32_t count = pager->clients_count - pager->forks_count;
   if (pager->draining) return fail(ESHUTDOWN, "The pager takes no new clients: it is being drained.");
-  if ((pager->opts.flags & UFFD_PAGER_ONCE) != 0 && pager->clients_come != 0) {
+  bool joins = handshake->task != 0 && uffd_clients_of(pager, handshake->connection); /* one restore is one client */
+  if ((pager->opts.flags & UFFD_PAGER_ONCE) != 0 && pager->clients_come != 0 && !joins) {
     return fail(ESHUTDOWN, "The pager takes no new clients: it was to serve one only.");
   }
   if (count < pager->opts.max_clients) return check_fds(pager, handshake->fds_count);
@@ -202,6 +204,7 @@ static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake
     return fail(ESTALE, "The image %s is being changed: the pager needs another image for new clients.",
                 image->backing.name);
   }
+  if (handshake->task != 0) return 0; /* its regions are the image's own */
   if (handshake->part) {
     return uffd_regions_within(handshake->regions, handshake->regions_count, image->backing.length);
   }
@@ -217,6 +220,10 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64
   int result = check_room(pager, handshake);
   if (result == 0) result = check_image(pager, handshake);
   if (result < 0) return result;
+  if (handshake->task != 0) {
+    result = uffd_dumped_take(pager->images != NULL ? &pager->images->backing : NULL, handshake);
+    if (result <= 0) return result;
+  }
   struct uffd_supervised *client = make(pager, pager->images);
   if (client == NULL) return fail(ENOMEM, "No memory for a client.");
   client->who = (struct uffd_client){
@@ -236,6 +243,7 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64
   if (result == 0) result = poll_exit(pager, client);
   if (result == 0) {
     client->later = handshake->later;
+    client->restored = handshake->task != 0;
     client->book.head->later = handshake->later;
   }
   if (result != 0) {
@@ -395,9 +403,16 @@ void uffd_client_leave(struct uffd_supervised *client, uint32_t end) {
  * its handshake. The client leaves when it says so, or when it is dead.
  */
 void uffd_clients_hang_up(uffd_pager *pager, uint64_t connection, bool bye) {
+  bool told = false;
   for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
     if (client->connection != connection) continue;
     client->connection = 0;
+    if (client->restored && client->book.head->later != 0 && !told) {
+      uffd_report(pager, UFFD_REPORT_ERROR, EPIPE, client, NULL,
+                  "The restore hung up before all was restored: its tasks are served as long as they are there.");
+      told = true;
+    }
+    if (client->restored) client->book.head->later = 0;
     client->probe_ns = uffd_now();
     client->probe_step = PROBE_MIN_NS;
     if (bye) uffd_client_leave(client, UFFD_END_DONE);

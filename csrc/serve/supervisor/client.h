@@ -35,6 +35,7 @@ struct uffd_supervised {
   uint64_t completer;         /* number of the worker that was told to complete it */
   uint64_t filler;            /* number of the worker that was told to fill it; only of one that came with "later" */
   bool later;                 /* it came with "later" */
+  bool restored;              /* a task of a dump: until the notice its memory is registered, mapping by mapping */
   uint64_t late_ns;           /* when it is reported that no worker has begun; UINT64_MAX: never, or no more */
   uint64_t make_ns;           /* that the last worker needed to make it */
   uint64_t retry_ns;          /* queued: not before; 0: at once */
@@ -67,8 +68,9 @@ struct uffd_supervised {
 };
 
 /*
- * *id: the client's. 0 it is new, 1 its userfaultfd is served already: it stays the same client, and from now on its
- * connection is this one. -errno with a sentence: refused.
+ * *id: the client's; 0: the task has no memory that could be served. Returns 0: the client is new; 1: its userfaultfd
+ * is served already, so it stays the same client, and its connection is this one from now on. -errno with a sentence:
+ * refused.
  */
 int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64_t *id);
 /* A child that parent has forked. Takes both descriptors when it succeeds. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "serve/door/door_criu.h"
 #include "serve/door/door_firecracker.h"
 #include "serve/supervisor/given.h"
 #include "serve/supervisor/keep.h"
@@ -42,7 +43,7 @@ static struct uffd_door_opts door_opts(uffd_pager *pager, const struct uffd_page
       .mode = spec->mode,
       .uid = spec->uid,
       .connections = &pager->connections,
-      .connection = {.kind = &uffd_door_firecracker,
+      .connection = {.kind = opts->door == UFFD_DOOR_CRIU ? &uffd_door_criu : &uffd_door_firecracker,
                      .limits = {opts->max_bytes, opts->max_regions, 0},
                      .handshake_ms = opts->handshake_ms},
   };

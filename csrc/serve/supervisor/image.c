@@ -66,6 +66,16 @@ static bool is_current(const uffd_pager *pager, const struct uffd_image *image) 
   return current != NULL && uffd_backing_same(&image->backing, &current->backing);
 }
 
+/* A dump has tasks, another image has not: what comes to the door must fit. */
+static int check_kind(const uffd_pager *pager, const struct uffd_image *image) {
+  bool by_task = pager->opts.door == UFFD_DOOR_CRIU, dump = image->backing.dump != NULL;
+  if (dump == by_task) return 0;
+  return fail(EINVAL,
+              dump ? "%s is a directory, as a dump of CRIU: it is served with --door criu."
+                   : "%s is a file: the tasks of a restore need the directory of their dump.",
+              image->backing.name);
+}
+
 static void take_in(uffd_pager *pager, struct uffd_image *image) {
   if (is_current(pager, image)) { /* a supervisor that takes over has it already */
     free_image(pager, image);
@@ -82,6 +92,7 @@ int uffd_image_change(uffd_pager *pager, const char *const *paths, const char *r
   struct uffd_image *image = NEW(struct uffd_image);
   if (image == NULL) return fail(ENOMEM, "No memory for an image.");
   int result = uffd_backing_open(paths, &image->backing);
+  if (result == 0) result = check_kind(pager, image);
   if (result == 0) result = open_replay(&image->backing, replay);
   if (result < 0) {
     struct uffd_sentence why = uffd_keep_sentence();
@@ -149,6 +160,11 @@ static int read_answer(const struct uffd_message *message, int *fds, struct uffd
 static void opened(uffd_pager *pager, void *ctx, const struct uffd_message *message, int *fds) {
   struct uffd_image *image = NEW(struct uffd_image);
   int result = image != NULL ? read_answer(message, fds, image) : fail(ENOMEM, "No memory for an image.");
+  if (result == 0 && (result = check_kind(pager, image)) < 0) {
+    struct uffd_sentence why = uffd_keep_sentence();
+    uffd_backing_close(&image->backing);
+    uffd_restore_sentence(&why);
+  }
   pager->opening = false;
   pager->opened = (struct uffd_sentence){.text = ""};
   (void)ctx;

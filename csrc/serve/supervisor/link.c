@@ -58,7 +58,11 @@ static void release(uffd_pager *pager, struct uffd_handshake *handshake) {
 static void refuse_link(uffd_pager *pager, struct uffd_link *link, int error, struct uffd_handshake *handshake) {
   struct uffd_sentence why = uffd_keep_sentence();
   uffd_connection_answer(link->connection, &(struct uffd_response){.why = why.text});
-  const char *what_becomes = uffd_refused_keep(pager, handshake, handshake->wants_answer || error == -EEXIST);
+  const char *what_becomes = "";
+  /* A restore that cannot say at its end that all is whole kills all its tasks, which have not run yet. */
+  if (!uffd_connection_is_by_task(link->connection)) {
+    what_becomes = uffd_refused_keep(pager, handshake, handshake->wants_answer || error == -EEXIST);
+  }
   uffd_restore_sentence(&why);
   refuse(pager, error, what_becomes);
   hang_up(pager, link, false);
@@ -81,7 +85,7 @@ static int obey(uffd_pager *pager, struct uffd_handshake *handshake, struct uffd
   int result = uffd_owner_find(handshake);
   if (result == 0) result = uffd_client_come(pager, handshake, &response->client);
   response->known = result == 1;
-  if (result >= 0 && (pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
+  if (response->client != 0 && (pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
   return result < 0 ? result : 0;
 }
 

@@ -58,6 +58,10 @@ int uffd_options_check(const struct uffd_pager_opts *opts) {
   if (!image && opts->replay != NULL) {
     return fail(EINVAL, "replay: a working set belongs to an image, and there is none.");
   }
+  if (opts->door > UFFD_DOOR_CRIU) return fail(EINVAL, "door: unknown value %u.", opts->door);
+  if (opts->door == UFFD_DOOR_CRIU && !image) {
+    return fail(EINVAL, "image: the tasks of a restore need the directory of their dump.");
+  }
   if (opts->on_crash > UFFD_PAGER_FREEZE) return fail(EINVAL, "on_crash: unknown value %u.", opts->on_crash);
   if (opts->on_drain > UFFD_PAGER_REFUSE) return fail(EINVAL, "on_drain: unknown value %u.", opts->on_drain);
   if ((opts->flags & ~(uint32_t)(UFFD_PAGER_ONCE | UFFD_PAGER_PREFETCH | UFFD_PAGER_KEEP)) != 0) {

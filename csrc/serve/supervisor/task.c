@@ -109,6 +109,7 @@ static void push_heir(uffd_pager *pager, struct uffd_supervised *client) {
 
 /* All of its memory is to be filled: the pager ends, or its image is wanted by who changes it. */
 static bool is_to_complete(const uffd_pager *pager, const struct uffd_supervised *client) {
+  if (client->restored && client->book.head->later != 0) return false; /* not all of it is registered yet */
   if (client->to_complete) return true;
   if (pager->draining && pager->opts.on_drain == UFFD_PAGER_COMPLETE) return true;
   return client->image != NULL && client->image->state == UFFD_BACKING_WANTED;

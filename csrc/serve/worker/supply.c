@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 
+#include "resolver/criu.h"
 #include "serve/workingset/workingset.h"
 
 static int take_ranges(struct uffd_stock *stock, const uffd_workingset *set) {
@@ -28,6 +29,8 @@ static int load_replay(struct uffd_stock *stock) {
 
 static int make_resolver(struct uffd_stock *stock) {
   const struct uffd_backing *backing = &stock->backing;
+  if (backing->dump != NULL)
+    return uffd_criu_resolver(backing->dump, &stock->resolver); /* it looks at its files itself */
   for (uint32_t i = 0; i < backing->count; i++) {
     if (uffd_backing_is_safe(&backing->files[i])) stock->trusted |= UINT64_C(1) << i;
   }
