@@ -58,8 +58,8 @@ static void say_goodbye(struct paging_job *job) {
   CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
   CHECK_EQ(ioctl(job->vmm.uffd, UFFDIO_UNREGISTER, &range), 0);
   close(job->vmm.uffd);
-  CHECK_EQ(vmm_send(job->vmm.socket, "[]", 2, NULL, 0), 0);
   unsigned gone = paging_reports(job->paging, UFFD_REPORT_GONE);
+  CHECK_EQ(vmm_send(job->vmm.socket, "[]", 2, NULL, 0), 0);
   while (paging_reports(job->paging, UFFD_REPORT_GONE) == gone) {
     check_pause();
   }
@@ -278,8 +278,126 @@ static void the_supervisor_never_waits(void) {
   paging_tear_down(&scene.paging);
 }
 
+/* The program: what it prints goes into pipes that are full, as nobody reads them. */
+
+struct program {
+  struct scene scene;
+  char reply[1 << 16];
+};
+
+static void keep_reply(void *ctx, const char *text, size_t length) {
+  struct program *program = ctx;
+  snprintf(program->reply, sizeof(program->reply), "%.*s", (int)length, text);
+}
+
+static const char *look(struct program *program, const char *request) {
+  program->reply[0] = '\0';
+  (void)uffd_pager_ask(program->scene.control, request, 20000, keep_reply, program);
+  return program->reply;
+}
+
+static void await_words(struct program *program, const char *request, const char *words) {
+  while (strstr(look(program, request), words) == NULL) {
+    check_pause();
+  }
+}
+
+static int make_full(void) {
+  char bytes[4096] = {0};
+  int ends[2];
+  CHECK_EQ(pipe2(ends, O_NONBLOCK), 0);
+  while (write(ends[1], bytes, sizeof(bytes)) > 0) {
+  }
+  CHECK_EQ(fcntl(ends[1], F_SETFL, 0), 0);
+  return ends[1]; /* the other end stays open */
+}
+
+static void start_program(struct program *program) {
+  struct scene *scene = &program->scene;
+  char path[256];
+  ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 32);
+  CHECK(length > 0);
+  path[length] = '\0';
+  snprintf(strrchr(path, '/'), 32, "/../bin/uffd-lua");
+  if (access(path, X_OK) != 0) SKIP("uffd-lua was not built");
+  int full = make_full();
+  fflush(NULL);
+  scene->paging.supervisor = fork();
+  CHECK(scene->paging.supervisor >= 0);
+  if (scene->paging.supervisor != 0) {
+    await_words(program, "{\"request\":\"workers\"}", "\"ready\"");
+    return;
+  }
+  calls_allow();
+  dup2(full, 1);
+  dup2(full, 2);
+  execl(path, path, "serve", "--json", "--socket", scene->paging.socket, "--control", scene->control, "--metrics",
+        scene->metrics, "--image", scene->paging.image, "--around", "4K", (char *)NULL);
+  _exit(127);
+}
+
+static int worker_of(struct program *program) {
+  const char *at = strstr(look(program, "{\"request\":\"workers\"}"), "\"pid\":");
+  CHECK(at != NULL);
+  return (int)strtol(at + 6, NULL, 10);
+}
+
+static void serve_some(struct program *program) {
+  struct paging *paging = &program->scene.paging;
+  struct paging_job job = {.paging = paging, .features = UFFD_FEATURE_EVENT_REMOVE, .work = {.removes = 20}};
+  paging_client_ok(paging_client(&job));
+  struct paging_job forking = {.paging = paging, .features = UFFD_FEATURE_EVENT_FORK, .run = fork_and_work};
+  paging_client_ok(paging_client(&forking));
+  struct paging_job dying = {.paging = paging, .run = die};
+  await_killed(paging_client(&dying));
+  for (unsigned i = 0; i < 100; i++) { /* each of them is a line */
+    int socket = vmm_connect(paging->socket);
+    CHECK(socket >= 0);
+    CHECK_EQ(vmm_send(socket, "nonsense", 8, NULL, 0), 0);
+    close(socket);
+  }
+  await_words(program, "{\"request\":\"status\"}", "\"refused\":100");
+  await_words(program, "{\"request\":\"status\"}", "\"clients\":0");
+}
+
+static void give_orders(struct program *program) {
+  struct scene *scene = &program->scene;
+  char request[256];
+  pid_t client = start_sleeper(scene);
+  CHECK_EQ(kill(worker_of(program), SIGKILL), 0);
+  await_words(program, "{\"request\":\"status\"}", "\"restarts\":1");
+  await_words(program, "{\"request\":\"clients\"}", "\"served\"");
+  snprintf(request, sizeof(request), "{\"request\":\"image\",\"path\":\"%s\"}", scene->other);
+  ask(scene, request);
+  ask(scene, "{\"request\":\"reload\"}");
+  await_words(program, "{\"request\":\"status\"}", "\"reloads\":1,\"reloading\":false");
+  await_words(program, "{\"request\":\"clients\"}", "\"served\"");
+  scrape(scene);
+  ask(scene, "{\"request\":\"kill\",\"client\":5}");
+  await_killed(client);
+  await_words(program, "{\"request\":\"status\"}", "\"clients\":0");
+}
+
+static void uffd_lua_never_waits(void) {
+  static struct program program;
+  struct scene *scene = &program.scene;
+  struct uffd_pager_opts opts;
+  int status;
+  set_up(scene, &opts);
+  start_program(&program);
+  calls_watch(&scene->calls, scene->paging.supervisor, NULL);
+  serve_some(&program);
+  give_orders(&program);
+  CHECK_EQ(calls_end(&scene->calls), 0);
+  CHECK_EQ(kill(scene->paging.supervisor, SIGTERM), 0);
+  CHECK_EQ(waitpid(scene->paging.supervisor, &status, 0), scene->paging.supervisor);
+  CHECK(WIFEXITED(status));
+  paging_tear_down(&scene->paging);
+}
+
 static const struct check_test tests[] = {
     TEST(the_supervisor_never_waits),
+    TEST(uffd_lua_never_waits),
 };
 
 CHECK_MAIN(tests)

@@ -487,11 +487,11 @@ static void clients_beyond_the_descriptors_are_refused(void) {
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 4);
   CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "ulimit -n") != NULL);
   paging_await_clients(&paging, 4, UFFD_CLIENT_SERVED);
+  CHECK(is_killed(clients[4]) && is_killed(clients[5])); /* before the flag would let them end */
   raise_flag(&paging, 1);
   for (unsigned i = 0; i < 4; i++) {
     paging_client_ok(clients[i]);
   }
-  CHECK(is_killed(clients[4]) && is_killed(clients[5]));
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_FROZEN), 0);
   CHECK_EQ(paging_end(&paging), 1);
   paging_tear_down(&paging);
