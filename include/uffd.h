@@ -659,7 +659,8 @@ enum {
   UFFD_ANSWER_MOVE = 3,     /* data: pages of private anonymous memory to move in. A page moves once: with EVENT_FORK a
                                child that asks for it later finds a hole, which reads as zeros */
   UFFD_ANSWER_POISON = 4,
-  UFFD_ANSWER_LATER = 5,     /* ask again soon */
+  UFFD_ANSWER_LATER = 5,     /* it is not there yet: whoever faults waits, and the resolver is asked again when somebody
+                               says uffd_handler_ready() or uffd_region_ready(); without that after 20 us to 10 ms */
   UFFD_ANSWER_RESOLVER = 6,  /* another resolver answers; this page lies at resolver_offset there */
   UFFD_ANSWER_UNPROTECT = 7, /* in traces only: the write of a write-protect fault was let through */
   UFFD_ANSWER_FILE = 8       /* length bytes of fd, from file_offset on; the rest of the last page is zeros */
@@ -689,7 +690,8 @@ struct uffd_answer {
 struct uffd_handler {
   uint32_t index;     /* 0 .. count-1 */
   uint32_t count;     /* handlers of the loop; inline one more than asked for: the first one prefetches */
-  const void *key;    /* unique among all living handlers: callbacks may share state by it, handler by handler */
+  const void *key;    /* unique among all living handlers: callbacks may share state by it, handler by handler; for
+                         uffd_handler_ready() */
   uint64_t page_size; /* the largest page size of the regions that ask the callback so far */
 };
 
@@ -715,9 +717,15 @@ struct uffd_callback_ops {
   void (*teardown)(void *ctx, void *state);
   /* Called when the resolver is freed: free ctx. May be NULL. */
   void (*destroy)(void *ctx);
+  /*
+   * A hint: [offset, offset+length), bytes of the resolver, will be asked for soon, by a prefetch. Who has to fetch
+   * them begins to. Called in the handler, with its state; it must not wait. Inline: by the first handler, in a thread
+   * of the loop's own. May be NULL.
+   */
+  void (*want)(void *ctx, void *state, uint64_t offset, uint64_t length);
 };
 #define UFFD_CALLBACK_OPS_INIT                                                                                         \
-  { sizeof(struct uffd_callback_ops), NULL, NULL, NULL, NULL, NULL }
+  { sizeof(struct uffd_callback_ops), NULL, NULL, NULL, NULL, NULL, NULL }
 
 /*
  * A resolver that calls functions of the program. uses: the resolvers that it may hand over to (UFFD_ANSWER_RESOLVER);
@@ -727,6 +735,14 @@ struct uffd_callback_ops {
  */
 UFFD_EXPORT int uffd_resolver_callback(const struct uffd_callback_ops *ops, void *ctx, const char *kind,
                                        uffd_resolver *const *uses, size_t uses_count, uffd_resolver **resolver);
+
+/*
+ * A bell: what a callback has said LATER for has come, and the handler with this key (struct uffd_handler) asks again
+ * at once for all that it has put off. Inline, the threads go on that were told LATER by this handler. Whoever fetches
+ * makes the bytes visible first, and rings then. To ring too often costs time, nothing else; a key of a handler that
+ * has ended, and NULL, ring nobody. Any thread; async-signal-safe.
+ */
+UFFD_EXPORT void uffd_handler_ready(const void *key);
 
 /* For callbacks that fail: sets the calling thread's uffd_errmsg(). Returns -error: return uffd_set_errmsg(EIO, "...").
  */
@@ -1056,6 +1072,16 @@ struct uffd_prefetch_opts {
   { sizeof(struct uffd_prefetch_opts), 0 }
 
 /*
+ * What the resolver has said LATER for has come in [offset, offset+length) of the region, bytes (length 0: to the end):
+ * the pages there that somebody waits for are asked for again at once. Ranges are kept in steps of 64 KiB. Pages
+ * outside of them are not asked for. Does not wait; any thread, also in callbacks of this loop. As
+ * uffd_handler_ready(), for those who know the region and not the handler.
+ *   -ERANGE      outside of the region
+ *   -EOWNERDEAD  a forked child
+ */
+UFFD_EXPORT int uffd_region_ready(uffd_region *region, uint64_t offset, uint64_t length);
+
+/*
  * Begins to fill ranges in the background, and returns at once. ranges NULL or count 0: the whole region. The ranges
  * are filled in the order of their offsets, each page once, in steps of at most 2 MiB; faults are answered between two
  * steps. The threads that read the loop's objects do it; with a pump, uffd_loop_step() and uffd_prefetch_wait().
@@ -1104,10 +1130,13 @@ UFFD_EXPORT void uffd_prefetch_close(uffd_prefetch *prefetch);
  * have them from the new resolver, discard them (uffd_memory_discard()). When this returns, the old resolver is not
  * asked any more for this region, and is let go. Waits for callbacks that are answering, and for a prefetch that
  * somebody waits for.
- *   -EINVAL   resolver is NULL, is shorter than the region, or the memory cannot have it; with minor faults: only one
- * of the two is a continue resolver with a fill -ENOENT   the region is complete or removed -EBUSY    the loop serves
- * forked children, whose missing pages are the old resolver's -EDEADLK  called from a callback of this loop -ECANCELED
- * the loop is being closed and those of setup; the old resolver stays then
+ *   -EINVAL     resolver is NULL, is shorter than the region, or the memory cannot have it; with minor faults: only one
+ *               of the two is a continue resolver with a fill
+ *   -ENOENT     the region is complete or removed
+ *   -EBUSY      the loop serves forked children, whose missing pages are the old resolver's
+ *   -EDEADLK    called from a callback of this loop
+ *   -ECANCELED  the loop is being closed
+ *   and those of setup; the old resolver stays then
  */
 UFFD_EXPORT int uffd_region_set_resolver(uffd_region *region, uffd_resolver *resolver);
 

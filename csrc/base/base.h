@@ -125,6 +125,7 @@ void uffd_let_cancel(void);
 
 /* futex.c: wait sleeps while the word is still as seen, and may return earlier. wake wakes up to count sleepers. */
 UFFD_SHARED void uffd_futex_wait(_Atomic uint32_t *word, uint32_t seen);
+void uffd_futex_wait_for(_Atomic uint32_t *word, uint32_t seen, uint64_t timeout_ns);
 UFFD_SHARED void uffd_futex_wake(_Atomic uint32_t *word, int count);
 
 /* options.c: copies a user's size-versioned struct into ours. 0, or -EINVAL for a size of 0 or a non-zero unknown tail.

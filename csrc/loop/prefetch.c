@@ -10,8 +10,9 @@
 #include "loop/loop.h"
 #include "loop/rate.h"
 
-#define STEP_BYTES     HUGE_PAGE /* prefetch gives way to faults after so much */
-#define STEPS_A_SECOND 64u       /* with a rate: little and often */
+#define STEP_BYTES     HUGE_PAGE        /* prefetch gives way to faults after so much */
+#define STEPS_A_SECOND 64u              /* with a rate: little and often */
+#define AHEAD_BYTES    (16 * HUGE_PAGE) /* a resolver that fetches is told so far ahead what it will be asked for */
 
 /* What one reader has to do: its slice's share of the ranges. Offsets in the region. */
 struct part {
@@ -19,6 +20,7 @@ struct part {
   uffd_prefetch *prefetch;
   size_t range; /* no range before this one is of interest any more */
   uint64_t at, end;
+  uint64_t told;     /* up to here the resolver was told what will be wanted */
   uint64_t verified; /* up to here the kernel was asked about pages that are said to be there */
 };
 
@@ -158,33 +160,36 @@ static void verify(struct part *part, const struct uffd_source *source, const st
   if (any_filled(slice, low, limit)) forget_dropped(slice, low, limit);
 }
 
-/* One run of absent pages, at most to limit; *filled: bytes more. False when the kernel wants events read first. */
-static bool fill_run(struct uffd_lane *lane, struct uffd_source *source, const struct uffd_slice *slice,
-                     struct part *part, uint64_t limit, uint64_t *filled_bytes) {
+/* Why a step ended before its bytes were filled. */
+enum stop { STOP_NOT, STOP_EVENT, STOP_LATER };
+
+/* One run of absent pages, at most to limit; *filled: bytes more. */
+static enum stop fill_run(struct uffd_lane *lane, struct uffd_source *source, const struct uffd_slice *slice,
+                          struct part *part, uint64_t limit, uint64_t *filled_bytes) {
   uint64_t page_size = slice->terms->page_size, high = run_end(slice, part->at, limit, true);
   if (high == part->at) { /* there already, or dropped by its owner, who is to read zeros */
     pass(part, run_end(slice, part->at, limit, false));
-    return true;
+    return STOP_NOT;
   }
   uint64_t origin = slice->start - slice->offset; /* modulo 2^64 */
   const struct uffd_filled filled = uffd_line_prefetch(lane, source, slice, origin + part->at, origin + high);
   *filled_bytes += filled.bytes;
   switch (filled.outcome) {
   case UFFD_OUTCOME_DEFERRED:
-    return false;
+    return filled.later ? STOP_LATER : STOP_EVENT;
   case UFFD_OUTCOME_FAILED:
     note_error(part->prefetch, filled.error);
     pass(part, part->at + page_size);
-    return true;
+    return STOP_NOT;
   case UFFD_OUTCOME_GONE: /* a page that is not mapped or registered any more has nothing to wait for */
     if (source->gone) {
       fail(ESRCH, "The process whose memory it is has ended.");
       note_error(part->prefetch, ESRCH);
     }
     pass(part, part->at + page_size);
-    return true;
+    return STOP_NOT;
   default:
-    return true; /* the answer may have been shorter: the page states say how far it went */
+    return STOP_NOT; /* the answer may have been shorter: the page states say how far it went */
   }
 }
 
@@ -194,12 +199,13 @@ static uint64_t trim_step(const struct uffd_slice *slice, uint64_t at, uint64_t 
   return end > address && bytes >= HUGE_PAGE / 2 ? end - address : bytes;
 }
 
-/* So many bytes of what is wanted; *filled: how many went in. False when the kernel wants events read first. */
-static bool fill_some(struct uffd_reader *reader, struct part *part, uint64_t bytes, uint64_t *filled) {
+/* So many bytes of what is wanted; *filled: how many went in. */
+static enum stop fill_some(struct uffd_reader *reader, struct part *part, uint64_t bytes, uint64_t *filled) {
   struct uffd_source *source = NULL;
   struct uffd_slice *slice = NULL;
   uint64_t end;
-  while (bytes != 0 && find_wanted(part, &end)) {
+  enum stop stop = STOP_NOT;
+  while (stop == STOP_NOT && bytes != 0 && find_wanted(part, &end)) {
     if (slice == NULL || slice_high(slice) <= part->at) slice = find_slice(reader, part, &source);
     uint64_t mapped = slice == NULL ? end : min_u64(max_u64(slice->offset, part->at), end);
     pass(part, mapped); /* what is not mapped any more */
@@ -208,10 +214,29 @@ static bool fill_some(struct uffd_reader *reader, struct part *part, uint64_t by
     bytes = trim_step(slice, before, bytes);
     end = min_u64(min_u64(end, slice_high(slice)), before + bytes);
     verify(part, source, slice, end);
-    if (!fill_run(&reader->lane, source, slice, part, end, filled)) return false;
+    stop = fill_run(&reader->lane, source, slice, part, end, filled);
     bytes -= part->at - before;
   }
-  return true;
+  return stop;
+}
+
+/*
+ * Tells the resolver what it will be asked for soon, once for each byte: a source that answers LATER has many requests
+ * on their way then. With a rate, no more is told than the rate lets through in a quarter of a second.
+ */
+static void tell_ahead(struct uffd_lane *lane, struct part *part) {
+  const uffd_prefetch *prefetch = part->prefetch;
+  const struct uffd_terms *terms = &prefetch->region->terms;
+  uffd_resolver *resolver = atomic_load_explicit(&terms->resolver, memory_order_acquire);
+  if (!resolver->wants) return;
+  uint64_t rate = prefetch->rate.bytes_a_second, ahead = rate == 0 ? AHEAD_BYTES : min_u64(AHEAD_BYTES, rate / 4);
+  uint64_t limit = min_u64(part->end, part->at + max_u64(ahead, prefetch->step));
+  for (size_t i = part->range; i < prefetch->count && prefetch->ranges[i].offset < limit; i++) {
+    uint64_t low = max_u64(max_u64(part->told, part->at), prefetch->ranges[i].offset);
+    uint64_t high = min_u64(end_of(&prefetch->ranges[i]), limit);
+    if (low < high) uffd_resolver_want(resolver, &lane->asker, low + terms->resolver_offset, high - low);
+  }
+  part->told = max_u64(part->told, limit);
 }
 
 /* Why the rest is not to be done any more; NULL: it is. */
@@ -256,9 +281,11 @@ static enum uffd_job_result step(struct uffd_lane *lane, struct uffd_job *job) {
     job->due_ns = again; /* removing the region, or closing the loop, does not wait for it */
     return UFFD_JOB_AGAIN;
   }
-  bool may_go_on = fill_some(uffd_reader_of(lane), part, prefetch->step, &filled);
+  tell_ahead(lane, part);
+  enum stop stop = fill_some(uffd_reader_of(lane), part, prefetch->step, &filled);
   uffd_rate_give_back(&prefetch->rate, prefetch->step - min_u64(filled, prefetch->step));
-  if (!may_go_on) job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS / 10;
+  if (stop == STOP_EVENT) job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS / 10;
+  if (stop == STOP_LATER) job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS; /* a bell hastens it */
   return find_wanted(part, &end) ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
 }
 

@@ -12,7 +12,7 @@ _Thread_local const uffd_loop *uffd_setting_up;
 static int call_setup(const uffd_loop *loop, uint32_t i, uint64_t page_size, struct uffd_use *use) {
   const uffd_loop *outer = uffd_setting_up;
   const struct uffd_handler told = {
-      .index = i, .count = loop->engine.lanes_count, .key = loop->engine.lanes[i], .page_size = page_size};
+      .index = i, .count = loop->engine.lanes_count, .key = loop->engine.lanes[i]->bell, .page_size = page_size};
   uffd_setting_up = loop;
   int result = uffd_callback_setup(use->callback, &told, &use->states[i]);
   uffd_setting_up = outer;

@@ -307,6 +307,18 @@ static int loop_prefetch(lua_State *L) {
   return prefetch(L, region_argument(L, 4), 2);
 }
 
+static int ready(lua_State *L, const struct region *region, int first) {
+  uint64_t offset = uffd_lua_opt_unsigned(L, first, 0);
+  uint64_t length = uffd_lua_opt_unsigned(L, first + 1, 0);
+  return uffd_lua_done(L, uffd_region_ready(region->region, offset, length));
+}
+
+static int loop_ready(lua_State *L) {
+  check(L, 1);
+  lua_settop(L, 4);
+  return ready(L, region_argument(L, 4), 2);
+}
+
 static int loop_start(lua_State *L) {
   return uffd_lua_done(L, uffd_loop_start(check(L, 1)->loop));
 }
@@ -319,6 +331,10 @@ static int loop_complete(lua_State *L) {
 
 static int region_prefetch(lua_State *L) {
   return prefetch(L, check_region(L, 1), 2);
+}
+
+static int region_ready(lua_State *L) {
+  return ready(L, check_region(L, 1), 2);
 }
 
 /* core.prefetch_start(region, ranges, rate): ranges is a list of {offset, length}, nil: all of the region. */
@@ -620,6 +636,7 @@ static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
                                         {"oldest", loop_oldest},
                                         {"regions", loop_regions},
                                         {"prefetch", loop_prefetch},
+                                        {"ready", loop_ready},
                                         {"complete", loop_complete},
                                         {"step", loop_step},
                                         {"fd", loop_fd},
@@ -642,9 +659,13 @@ static const luaL_Reg loop_methods[] = {{"engine", loop_engine},
 static const luaL_Reg loop_meta[] = {
     {"__gc", loop_gc}, {"__close", loop_close}, {"__tostring", loop_tostring}, {NULL, NULL}};
 
-static const luaL_Reg region_methods[] = {
-    {"prefetch", region_prefetch},   {"complete", region_complete},         {"remove", region_remove},
-    {"histogram", region_histogram}, {"set_resolver", region_set_resolver}, {NULL, NULL}};
+static const luaL_Reg region_methods[] = {{"prefetch", region_prefetch},
+                                          {"ready", region_ready},
+                                          {"complete", region_complete},
+                                          {"remove", region_remove},
+                                          {"histogram", region_histogram},
+                                          {"set_resolver", region_set_resolver},
+                                          {NULL, NULL}};
 
 static const luaL_Reg region_meta[] = {{"__tostring", region_tostring}, {NULL, NULL}};
 

@@ -102,13 +102,20 @@ static int explain(const uffd_resolver *resolver, uint32_t sentences_before, int
               uffd_error_text(-result));
 }
 
+/* Its state in this handler. False: it was not set up here, and must not be called. */
+static bool find_state(const struct callback *callback, const struct uffd_asker *asker, void **state) {
+  *state = NULL;
+  if (callback->slot >= asker->count || asker->states[callback->slot].callback != &callback->head)
+    return callback->ops.setup == NULL;
+  *state = asker->states[callback->slot].state;
+  return true;
+}
+
 static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                struct uffd_answer *answer) {
   const struct callback *callback = (const struct callback *)resolver;
-  void *state = NULL;
-  if (callback->slot < asker->count && asker->states[callback->slot].callback == resolver) {
-    state = asker->states[callback->slot].state;
-  } else if (callback->ops.setup != NULL) {
+  void *state;
+  if (!find_state(callback, asker, &state)) {
     return fail(EINVAL, "The %s resolver was handed a fault without having been set up: name it in `uses`.",
                 resolver->kind);
   }
@@ -118,6 +125,13 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
   if (result < 0) return explain(resolver, before, result, fault->offset);
   if (answer->kind == UFFD_ANSWER_RESOLVER) return hand_over(callback, asker, fault, answer);
   return check_answer(callback, answer);
+}
+
+static void want(const uffd_resolver *resolver, struct uffd_asker *asker, uint64_t offset, uint64_t length) {
+  const struct callback *callback = (const struct callback *)resolver;
+  void *state;
+  if (offset >= resolver->size || !find_state(callback, asker, &state)) return;
+  callback->ops.want(callback->ctx, state, offset, min_u64(length, resolver->size - offset));
 }
 
 static uffd_resolver *child(const uffd_resolver *resolver, size_t index) {
@@ -136,7 +150,8 @@ static void destroy(uffd_resolver *resolver) {
   uffd_release(callback, callback_size(callback->uses_count));
 }
 
-static const struct uffd_resolver_class class = {.kind = "callback", .ask = ask, .child = child, .destroy = destroy};
+static const struct uffd_resolver_class class = {
+    .kind = "callback", .ask = ask, .want = want, .child = child, .destroy = destroy};
 
 uint32_t uffd_callback_slot(const uffd_resolver *resolver) {
   return resolver->class == &class ? ((const struct callback *)resolver)->slot : UINT32_MAX;
@@ -210,6 +225,7 @@ int uffd_resolver_callback(const struct uffd_callback_ops *user_ops, void *ctx, 
   callback->head.kind = callback->kind;
   callback->uses_count = uses_count;
   result = finish(callback, uses);
+  callback->head.wants = ops.want != NULL; /* what it may hand over to lies at offsets that only its resolve knows */
   if (result == 0) *resolver = &callback->head;
   return result;
 }

@@ -42,6 +42,11 @@ static int check(const uffd_resolver *resolver, const struct uffd_target *target
   return proceed->fill == NULL ? 0 : uffd_resolver_check(proceed->fill, target, offset, length);
 }
 
+/* Its coordinates are those of what fills. */
+static void want(const uffd_resolver *resolver, struct uffd_asker *asker, uint64_t offset, uint64_t length) {
+  uffd_resolver_want(((const struct proceed *)resolver)->fill, asker, offset, length);
+}
+
 static uffd_resolver *child(const uffd_resolver *resolver, size_t index) {
   return index == 0 ? ((const struct proceed *)resolver)->fill : NULL;
 }
@@ -53,7 +58,7 @@ static void destroy(uffd_resolver *resolver) {
 
 int uffd_resolver_continue(uffd_resolver *fill, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {
-      .kind = "continue", .ask = ask, .check = check, .child = child, .destroy = destroy};
+      .kind = "continue", .ask = ask, .check = check, .want = want, .child = child, .destroy = destroy};
   *resolver = NULL;
   int result = fill == NULL ? 0 : uffd_resolver_enter(fill);
   if (result < 0) return result;

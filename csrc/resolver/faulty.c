@@ -73,6 +73,10 @@ static int ask_below(const struct faulty *faulty, struct uffd_asker *asker, cons
   return result;
 }
 
+static void want(const uffd_resolver *resolver, struct uffd_asker *asker, uint64_t offset, uint64_t length) {
+  uffd_resolver_want(((const struct faulty *)resolver)->below, asker, offset, length);
+}
+
 static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                struct uffd_answer *answer) {
   const struct faulty *faulty = (const struct faulty *)resolver;
@@ -132,7 +136,7 @@ static int check_opts(const struct uffd_faulty_opts *opts) {
 
 int uffd_resolver_faulty(uffd_resolver *below, const struct uffd_faulty_opts *user_opts, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {
-      .kind = "faulty", .ask = ask, .check = check, .child = child, .destroy = destroy};
+      .kind = "faulty", .ask = ask, .check = check, .want = want, .child = child, .destroy = destroy};
   struct uffd_faulty_opts opts = UFFD_FAULTY_OPTS_INIT;
   *resolver = NULL;
   if (below == NULL) return fail(EINVAL, "A faulty resolver needs another one below it.");

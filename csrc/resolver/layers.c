@@ -93,6 +93,17 @@ static int ask(const uffd_resolver *resolver, struct uffd_asker *asker, const st
   return 0;
 }
 
+static void want(const uffd_resolver *resolver, struct uffd_asker *asker, uint64_t offset, uint64_t length) {
+  const struct layers *layers = (const struct layers *)resolver;
+  uint64_t end = offset > UINT64_MAX - length ? UINT64_MAX : offset + length;
+  size_t i = find_extent(layers, offset);
+  for (i = i == layers->count ? 0 : i; i < layers->count && layers->extents[i].start < end; i++) {
+    const struct extent *extent = &layers->extents[i];
+    uint64_t low = max_u64(offset, extent->start), high = min_u64(end, extent->end);
+    if (low < high) uffd_resolver_want(extent->resolver, asker, low - extent->start + extent->origin, high - low);
+  }
+}
+
 /* The part of the extent in a range, from low on, must end at a page's end or at the end of the range. */
 static int check_end(const struct extent *extent, const struct extent *next, uint64_t low, uint64_t end,
                      uint64_t page_size) {
@@ -218,7 +229,7 @@ static void flatten(struct layers *made, const struct uffd_layer *sorted, size_t
 
 static int make(struct uffd_layer *sorted, size_t count, uffd_resolver **resolver) {
   static const struct uffd_resolver_class class = {
-      .kind = "layers", .ask = ask, .check = check, .child = child, .destroy = destroy};
+      .kind = "layers", .ask = ask, .check = check, .want = want, .child = child, .destroy = destroy};
   size_t tops = 0;
   qsort(sorted, count, sizeof(*sorted), compare_layers);
   for (size_t i = 0; i < count; i++) {

@@ -24,6 +24,7 @@ int uffd_resolver_nest(uffd_resolver *parent, const uffd_resolver *child) {
   }
   if (parent->depth <= child->depth) parent->depth = child->depth + 1;
   if (child->calls_back) parent->calls_back = true;
+  if (child->wants && parent->class->want != NULL) parent->wants = true;
   return 0;
 }
 
@@ -71,6 +72,10 @@ int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, c
               "The %s resolver answered for %" PRIu64 " bytes from offset %" PRIu64
               ": an answer begins at a page boundary and holds the page asked for, at offset %" PRIu64 ".",
               resolver->kind, answer->length, answer->offset, fault->offset);
+}
+
+void uffd_resolver_want(const uffd_resolver *resolver, struct uffd_asker *asker, uint64_t offset, uint64_t length) {
+  if (resolver->wants && length != 0) resolver->class->want(resolver, asker, offset, length);
 }
 
 int uffd_resolver_check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset,

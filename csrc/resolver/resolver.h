@@ -43,6 +43,11 @@ struct uffd_resolver_class {
    */
   int (*check)(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset, uint64_t length);
   /*
+   * [offset, offset+length) will be asked for soon: a hint. It never waits, and touches no served memory. NULL: it is
+   * of no use here.
+   */
+  void (*want)(const uffd_resolver *resolver, struct uffd_asker *asker, uint64_t offset, uint64_t length);
+  /*
    * Checks bytes that were just read from the file of an answer, at offset in the file: 0, or -errno with a sentence
    * when they must not be served. NULL: always right. An answer of kind FILE names the resolver whose verify is called.
    */
@@ -59,6 +64,7 @@ struct uffd_resolver {
   uint64_t process;
   uint64_t size;   /* bytes; UINT64_MAX: any */
   uint32_t depth;  /* of the resolvers nested in it; 0: none */
+  bool wants;      /* has a use for being told what will be wanted, or one that is nested in it has */
   bool calls_back; /* is a callback, or one is nested in it */
   bool built_in;   /* is a callback of one of uffd's own libraries: asking it is not counted as a policy call */
   _Atomic uint32_t references;
@@ -78,6 +84,8 @@ int uffd_resolver_nest(uffd_resolver *parent, const uffd_resolver *child);
  */
 int uffd_resolver_ask(const uffd_resolver *resolver, struct uffd_asker *asker, const struct uffd_fault *fault,
                       struct uffd_answer *answer);
+/* [offset, offset+length) will be asked for soon: a hint to whoever has to fetch it first. */
+void uffd_resolver_want(const uffd_resolver *resolver, struct uffd_asker *asker, uint64_t offset, uint64_t length);
 /* Runs the class's check and checks the size: [offset, offset+length) rounded to whole pages. */
 int uffd_resolver_check(const uffd_resolver *resolver, const struct uffd_target *target, uint64_t offset,
                         uint64_t length);

@@ -371,6 +371,17 @@ function loop:regions() end
 ---@return integer? errno
 function loop:prefetch(offset, length, region) end
 
+---What a policy has said `uffd.LATER` for has come: the pages of the range that somebody waits for are asked for again at
+---once. Without this they are asked again after 20 us to 10 ms. Does not wait. Once too often is harmless.
+---Errors: ERANGE; EOWNERDEAD a forked child.
+---@param offset? integer bytes in the region (default 0)
+---@param length? integer bytes (default: to the end)
+---@param region? uffd.Region|integer a region or its index (default 1)
+---@return true? done
+---@return string? message
+---@return integer? errno
+function loop:ready(offset, length, region) end
+
 ---Lets a loop that was made with `paused` read its objects. Again: true.
 ---@return true? done
 ---@return string? message
@@ -583,6 +594,14 @@ function region:set_resolver(other) end
 ---The latencies of the region's faults so far. When the region is complete or removed its counts stay.
 ---@return uffd.Histogram histogram
 function region:histogram() end
+
+---What a policy has said `uffd.LATER` for has come: see `loop:ready`.
+---@param offset? integer bytes (default 0)
+---@param length? integer bytes (default: to the end)
+---@return true? done
+---@return string? message
+---@return integer? errno
+function region:ready(offset, length) end
 
 ---Ranges that are filled in the background. Made by `region:prefetch`; outlives its loop, which ends it.
 ---@class uffd.Prefetch

@@ -38,7 +38,8 @@ uffd.ZERO = core.ZERO
 ---@type uffd.Sentinel
 uffd.POISON = core.POISON
 
----An answer of a policy: not now. The fault waits, and the policy is asked again a moment later.
+---An answer of a policy: not yet. The fault waits, and the policy is asked again when the program says `loop:ready`, or
+---after 20 us to 10 ms.
 ---@type uffd.Sentinel
 uffd.LATER = core.LATER
 
@@ -456,7 +457,8 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 ---The function gets a `uffd.Fault`, the same table each time, and returns one of
 ---* nothing, or `uffd.ZERO`: a page of zeros
 ---* `uffd.POISON`: every access to the page raises SIGBUS
----* `uffd.LATER`: the policy is asked again a moment later, while the thread waits
+---* `uffd.LATER`: not yet; the thread waits, and the policy is asked again when the program says `loop:ready`, or a moment
+---  later
 ---* `uffd.FILE`, a file descriptor or a file of `io.open`, the offset of this page in it, and the bytes from there on
 ---  (default: one page): these bytes of that file, read by the library
 ---* a string: the page; zeros follow when it is shorter

@@ -503,8 +503,12 @@ static void life_destroy(void *ctx) {
   atomic_fetch_add(&((struct life *)ctx)->destroyed, 1);
 }
 
-static const struct uffd_callback_ops life_ops = {sizeof(life_ops), life_setup,    life_resolve,
-                                                  life_idle,        life_teardown, life_destroy};
+static const struct uffd_callback_ops life_ops = {.size = sizeof(life_ops),
+                                                  .setup = life_setup,
+                                                  .resolve = life_resolve,
+                                                  .idle = life_idle,
+                                                  .teardown = life_teardown,
+                                                  .destroy = life_destroy};
 
 static void set_up_once_for_each_handler(void) {
   struct life life = {0};

@@ -243,24 +243,32 @@ function tests.handoff_lua()
 end
 
 -- Needs the module of the event loop. nil: it is not installed, and why require says so.
-local function pump_lua(module, other)
+local function with_module(module, example, expected)
   local lua = ("LUA_PATH=%q LUA_CPATH=%q %q"):format(source .. "/lua/?.lua;" .. source .. "/lua/?/init.lua;;",
     build .. "/lualib/?.so;;", arg[-1])
-  local expected = 'a thread has read "page 0" to "page 63"\n64 faults answered; the ' .. other .. " went on: true\n"
   for _, program in ipairs { ("%q"):format(runner), lua } do
     local why, found = run(folder, ("%s -e 'assert(require %q)' 2>&1"):format(program, module))
     if found ~= 0 then
       check(why:find("module '" .. module .. "' not found", 1, true), "require", module, "failed:", why)
       return "skipped", module .. " is not installed"
     end
-    local output, code = run(folder, ("%s %q/examples/pump-%s.lua 2>&1"):format(program, source, module))
-    check(code == 0 and output == expected, "pump-" .. module .. ".lua said", output)
+    local output, code = run(folder, ("%s %q/examples/%s 2>&1"):format(program, source, example))
+    check(code == 0 and output == expected, example, "said", output)
   end
+end
+
+local function pump_lua(module, other)
+  return with_module(module, ("pump-%s.lua"):format(module),
+    'a thread has read "page 0" to "page 63"\n64 faults answered; the ' .. other .. " went on: true\n")
 end
 
 function tests.pump_luv_lua() return pump_lua("luv", "timer") end
 
 function tests.pump_cqueues_lua() return pump_lua("cqueues", "other coroutine") end
+
+function tests.later_lua()
+  return with_module("luv", "later.lua", "64 pages fetched once each: true\nthey hold the file: true\n")
+end
 
 function tests.clone_lua_table()
   make_sparse_image()

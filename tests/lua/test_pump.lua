@@ -54,6 +54,37 @@ function tests.test_a_policy_on_the_pump()
   lu.assertEquals(thread:join(), "123")
 end
 
+-- What a policy has not got waits until the program says that it has come: of that page, and of no other.
+function tests.test_ready()
+  local bytes, here = assert(uffd.map { size = 2 * page }), assert(uffd.map { size = page })
+  local policy = uffd.resolver.policy(function(args)
+    return function(fault)
+      if args.here:read(fault.offset // args.page, 1) == "\1" then return args.bytes:read(fault.offset, args.page) end
+      print(fault.offset)
+      return uffd.LATER
+    end
+  end, { bytes = bytes, here = here, page = page })
+  local memory, served = pump(policy, 2)
+  local loop <close> = served
+  local threads = { toucher.start("read", memory.address, 1), toucher.start("read", memory.address + page, 1) }
+  local asked = {}
+  while not (asked["0"] and asked[tostring(page)]) do
+    assert(loop:step(100))
+    for line in loop:messages() do asked[line] = true end
+  end
+  for index = 1, 0, -1 do
+    bytes:write(index * page, ("page %d"):format(index))
+    here:write(index, "\1")
+    lu.assertIsTrue(index == 1 and loop:ready(page, page) or loop:regions()[1]:ready(0, 1))
+    lu.assertEquals(loop:step(0), 1)
+    lu.assertEquals(threads[index + 1]:join(), "p")
+  end
+  fails("ERANGE", "outside", loop:ready(0, 3 * page))
+  fails("ERANGE", "outside", loop:regions()[1]:ready(2 * page + 1))
+  lu.assertIsTrue(loop:ready())
+  support.raises("no region 2", loop.ready, loop, 0, 0, 2)
+end
+
 -- What luv, cqueues and LuaSocket ask.
 function tests.test_pollable()
   local memory, served = pump(uffd.resolver.zero(), 1)

@@ -33,11 +33,10 @@ static void forget(struct uffd_batch *batch) {
 
 void uffd_batch_begin(struct uffd_batch *batch, struct uffd_pending *queue, uint32_t first, uint32_t queued) {
   batch->queue = queue;
-  batch->count = queued - first;
-  batch->next = 0;
+  batch->count = batch->next = 0;
   forget(batch);
-  for (uint32_t i = 0; i < batch->count; i++) {
-    batch->order[i] = (uint16_t)(first + i);
+  for (uint32_t i = first; i < queued; i++) {
+    if (!queue[i].waits) batch->order[batch->count++] = (uint16_t)i;
   }
   sort(queue, batch->order, batch->count);
 }

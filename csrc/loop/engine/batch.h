@@ -19,7 +19,7 @@ struct uffd_batch {
   uint64_t unprotected;             /* page; 0: none */
 };
 
-/* The faults at the places from first to queued. The queue stays as it was read. */
+/* The faults at the places from first to queued, but for those that wait. The queue stays as it was read. */
 void uffd_batch_begin(struct uffd_batch *batch, struct uffd_pending *queue, uint32_t first, uint32_t queued);
 /* The next fault, or NULL after the last. */
 struct uffd_pending *uffd_batch_next(struct uffd_batch *batch);

@@ -4,6 +4,8 @@
  */
 #include "loop/engine/handler.h"
 
+#include "loop/engine/bell.h"
+
 #include <sched.h>
 #include <time.h>
 #include <unistd.h>
@@ -279,18 +281,32 @@ static void drain(struct uffd_reader *reader, struct uffd_source *source) {
 
 /* Faults */
 
+/* What one batch was to answer, and has put off. */
+struct round {
+  uint32_t waiting; /* were put off before */
+  bool due;         /* their time has come: all are asked about */
+  uint64_t rung;    /* else those in this range, for which somebody rang; 0: none */
+  bool stuck;       /* the kernel has put one off */
+};
+
 /*
  * R1, R2: what EAGAIN put off is tried again after an event was read, or when its time has come; the time doubles while
- * nothing moves, so that a target that never goes on costs little.
+ * nothing moves, so that a target that never goes on costs little. Those for whom a bell is rung do not wait for it,
+ * and newcomers do not put it off.
  */
-static void plan_retry(struct uffd_reader *reader, uint32_t before) {
+static void plan_retry(struct uffd_reader *reader, const struct round *round, uint32_t before) {
+  uint64_t now = uffd_now();
   if (reader->queued == 0) {
     reader->retry_ns = 0;
     reader->retry_step = UFFD_RETRY_MIN_NS;
-    return;
+  } else if (round->due) {
+    bool moves = reader->queued < before;
+    reader->retry_step = moves ? UFFD_RETRY_MIN_NS : min_u64(reader->retry_step * 2, UFFD_RETRY_MAX_NS);
+    reader->retry_ns = now + reader->retry_step;
+  } else if (round->stuck) {
+    reader->retry_step = UFFD_RETRY_MIN_NS;
+    reader->retry_ns = min_u64(reader->retry_ns, now + reader->retry_step);
   }
-  reader->retry_step = reader->queued < before ? UFFD_RETRY_MIN_NS : min_u64(reader->retry_step * 2, UFFD_RETRY_MAX_NS);
-  reader->retry_ns = uffd_now() + reader->retry_step;
 }
 
 static void count_queue(struct uffd_reader *reader) {
@@ -328,21 +344,39 @@ static struct uffd_filled answer(struct uffd_reader *reader, struct uffd_pending
   return filled;
 }
 
-/* The first `waiting` faults of the queue were put off before this pass. Returns how many faults were answered. */
-static unsigned answer_faults(struct uffd_reader *reader, uint32_t waiting) {
+static bool is_rung_for(const struct uffd_pending *fault, uint64_t range) {
+  const struct uffd_slice *slice = uffd_slice_find(fault->source, fault->address);
+  return slice == NULL || uffd_bell_reaches(range, region_offset(slice, page_of(slice, fault->address)));
+}
+
+/* Lets those of the queue wait whose time has not come. Returns the place of the first that may not. */
+static uint32_t choose(struct uffd_reader *reader, const struct round *round) {
+  if (!round->due && round->rung == 0) return round->waiting;
+  for (uint32_t i = 0; i < round->waiting; i++) {
+    reader->queue[i].waits = !round->due && !is_rung_for(&reader->queue[i], round->rung);
+  }
+  return 0;
+}
+
+/* Returns how many faults were answered. */
+static unsigned answer_faults(struct uffd_reader *reader, uint32_t waiting, uint64_t rung) {
+  struct round round = {.waiting = waiting, .rung = rung};
   uint32_t total = reader->queued, oldest = 0;
   if (total == 0) return 0;
   count_queue(reader);
-  bool due = waiting == 0 || uffd_now() >= reader->retry_ns, held = !due;
+  round.due = waiting == 0 || uffd_now() >= reader->retry_ns;
+  bool told = !round.due;
   uffd_oldest_set(&reader->oldest, &reader->queue[0]);
-  uffd_batch_begin(&reader->batch, reader->queue, due ? 0 : waiting, total);
+  uffd_batch_begin(&reader->batch, reader->queue, choose(reader, &round), total);
   for (struct uffd_pending *fault; (fault = uffd_batch_next(&reader->batch)) != NULL;) {
     oldest = name_oldest(reader, oldest);
-    if (answer(reader, fault).outcome != UFFD_OUTCOME_DEFERRED) {
+    const struct uffd_filled filled = answer(reader, fault);
+    if (filled.outcome != UFFD_OUTCOME_DEFERRED) {
       fault->source = NULL;
-    } else if (!held) {
-      BARRIER("deferred", &fault->address);
-      held = true;
+    } else {
+      round.stuck = round.stuck || !filled.later;
+      if (!told) BARRIER("deferred", &fault->address);
+      told = true;
     }
   }
   uffd_batch_end(&reader->batch);
@@ -351,7 +385,7 @@ static unsigned answer_faults(struct uffd_reader *reader, uint32_t waiting) {
   if (kept == 0) uffd_oldest_clear(&reader->oldest);
   if (kept != 0) uffd_oldest_set(&reader->oldest, &reader->queue[0]);
   count_queue(reader);
-  if (due || kept > waiting) plan_retry(reader, total);
+  plan_retry(reader, &round, total);
   return total - kept;
 }
 
@@ -364,7 +398,7 @@ static unsigned answer_again(struct uffd_reader *reader) {
   for (unsigned i = 0; i < AGAIN_MAX && reader->queued != 0; i++) {
     sched_yield();
     reader->retry_ns = 0;
-    answered += answer_faults(reader, reader->queued);
+    answered += answer_faults(reader, reader->queued, 0);
   }
   reader->heard = false;
   return answered;
@@ -385,6 +419,7 @@ static uint64_t until(uint64_t then, uint64_t now) {
 
 uint64_t uffd_handler_due(const struct uffd_reader *reader) {
   if (atomic_load_explicit(&reader->posted, memory_order_relaxed) != NULL) return 0;
+  if (uffd_bell_has_rung(reader->lane.bell)) return 0;
   uint64_t due = reader->untidy ? IDLE_NS : UINT64_MAX;
   if (is_starved(reader)) due = min_u64(due, UFFD_RETRY_MAX_NS);
   bool jobs = uffd_jobs_any(reader);
@@ -429,14 +464,14 @@ static bool wait_for_work(struct uffd_reader *reader, uint64_t timeout) {
   return ready > 0;
 }
 
-void uffd_handler_ready(struct uffd_reader *reader, int fd) {
+void uffd_handler_readable(struct uffd_reader *reader, int fd) {
   if (fd == reader->wake_fd) take_wake(reader);
   for (struct uffd_source *source = reader->sources; source != NULL; source = source->next) {
     if (source->fd == fd) source->readable = true;
   }
 }
 
-void uffd_handler_ready_all(struct uffd_reader *reader) {
+void uffd_handler_readable_all(struct uffd_reader *reader) {
   for (struct uffd_source *source = reader->sources; source != NULL; source = source->next) {
     source->readable = true;
   }
@@ -475,12 +510,13 @@ unsigned uffd_handler_work(struct uffd_reader *reader, bool woken) {
   uffd_hold_cancel();
   uffd_current_lane = &reader->lane;
   uint32_t waiting = reader->queued;
-  uint64_t calls = reader->lane.asker.policy_calls;
+  uint64_t calls = reader->lane.asker.policy_calls, rung = uffd_bell_take(reader->lane.bell);
+  if (rung != 0) uffd_jobs_hasten(reader);
   if (has_news(reader)) drain_ready(reader);
   if (reader->queued > waiting) BARRIER("drained", reader); /* faults were read */
   uffd_jobs_run(reader, false);
   uffd_count(&reader->passes, 1);
-  unsigned answered = answer_faults(reader, waiting);
+  unsigned answered = answer_faults(reader, waiting, rung);
   if (reader->heard) answered += answer_again(reader);
   if (reader->queued < UFFD_QUEUE_MAX / 2) wake_put_back(reader);
   atomic_store_explicit(&reader->passes, atomic_load_explicit(&reader->passes, memory_order_relaxed) + 1,

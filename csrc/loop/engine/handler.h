@@ -15,8 +15,8 @@ unsigned uffd_handler_pass(struct uffd_reader *reader, uint64_t timeout_ns);
  * The parts of a pass for those who wait in another way: what has come (a descriptor that is readable; every source
  * may have something), and what is then done. woken: something came.
  */
-void uffd_handler_ready(struct uffd_reader *reader, int fd);
-void uffd_handler_ready_all(struct uffd_reader *reader);
+void uffd_handler_readable(struct uffd_reader *reader, int fd);
+void uffd_handler_readable_all(struct uffd_reader *reader);
 unsigned uffd_handler_work(struct uffd_reader *reader, bool woken);
 /* Nanoseconds after which a pass has something to do even if no descriptor says so; UINT64_MAX: never. */
 uint64_t uffd_handler_due(const struct uffd_reader *reader);

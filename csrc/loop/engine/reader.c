@@ -3,6 +3,8 @@
  */
 #include "loop/engine/reader.h"
 
+#include "loop/engine/bell.h"
+
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -78,6 +80,8 @@ void uffd_reader_drop_source(struct uffd_reader *reader, struct uffd_source *sou
 static int open_reader(struct uffd_reader *reader) {
   reader->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (reader->wake_fd < 0) return -errno;
+  reader->lane.bell = uffd_bell_open(reader->wake_fd);
+  if (reader->lane.bell == NULL) return -ENOMEM;
   reader->polls_capacity = (uint32_t)(BASE_PAGE / sizeof(*reader->polls));
   reader->polls = uffd_pages_map(BASE_PAGE);
   return reader->polls == NULL ? -ENOMEM : uffd_lane_open(&reader->lane);
@@ -114,6 +118,7 @@ void uffd_reader_destroy(struct uffd_reader *reader) {
     uffd_source_destroy(source);
   }
   uffd_close(reader->object);
+  uffd_bell_close(reader->lane.bell);
   if (reader->wake_fd >= 0) close(reader->wake_fd);
   if (reader->spare_fd >= 0) close(reader->spare_fd);
   uffd_pages_unmap(reader->polls, reader->polls_capacity * sizeof(*reader->polls));

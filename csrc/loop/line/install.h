@@ -17,6 +17,7 @@ struct uffd_filled {
   bool poisoned;       /* the faulting page is poison, by this step or another */
   bool other_way;      /* some bytes went in in another way than was asked for */
   bool unprotected;    /* only writers were woken, of one page */
+  bool later;          /* DEFERRED: the resolver has not got the answer yet */
   bool unread;         /* FAILED: the answer's file did not give the bytes, and the thread's sentence says why */
   uint64_t bytes;      /* filled; poison fills none */
   uint64_t woke_start; /* whoever slept in [woke_start, woke_end) was woken: addresses, the last run of them */

@@ -29,9 +29,10 @@ struct uffd_hook {
 
 struct uffd_lane {
   /* set once */
-  const void *owner; /* the loop's engine; for comparing only */
-  uint32_t index;    /* of the loop's lanes */
-  bool crowded;      /* other lanes fill the same pages at the same time */
+  const void *owner;      /* the loop's engine; for comparing only */
+  struct uffd_bell *bell; /* engine/bell.h: of whoever walks here, for whoever was told LATER */
+  uint32_t index;         /* of the loop's lanes */
+  bool crowded;           /* other lanes fill the same pages at the same time */
   struct uffd_failure *failure;
   struct uffd_hook *_Atomic *trace; /* UFFD_HOOKS of them */
   char *staging;                    /* HUGE_PAGE bytes: tails that need zeros behind them, and what is looked at */

@@ -31,6 +31,13 @@ static struct uffd_filled nothing_filled(uint32_t outcome) {
   return (struct uffd_filled){.outcome = outcome, .page_kind = UFFD_ANSWER_LATER};
 }
 
+/* Until the resolver has what the page holds. */
+static struct uffd_filled put_off(void) {
+  struct uffd_filled filled = nothing_filled(UFFD_OUTCOME_DEFERRED);
+  filled.later = true;
+  return filled;
+}
+
 static struct uffd_filled failed(int error) {
   struct uffd_filled filled = nothing_filled(UFFD_OUTCOME_FAILED);
   filled.error = error;
@@ -183,7 +190,7 @@ static struct uffd_filled fill(struct walk *walk, uint64_t low, uint64_t high) {
   int result = ask(walk, low, high, &answer);
   if (result < 0) return failed(-result);
   walk->answer = answer.kind;
-  if (answer.kind == UFFD_ANSWER_LATER) return nothing_filled(UFFD_OUTCOME_DEFERRED);
+  if (answer.kind == UFFD_ANSWER_LATER) return put_off();
   const struct uffd_filled filled = install_answer(walk, &answer);
   if (filled.outcome == UFFD_OUTCOME_FAILED && !filled.unread) explain(walk, filled.error);
   return filled;

@@ -15,6 +15,7 @@ struct uffd_pending {
   uint64_t reach; /* end of the run of pages that wait for the same, from this page on; 0: nothing is known of others */
   uint32_t tid;
   bool woken;   /* whoever has this fault was woken meanwhile: it needs no answer of its own */
+  bool waits;   /* not in this batch: put off before, and nobody has rung for it */
   bool guessed; /* no message has told it: flags say what it may be */
 };
 

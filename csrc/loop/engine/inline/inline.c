@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "loop/engine/bell.h"
 #include "loop/engine/inline/directory.h"
 #include "loop/engine/inline/sigbus.h"
 #include "loop/engine/inline/slot.h"
@@ -17,17 +18,37 @@
 #define PAUSE_NS   20000u
 #define PAUSE_MAX  1000000u /* of a thread that is put off again and again: the pauses double */
 
+/* What a thread does when its fault, or its job, was put off. */
+struct put_off {
+  bool again;             /* it was */
+  struct uffd_bell *bell; /* of the slot that it had, if the resolver has no answer yet; NULL: an event must be read */
+  uint32_t rings;         /* of the bell, before the resolver was asked */
+};
+
+static struct put_off put_off_of(const struct uffd_lane *lane) {
+  return (struct put_off){.bell = lane->bell, .rings = atomic_load(&lane->bell->rings)};
+}
+
 /* By number: nanosleep() is where a thread is cancelled, and an access to memory is not. */
 static void pause_for(uint64_t nanoseconds) {
   struct timespec time = {0, (long)nanoseconds};
   syscall(SYS_nanosleep, &time, NULL);
 }
 
-/* R1, R2: another thread reads the event, or the resolver has an answer later; then the access is repeated. */
-static void put_off(bool again) {
+/*
+ * R1, R2: another thread reads the event, or the resolver has an answer later, and rings; then the access is repeated.
+ * Whoever rang before this thread sleeps does not leave it asleep: rings is not as seen any more.
+ */
+static void wait_until_again(const struct put_off *off) {
   static _Thread_local uint64_t pause_ns UFFD_SIGNAL_TLS; /* the last one */
-  pause_ns = !again ? 0 : pause_ns == 0 ? PAUSE_NS : min_u64(PAUSE_MAX, 2 * pause_ns);
-  if (again) pause_for(pause_ns);
+  uint64_t limit = off->bell == NULL ? PAUSE_MAX : UFFD_RETRY_MAX_NS;
+  pause_ns = !off->again ? 0 : pause_ns == 0 ? PAUSE_NS : min_u64(limit, 2 * pause_ns);
+  if (!off->again) return;
+  if (off->bell == NULL) {
+    pause_for(pause_ns);
+  } else {
+    uffd_bell_sleep(off->bell, off->rings, pause_ns);
+  }
 }
 
 /* Asked once a thread. A forked child, whose answer would be its parent's, has no faults here. */
@@ -80,19 +101,21 @@ static bool is_foreign(uint64_t address, uint32_t outcome) {
 }
 
 /*
- * False: the fault is not ours, or cannot be resolved. *again: nothing was done, because an event must be read first,
- * or the resolver has no answer yet.
+ * False: the fault is not ours, or cannot be resolved. off: nothing was done, because an event must be read first, or
+ * the resolver has no answer yet.
  */
-static bool resolve(const struct uffd_entry *entry, uint64_t address, uint64_t flags, bool *again) {
+static bool resolve(const struct uffd_entry *entry, uint64_t address, uint64_t flags, struct put_off *off) {
   struct uffd_engine *engine = entry->engine;
   /* poison raises SIGBUS as well, and must go on doing so */
   bool foreign =
       engine->process != uffd_process() || is_own_callback(engine) || uffd_line_is_poison(&entry->slice, address);
   if (foreign) return false;
   struct uffd_slot *slot = uffd_slot_take(engine);
+  *off = put_off_of(&slot->lane);
   const struct uffd_filled filled = walk(slot, entry, address, flags);
   uffd_slot_give(slot);
-  *again = filled.outcome == UFFD_OUTCOME_DEFERRED;
+  off->again = filled.outcome == UFFD_OUTCOME_DEFERRED;
+  if (!filled.later) off->bell = NULL;
   return !is_foreign(address, filled.outcome);
 }
 
@@ -117,11 +140,12 @@ static void tell_cramped(void) {
 }
 
 static bool resolve_held(const struct uffd_entry *entry, uint64_t address, uint64_t flags) {
-  bool again = false, resolved = resolve(entry, address, flags, &again);
+  struct put_off off = {.again = false};
+  bool resolved = resolve(entry, address, flags, &off);
   uffd_entry_drop(entry);
-  again = again && resolved;
-  if (again) BARRIER("deferred", &address);
-  put_off(again);
+  off.again = off.again && resolved;
+  if (off.again) BARRIER("deferred", &address);
+  wait_until_again(&off);
   return resolved;
 }
 
@@ -153,10 +177,12 @@ static int start(struct uffd_engine *engine) {
   return result < 0 ? result : uffd_threads_start(engine);
 }
 
-static enum uffd_job_result run_once(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job) {
+static enum uffd_job_result run_once(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job,
+                                     struct put_off *off) {
   struct uffd_slot *slot = job->anywhere ? uffd_slot_take(engine) : uffd_slot_take_this(engine, lane);
   struct uffd_lane *outer = uffd_current_lane;
   uffd_current_lane = &slot->lane;
+  *off = put_off_of(&slot->lane);
   enum uffd_job_result result = job->run(&slot->lane, job);
   uffd_current_lane = outer;
   uffd_slot_give(slot);
@@ -165,8 +191,10 @@ static enum uffd_job_result run_once(struct uffd_engine *engine, uint32_t lane, 
 
 /* A job that is not done yet waits without a slot: events are read only while all slots are free. */
 static void run_in_slot(struct uffd_engine *engine, uint32_t lane, struct uffd_job *job) {
-  while (run_once(engine, lane, job) == UFFD_JOB_AGAIN) {
-    pause_for(PAUSE_NS);
+  struct put_off off;
+  for (uint64_t pause = PAUSE_NS; run_once(engine, lane, job, &off) == UFFD_JOB_AGAIN;) {
+    uffd_bell_sleep(off.bell, off.rings, pause);
+    pause = min_u64(PAUSE_MAX, 2 * pause);
   }
 }
 

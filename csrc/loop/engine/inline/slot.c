@@ -6,6 +6,8 @@
 
 #include <limits.h>
 
+#include "loop/engine/bell.h"
+
 struct waiters {
   _Atomic uint32_t count;
   _Atomic uint32_t given; /* futex: how often a slot was given while they waited */
@@ -25,7 +27,8 @@ static int open_slot(struct uffd_engine *engine, struct uffd_slot *slot) {
   slot->lane.failure = &engine->failure;
   slot->lane.trace = engine->trace;
   engine->lanes[engine->lanes_count++] = &slot->lane;
-  return uffd_lane_open(&slot->lane) < 0 ? fail(ENOMEM, "No memory for a handler.") : 0;
+  slot->lane.bell = uffd_bell_open(-1);
+  return slot->lane.bell == NULL || uffd_lane_open(&slot->lane) < 0 ? fail(ENOMEM, "No memory for a handler.") : 0;
 }
 
 int uffd_slots_open(struct uffd_engine *engine) {
@@ -41,6 +44,7 @@ int uffd_slots_open(struct uffd_engine *engine) {
 void uffd_slots_close(struct uffd_engine *engine) {
   if (engine->slots == NULL) return;
   for (uint32_t i = 0; i < engine->slots_count; i++) {
+    uffd_bell_close(engine->slots->slots[i].lane.bell);
     uffd_lane_close(&engine->slots->slots[i].lane);
   }
   DELETE(engine->slots);

@@ -48,17 +48,17 @@ static void wait_for_charge(struct uffd_seat *seat) {
   seat->fresh = true;
   seat->cpu = -1;
   seat->until = 0;
-  uint32_t bell = atomic_load_explicit(&placement->bell, memory_order_acquire);
+  uint32_t seen = atomic_load_explicit(&placement->calls, memory_order_acquire);
   answer_question(placement);
   if (uffd_placement_ends(placement)) return;
   if (uffd_seat_has_charge(seat)) return;
-  uffd_placement_sleep(placement, bell, UINT64_MAX);
+  uffd_placement_sleep(placement, seen, UINT64_MAX);
 }
 
 static void give_up(struct uffd_placement *placement) {
   atomic_store_explicit(&placement->refused, true, memory_order_relaxed);
   atomic_store_explicit(&placement->charge, UFFD_SEAT_GUARD, memory_order_release);
-  uffd_placement_ring(placement);
+  uffd_placement_call(placement);
 }
 
 void uffd_companion_run(struct uffd_seat *seat) {

@@ -99,7 +99,7 @@ static void look(struct uffd_seat *guard, uint64_t passes) {
 
 static void stand_by(struct uffd_seat *guard) {
   struct uffd_placement *placement = guard->placement;
-  uint32_t bell = atomic_load_explicit(&placement->bell, memory_order_acquire);
+  uint32_t seen = atomic_load_explicit(&placement->calls, memory_order_acquire);
   if (uffd_seat_has_charge(guard) || uffd_placement_ends(placement)) return;
   uint64_t due = atomic_load_explicit(&placement->due_ns, memory_order_relaxed);
   if (placement->still >= STILL_MAX && due == UINT64_MAX) {
@@ -107,7 +107,7 @@ static void stand_by(struct uffd_seat *guard) {
     placement->still = 0;
   }
   uint64_t passes = atomic_load_explicit(&placement->passes, memory_order_relaxed);
-  uffd_placement_sleep(placement, bell, placement->period_ns);
+  uffd_placement_sleep(placement, seen, placement->period_ns);
   if (!uffd_seat_has_charge(guard)) look(guard, passes);
 }
 
@@ -155,7 +155,7 @@ static void serve(struct uffd_seat *guard) {
     bool asks = answered != 0 && !atomic_load_explicit(&placement->refused, memory_order_relaxed);
     bool rings = asks && ask_for_idle_time(placement);
     uffd_seat_give(guard);
-    if (rings) uffd_placement_ring(placement);
+    if (rings) uffd_placement_call(placement);
   } else if (uffd_seat_has_charge(guard) && !uffd_placement_ends(placement)) {
     if (is_starving(companion)) uffd_guard_relieve(companion); /* it lost the charge in the middle of a pass */
   }

@@ -108,7 +108,7 @@ static int start_seats(struct uffd_placement *placement, uint32_t *started) {
 
 /* A companion that waits for a processor in SCHED_IDLE may wait for long: it is relieved first. */
 static void join_seats(struct uffd_placement *placement, uint32_t started) {
-  uffd_placement_ring(placement);
+  uffd_placement_call(placement);
   for (uint32_t i = UFFD_SEATS; i-- > UFFD_SEATS - started;) {
     struct uffd_seat *seat = &placement->seats[i];
     if (i == UFFD_SEAT_COMPANION) uffd_guard_relieve(seat);

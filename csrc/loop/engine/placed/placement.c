@@ -1,5 +1,5 @@
 /*
- * What the guard and the companion share: the bell, pinning, and where the faulting thread runs.
+ * What the guard and the companion share: calls to look around, pinning, and where the faulting thread runs.
  */
 #include "loop/engine/placed/placement.h"
 
@@ -9,14 +9,14 @@
 #include <time.h>
 #include <unistd.h>
 
-void uffd_placement_ring(struct uffd_placement *placement) {
-  atomic_fetch_add_explicit(&placement->bell, 1, memory_order_release);
-  syscall(SYS_futex, &placement->bell, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+void uffd_placement_call(struct uffd_placement *placement) {
+  atomic_fetch_add_explicit(&placement->calls, 1, memory_order_release);
+  syscall(SYS_futex, &placement->calls, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-void uffd_placement_sleep(struct uffd_placement *placement, uint32_t bell, uint64_t timeout) {
+void uffd_placement_sleep(struct uffd_placement *placement, uint32_t seen, uint64_t timeout) {
   const struct timespec time = {(time_t)(timeout / 1000000000), (long)(timeout % 1000000000)};
-  syscall(SYS_futex, &placement->bell, FUTEX_WAIT_PRIVATE, bell, timeout == UINT64_MAX ? NULL : &time, NULL, 0);
+  syscall(SYS_futex, &placement->calls, FUTEX_WAIT_PRIVATE, seen, timeout == UINT64_MAX ? NULL : &time, NULL, 0);
 }
 
 bool uffd_placement_ends(const struct uffd_placement *placement) {

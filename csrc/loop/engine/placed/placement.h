@@ -43,7 +43,7 @@ struct uffd_placement {
   _Atomic bool refused;    /* a thread may not enter SCHED_IDLE here: the guard keeps the charge */
   _Atomic uint32_t question;
   _Atomic uint64_t question_ns; /* when it was asked; then how long the answer took */
-  _Atomic uint32_t bell;        /* futex, for those who sleep: the charge has changed, a question, the end */
+  _Atomic uint32_t calls;       /* futex, for those who sleep: the charge has changed, a question, the end */
   _Atomic uint64_t passes;      /* ended, of both seats */
   _Atomic uint64_t due_ns;      /* when a pass has something to do without a descriptor; UINT64_MAX: never */
   /* the owner of the reader */
@@ -59,9 +59,9 @@ struct uffd_placement {
 extern const struct uffd_engine_class uffd_placed_engine; /* placed.c */
 
 /* placement.c */
-void uffd_placement_ring(struct uffd_placement *placement);
-/* Sleeps until the bell is no longer at `bell`, or the time is over (UINT64_MAX: never). */
-void uffd_placement_sleep(struct uffd_placement *placement, uint32_t bell, uint64_t timeout_ns);
+void uffd_placement_call(struct uffd_placement *placement);
+/* Sleeps until the calls are no longer as seen, or the time is over (UINT64_MAX: never). */
+void uffd_placement_sleep(struct uffd_placement *placement, uint32_t seen, uint64_t timeout_ns);
 bool uffd_placement_ends(const struct uffd_placement *placement);
 /* Pins a thread of ours (0: the caller) to one processor where the program may run, or, at -1, to all of them. */
 int uffd_placement_pin(const struct uffd_placement *placement, int tid, int cpu);

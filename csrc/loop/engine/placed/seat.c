@@ -77,11 +77,11 @@ bool uffd_seat_pass(struct uffd_seat *seat, unsigned *answered) {
     return false;
   }
   if (seat->fresh) {
-    uffd_handler_ready(reader, reader->wake_fd);
-    uffd_handler_ready_all(reader);
+    uffd_handler_readable(reader, reader->wake_fd);
+    uffd_handler_readable_all(reader);
   }
   for (int i = 0; i < count; i++) {
-    uffd_handler_ready(reader, events[i].data.fd);
+    uffd_handler_readable(reader, events[i].data.fd);
   }
   *answered = uffd_handler_work(reader, seat->fresh || count > 0);
   seat->fresh = false;
