@@ -319,6 +319,60 @@ struct uffd_image_index_opts {
  */
 UFFD_EXPORT int uffd_image_index(const char *path, const struct uffd_image_index_opts *opts);
 
+/* Group: importing */
+
+/* A range of an imported image: it was memory of this process, at this address. */
+struct uffd_import_region {
+  uint64_t address, length; /* bytes */
+  uint64_t offset;          /* in the image */
+  int32_t pid;
+  uint32_t reserved; /* 0 */
+};
+typedef void uffd_import_region_fn(void *ctx, const struct uffd_import_region *region);
+
+/* What was imported. Zeros that were written as bytes count as zero. */
+struct uffd_import_counts {
+  uint64_t data_bytes, zero_bytes, below_bytes;
+};
+
+struct uffd_import_opts {
+  size_t size;
+  uint64_t frame_bytes; /* these as in uffd_store_layer_opts */
+  int32_t level;
+  uint32_t digest;
+  const char *attributes;
+  uffd_import_region_fn *region; /* of uffd_import_criu(): told of each range, by offset; may be NULL */
+  void *region_ctx;
+  uffd_progress_fn *progress;
+  void *progress_ctx;
+};
+#define UFFD_IMPORT_OPTS_INIT                                                                                          \
+  { sizeof(struct uffd_import_opts), 0, 0, 0, NULL, NULL, NULL, NULL, NULL }
+
+/*
+ * Importers make a layer of what another program has written: path appears when it is whole. What does not add up is
+ * refused. counts may be NULL. Errors of all: those of reading and of uffd_store_layer(); -ECANCELED by progress.
+ *
+ * A diff of Firecracker: a sparse file of the memory's length in which dirty pages were written, zero ones too; where
+ * it has a hole, the page is the parent's. Copying such a file loses that: import it on the machine that wrote it.
+ * -EINVAL it has no holes, or another length than the parent; -ESTALE it was changed meanwhile.
+ */
+UFFD_EXPORT int uffd_import_diff(const char *diff, uffd_image *parent, const char *path,
+                                 const struct uffd_import_opts *opts, struct uffd_import_counts *counts);
+/*
+ * A dump of CRIU: the private anonymous memory of all its tasks, one mapping after the other. region is told which part
+ * of the image was where. -EINVAL damaged, or no such memory; -ENOTSUP pages that are at a page server, or compressed;
+ * -ELOOP; -ESTALE it was changed meanwhile.
+ */
+UFFD_EXPORT int uffd_import_criu(const char *directory, const char *path, const struct uffd_import_opts *opts,
+                                 struct uffd_import_counts *counts);
+/*
+ * An image of E2B, by its header (version 3) DIR/UUID/NAME.header: the data of each build are DIR/UUID/NAME, or
+ * storage/UUID/NAME. -EINVAL another version, runs that do not cover the image, data that are too short.
+ */
+UFFD_EXPORT int uffd_import_e2b(const char *header, const char *storage, const char *path,
+                                const struct uffd_import_opts *opts, struct uffd_import_counts *counts);
+
 /* Group: checking */
 
 /* A range of an image that is not what it should be; sentence says why. */

@@ -302,6 +302,60 @@ static int image_index(lua_State *L) {
   return 1;
 }
 
+/* Adds a region to the table at index 4. */
+static void note_region(void *ctx, const struct uffd_import_region *region) {
+  lua_State *L = ctx;
+  lua_createtable(L, 0, 4);
+  uffd_lua_set_integer(L, "address", region->address);
+  uffd_lua_set_integer(L, "length", region->length);
+  uffd_lua_set_integer(L, "offset", region->offset);
+  uffd_lua_set_integer(L, "pid", (uint64_t)region->pid);
+  lua_seti(L, 4, luaL_len(L, 4) + 1);
+}
+
+/* The field of the table at index 3. */
+static int get_option(lua_State *L, const char *name) {
+  lua_getfield(L, 3, name);
+  return lua_gettop(L);
+}
+
+static int import_as(lua_State *L, const struct uffd_import_opts *opts, struct uffd_import_counts *counts) {
+  static const char *const programs[] = {"firecracker", "criu", "e2b", NULL};
+  const char *from = luaL_checkstring(L, 1), *path = luaL_checkstring(L, 2);
+  uint32_t program = uffd_lua_choice(L, get_option(L, "format"), 0, programs, "format");
+  int parent = get_option(L, "parent"), storage = get_option(L, "storage");
+  if (program == 1) return uffd_import_criu(from, path, opts, counts);
+  if (program == 2) return uffd_import_e2b(from, lua_tostring(L, storage), path, opts, counts);
+  return uffd_import_diff(from, lua_isnil(L, parent) ? NULL : check_image(L, parent), path, opts, counts);
+}
+
+/* image_import(from, path, options): a table of counts, with the regions in "regions" */
+static int image_import(lua_State *L) {
+  struct uffd_import_opts opts = UFFD_IMPORT_OPTS_INIT;
+  struct uffd_import_counts counts = {0, 0, 0};
+  struct progress progress;
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  lua_newtable(L);
+  opts.frame_bytes = uffd_lua_opt_unsigned(L, get_option(L, "frame"), 0);
+  lua_Integer level = luaL_optinteger(L, get_option(L, "level"), 0);
+  if (level < -100 || level > 22) luaL_error(L, "level: zstd has levels from -100 to 22");
+  opts.level = (int32_t)level;
+  opts.digest = uffd_lua_choice(L, get_option(L, "digest"), UFFD_DIGEST_NONE, digests, "digest");
+  take_progress(L, get_option(L, "progress"), &progress, &opts.progress, &opts.progress_ctx);
+  opts.region = note_region;
+  opts.region_ctx = L;
+  int results = finish_work(L, &progress, import_as(L, &opts, &counts));
+  if (results > 0) return results;
+  lua_createtable(L, 0, 4);
+  uffd_lua_set_integer(L, "data", counts.data_bytes);
+  uffd_lua_set_integer(L, "zero", counts.zero_bytes);
+  uffd_lua_set_integer(L, "below", counts.below_bytes);
+  lua_pushvalue(L, 4);
+  lua_setfield(L, -2, "regions");
+  return 1;
+}
+
 static int image_field(lua_State *L) {
   if (uffd_lua_method(L)) return 1;
   const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
@@ -485,9 +539,13 @@ static const luaL_Reg store_methods[] = {{"put", store_put},           {"zero", 
 static const luaL_Reg store_meta[] = {
     {"__gc", store_gc}, {"__close", store_gc}, {"__tostring", store_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"image_open", image_open},         {"image_index", image_index},
-                                     {"store_file", store_file},         {"store_layer", store_layer},
-                                     {"store_writable", store_writable}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"image_open", image_open},
+                                     {"image_index", image_index},
+                                     {"image_import", image_import},
+                                     {"store_file", store_file},
+                                     {"store_layer", store_layer},
+                                     {"store_writable", store_writable},
+                                     {NULL, NULL}};
 
 void uffd_lua_open_image(lua_State *L) {
   uffd_lua_class(L, IMAGE_TYPE, image_field, image_meta, image_methods);

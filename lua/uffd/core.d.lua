@@ -1234,6 +1234,14 @@ function core.image_open(paths, frame_limit) end
 ---@return integer? errno
 function core.image_index(path, digest, progress) end
 
+---@param from string
+---@param path string
+---@param options table as `uffd.ImportOptions`, sizes as integers
+---@return uffd.Imported? imported
+---@return string? message
+---@return integer? errno
+function core.image_import(from, path, options) end
+
 ---@param path string
 ---@param length integer
 ---@return uffd.Store? store

@@ -5,7 +5,7 @@ local figures = require "uffd.image_figures"
 local uffd = require "uffd"
 local write = require "uffd.image_write"
 
-local usage = "image info|map|create|convert|diff|compare|verify|index|compact|commit|rebase|cat FILE..."
+local usage = "image info|map|create|convert|diff|compare|verify|index|compact|commit|rebase|import|cat FILE..."
 local help = [[
 usage: uffd-lua image info [--json] FILE...
        uffd-lua image map [--json] [--totals] [--layer N] FILE...
@@ -19,6 +19,9 @@ usage: uffd-lua image info [--json] FILE...
        uffd-lua image compact -o OUT [--keep N] FILE...
        uffd-lua image commit [--json] FILE...
        uffd-lua image rebase -o OUT [--against FILE]... FILE...
+       uffd-lua image import firecracker -o OUT --against FILE... DIFF
+       uffd-lua image import criu -o OUT DIRECTORY
+       uffd-lua image import e2b -o OUT [--storage DIRECTORY] HEADER
 Looks into images, and makes others of them. FILE... is a stack of layers, the lowest first: raw files, zstd files of
 many frames, and increments. An increment that stands first names its parent, which is looked for in its directory.
   info     what the image and each layer of it is
@@ -39,6 +42,9 @@ many frames, and increments. An increment that stands first names its parent, wh
     --keep N       so many of the lower layers are kept (default 1)
   commit   the top layer's pages go into its parent, which is replaced; other increments on that parent fit no more
   rebase   the image as an increment on other layers: its contents stay the same
+  import   a layer of what another program wrote: a diff of Firecracker, whose holes are the pages of its parent (import
+           it where it was written: copies lose that); a dump of CRIU, and OUT.map says what was where; an image of E2B
+    --storage D    where the builds of E2B are (default: the directory above the header's)
   -o OUT           the file to be written; it appears when it is whole
     --against FILE   what OUT is an increment on; several times for a stack, the lowest first
     --size N         bytes of the image, such as 64M (default: as below)
@@ -196,6 +202,8 @@ local takes = {
   compact = { with { keep = arguments.integer }, 1, raw = true },
   commit = { { frame = writes.frame, level = level, digest = writes.digest }, 1, raw = true },
   rebase = { with { against = arguments.several(arguments.text) }, 1 },
+  import = { with { against = arguments.several(arguments.text), storage = arguments.text }, 2, 2, raw = true,
+    first = { firecracker = true, criu = true, e2b = true } },
 }
 
 -- The verb's options, and the words after it; or nil and a sentence.
@@ -205,7 +213,9 @@ local function parse(verb, ...)
   local options, words = arguments.parse(known, ...)
   if not options then return nil, words end
   local least, most = takes[verb][2], takes[verb][3]
-  if #words < least then return nil, least == 2 and "two files or more" or "of which FILE?" end
+  local first = takes[verb].first
+  if first and not first[words[1] or ""] then return nil, "of which program: firecracker, criu or e2b?" end
+  if #words < least then return nil, least == 2 and not first and "two files or more" or "of which FILE?" end
   if most and #words > most then return nil, ("'%s' is too much"):format(words[most + 1]) end
   if known.output and not options.output then return nil, "-o OUT: where to?" end
   return options, words

@@ -226,6 +226,18 @@ function figures.written(options, path)
   print(("%s: %s: %s; %s"):format(path, size_text(top.length), table.concat(has, ", "), size_text(top.file_bytes)))
 end
 
+function figures.imported(options, imported)
+  if options.json then
+    write_json({ "imported", options.output }, { "data", imported.data }, { "zero", imported.zero },
+      { "below", imported.below }, { "regions", #imported.regions })
+    return
+  end
+  local regions = #imported.regions
+  print(("imported: %s of data, %s of zeros, %s of the parent%s"):format(size_text(imported.data),
+    size_text(imported.zero), size_text(imported.below),
+    regions > 0 and ("; %s: %s.map"):format(plural(regions, "range"), options.output) or ""))
+end
+
 function figures.indexed(options, path)
   local image <close>, message = uffd.image { path }
   if not image then return print(("%s: %s"):format(path, message)) end

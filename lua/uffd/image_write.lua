@@ -123,4 +123,40 @@ function write.index(options, words)
   return 0
 end
 
+-- Beside the layer: which part of it was where, as examples/snapshot.lua writes it.
+local function write_regions(path, regions)
+  local file <close>, message = io.open(path .. ".map", "w")
+  if not file then return nil, message end
+  for _, region in ipairs(regions) do
+    local ok, why = file:write(("%x %x %d pid:%d\n"):format(region.address, region.address + region.length,
+      region.offset, region.pid))
+    if not ok then return nil, why end
+  end
+  return file:close()
+end
+
+write["import"] = function(options, words)
+  local below, message = open_below(options)
+  if message then return nil, message end
+  local bar
+  local imported
+  imported, message = uffd.image.import {
+    format = words[1], from = words[2], path = options.output, parent = below, storage = options.storage,
+    frame = options.frame, level = options.level, digest = options.digest,
+    progress = function(done, total)
+      bar = bar or figures.progress("imported", total)
+      bar(done)
+    end,
+  }
+  if not imported then return nil, message end
+  if #imported.regions > 0 then
+    local ok
+    ok, message = write_regions(options.output, imported.regions)
+    if not ok then return nil, message end
+  end
+  figures.imported(options, imported)
+  figures.written(options, options.output)
+  return 0
+end
+
 return write

@@ -56,6 +56,45 @@ function image.index(path, options)
   return tools.call(what, need(what, core.image_index), path, options.digest, options.progress)
 end
 
+local import_options = {
+  format = true, from = true, path = true, parent = true, storage = true, frame = true, level = true, digest = true,
+  progress = true,
+}
+
+---@class uffd.ImportOptions
+---@field format "firecracker"|"criu"|"e2b"
+---@field from string firecracker: the diff; criu: the dump's directory; e2b: DIR/UUID/NAME.header
+---@field path string the layer to be made
+---@field parent? uffd.Image firecracker: what the diff was made against
+---@field storage? string e2b: the directory of the builds (default: DIR)
+---@field frame? integer|string bytes of a zstd frame (default 64K)
+---@field level? integer of zstd (default 3)
+---@field digest? "xxh3"|"sha256"
+---@field progress? fun(done: integer, total: integer): boolean? false stops it
+
+---@class uffd.Imported
+---@field data integer bytes
+---@field zero integer bytes
+---@field below integer bytes that are the parent's
+---@field regions { address: integer, length: integer, offset: integer, pid: integer }[] criu: what was where
+
+---Makes a layer of what another program has written: a sparse diff of Firecracker (where it has a hole, the page is
+---the parent's: a copy may have lost that), a dump of CRIU, an image of E2B (version 3).
+---Errors: those of files; EINVAL what does not add up, with its place; ENOTSUP a dump that cannot be read; ESTALE it
+---was changed meanwhile; ECANCELED by progress; ENOSYS.
+---@param options uffd.ImportOptions
+---@return uffd.Imported? imported
+---@return string? message
+---@return integer? errno
+function image.import(options)
+  local what = "uffd.image.import"
+  tools.check_options(what, options, import_options)
+  local taken = {}
+  for name, value in pairs(options) do taken[name] = value end
+  taken.frame = tools.bytes(what .. ": frame", options.frame)
+  return tools.call(what, need(what, core.image_import), options.from, options.path, taken)
+end
+
 ---Where pages go: the twin of `uffd.resolver`. What is put appears when the store is finished, whole; a store that is
 ---closed before leaves nothing behind.
 ---@class uffd.store

@@ -1,6 +1,6 @@
 #!/bin/sh
-# run.sh PROGRAM CORPUS: the corpus, and a short run from it; or SECONDS of it where UFFD_FUZZ_SECONDS is set, as
-# `tests/run --fuzz SECONDS` does. An input that fails is left beside the program.
+# run.sh PROGRAM CORPUS [INPUTS]: the corpus, and a short run from it, of so many inputs (20000); or SECONDS of it where
+# UFFD_FUZZ_SECONDS is set, as `tests/run --fuzz SECONDS` does. An input that fails is left beside the program.
 set -eu
 program=$1
 corpus=$2
@@ -12,7 +12,7 @@ fixed_addresses=
 if setarch "$(uname -m)" -R true 2> /dev/null; then fixed_addresses="setarch $(uname -m) -R"; fi
 
 [ -n "$(ls "$corpus")" ] || { echo "the corpus $corpus is empty"; exit 1; }
-length="-runs=20000"
+length="-runs=${3:-20000}"
 [ -z "${UFFD_FUZZ_SECONDS:-}" ] || length="-max_total_time=$UFFD_FUZZ_SECONDS"
 # shellcheck disable=SC2086
 if ! $fixed_addresses "$program" $length -seed=1 -timeout=10 -rss_limit_mb=1024 -max_len=8192 -print_final_stats=1 \
