@@ -130,12 +130,16 @@ struct uffd_image_layer {
   unsigned char id[32];        /* of the contents; zeros without an index */
   unsigned char parent_id[32]; /* zeros: no parent */
   unsigned char uuid[16];
+  /* Of a file that lies elsewhere; for others NULL and 0: */
+  const char *version;         /* what the server calls its state: an ETag; "" it says nothing */
+  uint64_t units, units_there; /* chunks that are fetched and kept one by one, and how many are in the cache */
+  uint64_t requests, retries;  /* for chunks, of this process; those of opening are not counted */
+  uint64_t fetched_bytes;      /* likewise */
 };
 #define UFFD_IMAGE_LAYER_INIT                                                                                          \
   {                                                                                                                    \
-    sizeof(struct uffd_image_layer), NULL, 0, 0, 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}, {0}, {         \
-      0                                                                                                                \
-    }                                                                                                                  \
+    sizeof(struct uffd_image_layer), NULL, 0, 0, 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}, {0}, {0},      \
+        NULL, 0, 0, 0, 0, 0                                                                                            \
   }
 
 UFFD_EXPORT int uffd_image_info(const uffd_image *image, struct uffd_image_info *info);

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "image/remote/remote.h"
+
 void uffd_image_hold(uffd_image *image) {
   atomic_fetch_add_explicit(&image->references, 1, memory_order_relaxed);
 }
@@ -154,6 +156,15 @@ int uffd_image_layer(const uffd_image *image, uint32_t number, struct uffd_image
   memcpy(layer.id, index->id, sizeof(layer.id));
   memcpy(layer.parent_id, index->parent_id, sizeof(layer.parent_id));
   memcpy(layer.uuid, index->uuid, sizeof(layer.uuid));
+  struct uffd_remote_figures figures;
+  if (uffd_remote_figures(file->source, &figures)) {
+    layer.version = figures.version;
+    layer.units = figures.units;
+    layer.units_there = figures.units_there;
+    layer.requests = figures.requests;
+    layer.retries = figures.retries;
+    layer.fetched_bytes = figures.fetched_bytes;
+  }
   return give(told, &layer, sizeof(layer), told->size, "uffd_image_layer");
 }
 

@@ -83,11 +83,42 @@ static const char **check_paths(lua_State *L, int arg, size_t *count) {
   return paths;
 }
 
-/* image_open(paths, frame_limit): the image, whose user value is its resolver. */
+/* A string of the options at arg, which keeps it; NULL: nil. */
+static const char *option_text(lua_State *L, int arg, const char *name) {
+  lua_getfield(L, arg, name);
+  const char *text = luaL_optstring(L, -1, NULL);
+  lua_pop(L, 1);
+  return text;
+}
+
+static uint64_t option_number(lua_State *L, int arg, const char *name) {
+  lua_getfield(L, arg, name);
+  uint64_t number = uffd_lua_opt_unsigned(L, lua_gettop(L), 0);
+  lua_pop(L, 1);
+  return number;
+}
+
+static void take_options(lua_State *L, int arg, struct uffd_image_opts *opts) {
+  if (lua_isnoneornil(L, arg)) return;
+  luaL_checktype(L, arg, LUA_TTABLE);
+  uint64_t patience = option_number(L, arg, "patience_ms");
+  luaL_argcheck(L, patience <= UINT32_MAX, arg, "patience_ms is too long");
+  opts->frame_limit = option_number(L, arg, "frame_limit");
+  opts->cache_limit = option_number(L, arg, "cache_limit");
+  opts->patience_ms = (uint32_t)patience;
+  opts->cache = option_text(L, arg, "cache");
+  opts->credentials = option_text(L, arg, "credentials");
+  opts->ca_file = option_text(L, arg, "ca_file");
+  lua_getfield(L, arg, "unversioned");
+  opts->flags = lua_toboolean(L, -1) ? UFFD_IMAGE_UNVERSIONED : 0;
+  lua_pop(L, 1);
+}
+
+/* image_open(paths, options): the image, whose user value is its resolver. */
 static int image_open(lua_State *L) {
   struct uffd_image_opts opts = UFFD_IMAGE_OPTS_INIT;
   size_t count;
-  opts.frame_limit = uffd_lua_opt_unsigned(L, 2, 0);
+  take_options(L, 2, &opts);
   const char **paths = check_paths(L, 1, &count);
   struct image *handle = lua_newuserdatauv(L, sizeof(*handle), 1);
   *handle = (struct image){NULL, uffd_lua_process()};
@@ -198,6 +229,14 @@ static int image_layer(lua_State *L) {
   set_id(L, "id", layer.id, sizeof(layer.id));
   set_id(L, "parent_id", layer.parent_id, sizeof(layer.parent_id));
   set_id(L, "uuid", layer.uuid, sizeof(layer.uuid));
+  if (layer.version != NULL) {
+    set_string(L, "version", layer.version);
+    uffd_lua_set_integer(L, "units", layer.units);
+    uffd_lua_set_integer(L, "units_there", layer.units_there);
+    uffd_lua_set_integer(L, "requests", layer.requests);
+    uffd_lua_set_integer(L, "retries", layer.retries);
+    uffd_lua_set_integer(L, "fetched_bytes", layer.fetched_bytes);
+  }
   return 1;
 }
 
@@ -286,6 +325,60 @@ static int image_verify(lua_State *L) {
   int results = finish_work(L, &progress, uffd_image_verify(image, &opts));
   if (results > 0) return results;
   lua_settop(L, 4);
+  return 1;
+}
+
+/* The cache */
+
+static int add_cached(void *ctx, const struct uffd_image_cached *cached) {
+  lua_State *L = ctx;
+  if (!lua_checkstack(L, 4)) return 1;
+  lua_createtable(L, 0, 12);
+  set_string(L, "file", cached->file);
+  set_string(L, "source", cached->source);
+  set_string(L, "version", cached->version);
+  uffd_lua_set_integer(L, "stream_bytes", cached->stream_bytes);
+  uffd_lua_set_integer(L, "file_bytes", cached->file_bytes);
+  uffd_lua_set_integer(L, "units", cached->units);
+  uffd_lua_set_integer(L, "units_there", cached->units_there);
+  uffd_lua_set_integer(L, "units_wrong", cached->units_wrong);
+  uffd_lua_set_integer(L, "used_ns", cached->used_ns);
+  lua_pushboolean(L, (cached->flags & UFFD_IMAGE_CACHED_USED) != 0);
+  lua_setfield(L, -2, "used");
+  lua_pushboolean(L, (cached->flags & UFFD_IMAGE_CACHED_DOUBTED) != 0);
+  lua_setfield(L, -2, "doubted");
+  lua_pushboolean(L, (cached->flags & UFFD_IMAGE_CACHED_BROKEN) != 0);
+  lua_setfield(L, -2, "broken");
+  lua_seti(L, -2, luaL_len(L, -2) + 1);
+  return 0;
+}
+
+/* image_cache_list(directory) */
+static int image_cache_list(lua_State *L) {
+  const char *directory = luaL_optstring(L, 1, NULL);
+  lua_newtable(L);
+  int result = uffd_image_cache_list(directory, add_cached, L);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
+/* image_cache_verify(directory) */
+static int image_cache_verify(lua_State *L) {
+  const char *directory = luaL_optstring(L, 1, NULL);
+  lua_newtable(L);
+  int result = uffd_image_cache_verify(directory, add_cached, L);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
+/* image_cache_gc(directory, limit) */
+static int image_cache_gc(lua_State *L) {
+  struct uffd_image_cache_gc done = UFFD_IMAGE_CACHE_GC_INIT;
+  int result = uffd_image_cache_gc(luaL_optstring(L, 1, NULL), uffd_lua_opt_unsigned(L, 2, 0), &done);
+  if (result < 0) return uffd_lua_fail(L, result);
+  lua_createtable(L, 0, 4);
+  uffd_lua_set_integer(L, "files", done.files);
+  uffd_lua_set_integer(L, "bytes", done.bytes);
+  uffd_lua_set_integer(L, "removed_files", done.removed_files);
+  uffd_lua_set_integer(L, "removed_bytes", done.removed_bytes);
   return 1;
 }
 
@@ -542,6 +635,9 @@ static const luaL_Reg store_meta[] = {
 static const luaL_Reg functions[] = {{"image_open", image_open},
                                      {"image_index", image_index},
                                      {"image_import", image_import},
+                                     {"image_cache_list", image_cache_list},
+                                     {"image_cache_verify", image_cache_verify},
+                                     {"image_cache_gc", image_cache_gc},
                                      {"store_file", store_file},
                                      {"store_layer", store_layer},
                                      {"store_writable", store_writable},

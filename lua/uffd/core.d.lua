@@ -645,7 +645,9 @@ function stack:info() end
 
 ---What one layer is: `path`, `format` ("raw", "zstd"), `indexed`, `digest`, `length`, `page_size`, bytes of `data`, `zero`
 ---and `below`, `file_bytes`, `stream_bytes`, `frames`, `frame_bytes`, `checksums`, `generation`, `time_ns`, `parent`,
----`attributes`, and in hexadecimal `id`, `parent_id`, `uuid` where it has them. ERANGE: there is no such layer.
+---`attributes`, and in hexadecimal `id`, `parent_id`, `uuid` where it has them. Of a file that lies elsewhere also `version`
+---(its ETag), `units` (chunks that are kept one by one), `units_there` (in the cache), and what this process did for them:
+---`requests`, `retries`, `fetched_bytes`. ERANGE: there is no such layer.
 ---@param number integer 1 is the lowest
 ---@return table? layer
 ---@return string? message
@@ -1220,11 +1222,30 @@ function core.prefetch_start(filled, ranges, rate) end
 function core.image_identity(image) end
 
 ---@param paths string[]
----@param frame_limit? integer
+---@param options? table as `uffd.ImageLayers`, sizes as integers
 ---@return uffd.Image? image
 ---@return string? message
 ---@return integer? errno
-function core.image_open(paths, frame_limit) end
+function core.image_open(paths, options) end
+
+---@param directory? string
+---@return uffd.Cached[]? files
+---@return string? message
+---@return integer? errno
+function core.image_cache_list(directory) end
+
+---@param directory? string
+---@return uffd.Cached[]? files
+---@return string? message
+---@return integer? errno
+function core.image_cache_verify(directory) end
+
+---@param directory? string
+---@param limit? integer
+---@return uffd.CacheGc? done
+---@return string? message
+---@return integer? errno
+function core.image_cache_gc(directory, limit) end
 
 ---@param path string
 ---@param digest? string

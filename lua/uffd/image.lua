@@ -5,7 +5,7 @@ local figures = require "uffd.image_figures"
 local uffd = require "uffd"
 local write = require "uffd.image_write"
 
-local usage = "image info|map|create|convert|diff|compare|verify|index|compact|commit|rebase|import|cat FILE..."
+local usage = "image info|map|create|convert|diff|compare|verify|index|compact|commit|rebase|import|cat|cache FILE..."
 local help = [[
 usage: uffd-lua image info [--json] FILE...
        uffd-lua image map [--json] [--totals] [--layer N] FILE...
@@ -22,8 +22,11 @@ usage: uffd-lua image info [--json] FILE...
        uffd-lua image import firecracker -o OUT --against FILE... DIFF
        uffd-lua image import criu -o OUT DIRECTORY
        uffd-lua image import e2b -o OUT [--storage DIRECTORY] HEADER
+       uffd-lua image cache [--json] ls|verify [DIRECTORY]
+       uffd-lua image cache [--json] [--max N] gc [DIRECTORY]
 Looks into images, and makes others of them. FILE... is a stack of layers, the lowest first: raw files, zstd files of
 many frames, and increments. An increment that stands first names its parent, which is looked for in its directory.
+A FILE may be a URI: http, https, s3 or nbd.
   info     what the image and each layer of it is
   map      which layer each part of the image comes from: offset, length, kind, layer, offset in that file's stream
     --totals    only how much of each kind each layer gives
@@ -45,6 +48,12 @@ many frames, and increments. An increment that stands first names its parent, wh
   import   a layer of what another program wrote: a diff of Firecracker, whose holes are the pages of its parent (import
            it where it was written: copies lose that); a dump of CRIU, and OUT.map says what was where; an image of E2B
     --storage D    where the builds of E2B are (default: the directory above the header's)
+  cache    what is kept of files that lie elsewhere, in UFFD_CACHE of the environment, or ~/.cache/uffd
+    ls           what is there: last use, source, bytes on the disk, how much of the image
+    verify       the same, after all has been compared with its digests
+    gc           removes what nobody has open, the longest unused first
+    --max N      until so many bytes are left (default 0)
+  --unversioned  a server that does not say when a file changes is believed
   -o OUT           the file to be written; it appears when it is whole
     --against FILE   what OUT is an increment on; several times for a stack, the lowest first
     --size N         bytes of the image, such as 64M (default: as below)
@@ -130,10 +139,10 @@ local function each_difference(a, b, page, found)
   return true
 end
 
-local function open_pair(paths)
+local function open_pair(paths, options)
   local pair = {}
   for i, path in ipairs(paths) do
-    local image, message = uffd.image { path }
+    local image, message = uffd.image { path, unversioned = options.unversioned }
     if not image then return nil, message end
     pair[i] = image
   end
@@ -179,6 +188,28 @@ function verbs.verify(options, image)
   return #problems == 0 and 0 or 1
 end
 
+-- The cache
+
+function verbs.cache(options, words)
+  local directory = words[2]
+  if words[1] == "gc" then
+    local done, message = uffd.image.cache.gc(directory, options.max)
+    if not done then return nil, message end
+    figures.cache_gc(options, done)
+    return 0
+  end
+  if words[1] ~= "ls" and words[1] ~= "verify" then
+    return nil, ("'%s' is none of ls, gc and verify"):format(words[1])
+  end
+  local files, message = uffd.image.cache[words[1] == "ls" and "list" or "verify"](directory)
+  if not files then return nil, message end
+  if options.json then figures.cache_json(files) else figures.cache_text(files) end
+  for _, cached in ipairs(files) do
+    if cached.units_wrong > 0 then return 1 end
+  end
+  return 0
+end
+
 -- The command line
 
 -- What each verb takes beside --json: its options, and how many files (at least, at most).
@@ -190,20 +221,22 @@ local function with(more)
 end
 
 local takes = {
-  info = { {}, 1 },
-  map = { { totals = true, layer = arguments.integer }, 1 },
-  cat = { { range = range }, 1 },
-  compare = { {}, 2, 2, pair = true },
-  diff = { {}, 2, 2, pair = true },
-  verify = { { sample = arguments.integer }, 1 },
+  info = { { unversioned = true }, 1 },
+  map = { { unversioned = true, totals = true, layer = arguments.integer }, 1 },
+  cat = { { unversioned = true, range = range }, 1 },
+  compare = { { unversioned = true }, 2, 2, pair = true },
+  diff = { { unversioned = true }, 2, 2, pair = true },
+  verify = { { unversioned = true, sample = arguments.integer }, 1 },
   index = { { digest = writes.digest }, 1, 1, raw = true },
   create = { with { size = arguments.bytes, against = arguments.several(arguments.text) }, 0, 0, raw = true },
-  convert = { with { format = arguments.choice("zstd", "raw"), against = arguments.several(arguments.text) }, 1 },
+  convert = { with { unversioned = true, format = arguments.choice("zstd", "raw"),
+    against = arguments.several(arguments.text) }, 1 },
   compact = { with { keep = arguments.integer }, 1, raw = true },
   commit = { { frame = writes.frame, level = level, digest = writes.digest }, 1, raw = true },
   rebase = { with { against = arguments.several(arguments.text) }, 1 },
   import = { with { against = arguments.several(arguments.text), storage = arguments.text }, 2, 2, raw = true,
     first = { firecracker = true, criu = true, e2b = true } },
+  cache = { { max = arguments.bytes }, 1, 2, raw = true },
 }
 
 -- The verb's options, and the words after it; or nil and a sentence.
@@ -226,11 +259,12 @@ local function run(verb, options, words)
   local takes_verb, act = takes[verb], verbs[verb] or write[verb]
   if takes_verb.raw then return act(options, words) end
   if takes_verb.pair then
-    local a, b = open_pair(words)
+    local a, b = open_pair(words, options)
     if not a then return nil, b end
     return act(options, a, b)
   end
-  local image, message = uffd.image(words)
+  local layers = table.move(words, 1, #words, 1, { unversioned = options.unversioned })
+  local image, message = uffd.image(layers)
   if not image then return nil, message end
   return act(options, image)
 end

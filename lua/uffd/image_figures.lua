@@ -74,6 +74,10 @@ local function layer_lines(layer)
     add("frames", ("up to %s each, %s"):format(size_text(layer.frame_bytes),
       layer.checksums and "with checksums" or "without checksums in the table"))
   end
+  if layer.version then
+    add("version", layer.version == "" and "the server tells none" or layer.version)
+    add("cached", share_text(layer.units_there, layer.units))
+  end
   local has = {}
   for _, kind in ipairs(kinds) do
     if layer[kind] > 0 then
@@ -107,7 +111,7 @@ end
 
 local layer_fields = { "path", "format", "indexed", "length", "page_size", "data", "zero", "below", "file_bytes",
   "stream_bytes", "frames", "frame_bytes", "checksums", "digest", "generation", "time_ns", "id", "parent_id", "parent",
-  "uuid", "attributes" }
+  "uuid", "attributes", "version", "units", "units_there", "requests", "retries", "fetched_bytes" }
 
 function figures.info_json(image)
   local info = image:info()
@@ -247,6 +251,44 @@ function figures.indexed(options, path)
   else
     print(("%s.uidx: id %s, %s; %s of %s are zero"):format(path, layer.id:sub(1, 16), layer.digest,
       size_text(layer.zero), size_text(layer.length)))
+  end
+end
+
+-- The cache
+
+local cached_fields = { "file", "source", "version", "stream_bytes", "file_bytes", "units", "units_there",
+  "units_wrong", "used_ns", "used", "doubted", "broken" }
+
+function figures.cache_json(files)
+  for _, cached in ipairs(files) do
+    local values = {}
+    for i, name in ipairs(cached_fields) do values[i] = { name, cached[name] } end
+    write_json(table.unpack(values))
+  end
+end
+
+local function note(cached)
+  if cached.broken then return "broken" end
+  if cached.units_wrong > 0 then return plural(cached.units_wrong, "wrong chunk") end
+  return (cached.used and "used" or " ") .. (cached.doubted and " of an earlier start" or "")
+end
+
+function figures.cache_text(files)
+  local rows = {}
+  for _, cached in ipairs(files) do
+    rows[#rows + 1] = { time_text(cached.used_ns), cached.source ~= "" and cached.source or cached.file,
+      size_text(cached.file_bytes), share_text(cached.units_there, cached.units), note(cached) }
+  end
+  write_rows(2, rows)
+end
+
+function figures.cache_gc(options, done)
+  if options.json then
+    write_json({ "files", done.files }, { "bytes", done.bytes }, { "removed_files", done.removed_files },
+      { "removed_bytes", done.removed_bytes })
+  else
+    print(("removed %s, %s; left %s, %s"):format(plural(done.removed_files, "file"), size_text(done.removed_bytes),
+      plural(done.files, "file"), size_text(done.bytes)))
   end
 end
 

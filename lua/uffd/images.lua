@@ -15,10 +15,22 @@ end
 ---@overload fun(layers: uffd.ImageLayers): uffd.Image?, string?, integer?
 local image = {}
 
----A list of paths, the lowest first; or one path.
+---A list of paths and URIs (http, https, s3, nbd), the lowest first; or one of them. All but frame_limit is about files
+---that lie elsewhere.
 ---@class uffd.ImageLayers
 ---@field [integer] string
 ---@field frame_limit? integer|string bytes: a file with a longer zstd frame is refused (default 16M)
+---@field cache? string directory for what is fetched (default: as uffd.image.cache says); "": it is not kept
+---@field cache_limit? integer|string bytes of that directory (default 20G)
+---@field credentials? string a file: lines of user=, password=, token=, region= (default: UFFD_CREDENTIALS)
+---@field ca_file? string PEM: whom to trust instead of the system's authorities (default: UFFD_CA_FILE)
+---@field patience_ms? integer how long a page waits for a server that may come back (default 60000)
+---@field unversioned? boolean a server that does not say when a file changes is believed
+
+local open_options = {
+  frame_limit = true, cache = true, cache_limit = true, credentials = true, ca_file = true, patience_ms = true,
+  unversioned = true,
+}
 
 ---Opens layers: raw files, zstd files of many frames, and increments; each is told by its contents. An increment that
 ---stands first names its parent, which is looked for in its directory. The image is a resolver too.
@@ -32,8 +44,71 @@ local image = {}
 function image.open(layers)
   local what = "uffd.image"
   if type(layers) == "string" then layers = { layers } end
-  tools.check_options(what, layers, { frame_limit = true }, math.huge)
-  return tools.call(what, need(what, core.image_open), layers, tools.bytes(what .. ": frame_limit", layers.frame_limit))
+  tools.check_options(what, layers, open_options, math.huge)
+  local options = {}
+  for name in pairs(open_options) do options[name] = layers[name] end
+  for _, name in ipairs { "frame_limit", "cache_limit" } do
+    options[name] = tools.bytes(what .. ": " .. name, layers[name])
+  end
+  return tools.call(what, need(what, core.image_open), layers, options)
+end
+
+---The cache of what is fetched from elsewhere, which all processes of a user share: UFFD_CACHE of the environment, or
+---$XDG_CACHE_HOME/uffd, or ~/.cache/uffd.
+---@class uffd.image.cache
+local cache = {}
+image.cache = cache
+
+---A file of the cache.
+---@class uffd.Cached
+---@field file string its name in the directory
+---@field source string the URI, without secrets
+---@field version string what the server calls its state
+---@field stream_bytes integer of the image
+---@field file_bytes integer that it takes on the disk
+---@field units integer chunks of the image
+---@field units_there integer
+---@field units_wrong integer that were not what their digest says: they are fetched again (`verify`)
+---@field used_ns integer last time of use, ns since 1970
+---@field used boolean a process has it open
+---@field doubted boolean of before the machine's last start: each chunk is compared before it is used
+---@field broken boolean no whole file of this version and user
+
+---The longest unused first. Errors: those of reading directories; EINVAL no cache is used; ENOSYS.
+---@param directory? string
+---@return uffd.Cached[]? files
+---@return string? message
+---@return integer? errno
+function cache.list(directory)
+  local what = "uffd.image.cache.list"
+  return tools.call(what, need(what, core.image_cache_list), directory)
+end
+
+---The same, and all chunks are read and compared with their digests.
+---@param directory? string
+---@return uffd.Cached[]? files
+---@return string? message
+---@return integer? errno
+function cache.verify(directory)
+  local what = "uffd.image.cache.verify"
+  return tools.call(what, need(what, core.image_cache_verify), directory)
+end
+
+---@class uffd.CacheGc
+---@field files integer that are left
+---@field bytes integer
+---@field removed_files integer
+---@field removed_bytes integer
+
+---Removes files that nobody has open, the longest unused first, until there are at most `limit` bytes.
+---@param directory? string
+---@param limit? integer|string bytes (default 0)
+---@return uffd.CacheGc? done
+---@return string? message
+---@return integer? errno
+function cache.gc(directory, limit)
+  local what = "uffd.image.cache.gc"
+  return tools.call(what, need(what, core.image_cache_gc), directory, tools.bytes(what .. ": limit", limit))
 end
 
 setmetatable(image, { __call = function(_, layers) return image.open(layers) end })

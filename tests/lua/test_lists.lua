@@ -153,7 +153,7 @@ function tests.test_help_of_commands()
 end
 
 function tests.test_help_of_verbs()
-  local verbs = { image = "info map cat compare diff verify index create convert compact commit rebase import",
+  local verbs = { image = "info map cat compare diff verify index create convert compact commit rebase import cache",
     ws = "info merge diff plot" }
   for name, list in pairs(verbs) do
     local all, help = {}, nil

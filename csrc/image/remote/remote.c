@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "image/image.h"
@@ -58,7 +59,7 @@ static int connect_to(struct uffd_remote *remote, const struct uffd_image_opts *
       .uri = remote->uri,
       .name = remote->name,
       .credentials = opts->credentials,
-      .ca_file = opts->ca_file,
+      .ca_file = opts->ca_file != NULL ? opts->ca_file : getenv("UFFD_CA_FILE"),
       .patience_ms = remote->patience_ms,
       .unversioned = (opts->flags & UFFD_IMAGE_UNVERSIONED) != 0,
   };

@@ -188,7 +188,10 @@ static int open_cache(struct uffd_fetching *fetching) {
       .units = fetching->count,
   };
   const char *directory = remote->is_cached ? remote->cache : NULL;
-  return uffd_cache_open(directory, &key, remote->cache_limit, &fetching->cache);
+  int result = uffd_cache_open(directory, &key, remote->cache_limit, &fetching->cache);
+  if (result == 0 || directory == NULL) return result;
+  uffd_log(UFFD_LOG_WARNING, "%s What is fetched of %s is not kept.", uffd_errmsg(), remote->name);
+  return uffd_cache_open(NULL, &key, remote->cache_limit, &fetching->cache);
 }
 
 static int prepare(struct uffd_fetching *fetching) {

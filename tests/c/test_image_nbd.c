@@ -1,0 +1,192 @@
+/* Images that come by NBD, from the servers that people run: nbdkit and qemu-nbd. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#include "imaging.h"
+#include "remoting.h"
+
+#define COUNT  UINT64_C(437)
+#define LENGTH (COUNT * PAGE)
+
+static unsigned char *pages;
+
+static void make_file(void) {
+  pages = imaging_pages(1, COUNT);
+  imaging_write(imaging_path("image"), pages, LENGTH);
+}
+
+static const char *uri(void) {
+  static char text[256];
+  snprintf(text, sizeof(text), "nbd+unix:///?socket=%s", imaging_path("socket"));
+  return text;
+}
+
+static void stop_server(int signal_number) {
+  char text[32] = "";
+  int fd = open(imaging_path("pid"), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0) return;
+  close(fd);
+  kill(atoi(text), signal_number);
+}
+
+static void end_server(void) {
+  stop_server(SIGCONT);
+  stop_server(SIGKILL);
+}
+
+/* nbdkit returns when its socket can be connected to. arguments: filters, the plugin, parameters. */
+static void serve(const char *arguments) {
+  char command[512];
+  static bool once;
+  if (imaging_run("command -v nbdkit > /dev/null") != 0) SKIP("nbdkit is not installed");
+  if (!once) atexit(end_server);
+  once = true;
+  snprintf(command, sizeof(command), "rm -f socket pid && nbdkit -r -U socket -P pid %s 2> said", arguments);
+  CHECK_EQ(imaging_run(command), 0);
+}
+
+static void restart(const char *arguments) {
+  stop_server(SIGKILL);
+  serve(arguments);
+}
+
+static void by_nbdkit(void) {
+  make_file();
+  serve("--filter=delay file image rdelay=5ms");
+  uffd_image *image = remoting_open(uri(), "", 0);
+  imaging_expect(image, pages, LENGTH);
+  struct uffd_image_layer layer = UFFD_IMAGE_LAYER_INIT;
+  CHECK_OK(uffd_image_layer(image, 0, &layer));
+  CHECK(strcmp(layer.path, uri()) == 0 && layer.version[0] == '\0');
+  uffd_image_close(image);
+  free(pages);
+}
+
+static void a_zstd_file(void) {
+  make_file();
+  struct zstd_file file = {.checksums = true};
+  zstd_file_frames(&file, pages, LENGTH, 65536);
+  zstd_file_finish(&file, imaging_path("zstd"));
+  serve("file zstd");
+  uffd_image *image = remoting_open(uri(), "", 0);
+  imaging_expect(image, pages, LENGTH);
+  uffd_image_close(image);
+  free(pages);
+}
+
+static void by_qemu(void) {
+  make_file();
+  if (imaging_run("command -v qemu-nbd > /dev/null") != 0) SKIP("qemu-nbd is not installed");
+  atexit(end_server);
+  CHECK_EQ(imaging_run("qemu-nbd -r -f raw -t --fork -k $PWD/socket --pid-file=$PWD/pid image"), 0);
+  uffd_image *image = remoting_open(uri(), "", 0);
+  imaging_expect(image, pages, LENGTH);
+  uffd_image_close(image);
+  free(pages);
+}
+
+/* Errors that come and go: each read is tried until it is right. */
+static void errors_that_heal(void) {
+  make_file();
+  serve("--filter=error file image error=EIO error-rate=30%");
+  uffd_image *image = NULL;
+  CHECK_OK(remoting_try(uri(), "", 0, &image));
+  imaging_expect(image, pages, LENGTH);
+  uffd_image_close(image);
+  free(pages);
+}
+
+/* Errors that stay are told when the patience is over, with their place; what is there stays right. */
+static void errors_that_stay(void) {
+  unsigned char page[PAGE];
+  char parameters[256];
+  make_file();
+  snprintf(parameters, sizeof(parameters), "--filter=error file image error=EIO error-rate=100%% error-file=%s",
+           imaging_path("broken"));
+  serve(parameters);
+  uffd_image *image = remoting_open(uri(), "", 3000);
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  imaging_write(imaging_path("broken"), "", 0);
+  CHECK_ERR(uffd_image_read(image, 300 * PAGE, page, PAGE), -EIO);
+  CHECK_SAYS("65536 bytes from 1179648");
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  CHECK_EQ(imaging_run("rm broken"), 0);
+  CHECK_OK(uffd_image_read(image, 300 * PAGE, page, PAGE));
+  CHECK(memcmp(page, pages + 300 * PAGE, PAGE) == 0);
+  uffd_image_close(image);
+  free(pages);
+}
+
+static void read_later(void *ctx) {
+  unsigned char page[PAGE];
+  CHECK_OK(uffd_image_read(ctx, 300 * PAGE, page, PAGE));
+  CHECK(memcmp(page, pages + 300 * PAGE, PAGE) == 0);
+}
+
+/* A server that is stopped, and one that dies and comes back: the reader waits, and is right. */
+static void servers_that_come_back(void) {
+  unsigned char page[PAGE];
+  struct check_thread thread;
+  make_file();
+  serve("file image");
+  uffd_image *image = remoting_open(uri(), "", 0);
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  stop_server(SIGSTOP);
+  check_thread_start(&thread, read_later, image);
+  check_asleep(atomic_load(&thread.tid), "futex");
+  stop_server(SIGCONT);
+  check_thread_join(&thread);
+  stop_server(SIGKILL);
+  check_thread_start(&thread, read_later, image); /* in the cache */
+  check_thread_join(&thread);
+  serve("file image");
+  CHECK_OK(uffd_image_read(image, 100 * PAGE, page, PAGE));
+  CHECK(memcmp(page, pages + 100 * PAGE, PAGE) == 0);
+  uffd_image_close(image);
+  free(pages);
+}
+
+/* NBD has no versions: a server that comes back with another length is refused. */
+static void another_length(void) {
+  unsigned char page[PAGE];
+  make_file();
+  serve("file image");
+  uffd_image *image = remoting_open(uri(), "", 0);
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  imaging_write(imaging_path("image"), pages, LENGTH - PAGE);
+  restart("file image");
+  CHECK_ERR(uffd_image_read(image, 300 * PAGE, page, PAGE), -ESTALE);
+  CHECK_SAYS("another length");
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  uffd_image_close(image);
+  free(pages);
+}
+
+/* A file that shrinks while it is served: an error, and not zeros. */
+static void a_file_that_shrinks(void) {
+  unsigned char page[PAGE];
+  make_file();
+  serve("file image");
+  uffd_image *image = remoting_open(uri(), "", 3000);
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  CHECK_EQ(truncate(imaging_path("image"), (off_t)(200 * PAGE)), 0);
+  CHECK(uffd_image_read(image, 300 * PAGE, page, PAGE) < 0);
+  CHECK_SAYS("65536 bytes from 1179648");
+  uffd_image_close(image);
+  free(pages);
+}
+
+static void nobody_there(void) {
+  uffd_image *image;
+  CHECK_ERR(remoting_try(uri(), "", 500, &image), -EIO);
+  CHECK_SAYS("cannot be reached");
+}
+
+static const struct check_test tests[] = {
+    TEST(by_nbdkit),        TEST(a_zstd_file),         TEST(by_qemu),
+    TEST(errors_that_heal), TEST(errors_that_stay),    TEST(servers_that_come_back),
+    TEST(another_length),   TEST(a_file_that_shrinks), TEST(nobody_there),
+};
+CHECK_MAIN(tests)
