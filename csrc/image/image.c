@@ -77,7 +77,7 @@ int uffd_image_open_files(const struct uffd_image_file *files, size_t count, uff
 
 void uffd_image_file(const uffd_image *image, uint32_t number, struct uffd_image_file *file) {
   const struct uffd_layer_file *layer = image->layers[number];
-  *file = (struct uffd_image_file){layer->path, layer->fd, layer->sidecar_fd, layer->stamp};
+  *file = (struct uffd_image_file){layer->path, layer->uri, layer->fd, layer->sidecar_fd, layer->stamp};
 }
 
 void uffd_image_trust(uffd_image *image, uint32_t number, bool trusted) {

@@ -58,6 +58,7 @@ int uffd_image_open_plain(const char *path, const struct uffd_image_opts *opts, 
 /* A file of an image, opened in one process and read in others. */
 struct uffd_image_file {
   const char *path; /* what messages name */
+  const char *uri;  /* of a file that lies elsewhere: it is connected to anew; NULL: it is fd */
   int fd;
   int sidecar_fd; /* of its index; -1: none */
   struct uffd_stamp stamp;

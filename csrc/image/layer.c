@@ -329,11 +329,11 @@ static int connect_layer(struct uffd_layer_file *layer, const struct uffd_image_
 /* A layer's path is what messages name: of a URI, without what is secret. */
 static int name_layer(struct uffd_layer_file *layer, const struct uffd_layer_origin *origin) {
   char name[4096];
-  const char *path = origin->path;
-  if (origin->file == NULL && uffd_uri_scheme(path) != UFFD_SCHEME_NONE) {
-    int result = uffd_uri_name(path, name, sizeof(name));
+  const char *path = origin->path, *uri = origin->file != NULL ? origin->file->uri : path;
+  if (uri != NULL && uffd_uri_scheme(uri) != UFFD_SCHEME_NONE) {
+    int result = uffd_uri_name(uri, name, sizeof(name));
     if (result < 0) return result;
-    layer->uri = copy_text(path);
+    layer->uri = copy_text(uri);
     path = name;
     if (layer->uri == NULL) return fail(ENOMEM, "No memory for the layer %s.", name);
   }

@@ -124,6 +124,10 @@ static void hear(struct fetch *fetch, uint64_t number) {
   struct uffd_unit *unit = unit_of(fetch, number);
   atomic_store(&unit->queued, 0);
   uint8_t want = atomic_exchange(&unit->want, UFFD_WANT_NOT);
+  if (atomic_load(&unit->failed) != 0) { /* asked for before it failed: who asks anew clears that first */
+    fetch->news = true;
+    return;
+  }
   if (want == UFFD_WANT_AGAIN && unit->phase == IDLE && uffd_cache_has(fetch->of->cache, number)) {
     uffd_cache_drop(fetch->of->cache, number);
     unit->level = UFFD_WANT_AGAIN; /* then it is kept elsewhere */

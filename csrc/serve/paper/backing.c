@@ -144,6 +144,11 @@ int uffd_backing_open(const char *const *paths, struct uffd_backing *backing) {
   int result = dump      ? open_dump(paths[0], backing)
                : layered ? open_layers(paths, backing)
                          : open_raw(paths[0], backing);
+  if (result == 0 && layered &&
+      backing->files[backing->count - 1].remote != 0) { /* its URI may have secrets, its name has none */
+    const char *const name[] = {backing->files[backing->count - 1].path, NULL};
+    set_name(backing, name);
+  }
   if (result == 0) result = make_list(backing);
   if (result == 0) return 0;
   struct uffd_sentence why = uffd_keep_sentence();

@@ -19,6 +19,7 @@ struct uffd_backing_file {
   uint32_t leased;      /* 1: who opens it for writing waits until the lease is given back: fcntl(2), F_SETLEASE */
   uint32_t sealed;      /* 1: it cannot be written: fcntl(2), F_SEAL_WRITE */
   uint32_t indexed;     /* 1: it has a sidecar */
+  uint32_t remote;      /* 1: it lies elsewhere, and fd is a sealed file that holds its URI, which may have secrets */
   unsigned char id[32]; /* of a layer with an index; else zeros */
   char path[256];
 };

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -15,6 +16,8 @@
 #ifdef UFFD_WITH_IMAGE
 
 #include "image/image.h"
+
+#define URI_ROOM 4096u
 
 struct uffd_layers {
   uffd_image *image;
@@ -30,6 +33,24 @@ static int copy_fd(int fd, const char *path) {
   return copy >= 0 ? copy : fail(errno, "No descriptor for %s: %s.", path, strerror(errno));
 }
 
+/* A sealed file that holds a URI: so it reaches the workers, and no command line and no listing. */
+static int write_uri(const char *uri, struct uffd_backing_file *file) {
+  file->remote = 1;
+  file->fd = memfd_create("uffd-uri", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (file->fd < 0) return fail(errno, "No descriptor for %s: %s.", file->path, strerror(errno));
+  int result = uffd_write_exactly(file->fd, file->path, 0, uri, strlen(uri));
+  if (result < 0) return result;
+  (void)fcntl(file->fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  return uffd_stamp_take(file->fd, &file->stamp);
+}
+
+static int read_uri(const struct uffd_backing_file *file, char *uri) {
+  ssize_t got = pread(file->fd, uri, URI_ROOM - 1, 0);
+  if (got <= 0) return fail(EPROTO, "The URI of %s did not come.", file->path);
+  uri[got] = '\0';
+  return 0;
+}
+
 static int take_file(const uffd_image *image, uint32_t number, struct uffd_backing_file *file) {
   struct uffd_image_file opened;
   struct uffd_image_layer layer = UFFD_IMAGE_LAYER_INIT;
@@ -37,6 +58,7 @@ static int take_file(const uffd_image *image, uint32_t number, struct uffd_backi
   (void)uffd_image_layer(image, number, &layer);
   snprintf(file->path, sizeof(file->path), "%s", opened.path);
   memcpy(file->id, layer.id, sizeof(file->id));
+  if (opened.uri != NULL) return write_uri(opened.uri, file);
   file->stamp = opened.stamp;
   file->fd = copy_fd(opened.fd, opened.path);
   if (file->fd < 0 || opened.sidecar_fd < 0) return file->fd < 0 ? file->fd : 0;
@@ -99,16 +121,28 @@ static int check_layers(const uffd_image *image, const struct uffd_backing *back
   return fail(ESTALE, "%s was changed while it was served: it has another length now.", backing->name);
 }
 
-int uffd_layers_read(const struct uffd_backing *backing, struct uffd_layers **made, uffd_resolver **resolver) {
+/* uris: URI_ROOM bytes for each file. */
+static int open_files(const struct uffd_backing *backing, char *uris, uffd_image **image) {
   struct uffd_image_file files[UFFD_IMAGE_DEPTH];
+  for (uint32_t i = 0; i < backing->count; i++) {
+    const struct uffd_backing_file *file = &backing->files[i];
+    char *uri = uris + i * URI_ROOM;
+    int result = file->remote != 0 ? read_uri(file, uri) : 0;
+    if (result < 0) return result;
+    files[i] =
+        (struct uffd_image_file){file->path, file->remote != 0 ? uri : NULL, file->fd, file->sidecar_fd, file->stamp};
+  }
+  return uffd_image_open_files(files, backing->count, image);
+}
+
+int uffd_layers_read(const struct uffd_backing *backing, struct uffd_layers **made, uffd_resolver **resolver) {
   uffd_image *image;
   *made = NULL;
   if (backing->count > UFFD_IMAGE_DEPTH) return fail(EPROTO, "An image of %u layers came.", backing->count);
-  for (uint32_t i = 0; i < backing->count; i++) {
-    const struct uffd_backing_file *file = &backing->files[i];
-    files[i] = (struct uffd_image_file){file->path, file->fd, file->sidecar_fd, file->stamp};
-  }
-  int result = uffd_image_open_files(files, backing->count, &image);
+  char *uris = uffd_alloc(backing->count * URI_ROOM);
+  int result = uris == NULL ? fail(ENOMEM, "No memory for an image.") : open_files(backing, uris, &image);
+  if (uris != NULL) explicit_bzero(uris, backing->count * URI_ROOM);
+  uffd_release(uris, backing->count * URI_ROOM);
   if (result < 0) return result;
   struct uffd_layers *layers = NEW(struct uffd_layers);
   result = layers == NULL ? fail(ENOMEM, "No memory for an image.") : check_layers(image, backing);
@@ -177,6 +211,12 @@ static bool is_compressed(const char *path) {
   return read && (magic == 0xFD2FB528u || (magic & 0xFFFFFFF0u) == 0x184D2A50u);
 }
 
+/* A word and "://": what it is, libuffd-image decides. */
+static bool is_uri(const char *path) {
+  size_t word = strspn(path, "abcdefghijklmnopqrstuvwxyz0123456789+");
+  return word > 0 && strncmp(path + word, "://", 3) == 0;
+}
+
 bool uffd_layers_wanted(const char *path) {
-  return is_compressed(path) || has_sidecar(path);
+  return is_uri(path) || is_compressed(path) || has_sidecar(path);
 }
