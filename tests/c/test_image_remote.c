@@ -212,7 +212,7 @@ static void what_heals(void) {
   unsigned char *pages, page[PAGE];
   struct remoting *server = serve(&pages);
   for (size_t i = 0; i < sizeof(manners) / sizeof(manners[0]); i++) {
-    uffd_image *image = remoting_open(remoting_url(server, "raw"), "", 15000);
+    uffd_image *image = remoting_open(remoting_url(server, "raw"), "", 36000);
     remoting_behave(server, manners[i], 1);
     CHECK_OK(uffd_image_read(image, 300 * PAGE, page, PAGE));
     CHECK(memcmp(page, pages + 300 * PAGE, PAGE) == 0);

@@ -31,7 +31,7 @@ int uffd_http_open(const struct uffd_transport_opts *opts, struct uffd_transport
 #define HEAD       UINT64_C(65536) /* bytes of the first request */
 #define CONNECT_MS 5000L
 #define SLOWEST    1024L /* bytes a second, ... */
-#define SLOW_S     5L    /* for so long, or a quarter of the patience: the request is given up */
+#define SLOW_S     5L    /* for so long, or a twelfth of the patience: the request is given up */
 #define REDIRECTS  4L
 
 /* The functions of the library that are used. */
@@ -183,8 +183,8 @@ static CURL *make_easy(struct http *http, struct flight *flight) {
   curl.easy_setopt(easy, CURLOPT_USERAGENT, http->agent);
   curl.easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_MS);
   curl.easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, SLOWEST);
-  long quarter = (long)(http->patience_ms / 4000);
-  curl.easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, quarter < 1 ? 1L : quarter < SLOW_S ? quarter : SLOW_S);
+  long part = (long)(http->patience_ms / 12000);
+  curl.easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, part < 1 ? 1L : part < SLOW_S ? part : SLOW_S);
   curl.easy_setopt(easy, CURLOPT_MAXREDIRS, REDIRECTS);
 #if LIBCURL_VERSION_NUM >= 0x075500
   curl.easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
