@@ -100,10 +100,16 @@ size_t uffd_stack_find(const uffd_image *image, uint64_t offset);
 int uffd_image_gather(const uffd_image *image, struct uffd_reader *reader, uint64_t offset, char *buffer,
                       uint64_t length);
 
-/* resolver.c: answering faults. What a handler needs for it: a reader, and a buffer in which the answer's bytes are. */
+/*
+ * resolver.c: answering faults. What a handler needs for it: a reader, and a buffer in which the answer's bytes are. It
+ * never sleeps: of what is not there yet, an answer is LATER, and uffd_image_asker_read() says -EAGAIN, without a
+ * sentence. handler is told by uffd_handler_ready() when it may be asked again.
+ */
 struct uffd_image_asker;
-int uffd_image_asker_make(const uffd_image *image, struct uffd_image_asker **made);
+int uffd_image_asker_make(const uffd_image *image, const struct uffd_handler *handler, struct uffd_image_asker **made);
 void uffd_image_asker_free(struct uffd_image_asker *asker); /* NULL is allowed */
+/* A hint: these bytes of the image will be asked for soon. */
+void uffd_image_want(const uffd_image *image, uint64_t offset, uint64_t length);
 int uffd_image_asker_read(const uffd_image *image, const struct uffd_image_asker *asker, uint64_t offset, char *buffer,
                           uint64_t length);
 /* The answer may reach beyond the fault's cover: a frame is installed whole. */

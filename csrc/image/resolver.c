@@ -12,26 +12,53 @@
 
 /* What a handler has. */
 struct uffd_image_asker {
+  const uffd_image *image;
+  size_t joined; /* layers, the lowest first, whose sources know the bell */
+  struct uffd_bell bell;
   struct uffd_reader *reader;
   char *buffer; /* HUGE_PAGE bytes; those that are not touched cost nothing */
 };
 
+static void ring(void *key) {
+  uffd_handler_ready(key);
+}
+
+/* Sources that fetch ring the handler, which says LATER meanwhile. */
+static int join_sources(struct uffd_image_asker *state, const struct uffd_handler *handler) {
+  state->bell.ring = ring;
+  state->bell.ctx = (void *)(uintptr_t)handler->key;
+  int result = 0;
+  while (result == 0 && state->joined < state->image->count) {
+    struct uffd_source *source = state->image->layers[state->joined]->source;
+    if (source->class->join != NULL) result = source->class->join(source, &state->bell);
+    state->joined += result == 0;
+  }
+  if (result == 0) uffd_reader_set_bell(state->reader, &state->bell);
+  return result;
+}
+
 void uffd_image_asker_free(struct uffd_image_asker *state) {
   if (state == NULL) return;
+  for (size_t i = 0; i < state->joined; i++) {
+    struct uffd_source *source = state->image->layers[i]->source;
+    if (source->class->leave != NULL) source->class->leave(source, &state->bell);
+  }
   uffd_reader_free(state->reader);
   if (state->buffer != NULL) munmap(state->buffer, HUGE_PAGE);
   DELETE(state);
 }
 
-int uffd_image_asker_make(const uffd_image *image, struct uffd_image_asker **made) {
+int uffd_image_asker_make(const uffd_image *image, const struct uffd_handler *handler, struct uffd_image_asker **made) {
   struct uffd_image_asker *state = NEW(struct uffd_image_asker);
   if (state == NULL) return fail(ENOMEM, "No memory for a handler's reader.");
+  state->image = image;
   int result = uffd_reader_make(&image->need, &state->reader);
   if (result == 0) {
     void *buffer = mmap(NULL, HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     state->buffer = buffer == MAP_FAILED ? NULL : buffer;
     if (state->buffer == NULL) result = fail(ENOMEM, "No memory for a handler's buffer.");
   }
+  if (result == 0) result = join_sources(state, handler);
   if (result < 0) {
     uffd_image_asker_free(state);
     return result;
@@ -92,8 +119,9 @@ int uffd_image_asker_read(const uffd_image *image, const struct uffd_image_asker
   return uffd_image_gather(image, state->reader, offset, buffer, length);
 }
 
-int uffd_image_ask(const uffd_image *image, const struct uffd_image_asker *state, const struct uffd_fault *fault,
-                   struct uffd_answer *answer) {
+/* -EAGAIN, without a sentence: what is needed is not there yet. */
+static int ask(const uffd_image *image, const struct uffd_image_asker *state, const struct uffd_fault *fault,
+               struct uffd_answer *answer) {
   uint64_t offset = fault->offset, page = fault->page_size, low, high;
   if (offset >= image->length) {
     return fail(EIO, "Offset %" PRIu64 " is beyond the image, which has %" PRIu64 " bytes.", offset, image->length);
@@ -109,15 +137,37 @@ int uffd_image_ask(const uffd_image *image, const struct uffd_image_asker *state
   }
   if (piece->kind == UFFD_IMAGE_ZERO) return answer_bytes(image, state, offset, offset + page, answer);
   choose_range(image, fault, i, &low, &high);
+  uffd_reader_bell(state->reader)->hints = high - low > page; /* the page itself is what somebody waits for */
   int result = answer_bytes(image, state, low, high, answer);
+  uffd_reader_bell(state->reader)->hints = false;
   if (result < 0 && high - low > page) result = answer_bytes(image, state, offset, offset + page, answer);
   return result; /* damage elsewhere in the range is an error of those who ask for that page */
 }
 
+int uffd_image_ask(const uffd_image *image, const struct uffd_image_asker *state, const struct uffd_fault *fault,
+                   struct uffd_answer *answer) {
+  int result = ask(image, state, fault, answer);
+  if (result != -EAGAIN) return result;
+  answer->kind = UFFD_ANSWER_LATER;
+  return 0;
+}
+
+void uffd_image_want(const uffd_image *image, uint64_t offset, uint64_t length) {
+  if (offset >= image->length) return;
+  uint64_t end = min_u64(image->length, offset + min_u64(length, image->length - offset));
+  for (const struct uffd_piece *piece = &image->pieces[uffd_stack_find(image, offset)]; offset < end; piece++) {
+    uint64_t part = min_u64(piece[1].offset, end) - offset;
+    struct uffd_source *source = image->layers[piece->layer]->source;
+    if (piece->kind == UFFD_IMAGE_DATA && source->class->want != NULL) {
+      source->class->want(source, piece->stream_offset + (offset - piece->offset), part);
+    }
+    offset += part;
+  }
+}
+
 static int setup(void *ctx, const struct uffd_handler *handler, void **made) {
   struct uffd_image_asker *state = NULL;
-  (void)handler;
-  int result = uffd_image_asker_make(ctx, &state);
+  int result = uffd_image_asker_make(ctx, handler, &state);
   *made = state;
   return result;
 }
@@ -131,6 +181,11 @@ static void teardown(void *ctx, void *argument) {
   uffd_image_asker_free(argument);
 }
 
+static void want(void *ctx, void *state, uint64_t offset, uint64_t length) {
+  (void)state;
+  uffd_image_want(ctx, offset, length);
+}
+
 static void destroy(void *ctx) {
   uffd_image_close(ctx);
 }
@@ -141,6 +196,7 @@ int uffd_image_resolver(uffd_image *image, uffd_resolver **resolver) {
   ops.resolve = resolve;
   ops.teardown = teardown;
   ops.destroy = destroy;
+  ops.want = want;
   *resolver = NULL;
   if (image->process != uffd_process()) return fail(EOWNERDEAD, "This image belongs to the parent process.");
   int result = uffd_resolver_callback(&ops, image, "image", NULL, 0, resolver);

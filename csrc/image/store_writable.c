@@ -237,13 +237,12 @@ static void teardown(void *ctx, void *argument) {
 
 static int setup(void *ctx, const struct uffd_handler *handler, void **made) {
   const struct writable *writable = ctx;
-  (void)handler;
   struct asker *asker = NEW(struct asker);
   if (asker == NULL) return fail(ENOMEM, "No memory for a handler's reader.");
   void *buffer = mmap(NULL, HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   asker->buffer = buffer == MAP_FAILED ? NULL : buffer;
   int result = asker->buffer == NULL ? fail(ENOMEM, "No memory for a handler's buffer.") : 0;
-  if (result == 0 && writable->below != NULL) result = uffd_image_asker_make(writable->below, &asker->below);
+  if (result == 0 && writable->below != NULL) result = uffd_image_asker_make(writable->below, handler, &asker->below);
   if (result < 0) {
     teardown(ctx, asker);
     return result;
@@ -343,6 +342,10 @@ static int resolve(void *ctx, void *argument, const struct uffd_fault *fault, st
   uint32_t kind = uffd_page_map_kind(&writable->map, fault->offset / page_of(writable));
   if (!same_kind(writable, fault->offset, page_end, kind)) {
     int result = gather(writable, asker, fault, page_end);
+    if (result == -EAGAIN) { /* what is below is not there yet */
+      answer->kind = UFFD_ANSWER_LATER;
+      return 0;
+    }
     return result < 0 ? result : answer_bytes(asker, fault->offset, page_end, answer);
   }
   find_run(writable, fault, kind, &low, &high);
@@ -353,6 +356,12 @@ static int resolve(void *ctx, void *argument, const struct uffd_fault *fault, st
   }
   int result = read_data(writable, asker->buffer, low, min_u64(high, whole));
   return result < 0 ? result : answer_bytes(asker, low, min_u64(high, whole), answer);
+}
+
+static void want(void *ctx, void *state, uint64_t offset, uint64_t length) {
+  const struct writable *writable = ctx;
+  (void)state;
+  if (writable->below != NULL) uffd_image_want(writable->below, offset, length);
 }
 
 static void destroy_resolver(void *ctx) {
@@ -375,6 +384,7 @@ int uffd_store_resolver(uffd_store *store, uffd_resolver **resolver) {
   ops.resolve = resolve;
   ops.teardown = teardown;
   ops.destroy = destroy_resolver;
+  ops.want = want;
   int result = uffd_resolver_callback(&ops, writable, "writable", NULL, 0, resolver);
   if (result < 0) return result;
   atomic_fetch_add_explicit(&writable->references, 1, memory_order_relaxed);

@@ -74,6 +74,8 @@ static bool is_there(const struct fetch *fetch, uint64_t number) {
 /* Lists of units; a unit is in one at most */
 
 static void append(struct fetch *fetch, struct list *list, uint64_t number) {
+  if (unit_of(fetch, number)->listed) return;
+  unit_of(fetch, number)->listed = 1;
   unit_of(fetch, number)->follow = 0;
   if (list->tail != 0) unit_of(fetch, list->tail - 1)->follow = (uint32_t)number + 1;
   if (list->head == 0) list->head = (uint32_t)number + 1;
@@ -85,6 +87,7 @@ static uint32_t take_first(struct fetch *fetch, struct list *list) {
   uint32_t number = list->head - 1;
   list->head = unit_of(fetch, number)->follow;
   if (list->head == 0) list->tail = 0;
+  unit_of(fetch, number)->listed = 0;
   return number;
 }
 
@@ -340,7 +343,8 @@ static bool make_buffer(struct job *job, uint64_t length) {
 
 /* May this unit be fetched together with others? */
 static bool is_open(const struct fetch *fetch, uint64_t number) {
-  return unit_of(fetch, number)->phase == IDLE && !is_there(fetch, number);
+  uint8_t phase = unit_of(fetch, number)->phase;
+  return (phase == IDLE || phase == DEMANDED) && !is_there(fetch, number);
 }
 
 /*
@@ -380,11 +384,11 @@ static bool begin(struct fetch *fetch, struct job *job, uint64_t first, uint64_t
   return true;
 }
 
-/* The units of the same GROUP around a demanded one that may come along. */
-static void choose_group(const struct fetch *fetch, uint64_t number, uint64_t *first, uint64_t *count) {
+/* The units around a demanded one, in the same group of so many bytes, that come along. */
+static void choose_group(const struct fetch *fetch, uint64_t number, uint64_t bytes, uint64_t *first, uint64_t *count) {
   const struct uffd_fetching *of = fetch->of;
   struct uffd_extent own = uffd_unit_stream(of, number);
-  uint64_t low = round_down(own.offset, GROUP), high = low + GROUP, end = number + 1;
+  uint64_t low = round_down(own.offset, bytes), high = low + bytes, end = number + 1;
   *first = number;
   while (*first > 0 && uffd_unit_stream(of, *first - 1).offset >= low && is_open(fetch, *first - 1)) {
     (*first)--;
@@ -407,8 +411,7 @@ static bool launch_demand(struct fetch *fetch, uint64_t number) {
   bool demand = unit->level >= UFFD_WANT_NOW;
   struct job *job = free_job(fetch, demand);
   if (job == NULL) return false;
-  unit->phase = IDLE;
-  choose_group(fetch, number, &first, &count);
+  choose_group(fetch, number, demand ? GROUP : JOB_BYTES, &first, &count);
   int locked = lock_units(fetch, first, count);
   if (locked == 0 && count > 1 && !is_there(fetch, number)) {
     first = number;
@@ -428,15 +431,20 @@ static bool launch_demand(struct fetch *fetch, uint64_t number) {
   return true;
 }
 
-/* Demands first; among them those that somebody waits for. */
-static void launch_demands(struct fetch *fetch) {
+/* Those of the list that are wanted so much; the others stay. */
+static void launch_level(struct fetch *fetch, bool now) {
   struct list left = {0, 0};
   for (uint32_t number; (number = take_first(fetch, &fetch->demands)) != NONE;) {
-    if (!launch_demand(fetch, number)) {
-      append(fetch, &left, number);
-    }
+    const struct uffd_unit *unit = unit_of(fetch, number);
+    if (unit->phase != DEMANDED) continue; /* it came along with another one */
+    if ((unit->level >= UFFD_WANT_NOW) != now || !launch_demand(fetch, number)) append(fetch, &left, number);
   }
   fetch->demands = left;
+}
+
+static void launch_demands(struct fetch *fetch) {
+  launch_level(fetch, true);
+  if (free_job(fetch, false) != NULL) launch_level(fetch, false);
 }
 
 /* What another process fetches: it is there, or that process has given up. */

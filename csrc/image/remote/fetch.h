@@ -19,6 +19,7 @@ struct uffd_unit {
   _Atomic uint8_t failed; /* there is a failure of it */
   /* The fetch thread's own: */
   uint8_t phase;
+  uint8_t listed;  /* is in the list of demands, perhaps although its phase is another by now */
   uint8_t level;   /* of what is wanted */
   uint32_t follow; /* in the list of demands: the unit after it + 1 */
   uint64_t since;  /* when it was demanded first, ns */

@@ -110,6 +110,16 @@ static int read_remote(struct uffd_source *source, struct uffd_reader *reader, u
   }
 }
 
+static void want(struct uffd_source *source, uint64_t offset, uint64_t length) {
+  struct uffd_fetching *fetching = (struct uffd_fetching *)source;
+  if (fetching->process != uffd_process() || length == 0) return;
+  uint64_t end = uffd_unit_at(fetching, offset + length - 1) + 1;
+  for (uint64_t unit = uffd_unit_at(fetching, offset); unit < end; unit++) {
+    if (uffd_cache_has(fetching->cache, unit) || atomic_load(&fetching->units[unit].failed) != 0) continue;
+    uffd_fetching_ask(fetching, unit, UFFD_WANT_SOON);
+  }
+}
+
 /* Bells */
 
 static int join(struct uffd_source *source, struct uffd_bell *bell) {
@@ -168,7 +178,7 @@ static void destroy(struct uffd_source *source) {
 }
 
 static const struct uffd_source_class class = {
-    .kind = "remote", .read = read_remote, .join = join, .leave = leave, .destroy = destroy};
+    .kind = "remote", .read = read_remote, .want = want, .join = join, .leave = leave, .destroy = destroy};
 
 static int open_cache(struct uffd_fetching *fetching) {
   const struct uffd_remote *remote = fetching->remote;

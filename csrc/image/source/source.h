@@ -30,6 +30,8 @@ struct uffd_source_class {
   int (*read)(struct uffd_source *source, struct uffd_reader *reader, uint64_t offset, char *buffer, uint64_t length);
   /* The part of the stream around offset that is best read at once: a frame. NULL: any. */
   void (*unit)(const struct uffd_source *source, uint64_t offset, uint64_t *low, uint64_t *high);
+  /* [offset, offset+length) of the stream will be asked for soon. Does not wait. NULL: all is there. */
+  void (*want)(struct uffd_source *source, uint64_t offset, uint64_t length);
   /* A bell that may wait for this source, from now on or no more. NULL: its bytes are always there. */
   int (*join)(struct uffd_source *source, struct uffd_bell *bell);
   void (*leave)(struct uffd_source *source, struct uffd_bell *bell);
