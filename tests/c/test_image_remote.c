@@ -5,6 +5,7 @@
 #include "image/digest.h"
 #include "imaging.h"
 #include "remoting.h"
+#include "serving.h"
 
 #define COUNT  UINT64_C(437)
 #define LENGTH (COUNT * PAGE + 100)
@@ -256,6 +257,41 @@ static void another_file_under_the_name(void) {
   free(pages);
 }
 
+/*
+ * While a handler waits for a server, it answers other faults: a page of a chunk that is there is had while another one
+ * is silently fetched, by the one handler that the loop has.
+ */
+static void a_server_that_is_slow_holds_nobody(void) {
+  struct serving serving;
+  struct check_touch slow;
+  unsigned char *pages, page[PAGE];
+  struct remoting *server = serve(&pages);
+  uffd_image *image = remoting_open(remoting_url(server, "raw"), "", 0);
+  uffd_resolver *resolver = NULL;
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  CHECK_OK(uffd_image_resolver(image, &resolver));
+  uffd_image_close(image);
+  serving_open(&serving, ENGINE_ONE, NULL);
+  uffd_memory *memory = memory_make(MEMORY_ANON, COUNT);
+  region_add(serving.loop, memory, resolver, NULL);
+  serving_start(&serving);
+  remoting_forget(server);
+  remoting_behave(server, REMOTING_SILENT, 1);
+  check_touch_read(&slow, memory_at(memory, 300 * PAGE));
+  while (remoting_requests(server) == 0) {
+    check_pause();
+  }
+  for (uint64_t i = 0; i < 16; i++) {
+    CHECK(memcmp(memory_at(memory, i * PAGE), pages + i * PAGE, PAGE) == 0);
+  }
+  CHECK(!atomic_load(&slow.done));
+  CHECK_EQ(check_touch_join(&slow), pages[300 * PAGE]); /* it is asked for again, and comes */
+  CHECK_EQ(serving_stats(serving.loop).errors, 0);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+  free(pages);
+}
+
 /* Opening */
 
 static void opening(void) {
@@ -492,9 +528,19 @@ static void a_forked_child(void) {
 }
 
 static const struct check_test tests[] = {
-    TEST(a_raw_file),    TEST(zstd_files), TEST(chains),          TEST(digests_are_looked_at),
-    TEST(wrong_answers), TEST(what_heals), TEST(patience_ends),   TEST(another_file_under_the_name),
-    TEST(opening),       TEST(secrets),    TEST(new_credentials), TEST(a_forked_child),
+    TEST(a_raw_file),
+    TEST(zstd_files),
+    TEST(chains),
+    TEST(digests_are_looked_at),
+    TEST(wrong_answers),
+    TEST(what_heals),
+    TEST(patience_ends),
+    TEST(another_file_under_the_name),
+    TEST(a_server_that_is_slow_holds_nobody),
+    TEST(opening),
+    TEST(secrets),
+    TEST(new_credentials),
+    TEST(a_forked_child),
     TEST(a_store),
 };
 CHECK_MAIN(tests)
