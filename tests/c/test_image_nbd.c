@@ -106,7 +106,7 @@ static void errors_that_stay(void) {
   snprintf(parameters, sizeof(parameters), "--filter=error file image error=EIO error-rate=100%% error-file=%s",
            imaging_path("broken"));
   serve(parameters);
-  uffd_image *image = remoting_open(uri(), "", 3000);
+  uffd_image *image = remoting_open(uri(), "", 8000);
   CHECK_OK(uffd_image_read(image, 0, page, PAGE));
   imaging_write(imaging_path("broken"), "", 0);
   CHECK_ERR(uffd_image_read(image, 300 * PAGE, page, PAGE), -EIO);
@@ -169,7 +169,7 @@ static void a_file_that_shrinks(void) {
   unsigned char page[PAGE];
   make_file();
   serve("file image");
-  uffd_image *image = remoting_open(uri(), "", 3000);
+  uffd_image *image = remoting_open(uri(), "", 8000);
   CHECK_OK(uffd_image_read(image, 0, page, PAGE));
   CHECK_EQ(truncate(imaging_path("image"), (off_t)(200 * PAGE)), 0);
   CHECK(uffd_image_read(image, 300 * PAGE, page, PAGE) < 0);

@@ -227,7 +227,7 @@ static void what_heals(void) {
 static void patience_ends(void) {
   unsigned char *pages, page[PAGE];
   struct remoting *server = serve(&pages);
-  uffd_image *image = remoting_open(remoting_url(server, "raw"), "", 5000);
+  uffd_image *image = remoting_open(remoting_url(server, "raw"), "", 8000);
   CHECK_OK(uffd_image_read(image, 0, page, PAGE));
   remoting_behave(server, REMOTING_STATUS_503, 0);
   CHECK_ERR(uffd_image_read(image, 300 * PAGE, page, PAGE), -EIO);
