@@ -81,8 +81,9 @@ static int answer_bytes(const uffd_image *image, const struct uffd_image_asker *
 }
 
 /*
- * How much data to gather. The whole frame that the page is in, when more than the page is wanted: it is decoded
- * anyway. What is wanted beyond it, as long as it is data.
+ * How much data to gather, if more than the page is wanted. The cover; but when it is no longer than the frame that the
+ * page is in: all of the frame that is of this piece, since it is decoded anyway, and nothing of other frames, since
+ * each would have to be decoded for a few pages of it.
  */
 static void choose_range(const uffd_image *image, const struct uffd_fault *fault, size_t first, uint64_t *low,
                          uint64_t *high) {
@@ -90,17 +91,18 @@ static void choose_range(const uffd_image *image, const struct uffd_fault *fault
   const struct uffd_source *source = image->layers[piece->layer]->source;
   uint64_t page = fault->page_size, start = piece->offset, end = piece[1].offset;
   uint64_t limit = max_u64(ANSWER, page);
+  bool by_frame = false;
   *low = fault->offset;
   *high = fault->offset + page;
   if (fault->cover_length == page) return;
   if (source->class->unit != NULL) {
     uint64_t unit_low, unit_high, shift = piece->stream_offset - piece->offset; /* modulo 2^64 */
     source->class->unit(source, fault->offset + shift, &unit_low, &unit_high);
-    unit_low = max_u64(unit_low, piece->stream_offset) - shift;
-    unit_high = min_u64(unit_high, end + shift) - shift;
-    start = max_u64(start, min_u64(unit_low, fault->cover_offset));
-    end = max_u64(unit_high, fault->cover_offset + fault->cover_length);
-  } else {
+    by_frame = fault->cover_length <= unit_high - unit_low;
+    if (by_frame) start = max_u64(unit_low, piece->stream_offset) - shift;
+    if (by_frame) end = min_u64(unit_high, end + shift) - shift;
+  }
+  if (!by_frame) {
     start = max_u64(start, fault->cover_offset);
     end = fault->cover_offset + fault->cover_length;
   }

@@ -42,6 +42,11 @@ static const struct {
     {"cost-stats", "statistics beside 1 to 16 slow callbacks", case_cost_stats},
     {"cost-prefetch", "a fault beside 0 to 5000 prefetches", case_cost_prefetch},
     {"cost-add", "adding a region beside 0 to 8 slow callbacks", case_cost_add},
+#ifdef UFFD_BENCH_IMAGE
+    {"image-zstd", "all of a compressed image, beside the raw file", case_image_zstd},
+    {"image-fault", "random pages of it, beside the raw file", case_image_fault},
+    {"image-chain", "a chain of 16 layers, beside one file", case_image_chain},
+#endif
 #ifdef UFFD_BENCH_PAGER
     {"serve-random", "another process, a random eighth of 256 MiB", case_serve_random},
     {"serve-replay", "the same pages, replayed from a record", case_serve_replay},

@@ -64,7 +64,10 @@ static uffd_resolver *make_resolver(const struct plan *plan) {
 }
 
 void serve(const struct plan *plan, bool check, double figures[FIGURES]) {
-  uffd_resolver *resolver = make_resolver(plan);
+  serve_from(plan, make_resolver(plan), check, figures);
+}
+
+void serve_from(const struct plan *plan, uffd_resolver *resolver, bool check, double figures[FIGURES]) {
   uffd_memory *memory = serve_memory(plan);
   uffd_loop *loop = serve_loop(plan);
   serve_region(loop, plan, memory, resolver);

@@ -13,6 +13,8 @@
 #define SERVE_AROUND UFFD_AROUND_AUTO
 
 run_fn serve;
+/* The same from this resolver, which is closed then. */
+void serve_from(const struct plan *plan, uffd_resolver *resolver, bool check, double figures[FIGURES]);
 
 /* The parts of serve(), for cases with contents of their own. */
 void must(int result); /* ends the program with uffd_errmsg() */

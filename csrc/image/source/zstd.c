@@ -15,6 +15,9 @@
 #define KEPT_BYTES (UINT64_C(4) << 20) /* of decoded frames, for each reader */
 #define KEPT_MOST  64u
 
+#define OWN_CHECKSUM_AT 4u /* the byte of a frame that says, in this bit, whether it ends in a checksum (RFC 8878) */
+#define OWN_CHECKSUM    4u
+
 struct zstd {
   struct uffd_source head;
   int fd;
@@ -109,6 +112,16 @@ static int damaged(const char *path, const struct uffd_frames *frames, size_t in
               index, frame->at, frame_bytes(frame), frame->offset, why);
 }
 
+/*
+ * The checksum of what a frame decodes to. zstd has compared it with the frame's own, where there is one, and both are
+ * the low half of XXH64: that one is taken.
+ */
+static uint32_t checksum_of(const char *packed, uint32_t packed_bytes, const char *buffer, uint64_t bytes) {
+  const unsigned char *frame = (const unsigned char *)packed;
+  bool checked = packed_bytes > OWN_CHECKSUM_AT + 4 && (frame[OWN_CHECKSUM_AT] & OWN_CHECKSUM) != 0;
+  return checked ? uffd_le32(frame + packed_bytes - 4) : uffd_digest_frame(buffer, bytes);
+}
+
 int uffd_frame_decode(const char *path, const struct uffd_frames *frames, size_t index, struct ZSTD_DCtx_s *decoder,
                       const char *packed, char *buffer) {
   const struct uffd_frame *frame = &frames->list[index];
@@ -119,7 +132,7 @@ int uffd_frame_decode(const char *path, const struct uffd_frames *frames, size_t
   if (ZSTD_findFrameCompressedSize(packed, frame->packed) != frame->packed) {
     return damaged(path, frames, index, "the seek table's entry holds more than one frame");
   }
-  if (frames->checksums && uffd_digest_frame(buffer, bytes) != frame->checksum) {
+  if (frames->checksums && checksum_of(packed, frame->packed, buffer, bytes) != frame->checksum) {
     return damaged(path, frames, index, "its checksum does not match the seek table's");
   }
   return 0;
