@@ -1,7 +1,10 @@
 -- uffd-lua image: looks into images, and makes new ones of them. The verbs that only look are here; those that write
 -- are in image_write.lua.
 local arguments = require "uffd.arguments"
+local bench = require "uffd.image_bench"
 local figures = require "uffd.image_figures"
+local picture = require "uffd.picture"
+local plot = require "uffd.image_plot"
 local uffd = require "uffd"
 local write = require "uffd.image_write"
 
@@ -10,6 +13,8 @@ local help = [[
 usage: uffd-lua image info [--json] FILE...
        uffd-lua image map [--json] [--totals] [--layer N] FILE...
        uffd-lua image cat [--range OFFSET,LENGTH] FILE...
+       uffd-lua image plot [-o OUT.svg|OUT.png] [--width N] [--color WHEN] FILE...
+       uffd-lua image bench [--json] FILE...
        uffd-lua image compare [--json] A B
        uffd-lua image diff [--json] A B
        uffd-lua image verify [--json] [--sample N] FILE...
@@ -33,6 +38,10 @@ A FILE may be a URI: http, https, s3 or nbd.
     --layer N   as the layer N alone has it, 1 being the lowest
   cat      the bytes of the image
     --range A,B  B bytes from offset A on
+  plot     a picture of which layer each part comes from: as text, or SVG or PNG by the name of OUT
+    --width N      of the picture in pixels (960), or of the text in characters
+    --color WHEN   of the text: always, never, auto
+  bench    what its pages cost here: read, by single faults, and all in order (of at most 256 MiB)
   compare  the first byte that differs, and how many pages do
   diff     the ranges of pages that differ
   verify   reads all, and compares it with the digests of the top layer; without an index, reads all
@@ -111,6 +120,14 @@ function verbs.cat(options, image)
   end
   return io.flush() and 0
 end
+
+function verbs.plot(options, image)
+  local paths = {}
+  for i = 1, image:info().layers do paths[i] = image:layer(i).path end
+  return plot.write(options, image, paths)
+end
+
+verbs.bench = bench
 
 -- Comparing
 
@@ -239,6 +256,10 @@ local takes = {
   cache = { { max = arguments.bytes }, 1, 2, raw = true },
 }
 
+takes.plot = { { ["-o"] = "output", output = arguments.text, width = arguments.positive,
+  color = arguments.choice("always", "never", "auto") }, 1, picture = true }
+takes.bench = { {}, 1 }
+
 -- The verb's options, and the words after it; or nil and a sentence.
 local function parse(verb, ...)
   local known = { json = true }
@@ -250,7 +271,10 @@ local function parse(verb, ...)
   if first and not first[words[1] or ""] then return nil, "of which program: firecracker, criu or e2b?" end
   if #words < least then return nil, least == 2 and not first and "two files or more" or "of which FILE?" end
   if most and #words > most then return nil, ("'%s' is too much"):format(words[most + 1]) end
-  if known.output and not options.output then return nil, "-o OUT: where to?" end
+  local pictured = takes[verb].picture
+  local wrong = pictured and options.output and picture.refuse(options.output, options.width)
+  if wrong then return nil, wrong end
+  if known.output and not options.output and not pictured then return nil, "-o OUT: where to?" end
   return options, words
 end
 

@@ -155,6 +155,7 @@ end
 function tests.test_help_of_verbs()
   local verbs = { image = "info map cat compare diff verify index create convert compact commit rebase import cache",
     ws = "info merge diff plot" }
+  verbs.image = verbs.image .. " plot bench"
   for name, list in pairs(verbs) do
     local all, help = {}, nil
     for verb in list:gmatch "%l+" do
