@@ -1,0 +1,80 @@
+# Sourced by criu.t: dumps of victim.c and restores of them. CRIU names the binary of criu; PAGER has the pager's pid.
+CRIU=${CRIU:-criu}
+PATIENCE=120 # seconds, for what a busy machine makes slow
+PAGER=
+trap '[ -z "$PAGER" ] || kill -KILL $PAGER 2> /dev/null' EXIT
+
+# Waits until a command succeeds.
+await_true() { # command...
+  tries=0
+  until "$@"; do
+    tries=$((tries + 1))
+    [ $tries -lt $((PATIENCE * 50)) ] || { echo "not so within $PATIENCE s: $*"; return 1; }
+    sleep 0.02
+  done
+}
+says() { grep -q "$2" "$1" 2> /dev/null; } # file words
+
+# Runs the victim until it is ready, and dumps it to NAME.img; its processes are gone then.
+dump() { # name MiB mode
+  rm -rf "$1" "$1.img"
+  mkdir "$1" "$1.img"
+  real_victim "$PWD/$1" "$2" "$3" < /dev/null > /dev/null 2>&1 &
+  victim=$!
+  await_true says "$1/log" READY || return 1
+  "$CRIU" dump -t "$(sed -n 's/.*READY //p' "$1/log")" -D "$1.img" -o dump.log || { grep Error "$1.img/dump.log"; return 1; }
+  wait $victim 2> /dev/null
+  return 0
+}
+
+# Starts a pager for a dump: name option...
+serve() {
+  name=$1
+  shift
+  uffd-lua serve --door criu --image "$name.img" --socket "$name.img/lazy-pages.socket" --json "$@" > "$name.serve" 2>&1 &
+  PAGER=$!
+  await_true says "$name.serve" '"worker"'
+}
+
+# CRIU's own daemon, which serves one restore.
+daemon() { # name
+  "$CRIU" lazy-pages -D "$1.img" -o lazy.log &
+  PAGER=$!
+  await_true test -S "$1.img/lazy-pages.socket"
+}
+
+stop_pager() {
+  kill $PAGER
+  wait $PAGER
+  echo "pager: $?"
+  PAGER=
+}
+
+# Restores, and waits until the victim has checked all: name option...
+restore() {
+  name=$1
+  shift
+  : > "$name/log"
+  touch "$name/go"
+  date +%s.%N > "$name.begun"
+  "$CRIU" restore -D "$name.img" -o restore.log "$@" &
+  restored=$!
+  if [ -n "${BETWEEN:-}" ]; then
+    await_true says "$name/log" FIRST
+    $BETWEEN
+  fi
+  wait $restored || { echo "restore: $?"; grep Error "$name.img/restore.log"; }
+  sed 's/^[0-9.]* //; /FIRST/d; /THOUSAND/d' "$name/log"
+  rm -f "$name/go"
+}
+
+# The worker of the pager, killed.
+kill_worker() {
+  kill -KILL "$(sed -n 's/.*"kind":"worker".*"pid":\([0-9]*\).*/\1/p' "$name.serve" | tail -1)"
+}
+
+# A row of figures: seconds from the start of the restore.
+row() { # label name
+  awk -v begun="$(cat "$2.begun")" -v label="$1" '{ at[$2] = $1 - begun }
+    END { printf "%-28s %9.3f %9.3f %9.3f\n", label, at["FIRST"], at["THOUSAND"], at["ALL"] }' "$2/log" >> "$FIGURES"
+}
