@@ -116,11 +116,18 @@ struct uffd_pager_opts {
   uint32_t watchdog_ms;  /* a fault that waits longer is reported once; 0: 1000 */
   uint64_t around;       /* as in uffd_region_opts; 0: UFFD_AROUND_AUTO. With record: one page */
   uint64_t rate;         /* of prefetching, bytes per second for each client; 0: no limit */
-  const char *image;  /* path of the image, told by its contents as uffd_image_open() does: a raw file, a zstd file, or
-                         an increment, whose parents are looked for; NULL: see images */
+  /*
+   * Path of the image, told by its contents as uffd_image_open() does: a raw file, a zstd file, or an increment, whose
+   * parents are looked for; NULL: see images. With braces it is a template, and each client has its own image, as
+   * uffd_client_path() has it. A helper opens it when the client comes; clients of the same file share it, and it is
+   * closed when the last of them is gone. A file that is put in its place meanwhile is for those that come later. A
+   * client whose image cannot be opened within hang_ms is refused.
+   */
+  const char *image;
   const char *record; /* path of a working-set file, written when the first client is gone; for the others ".ID" is
                          appended to the path */
-  const char *replay; /* path of a working-set file of this image, whose pages are prefetched */
+  const char *replay; /* path of a working-set file of this image, whose pages are prefetched. With an image for each
+                         client it may be a template, too; a file that is not there is no error then */
   /*
    * Makes the resolver of a client, in the worker, before the client's first fault. Returns 0, or -errno: then on_crash
    * says what happens to the client. image is NULL without an image. *resolver may be `image` itself: the pager takes a
@@ -157,18 +164,35 @@ struct uffd_pager_opts {
   size_t doors_count;
   /*
    * Instead of image: the layers of one, as uffd_image_open() takes them, the lowest first, up to NULL. The supervisor
-   * opens them once; workers get the descriptors, and check that each layer is the one that was opened. NULL with image
-   * NULL: the resolver makes all contents.
+   * opens them once; workers get the descriptors, and check that each layer is the one that was opened. They may be
+   * templates, as image. NULL with image NULL: the resolver makes all contents.
    */
   const char *const *images;
   uint32_t door;     /* UFFD_DOOR_*, of all front doors */
   uint32_t reserved; /* 0 */
+  /*
+   * Chooses the image of a client. It is called in a helper process, a copy of the supervisor as it is then, so it may
+   * wait, and what it changes is lost; after hang_ms it is killed. client->id is 0. Writes the path of the image, at
+   * most size bytes with its final zero, and returns 0; or 1: the client gets `image`, which may be a template; or
+   * -errno: it is refused, and uffd_set_errmsg() says why. uffd_client_path() makes paths of what a client says. NULL:
+   * all clients get `image`.
+   */
+  int (*choose)(void *ctx, const struct uffd_client *client, char *path, size_t size);
+  void *choose_ctx;
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
     sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL,  \
-        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0, NULL, 0, 0                                                          \
+        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0, NULL, 0, 0, NULL, NULL                                              \
   }
+
+/*
+ * Expands a template of a path with what is known of a client: {label}, {socket} (the name of the front door's file,
+ * without its directory and without ".sock" or ".socket"), {uid}, {gid}, {pid}; "{{" and "}}" stand for a brace. What a
+ * client says never leads out of the directory: -EINVAL a value is empty, begins with a dot or has a slash, or the
+ * template is wrong; -ENAMETOOLONG it needs more than size bytes. Any thread.
+ */
+UFFD_EXPORT int uffd_client_path(const char *template_, const struct uffd_client *client, char *path, size_t size);
 
 /*
  * Makes a pager: checks the options and the image, and opens the sockets. Nothing is served before uffd_pager_step().
@@ -266,11 +290,12 @@ struct uffd_client_status {
   uint64_t oldest_ns;        /* age of the oldest fault that is not answered yet; 0: none */
   struct uffd_stats stats;   /* of all its workers together, up to 100 ms old; p50 and p99 are the last worker's */
   char label[UFFD_LABEL];    /* "": none. See uffd_pager_label() */
+  const char *image;         /* path of its image; NULL: it has none. Valid until the next uffd_pager_step() */
 };
 #define UFFD_CLIENT_STATUS_INIT                                                                                        \
   {                                                                                                                    \
     sizeof(struct uffd_client_status), {0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL}, 0, 0, 0, 0, 0, 0,             \
-        UFFD_STATS_INIT, ""                                                                                            \
+        UFFD_STATS_INIT, "", NULL                                                                                      \
   }
 
 struct uffd_pager_status {

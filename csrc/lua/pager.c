@@ -87,6 +87,10 @@ static void push_status(lua_State *L, const struct uffd_client_status *status) {
   uffd_lua_set_integer(L, "restarts", status->restarts);
   uffd_lua_set_integer(L, "since_ns", status->since_ns);
   uffd_lua_set_integer(L, "oldest_ns", status->oldest_ns);
+  if (status->image != NULL) {
+    lua_pushstring(L, status->image);
+    lua_setfield(L, -2, "image");
+  }
   uffd_lua_push_stats(L, &status->stats);
   lua_setfield(L, -2, "stats");
 }
@@ -185,6 +189,55 @@ static int on_resolver(void *ctx, const struct uffd_client *client, uffd_resolve
   size_t length = strlen(message);
   const char *end = length > 0 && message[length - 1] == '.' ? "" : ".";
   int result = uffd_set_errmsg(question.error, "resolver: %s%s", message, end);
+  lua_pop(host->L, 1);
+  return result;
+}
+
+struct choice {
+  const struct uffd_client *client;
+  char *path;
+  size_t size;
+  int result; /* 0: the path; 1: the pager's own image; or what the function itself said, or -EIO */
+};
+
+static int ask_choice(lua_State *L) {
+  struct choice *choice = lua_touserdata(L, 1);
+  lua_getfield(L, 2, "choose");
+  push_client(L, choice->client);
+  lua_call(L, 1, 3);
+  if (lua_type(L, -3) == LUA_TSTRING) {
+    size_t length;
+    const char *path = lua_tolstring(L, -3, &length);
+    if (strlen(path) != length) return luaL_error(L, "it returned a path with a zero byte in it");
+    if (length >= choice->size) return luaL_error(L, "it returned a path of %d bytes", (int)length);
+    memcpy(choice->path, path, length + 1);
+    choice->result = 0;
+    return 0;
+  }
+  if (lua_isboolean(L, -3) && lua_toboolean(L, -3)) {
+    choice->result = 1;
+    return 0;
+  }
+  if (!lua_toboolean(L, -3) && lua_type(L, -2) == LUA_TSTRING) {
+    int exact = 0;
+    lua_Integer error = lua_tointegerx(L, -1, &exact);
+    choice->result = exact && error > 0 && error < 4096 ? -(int)error : -EACCES;
+    lua_settop(L, -2);
+    return lua_error(L);
+  }
+  return luaL_error(L, "it returned a %s; it must return a path, or true for the pager's own image, or nil and why not",
+                    luaL_typename(L, -3));
+}
+
+static int on_choose(void *ctx, const struct uffd_client *client, char *path, size_t size) {
+  const struct host *host = ctx;
+  struct choice choice = {client, path, size, -EIO};
+  if (host->L == NULL) return uffd_set_errmsg(EINVAL, "choose: its Lua state is not in a call of the pager.");
+  if (call_back(host, ask_choice, &choice)) return choice.result;
+  const char *message = lua_type(host->L, -1) == LUA_TSTRING ? lua_tostring(host->L, -1) : "(not a message)";
+  size_t length = strlen(message);
+  const char *end = length > 0 && message[length - 1] == '.' ? "" : ".";
+  int result = uffd_set_errmsg(-choice.result, "choose: %s%s", message, end);
   lua_pop(host->L, 1);
   return result;
 }
@@ -311,6 +364,7 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->metrics = text(L, table, "metrics");
   opts->worker = list(L, table, "worker", false, "argv");
   if (has_function(L, table, "resolver")) opts->resolver = on_resolver;
+  if (has_function(L, table, "choose")) opts->choose = on_choose;
   if (has_function(L, table, "report")) opts->report = on_report;
 }
 
@@ -333,7 +387,7 @@ static int create(lua_State *L) {
   luaL_setmetatable(L, PAGER_TYPE);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, 2, 1);
-  opts.resolver_ctx = &pager->host;
+  opts.resolver_ctx = opts.choose_ctx = &pager->host;
   opts.report_ctx = pager;
   before_fork(L);
   int result = uffd_pager_create(&opts, &pager->pager);
@@ -585,6 +639,25 @@ static int pager_tostring(lua_State *L) {
   return 1;
 }
 
+static uint32_t id_of(lua_State *L, int table, const char *name) {
+  return (uint32_t)number(L, table, name, UINT32_MAX);
+}
+
+/* core.client_path(template, client) */
+static int client_path(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  char room[4096];
+  luaL_checktype(L, 2, LUA_TTABLE);
+  struct uffd_client client = {.pid = (int32_t)number(L, 2, "pid", INT32_MAX), .uid = id_of(L, 2, "uid")};
+  client.gid = id_of(L, 2, "gid");
+  client.label = text(L, 2, "label");
+  client.socket = text(L, 2, "socket");
+  int result = uffd_client_path(path, &client, room, sizeof(room));
+  if (result < 0) return uffd_lua_fail(L, result);
+  lua_pushstring(L, room);
+  return 1;
+}
+
 /* core.pager_ask(control, request, timeout_ms) */
 static int ask(lua_State *L) {
   const char *control = luaL_checkstring(L, 1), *request = luaL_checkstring(L, 2);
@@ -620,8 +693,8 @@ static const luaL_Reg methods[] = {{"run", pager_run},
 static const luaL_Reg meta[] = {
     {"__gc", pager_close}, {"__close", pager_close}, {"__tostring", pager_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {
-    {"pager_create", create}, {"pager_work", work}, {"pager_keep", keep}, {"pager_ask", ask}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"pager_create", create}, {"pager_work", work},         {"pager_keep", keep},
+                                     {"pager_ask", ask},       {"client_path", client_path}, {NULL, NULL}};
 
 void uffd_lua_open_pager(lua_State *L) {
   uffd_lua_class(L, PAGER_TYPE, NULL, meta, methods);

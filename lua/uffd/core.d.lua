@@ -981,6 +981,7 @@ function pager:close() end
 ---@field since_ns integer when it came, CLOCK_MONOTONIC
 ---@field oldest_ns integer age of its oldest fault that is not answered yet; 0: none
 ---@field stats uffd.Stats of all its workers together
+---@field image? string path of its image
 
 ---What happened, as the report function of a pager is told.
 ---@class uffd.Report
@@ -1310,6 +1311,13 @@ function core.pager_create(options) end
 ---@return string? message
 ---@return integer? errno
 function core.pager_work(fd, options) end
+
+---@param template string
+---@param client table
+---@return string? path
+---@return string? message
+---@return integer? errno
+function core.client_path(template, client) end
 
 ---@param control string
 ---@param request string

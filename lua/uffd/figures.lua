@@ -24,7 +24,7 @@ end
 -- JSON
 
 local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size", "label",
-  "socket" }
+  "socket", "image" }
 
 local function members(fields, values)
   local list = {}

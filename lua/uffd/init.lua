@@ -808,7 +808,7 @@ local pager_options = {
   image = true, resolver = true, workers = true,
   max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
   once = true, prefetch = true, record = true, replay = true, rate = true, around = true,
-  watchdog = true, hang = true, keep = true, report = true, worker = true, metrics = true, door = true,
+  watchdog = true, hang = true, keep = true, report = true, worker = true, metrics = true, door = true, choose = true,
 }
 
 -- The front doors as the core takes them: a list of tables, each with path, mode and uid.
@@ -880,8 +880,15 @@ end
 ---a client (default "firecracker")
 ---@field door? "firecracker"|"criu"
 ---path of the contents (a raw file, a zstd file, or an increment, whose parents are looked for), or a list of layers,
----the lowest first, as `uffd.image` takes it; without it, the resolver function makes all contents
+---the lowest first, as `uffd.image` takes it; without it, the resolver function makes all contents. With braces it is a
+---template, and each client has its own image: see `uffd.client_path`. Clients of the same file share it, and it is
+---closed when the last of them is gone
 ---@field image? string|string[]
+---Chooses the image of a client, whose `id` is 0: returns its path; or true, for `image`; or nil and why the client
+---is refused (and an errno, default EACCES). It is called in a copy of this process, so it may wait, and what it
+---changes is lost; after `hang` the client is refused. An error refuses it too. `uffd.client_path` makes paths of what
+---clients say
+---@field choose? fun(client: uffd.Client): string|true|nil, string?, integer?
 ---Makes the resolver of a client, in its worker, before its first fault. `image` is nil without an image. It is called
 ---again when another worker takes over. Without `worker`, a worker is a forked copy of this program: resolvers and
 ---memories that were made before the fork cannot be used in it, so make them here. To fail, raise an error, or return
@@ -939,6 +946,20 @@ function uffd.pager(options)
   return call(what, needs_pager(what, core.pager_create), pager_table(what, options))
 end
 
+---A template of a path, filled in with what is known of a client: `{label}`, `{socket}` (the name of the front door's
+---file, without its directory and ".sock"), `{uid}`, `{gid}`, `{pid}`; two braces stand for one. What a client says
+---never leads out of the directory. Errors: EINVAL a value is empty, begins with a dot or has a slash, or the template
+---is wrong; ENAMETOOLONG; ENOSYS built without the pager.
+---@param template string such as "/snapshots/{label}/ram.img"
+---@param client { label?: string, socket?: string, uid?: integer, gid?: integer, pid?: integer }
+---@return string? path
+---@return string? message
+---@return integer? errno
+function uffd.client_path(template, client)
+  local what = "uffd.client_path"
+  return call(what, needs_pager(what, core.client_path), template, client)
+end
+
 ---A worker, in the program that the option `worker` names: serves the clients that the supervisor at the other end of
 ---the descriptor hands over, until the supervisor ends it. Options as of `uffd.pager`; sockets and report are not
 ---used. The program should exit then. From this call on it ignores SIGINT, SIGTERM and SIGHUP, which are for the
@@ -959,7 +980,7 @@ end
 ---false: "error" is a sentence. Beside it are
 ---* in that of "status": version, pid, clients, workers, served, refused, restarts, hangs, reloads, reloading, draining
 ---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
----  oldest_ns, size, label, socket, regions (how many), and "stats" with the fields of `uffd.Stats`
+---  oldest_ns, size, label, socket, image, regions (how many), and "stats" with the fields of `uffd.Stats`
 ---* in that of "stats": "stats", of all clients together: sums, but the largest of queue_max and the latencies
 ---* in that of "errors": a list "errors", the newest first, of objects with time_ns (since 1970), kind, client, errno,
 ---  text

@@ -15,16 +15,21 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
                         a front door; a stale socket is replaced. It may be given several times, and each may have a
                         mode and a user of its own instead of those of --mode and --uid
   --image FILE          what their memory holds: a raw file, a zstd file, or an increment, whose parents are looked for;
-                        several times for a stack of layers, the lowest first
+                        several times for a stack of layers, the lowest first. With braces, such as
+                        /snapshots/{label}/ram.img, each client has its own image: {label} is what it calls itself,
+                        {socket} the name of the front door's file without its directory and ".sock", {uid}, {gid} and
+                        {pid} those of who connected; two braces stand for one
   --door KIND           what is spoken at the front door: firecracker, as above, or criu, for its lazy restores: then
                         PATH is WORKDIR/lazy-pages.socket, and --image the directory of the dump (firecracker)
   --policy FILE [ARGS]  a Lua chunk that makes the resolver of a client: it is called in a worker, with the client, the
-                        image and ARGS, and returns a resolver; without an image it must make everything
+                        image and ARGS, and returns a resolver; without an image it must make everything. FILE may have
+                        braces, as --image
   --workers N           worker processes (1)
   --around SIZE|auto    bytes answered around a fault (auto; with --record, a page)
   --prefetch            fill each client's memory in the background, faults first
   --record FILE         write the working set of the first client that is gone to FILE, those of others to FILE.ID
-  --replay FILE         prefetch this working set (none)
+  --replay FILE         prefetch this working set (none). It may have braces where --image has; a client whose FILE is
+                        not there is served without
   --rate SIZE           of prefetching, a second and client, such as 64M (no limit)
   --once                serve one client, and end when it is gone
   --max-clients N       clients at a time; more are refused (256)
@@ -47,7 +52,9 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
                         together with its workers, it is started again and takes all clients over. systemd does the
                         same without it (FileDescriptorStoreMax=, NotifyAccess=main)
   --config FILE         a Lua file that returns a table of these options: { image = "base.img", on_crash = "freeze",
-                        policy = "p.lua", args = { "web" } }; those of the command line stand
+                        policy = "p.lua", args = { "web" } }; those of the command line stand. image and policy may be
+                        functions of the client (id, pid, uid, gid, label, socket) that return a path; nil and a
+                        sentence refuse it; client_path(TEMPLATE, client) is there for them
   --check               tell whether it would work: image, working set, and the policy, which is called for a client
                         that is made up; nothing is served
   --json                a line of JSON for each thing that happens, and each client's figures at the end
@@ -128,12 +135,60 @@ local function pager_options(given)
   return options
 end
 
--- The resolver function of a policy file. It is compiled now; nil and the message if that fails.
-local function load_policy(path, words)
-  local chunk, message = loadfile(path)
-  if not chunk then return nil, message end
+local function is_template(path) return type(path) == "string" and path:find "[{}]" ~= nil end
+
+-- The path of a client's own policy; nil and a sentence.
+local function policy_of(policy, client)
+  if type(policy) == "string" then return uffd.client_path(policy, client) end
+  local path, message = policy(client)
+  if type(path) == "string" then return path end
+  return nil, message or ("the function policy returned a %s, and not a path"):format(type(path))
+end
+
+-- The resolver function of a policy file. It is compiled now; nil and the message if that fails. Where each client has
+-- its own, a worker compiles each file once.
+local function load_policy(policy, words)
+  local chunks = {}
+  if type(policy) ~= "function" and not is_template(policy) then
+    local chunk, message = loadfile(policy)
+    if not chunk then return nil, message end
+    chunks[policy] = chunk
+  end
   return function(client, image)
-    return chunk(client, image, table.unpack(words))
+    local path, message = policy, nil
+    if not chunks[path] then path, message = policy_of(policy, client) end
+    if path and not chunks[path] then chunks[path], message = loadfile(path) end
+    if not path or not chunks[path] then return nil, message end
+    return chunks[path](client, image, table.unpack(words))
+  end
+end
+
+-- A policy file prints to stderr, because stdout has the supervisor's table or JSON.
+local function print_to_stderr()
+  io.output(io.stderr)
+  function print(...) -- luacheck: ignore 121
+    local words = table.pack(...)
+    for i = 1, words.n do words[i] = tostring(words[i]) end
+    io.stderr:write(table.concat(words, "\t"), "\n")
+  end
+end
+
+-- The function that finds a client's image, and looks whether its policy can be had: a client that would have none is
+-- refused, and told so. It runs in a copy of this process. nil: all clients have the same.
+local function chooser(given)
+  local policy = (type(given.policy) == "function" or is_template(given.policy)) and given.policy
+  local image = type(given.image) == "function" and given.image
+  if not policy and not image then return nil end
+  return function(client)
+    print_to_stderr()
+    if policy then
+      local path, message = policy_of(policy, client)
+      local chunk
+      if path then chunk, message = loadfile(path) end
+      if not chunk then return nil, "policy: " .. message end
+    end
+    if image then return image(client) end
+    return true
   end
 end
 
@@ -460,6 +515,8 @@ end
 local function supervise(given, options)
   local view = new_view(given)
   options.worker = command_line()
+  options.choose = chooser(given)
+  if type(options.image) == "function" then options.image = nil end
   options.keep = (tonumber(os.getenv "FDSTORE") or 0) > 0
   local where = paths_of(given) or "the socket of the service manager"
   local ready = false
@@ -501,18 +558,9 @@ local function keep()
   return code or fail(message, errno)
 end
 
--- A policy file prints to stderr, because stdout has the supervisor's table or JSON.
-local function print_to_stderr()
-  io.output(io.stderr)
-  function print(...) -- luacheck: ignore 121
-    local words = table.pack(...)
-    for i = 1, words.n do words[i] = tostring(words[i]) end
-    io.stderr:write(table.concat(words, "\t"), "\n")
-  end
-end
-
 local function work(fd, options)
   print_to_stderr()
+  if type(options.image) == "function" then options.image = nil end
   local done, message, errno = uffd.pager_work(fd, options)
   return done and 0 or fail(message, errno)
 end

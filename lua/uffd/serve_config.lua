@@ -36,9 +36,9 @@ local function convert_several(known, name, value)
 end
 
 -- Puts the table that the file returns under the options of the command line, which stand; args are the words when
--- there are none. nil and a sentence: it is wrong. The file is a chunk of its own: it sees no globals.
+-- there are none. nil and a sentence: it is wrong. The file is a chunk of its own: it changes no globals.
 function config.read(path, known, given, words)
-  local chunk, message = loadfile(path, "t", {})
+  local chunk, message = loadfile(path, "t", setmetatable({ client_path = uffd.client_path }, { __index = _G }))
   if not chunk then return nil, message end
   local done, file = pcall(chunk)
   if not done then return nil, file end
@@ -53,6 +53,9 @@ function config.read(path, known, given, words)
       return nil, ("%s: '%s' is not an option"):format(path, tostring(key))
     elseif given[name] == nil then
       local take = type(known[name]) == "table" and convert_several or convert
+      if type(value) == "function" and (name == "image" or name == "policy") then
+        take = function() return value end
+      end
       local converted, expected = take(known, name, value)
       if converted == nil then return nil, ("%s: %s takes %s"):format(path, key, expected) end
       given[name] = converted or nil
@@ -97,13 +100,24 @@ end
 function config.check(given, resolver_of, fail)
   local image, message
   local size = ALONE
-  if given.image then
+  local chosen = type(given.image) == "function" and "a function"
+  for _, path in ipairs(not chosen and given.image or {}) do
+    if path:find "[{}]" then
+      local expanded
+      expanded, message = uffd.client_path(path, { label = "x", socket = "x" })
+      if not expanded then return fail(message) end
+      chosen = table.concat(given.image, " + ")
+    end
+  end
+  if chosen then
+    print(("image: %s, for each client"):format(chosen))
+  elseif given.image then
     image, message = open_image(given.image)
     if not image then return fail(message) end
     size = image.size
     print(("image: %s, %d bytes"):format(table.concat(given.image, " + "), size))
   end
-  if given.replay then
+  if given.replay and not given.replay:find "[{}]" then
     local set
     set, message = uffd.workingset.load(given.replay)
     if set and given.image then
@@ -117,6 +131,7 @@ function config.check(given, resolver_of, fail)
     print(("replay: %s, %d pages"):format(given.replay, set:count()))
   end
   local resolver = image
+  if chosen and not image then return 0 end
   if resolver_of then
     local done
     done, resolver, message = pcall(resolver_of, make_client(size), image)

@@ -23,7 +23,7 @@ $ uffd-lua serve --socket door --socket 'other,mode=666,uid=65534' --socket 'odd
 > uffd-lua client.lua door web-7 come < go & one=$!; await '[ -e come ]'
 > uffd-lua client.lua other
 > uffd-lua client.lua odd,name=1 'ein "Wort"'
-> uffd-lua ctl --socket control clients
+> await '[ $(uffd-lua ctl --socket control clients | wc -l) = 2 ]'; uffd-lua ctl --socket control clients
 > uffd-lua ctl --socket control --json clients | grep -o '"label":.*"socket":[^,]*'
 > uffd-lua ctl --socket control metrics | grep '^uffd_client_info'
 > uffd-lua ctl --socket control label 1 web-8; uffd-lua ctl --socket control clients | grep -c web-8
@@ -65,7 +65,7 @@ uffd-lua serve: Another program listens at door: *
 $ cat > config.lua <<'END'
 > return { socket = { "door", { path = "other", uid = 65534 } }, image = "image" }
 > END
-$ uffd-lua serve --config config.lua > out 2> err & pid=$!
+$ rm -f err; uffd-lua serve --config config.lua > out 2> err & pid=$!
 > await 'grep -qs "has started" err'; uffd-lua client.lua other x > /dev/null; echo $?; kill $pid; wait $pid; echo $?; ls door other 2> /dev/null
 0
 0

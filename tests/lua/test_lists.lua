@@ -86,7 +86,7 @@ end
 -- As they are called in C; others have the same name.
 local in_lua = { socket_mode = { "mode" }, handshake_ms = { "handshake" }, watchdog_ms = { "watchdog" },
   hang_ms = { "hang" }, doors = {}, doors_count = {}, images = { "image" }, flags = { "once", "prefetch", "keep" },
-  size = {}, reserved = {}, resolver_ctx = {},
+  size = {}, reserved = {}, resolver_ctx = {}, choose_ctx = {},
   report_ctx = {} }
 
 function tests.test_options_of_a_pager()
@@ -172,9 +172,9 @@ function tests.test_options_of_serve_are_those_of_a_pager()
   lu.skipIf(not core.pager_create, "built without the pager")
   local known, mine = command "uffd.serve", {}
   for name in pairs(long(known)) do mine[(name:gsub("-", "_"))] = true end
-  -- A policy is the resolver; the program itself has the report and starts the workers; the default of handshake does.
+  -- A policy is the resolver, a function as image chooses; the program itself has the report and starts the workers; the default of handshake does.
   for _, name in ipairs { "json", "policy", "log", "timestamps", "check", "config" } do mine[name] = nil end
-  for _, name in ipairs { "resolver", "report", "worker", "handshake" } do mine[name] = true end
+  for _, name in ipairs { "resolver", "choose", "report", "worker", "handshake" } do mine[name] = true end
   same(mine, pager_keys(), "serve and uffd.pager")
 end
 

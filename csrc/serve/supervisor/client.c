@@ -25,7 +25,8 @@
 #include "serve/supervisor/worker.h"
 
 #define FDS_A_CLIENT 7u                   /* in a worker; the supervisor has five */
-#define FDS_SPARE    64u                  /* images, workers, connections without a client */
+#define FDS_AN_IMAGE 2u                   /* beside its files: their list, and its working set */
+#define FDS_SPARE    61u                  /* workers, connections without a client */
 #define RECALL_NS    UINT64_C(5000000000) /* a former worker that does not let go of a client in so long is killed */
 #define ASK_NS       UINT64_C(20000000)
 #define KIN_TRIES    5                    /* to find the process of a forked child */
@@ -140,6 +141,9 @@ static void free_client(uffd_pager *pager, struct uffd_supervised *client) {
 static int check_fds(const uffd_pager *pager, uint32_t extra) {
   uint64_t clients = pager->clients_count + 1;
   uint64_t kept = (uint64_t)pager->refused_kept * 2; /* their objects and pidfds, here only */
+  for (const struct uffd_image *image = pager->images; image != NULL; image = image->next) {
+    kept += image->backing.count + FDS_AN_IMAGE;
+  }
   if (clients * FDS_A_CLIENT + kept + pager->fds_extra + extra + FDS_SPARE <= pager->fds_limit) return 0;
   return fail(EMFILE, "No descriptors are left for another client, beside %u: raise the limit (ulimit -n).",
               pager->clients_count);
@@ -194,9 +198,8 @@ static int meet_again(uffd_pager *pager, struct uffd_supervised *client, struct 
   return 1;
 }
 
-/* The regions must be the current image's, and the image must be what it was. */
-static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake) {
-  struct uffd_image *image = pager->images;
+/* The regions must be the image's, and the image must be what it was. */
+static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake, const struct uffd_image *image) {
   if (image == NULL) return 0;
   pager->look_ns = 0;
   uffd_images_look(pager, uffd_now());
@@ -211,20 +214,24 @@ static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake
   return uffd_regions_cover(handshake->regions, handshake->regions_count, image->backing.length);
 }
 
-int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64_t *id) {
+int uffd_client_may_come(uffd_pager *pager, const struct uffd_handshake *handshake) {
+  return find_same(pager, handshake->object_fd) != NULL ? 1 : check_room(pager, handshake);
+}
+
+int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, struct uffd_image *image, uint64_t *id) {
   struct uffd_supervised *known = find_same(pager, handshake->object_fd);
   if (known != NULL) {
     *id = known->who.id;
     return meet_again(pager, known, handshake);
   }
   int result = check_room(pager, handshake);
-  if (result == 0) result = check_image(pager, handshake);
+  if (result == 0) result = check_image(pager, handshake, image);
   if (result < 0) return result;
   if (handshake->task != 0) {
-    result = uffd_dumped_take(pager->images != NULL ? &pager->images->backing : NULL, handshake);
+    result = uffd_dumped_take(image != NULL ? &image->backing : NULL, handshake);
     if (result <= 0) return result;
   }
-  struct uffd_supervised *client = make(pager, pager->images);
+  struct uffd_supervised *client = make(pager, image);
   if (client == NULL) return fail(ENOMEM, "No memory for a client.");
   client->who = (struct uffd_client){
       .id = client->who.id,

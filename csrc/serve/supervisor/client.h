@@ -67,12 +67,14 @@ struct uffd_supervised {
   uint64_t give_up_ns; /* and when that worker is killed */
 };
 
+/* Might it come, as things are? 1: its userfaultfd is served already; 0: yes; -errno with a sentence: refused. */
+int uffd_client_may_come(uffd_pager *pager, const struct uffd_handshake *handshake);
 /*
- * *id: the client's; 0: the task has no memory that could be served. Returns 0: the client is new; 1: its userfaultfd
- * is served already, so it stays the same client, and its connection is this one from now on. -errno with a sentence:
- * refused.
+ * image: that it is served from; NULL: none. *id: the client's; 0: the task has no memory that could be served. Returns
+ * 0: the client is new; 1: its userfaultfd is served already, so it stays the same client, and its connection is this
+ * one from now on. -errno with a sentence: refused.
  */
-int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, uint64_t *id);
+int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, struct uffd_image *image, uint64_t *id);
 /* A child that parent has forked. Takes both descriptors when it succeeds. */
 int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, int object_fd, int book_fd);
 /* What a dead supervisor has left of a client. What is taken out is replaced by -1. */

@@ -4,6 +4,7 @@
 #include "serve/supervisor/forget.h"
 
 #include "serve/paper/descriptors.h"
+#include "serve/supervisor/arrival.h"
 #include "serve/supervisor/children.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
@@ -23,6 +24,7 @@ void uffd_pager_forget(uffd_pager *pager) {
   uffd_close_fds(&pager->timer_fd, 1);
   uffd_close_fds(&pager->order_fd, 1);
   uffd_links_close(pager);
+  uffd_arrivals_forget(pager);
   uffd_refused_forget(pager);
   uffd_children_forget(pager);
   uffd_scrape_close(pager);

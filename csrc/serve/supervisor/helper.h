@@ -19,10 +19,13 @@ struct uffd_helper_work {
   void (*forget)(void *ctx); /* frees ctx; NULL: nothing to free */
   void *ctx;
   int keep_fd;
+  uint64_t timeout_ns; /* after which it is killed and has failed; 0: none */
 };
 
 /* -errno with a sentence: it could not be started, and ctx is the caller's. */
 int uffd_helper_start(uffd_pager *pager, const struct uffd_helper_work *work);
-void uffd_helpers_forget(uffd_pager *pager); /* those that still work are left alone */
+void uffd_helpers_check(uffd_pager *pager, uint64_t now); /* kills those whose time is over */
+uint64_t uffd_helpers_due(const uffd_pager *pager);       /* when the next one's is; UINT64_MAX: never */
+void uffd_helpers_forget(uffd_pager *pager);              /* those that still work are left alone */
 
 #endif

@@ -10,11 +10,13 @@
 #include "serve/supervisor/helper.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/looker.h"
+#include "serve/supervisor/options.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 #include "serve/workingset/workingset.h"
 
-#define LOOK_NS UINT64_C(100000000) /* between two looks; the kernel lets who wants to write wait for 45 s */
+#define OPEN_NS UINT64_C(60000000000) /* a disk that needs longer is given up */
+#define LOOK_NS UINT64_C(100000000)   /* between two looks; the kernel lets who wants to write wait for 45 s */
 
 static int open_replay(struct uffd_backing *backing, const char *path) {
   uffd_workingset *set;
@@ -29,6 +31,16 @@ static int open_replay(struct uffd_backing *backing, const char *path) {
   return result;
 }
 
+int uffd_image_load(const char *const *paths, const char *replay, struct uffd_backing *backing) {
+  int result = uffd_backing_open(paths, backing);
+  if (result == 0) result = open_replay(backing, replay);
+  if (result == 0) return 0;
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_backing_close(backing);
+  uffd_restore_sentence(&why);
+  return result;
+}
+
 /* The last close of a file may wait for a server. */
 static void free_image(uffd_pager *pager, struct uffd_image *image) {
   for (uint32_t i = 0; i < image->backing.count; i++) {
@@ -40,12 +52,11 @@ static void free_image(uffd_pager *pager, struct uffd_image *image) {
   DELETE(image);
 }
 
-/* Images that no client has and no new one gets. */
-static void drop_unused(uffd_pager *pager) {
+void uffd_images_drop_unused(uffd_pager *pager) {
   struct uffd_image **at = &pager->images;
   while (*at != NULL) {
     struct uffd_image *image = *at;
-    if (image == pager->images || image->clients_count != 0) {
+    if (image == pager->current || image->clients_count != 0) {
       at = &image->next;
       continue;
     }
@@ -60,10 +71,9 @@ static void drop_unused(uffd_pager *pager) {
   }
 }
 
-/* Is it the newest one again, the same file and unchanged since? */
-static bool is_current(const uffd_pager *pager, const struct uffd_image *image) {
-  const struct uffd_image *current = pager->images;
-  return current != NULL && uffd_backing_same(&image->backing, &current->backing);
+/* Is it the same file, and unchanged since? */
+static bool is_same(const struct uffd_image *held, const struct uffd_image *image) {
+  return held->state == UFFD_BACKING_INTACT && uffd_backing_same(&image->backing, &held->backing);
 }
 
 /* A dump has tasks, another image has not: what comes to the door must fit. */
@@ -76,32 +86,60 @@ static int check_kind(const uffd_pager *pager, const struct uffd_image *image) {
               image->backing.name);
 }
 
-static void take_in(uffd_pager *pager, struct uffd_image *image) {
-  if (is_current(pager, image)) { /* a supervisor that takes over has it already */
+/* -errno: it is of no use here, and is closed. */
+static int keep_if_fit(uffd_pager *pager, struct uffd_image *image) {
+  int result = check_kind(pager, image);
+  if (result == 0) return 0;
+  struct uffd_sentence why = uffd_keep_sentence();
+  free_image(pager, image);
+  uffd_restore_sentence(&why);
+  return result;
+}
+
+/* The image that is held from now on: this one, or the same file that is held already. */
+static struct uffd_image *take_in(uffd_pager *pager, struct uffd_image *image) {
+  for (struct uffd_image *held = pager->images; held != NULL; held = held->next) {
+    if (!is_same(held, image)) continue;
     free_image(pager, image);
-    return;
+    return held;
   }
   image->backing.number = ++pager->images_opened;
   image->next = pager->images;
   pager->images = image;
   uffd_keep_image(pager, image);
-  drop_unused(pager);
+  return image;
+}
+
+static void make_current(uffd_pager *pager, struct uffd_image *image) {
+  pager->current = take_in(pager, image);
+  uffd_images_drop_unused(pager);
 }
 
 int uffd_image_change(uffd_pager *pager, const char *const *paths, const char *replay) {
   struct uffd_image *image = NEW(struct uffd_image);
   if (image == NULL) return fail(ENOMEM, "No memory for an image.");
-  int result = uffd_backing_open(paths, &image->backing);
-  if (result == 0) result = check_kind(pager, image);
-  if (result == 0) result = open_replay(&image->backing, replay);
+  int result = uffd_image_load(paths, replay, &image->backing);
   if (result < 0) {
-    struct uffd_sentence why = uffd_keep_sentence();
-    free_image(pager, image);
-    uffd_restore_sentence(&why);
+    DELETE(image);
     return result;
   }
-  take_in(pager, image);
+  result = keep_if_fit(pager, image);
+  if (result < 0) return result;
+  make_current(pager, image);
   return 0;
+}
+
+int uffd_image_take(uffd_pager *pager, const struct uffd_message *message, int *fds, struct uffd_image **taken) {
+  struct uffd_image *image = NEW(struct uffd_image);
+  if (image == NULL) return fail(ENOMEM, "No memory for an image.");
+  int result = uffd_backing_read(message, fds, &image->backing);
+  if (result < 0) {
+    DELETE(image);
+    return result;
+  }
+  result = keep_if_fit(pager, image);
+  if (result == 0) *taken = take_in(pager, image);
+  return result;
 }
 
 /* ---- a new image for new clients */
@@ -171,7 +209,7 @@ static void opened(uffd_pager *pager, void *ctx, const struct uffd_message *mess
   if (result == 0) {
     char name[sizeof(image->backing.name)];
     memcpy(name, image->backing.name, sizeof(name));
-    take_in(pager, image);
+    make_current(pager, image);
     uffd_report(pager, UFFD_REPORT_IMAGE, 0, NULL, NULL, "New clients get the image %s.", name);
   } else {
     pager->opened = uffd_keep_sentence();
@@ -184,11 +222,15 @@ static void opened(uffd_pager *pager, void *ctx, const struct uffd_message *mess
 int uffd_pager_images(uffd_pager *pager, const char *const *paths) {
   if (pager->pid != getpid()) return fail(EOWNERDEAD, "This pager belongs to the parent process.");
   if (paths == NULL || paths[0] == NULL) return fail(EINVAL, "No image: give the path of at least one file.");
-  if (pager->images == NULL) return fail(EINVAL, "This pager has no image: its resolver makes all contents.");
+  if (pager->current == NULL) {
+    return fail(EINVAL, uffd_options_choose(&pager->opts)
+                            ? "This pager has no image of its own: each client has one that is chosen for it."
+                            : "This pager has no image: its resolver makes all contents.");
+  }
   if (pager->opening) return fail(EBUSY, "Another image is being opened.");
   struct wanted *wanted = copy_paths(paths);
   if (wanted == NULL) return fail(ENOMEM, "No memory for an image.");
-  const struct uffd_helper_work work = {open_here, opened, forget_wanted, wanted, -1};
+  const struct uffd_helper_work work = {open_here, opened, forget_wanted, wanted, -1, OPEN_NS};
   int result = uffd_helper_start(pager, &work);
   if (result < 0) forget_wanted(wanted);
   pager->opening = result == 0;
@@ -230,7 +272,7 @@ struct uffd_image *uffd_image_find(const uffd_pager *pager, uint64_t number) {
 void uffd_image_drop(uffd_pager *pager, struct uffd_image *image) {
   if (image == NULL) return;
   image->clients_count--;
-  drop_unused(pager);
+  uffd_images_drop_unused(pager);
 }
 
 static void report(uffd_pager *pager, const struct uffd_image *image) {
@@ -299,4 +341,5 @@ void uffd_images_forget(uffd_pager *pager) {
     pager->images = image->next;
     free_image(pager, image);
   }
+  pager->current = NULL;
 }

@@ -6,6 +6,7 @@
 #include "base/base.h"
 #include "serve/door/door.h"
 #include "serve/door/owner.h"
+#include "serve/supervisor/arrival.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/entrance.h"
 #include "serve/supervisor/looker.h"
@@ -19,6 +20,7 @@ struct uffd_link {
   struct uffd_link *next;
   struct uffd_poll poll;
   struct uffd_connection *connection;
+  bool waits;             /* until the image of its client has been opened: it is not read */
   uint64_t clients_ended; /* of the pager, when the link was last checked for clients */
 };
 
@@ -76,19 +78,6 @@ static void end(uffd_pager *pager, struct uffd_link *link, int error, struct uff
   }
 }
 
-/* What the handshake or the notice asks for. *response: what the client is told. -errno with a sentence: refused. */
-static int obey(uffd_pager *pager, struct uffd_handshake *handshake, struct uffd_response *response) {
-  response->client = handshake->notice_client;
-  if (handshake->notice != UFFD_NOTICE_NONE) {
-    return uffd_clients_notice(pager, handshake->connection, handshake->notice, &response->client);
-  }
-  int result = uffd_owner_find(handshake);
-  if (result == 0) result = uffd_client_come(pager, handshake, &response->client);
-  response->known = result == 1;
-  if (response->client != 0 && (pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
-  return result < 0 ? result : 0;
-}
-
 /*
  * A client that is refused beside others of the same connection, and hears of it, is refused alone: the text was
  * understood, so the next one will be.
@@ -104,16 +93,59 @@ static bool refuse_one(uffd_pager *pager, struct uffd_link *link, int error, str
   return true;
 }
 
+/* What became of a handshake or a notice of this client is told. False: it was refused, and the link is over. */
+static bool answer(uffd_pager *pager, struct uffd_link *link, int result, struct uffd_handshake *handshake,
+                   uint64_t client) {
+  struct uffd_response response = {.client = client, .known = result == 1};
+  bool goes_on = true;
+  if (result < 0) goes_on = refuse_one(pager, link, result, handshake);
+  if (result >= 0 && handshake->wants_answer) uffd_connection_answer(link->connection, &response);
+  if (!goes_on) refuse_link(pager, link, result, handshake);
+  release(pager, handshake);
+  return goes_on;
+}
+
+static bool arrive(uffd_pager *pager, struct uffd_link *link, int result, struct uffd_handshake *handshake,
+                   uint64_t client) {
+  if (result >= 0 && client != 0 && (pager->opts.flags & UFFD_PAGER_ONCE) != 0) uffd_links_shut(pager);
+  return answer(pager, link, result, handshake, client);
+}
+
+/* Its image has been opened, or not. It hears again. */
+static void arrived(uffd_pager *pager, void *owner, int result, struct uffd_handshake *handshake, uint64_t client) {
+  struct uffd_link *link = owner;
+  link->waits = false;
+  if (uffd_poll_add(pager, uffd_connection_fd(link->connection), &link->poll) < 0 && result >= 0) {
+    hang_up(pager, link, false); /* it is served, and cannot say that it needs no pager any more */
+    return;
+  }
+  (void)arrive(pager, link, result, handshake, client);
+}
+
+/* False: the link is over, or waits until its client's image has been opened. */
+static bool take_handshake(uffd_pager *pager, struct uffd_link *link, struct uffd_handshake *handshake) {
+  uint64_t client = handshake->notice_client;
+  if (handshake->notice != UFFD_NOTICE_NONE) {
+    int result = uffd_clients_notice(pager, handshake->connection, handshake->notice, &client);
+    return answer(pager, link, result, handshake, client);
+  }
+  int result = uffd_owner_find(handshake);
+  if (result == 0 && uffd_arrivals_wanted(pager)) result = uffd_client_may_come(pager, handshake);
+  if (result == 0 && uffd_arrivals_wanted(pager)) {
+    link->waits = uffd_arrival_begin(pager, handshake, arrived, link) != NULL;
+    if (link->waits) uffd_poll_drop(pager, uffd_connection_fd(link->connection));
+    return link->waits ? false : arrive(pager, link, -ENOMEM, handshake, 0);
+  }
+  if (result >= 0) result = uffd_client_come(pager, handshake, pager->current, &client);
+  return arrive(pager, link, result, handshake, client);
+}
+
 static void read_link(uffd_pager *pager, void *owner) {
   struct uffd_link *link = owner;
   struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
   int result;
   while ((result = uffd_connection_read(link->connection, &handshake)) == 1) {
-    struct uffd_response response = {0};
-    result = obey(pager, &handshake, &response);
-    if (result < 0 && !refuse_one(pager, link, result, &handshake)) break;
-    if (result == 0 && handshake.wants_answer) uffd_connection_answer(link->connection, &response);
-    release(pager, &handshake);
+    if (!take_handshake(pager, link, &handshake)) return;
   }
   if (result < 0) end(pager, link, result, &handshake);
   release(pager, &handshake);
@@ -202,7 +234,7 @@ void uffd_links_check(uffd_pager *pager, uint64_t now) {
   struct uffd_link *next;
   for (struct uffd_link *link = pager->links; link != NULL; link = next) {
     next = link->next;
-    if (uffd_connection_deadline(link->connection) <= now) read_link(pager, link);
+    if (!link->waits && uffd_connection_deadline(link->connection) <= now) read_link(pager, link);
   }
 }
 
@@ -225,7 +257,7 @@ void uffd_links_sweep(uffd_pager *pager) {
   struct uffd_link *next;
   for (struct uffd_link *link = pager->links; link != NULL; link = next) {
     next = link->next;
-    if (link->clients_ended == pager->clients_ended) continue;
+    if (link->waits || link->clients_ended == pager->clients_ended) continue;
     link->clients_ended = pager->clients_ended;
     if (is_deserted(pager, link)) drop(pager, link);
   }

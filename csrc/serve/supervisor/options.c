@@ -9,6 +9,7 @@
 
 #include "base/base.h"
 #include "serve/paper/book.h"
+#include "serve/paper/template.h"
 
 #if defined(__SANITIZE_THREAD__)
 #define OWN_THREADS 2u /* ThreadSanitizer has one, too */
@@ -39,6 +40,27 @@ static int check_door(const struct uffd_pager_door *door) {
   return 0;
 }
 
+static int check_templates(const struct uffd_pager_opts *opts) {
+  int result = uffd_is_template(opts->image) ? uffd_template_check("image", opts->image) : 0;
+  for (size_t i = 0; opts->images != NULL && opts->images[i] != NULL && result == 0; i++) {
+    if (uffd_is_template(opts->images[i])) result = uffd_template_check("image", opts->images[i]);
+  }
+  if (result == 0 && uffd_is_template(opts->replay)) result = uffd_template_check("replay", opts->replay);
+  return result;
+}
+
+bool uffd_options_template(const struct uffd_pager_opts *opts) {
+  bool found = uffd_is_template(opts->image);
+  for (size_t i = 0; opts->images != NULL && opts->images[i] != NULL && !found; i++) {
+    found = uffd_is_template(opts->images[i]);
+  }
+  return found;
+}
+
+bool uffd_options_choose(const struct uffd_pager_opts *opts) {
+  return opts->choose != NULL || uffd_options_template(opts);
+}
+
 int uffd_options_check(const struct uffd_pager_opts *opts) {
   if (opts->socket == NULL && opts->doors_count == 0 && getenv("LISTEN_FDS") == NULL) {
     return fail(EINVAL, "socket: a pager needs the path of its front door, or a socket of the service manager.");
@@ -47,15 +69,20 @@ int uffd_options_check(const struct uffd_pager_opts *opts) {
     int result = check_door(&opts->doors[i]);
     if (result < 0) return result;
   }
-  bool image = opts->image != NULL || opts->images != NULL;
+  bool image = opts->image != NULL || opts->images != NULL, chooses = uffd_options_choose(opts);
   if (opts->image != NULL && opts->images != NULL) {
     return fail(EINVAL, "images: a pager has one image: give image or images, not both.");
   }
   if (opts->images != NULL && opts->images[0] == NULL) return fail(EINVAL, "images: the list of layers is empty.");
-  if (!image && opts->resolver == NULL) {
+  int result = check_templates(opts);
+  if (result < 0) return result;
+  if (!chooses && uffd_is_template(opts->replay)) {
+    return fail(EINVAL, "replay: it is a template, and the image is none: one image has one working set.");
+  }
+  if (!image && !chooses && opts->resolver == NULL) {
     return fail(EINVAL, "image: a pager needs an image, or a resolver that makes all contents.");
   }
-  if (!image && opts->replay != NULL) {
+  if (!image && !chooses && opts->replay != NULL) {
     return fail(EINVAL, "replay: a working set belongs to an image, and there is none.");
   }
   if (opts->door > UFFD_DOOR_CRIU) return fail(EINVAL, "door: unknown value %u.", opts->door);

@@ -10,11 +10,14 @@
 
 #include "base/base.h"
 #include "serve/paper/descriptors.h"
+#include "serve/paper/template.h"
 #include "serve/supervisor/adopt.h"
+#include "serve/supervisor/arrival.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
 #include "serve/supervisor/forget.h"
 #include "serve/supervisor/given.h"
+#include "serve/supervisor/helper.h"
 #include "serve/supervisor/image.h"
 #include "serve/supervisor/link.h"
 #include "serve/supervisor/liveness.h"
@@ -57,6 +60,7 @@ static void set_timer(uffd_pager *pager) {
   uint64_t due = min_u64(min_u64(uffd_links_due(pager), uffd_clients_due(pager)), uffd_slots_due(pager));
   due = min_u64(due, min_u64(uffd_images_due(pager), uffd_refused_due(pager)));
   due = min_u64(due, uffd_keep_due(pager));
+  due = min_u64(due, uffd_helpers_due(pager));
   due = min_u64(due, uffd_liveness_due(pager));
   due = min_u64(due, uffd_looker_due(pager));
   struct itimerspec when = {{0, 0}, {0, 0}};
@@ -75,6 +79,8 @@ static void settle(uffd_pager *pager) {
   uffd_refused_check(pager, now);
   uffd_keep_push(pager, now);
   uffd_links_check(pager, now);
+  uffd_helpers_check(pager, now);
+  uffd_arrivals_step(pager);
   uffd_clients_check(pager, now);
   uffd_liveness_check(pager, now);
   uffd_slots_fill(pager, now);
@@ -108,7 +114,7 @@ static int check_process(const uffd_pager *pager) {
 
 static bool is_done(const uffd_pager *pager) {
   bool ends = pager->draining || ((pager->opts.flags & UFFD_PAGER_ONCE) != 0 && pager->clients_come != 0);
-  return ends && pager->clients_count == 0 && pager->recording == 0;
+  return ends && pager->clients_count == 0 && pager->recording == 0 && uffd_arrivals_none(pager);
 }
 
 int uffd_pager_step(uffd_pager *pager, int timeout_ms) {
@@ -170,9 +176,10 @@ static int open_pager(uffd_pager *pager) {
   if (result == 0) result = uffd_adopt_all(pager);
   const char *const one[] = {pager->opts.image, NULL}, *const *paths = pager->opts.images;
   if (paths == NULL && pager->opts.image != NULL) paths = one;
-  if (result == 0 && paths != NULL) {
-    result = uffd_image_change(pager, paths, pager->opts.replay);
+  if (result == 0 && paths != NULL && !uffd_options_template(&pager->opts)) {
+    result = uffd_image_change(pager, paths, uffd_is_template(pager->opts.replay) ? NULL : pager->opts.replay);
   }
+  if (result == 0) uffd_images_drop_unused(pager); /* that a dead supervisor's clients had */
   if (result == 0) result = uffd_record_open(pager);
   if (result == 0) result = uffd_links_open(pager);
   if (result == 0) result = uffd_scrape_open(pager);
@@ -230,6 +237,7 @@ static bool no_workers(const uffd_pager *pager) {
 static void end(uffd_pager *pager) {
   pager->closing = true;
   uffd_links_shut(pager);
+  uffd_arrivals_refuse(pager);
   for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
     (void)uffd_client_kill(pager, client);
   }

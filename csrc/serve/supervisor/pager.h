@@ -11,10 +11,13 @@
  *   slot -> {task, client, worker, forget}      processes in their slots
  *   task -> {children, client, blame, image, worker, stage}      who serves whom
  *   children -> {client, refused, report, worker}
- *   control -> {status, metrics, order, image}; scrape -> metrics -> {refusal, sum}; link -> {entrance, client,
- * refused}; refused -> looker; forget -> {link, control, scrape, client, worker} client -> {record, looker, image,
- * report, stage, worker}; {client, refused, children, link, image} -> looker -> family; image -> {report, worker};
- * worker -> poll; status -> {report, sum}; report -> {stage, sum}
+ *   control -> {status, metrics, order, image}; scrape -> metrics -> {refusal, sum}
+ *   link -> {entrance, arrival, client, refused}       connections
+ *   arrival -> {client, image, helper, keep, looker}   clients whose image is being opened
+ *   forget -> {link, arrival, control, scrape, client, worker}
+ *   client -> {record, looker, image, report, stage, worker}
+ *   {client, refused, children, link, image} -> looker -> family
+ *   image -> {report, worker}; worker -> poll; status -> {report, sum}; report -> {stage, sum}
  */
 #ifndef UFFD_SERVE_PAGER_H
 #define UFFD_SERVE_PAGER_H
@@ -30,6 +33,7 @@
 #include "uffd_pager.h"
 
 struct uffd_announced;
+struct uffd_arrival;
 struct uffd_control;
 struct uffd_entrance;
 struct uffd_given;
@@ -77,7 +81,10 @@ struct uffd_pager {
   uint32_t refused_kept;
   uint32_t recording;                /* helpers that write records */
   uint64_t refused_ns, refused_step; /* when to check them again; the pause after that */
-  struct uffd_image *images;         /* the current one first; NULL: the user's function makes all contents */
+  struct uffd_image *images;         /* the newest first; NULL: the user's function makes all contents */
+  struct uffd_image *current;        /* that new clients get; NULL: none, or one is chosen for each */
+  struct uffd_arrival *arrivals;     /* clients whose image is being opened, the oldest first */
+  uint32_t opening_count;            /* of them: a helper works */
   uint64_t images_opened;            /* so far */
   bool opening;                      /* a helper opens another one */
   struct uffd_sentence opened;       /* why the last one could not be opened; "" */

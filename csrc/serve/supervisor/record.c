@@ -137,7 +137,7 @@ bool uffd_record_start(uffd_pager *pager, struct uffd_supervised *client,
       snprintf(record->path, sizeof(record->path), "%s.%" PRIu64, pager->opts.record, client->who.id);
     }
     snprintf(record->held, sizeof(record->held), "/proc/self/fd/%d/%s", pager->record_fd, name_in(record->path));
-    const struct uffd_helper_work work = {write_here, written, forget_record, record, pager->record_fd};
+    const struct uffd_helper_work work = {write_here, written, forget_record, record, pager->record_fd, 0};
     result = uffd_helper_start(pager, &work);
     if (result < 0) DELETE(record);
   }

@@ -16,9 +16,9 @@ static const struct {
     {"descriptors", {EMFILE, ENFILE}},
     {"memory", {ENOMEM}},
     {"draining", {ESHUTDOWN}},
-    {"twice", {EEXIST}},      /* a userfaultfd that is served already, with other regions */
-    {"image", {ESTALE}},      /* the image is being changed */
-    {"timeout", {ETIMEDOUT}}, /* no whole handshake in time */
+    {"twice", {EEXIST}},                          /* a userfaultfd that is served already, with other regions */
+    {"image", {ESTALE, ENOENT, ENOTDIR, EISDIR}}, /* it is being changed, or there is none for this client */
+    {"timeout", {ETIMEDOUT}},                     /* no whole handshake in time */
     {"handshake", {EINVAL, EPROTO, EMSGSIZE, EBADF, E2BIG, ESRCH}},
     {"other", {0}},
 };

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/base.h"
+#include "serve/supervisor/image.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 #include "serve/supervisor/sum.h"
@@ -36,6 +37,7 @@ void uffd_client_describe(const struct uffd_supervised *client, struct uffd_clie
   full.state = uffd_stage_state(client->stage, client->end);
   full.end = client->end;
   snprintf(full.label, sizeof(full.label), "%s", client->book.head->label);
+  full.image = client->image != NULL ? client->image->backing.name : NULL;
   full.worker = client->slot;
   full.restarts = client->begun > 1 ? client->begun - 1 : 0;
   full.since_ns = client->since_ns;
