@@ -235,6 +235,15 @@ UFFD_EXPORT int uffd_pager_image(uffd_pager *pager, const char *path);
 UFFD_EXPORT int uffd_pager_images(uffd_pager *pager, const char *const *paths);
 
 /*
+ * Other options for a pager that runs. Changed are max_clients, max_regions, max_bytes and handshake_ms (of connections
+ * that come), on_crash, on_drain, hang_ms, control_uid, choose, and image or images: new clients get them, as
+ * uffd_pager_images() has it. Workers take theirs (around, rate, watchdog_ms, PREFETCH) when they are started: see
+ * uffd_pager_reload(). Each other option that differs is told by a report, UFFD_REPORT_ERROR, and stays as it is.
+ * Errors, and then nothing has changed: -EINVAL an option, which is named; -EOWNERDEAD in a forked child; -ENOMEM.
+ */
+UFFD_EXPORT int uffd_pager_configure(uffd_pager *pager, const struct uffd_pager_opts *opts);
+
+/*
  * Closes the sockets, kills the clients that are still there, ends the workers, and frees. Clients are killed with
  * on_crash FREEZE too, because nobody serves them after this call. It waits up to 10 seconds. NULL is allowed. In a
  * forked child it only frees.
@@ -328,6 +337,11 @@ UFFD_EXPORT int uffd_pager_client(const uffd_pager *pager, uint32_t index, struc
 UFFD_EXPORT int uffd_pager_kill(uffd_pager *pager, uint64_t client);
 UFFD_EXPORT int uffd_pager_complete(uffd_pager *pager, uint64_t client);
 UFFD_EXPORT int uffd_pager_label(uffd_pager *pager, uint64_t client, const char *label);
+/*
+ * Drains one client: its connection brings no other client any more, and on_drain says what becomes of its memory, as
+ * uffd_pager_drain() has it for all. -ENOENT no such client.
+ */
+UFFD_EXPORT int uffd_pager_drain_client(uffd_pager *pager, uint64_t client);
 
 enum {
   UFFD_WORKER_IS_STARTING = 0,
@@ -411,7 +425,8 @@ UFFD_EXPORT int uffd_pager_metrics(const uffd_pager *pager, uffd_reply_fn *reply
 /*
  * Sends a request to a pager's control socket and waits for the reply; any process that may connect can do so. Request
  * and reply are one line of JSON each. Requests: {"request":"status"}, "clients", "workers", "stats", "errors",
- * "metrics", "drain", "reload", and of one client {"request":"kill","client":1}, "complete", and "label" with "label",
+ * "metrics", "drain", "reload", and of one client {"request":"kill","client":1}, "complete", "drain", and "label" with
+ * "label",
  * {"request":"image","path":"FILE"}, or "paths" with a list of layers, the lowest first. The last six are orders: see
  * control_uid. A reply has "ok", and when that is false "error", a sentence. timeout_ms: for each step (connect, send,
  * receive); 0: 5000. reply may be NULL. Any thread. Errors: -ENOENT, -ECONNREFUSED no pager there; -EACCES; -ETIMEDOUT;

@@ -528,12 +528,33 @@ static int pager_image(lua_State *L) {
   return uffd_lua_done(L, uffd_pager_images(pager, uffd_lua_strings(L, 2, "image", true)));
 }
 
+/* core.pager_configure(pager, options): the new table is the one that callbacks are found in. */
+static int pager_configure(lua_State *L) {
+  struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
+  struct pager *pager = check(L, 1);
+  lua_settop(L, 2);
+  if (pager->host.L != NULL) luaL_error(L, "a %s cannot be configured from its own report", PAGER_TYPE);
+  read_options(L, 2, &opts);
+  opts.resolver_ctx = opts.choose_ctx = &pager->host;
+  opts.report_ctx = pager;
+  pager->host = (struct host){L, 2, 1};
+  int result = uffd_pager_configure(pager->pager, &opts);
+  pager->host.L = NULL;
+  if (result < 0) return uffd_lua_fail(L, result);
+  lua_pushvalue(L, 2);
+  lua_setiuservalue(L, 1, 1);
+  return uffd_lua_done(L, result);
+}
+
 static int pager_reload(lua_State *L) {
   return uffd_lua_done(L, uffd_pager_reload(check(L, 1)->pager));
 }
 
+/* pager:drain([client]) */
 static int pager_drain(lua_State *L) {
-  int result = uffd_pager_drain(check(L, 1)->pager);
+  uffd_pager *pager = check(L, 1)->pager;
+  if (!lua_isnoneornil(L, 2)) return uffd_lua_done(L, uffd_pager_drain_client(pager, uffd_lua_unsigned(L, 2)));
+  int result = uffd_pager_drain(pager);
   if (result == -EALREADY)
     uffd_set_errmsg(EALREADY, "It drains already."); /* the core sets no sentence, because signal handlers call it */
   return uffd_lua_done(L, result);
@@ -693,8 +714,13 @@ static const luaL_Reg methods[] = {{"run", pager_run},
 static const luaL_Reg meta[] = {
     {"__gc", pager_close}, {"__close", pager_close}, {"__tostring", pager_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"pager_create", create}, {"pager_work", work},         {"pager_keep", keep},
-                                     {"pager_ask", ask},       {"client_path", client_path}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"pager_create", create},
+                                     {"pager_work", work},
+                                     {"pager_keep", keep},
+                                     {"pager_ask", ask},
+                                     {"client_path", client_path},
+                                     {"pager_configure", pager_configure},
+                                     {NULL, NULL}};
 
 void uffd_lua_open_pager(lua_State *L) {
   uffd_lua_class(L, PAGER_TYPE, NULL, meta, methods);

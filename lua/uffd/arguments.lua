@@ -4,23 +4,33 @@ local arguments = {}
 -- Converters of values. They return the value, or nil and what is expected.
 function arguments.text(text) return text end
 
+-- Decimal digits: Lua's own numbers, such as 1e3 and 0x10, are none of a person's.
+local function digits_of(text)
+  return text:find "^%d+$" and math.tointeger(tonumber(text)) or nil
+end
+
+local function how(text)
+  return tonumber(text) and not text:find "^%-?%d+$" and ", in decimal digits" or ""
+end
+
 function arguments.integer(text)
-  local number = math.tointeger(tonumber(text))
-  if number and number >= 0 then return number end
-  return nil, "an integer from 0 on"
+  local number = digits_of(text)
+  if number then return number end
+  return nil, "an integer from 0 on" .. how(text)
 end
 
 function arguments.positive(text)
-  local number = arguments.integer(text)
+  local number = digits_of(text)
   if number and number > 0 then return number end
-  return nil, "an integer from 1 on"
+  return nil, "an integer from 1 on" .. how(text)
 end
 
 function arguments.range(low, high)
   return function(text)
-    local number = arguments.integer(text)
+    local number = digits_of(text:match "^%-?(.*)$")
+    if number and text:sub(1, 1) == "-" then number = -number end
     if number and number >= low and number <= high then return number end
-    return nil, ("an integer from %d to %d"):format(low, high)
+    return nil, ("an integer from %d to %d%s"):format(low, high, how(text))
   end
 end
 

@@ -900,11 +900,13 @@ function pager:reload() end
 function pager:image(path) end
 
 ---Takes no new clients; on_drain says what comes of those that are there. `run` and `step` tell when all is done.
----Errors: EALREADY it drains.
+---With the id of a client: that one alone, and its connection brings no other. Errors: EALREADY it drains; ENOENT no such
+---client.
+---@param client? integer
 ---@return true? done
 ---@return string? message
 ---@return integer? errno
-function pager:drain() end
+function pager:drain(client) end
 
 ---@return uffd.PagerStatus status
 function pager:status() end
@@ -1311,6 +1313,13 @@ function core.pager_create(options) end
 ---@return string? message
 ---@return integer? errno
 function core.pager_work(fd, options) end
+
+---@param handle uffd.Pager
+---@param options table
+---@return true? done
+---@return string? message
+---@return integer? errno
+function core.pager_configure(handle, options) end
 
 ---@param template string
 ---@param client table

@@ -19,7 +19,8 @@ Asks the pager that was started with --control PATH.
   kill ID         kills the process of a client
   complete ID     fills the memory of a client, so that it needs no pager any more
   label ID TEXT   what to call a client in tables
-  drain           no new clients; --on-drain of serve says what becomes of the others
+  drain [ID]      no new clients; --on-drain of serve says what becomes of the others. With ID: that client alone, and
+                  its connection brings no other
   image FILE...   new clients get this image, or this stack of layers; those that are there go on with theirs
   reload          new workers take over, with the program and the policy that are there now
   --socket PATH   the control socket of the pager
@@ -116,7 +117,9 @@ show_json.kill, show_json.complete, show_json.label = show_json.drain, show_json
 
 -- The words behind each request, as converters; optional ones stand in brackets.
 local requests = {
-  status = {}, clients = {}, workers = {}, stats = {}, metrics = {}, reload = {}, drain = {}, top = {},
+  status = {}, clients = {}, workers = {}, stats = {}, metrics = {}, reload = {},
+  drain = { optional = true, arguments.positive },
+  top = {},
   errors = { optional = true, arguments.positive },
   kill = { arguments.positive }, complete = { arguments.positive }, label = { arguments.positive, arguments.text },
   image = { arguments.text, more = true },

@@ -81,8 +81,8 @@ local function range(text)
 end
 
 local function level(text)
-  local number = math.tointeger(tonumber(text))
-  if number and number >= -100 and number <= 22 then return number end
+  local number = arguments.range(-100, 22)(text)
+  if number then return number end
   return nil, "a level of zstd, -100 to 22"
 end
 

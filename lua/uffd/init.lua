@@ -946,6 +946,20 @@ function uffd.pager(options)
   return call(what, needs_pager(what, core.pager_create), pager_table(what, options))
 end
 
+---Other options for a pager that runs: max_clients, max_regions, max_bytes, handshake, on_crash, on_drain, hang,
+---control_uid, choose and image (for new clients) change; each other one that differs is told by a report, "error", and
+---stays. From now on `report` is that of these options. Errors: EINVAL an option; ENOMEM; ENOSYS built without the
+---pager.
+---@param pager uffd.Pager
+---@param options uffd.PagerOptions all of them, also those that stay
+---@return true? done
+---@return string? message
+---@return integer? errno
+function uffd.pager_configure(pager, options)
+  local what = "uffd.pager_configure"
+  return call(what, needs_pager(what, core.pager_configure), pager, pager_table(what, options))
+end
+
 ---A template of a path, filled in with what is known of a client: `{label}`, `{socket}` (the name of the front door's
 ---file, without its directory and ".sock"), `{uid}`, `{gid}`, `{pid}`; two braces stand for one. What a client says
 ---never leads out of the directory. Errors: EINVAL a value is empty, begins with a dot or has a slash, or the template

@@ -40,8 +40,8 @@ exit codes: PROGRAM's, 128 and the number where a signal ended it; 1 failed, or 
 local matches_max = 16
 
 local function read_address(text)
-  local number = math.tointeger(tonumber(text))
-  return number and number >= 0 and number or nil
+  local digits = text:find "^%d+$" or text:find "^0x%x+$"
+  return digits and math.tointeger(tonumber(text)) or nil
 end
 
 local readers = { size = arguments.bytes, offset = arguments.bytes, order = arguments.integer }

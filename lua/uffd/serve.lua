@@ -59,10 +59,11 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
                         that is made up; nothing is served
   --json                a line of JSON for each thing that happens, and each client's figures at the end
   --help                show this and stop
-SIGHUP replaces the workers, without a lost fault; the new ones read the policy and the --config anew (--around,
---prefetch, --rate, --watchdog). SIGTERM and SIGINT drain (see --on-drain); another one ends at once,
-and the clients that are there are killed. On a terminal, a line on stderr tells how it goes; at the end, a table on
-stdout how it went. systemd: uffd-pager.service and .socket are installed; their sockets take the place of --socket.
+SIGHUP replaces the workers, without a lost fault; the policy and the --config are read anew. What changes: --around,
+--prefetch, --rate, --watchdog, --log, --timestamps, --max-clients, --max-regions, --max-bytes, --on-crash, --on-drain,
+--hang, --control-uid, and --image for new clients; what cannot is told, and stays. SIGTERM and SIGINT drain (see
+--on-drain); another one ends at once, and the clients that are there are killed. On a terminal, a line on stderr tells
+how it goes; at the end, a table on stdout how it went. systemd: uffd-pager.service and .socket are installed; their sockets take the place of --socket.
 exit codes: 0 done, 1 failed, or a client could not be served, 2 wrong usage, 3 served, but pages of a client failed or
 were poisoned: it lost data, 77 the kernel or the permissions lack what is needed]]
 
@@ -470,7 +471,8 @@ function Manager:step(status)
   end
 end
 
-local function run(pager, view)
+local function run(pager, view, reconfigure)
+  local reloads = 0
   local wait, feed = watchdog(view.columns and 250 or -1)
   local stopping = false
   local manager = new_manager()
@@ -483,6 +485,10 @@ local function run(pager, view)
       view:count_refusals(math.floor(uffd.now() * 1e9))
       local status = pager:status()
       manager:step(status)
+      if status.reloads > reloads then
+        reloads = status.reloads
+        reconfigure()
+      end
       if not stopping and status.draining then
         stopping = true
         core.notify "STOPPING=1"
@@ -512,22 +518,29 @@ local function paths_of(given)
   return #paths > 0 and table.concat(paths, ", ") or nil
 end
 
-local function supervise(given, options)
-  local view = new_view(given)
+-- The pager's options as the supervisor has them.
+local function complete(given, options, report)
   options.worker = command_line()
   options.choose = chooser(given)
   if type(options.image) == "function" then options.image = nil end
   options.keep = (tonumber(os.getenv "FDSTORE") or 0) > 0
+  options.report = report
+  return options
+end
+
+-- read: the options once more, as they are in the files now.
+local function supervise(given, options, read)
+  local view = new_view(given)
   local where = paths_of(given) or "the socket of the service manager"
   local ready = false
-  options.report = function(event)
+  local function report(event)
     if event.kind == "worker" and not ready then
       ready = true
       core.notify("READY=1\nSTATUS=listening on " .. where)
     end
     view:tell(event)
   end
-  local pager, message, errno = uffd.pager(options)
+  local pager, message, errno = uffd.pager(complete(given, options, report))
   if not pager then return fail(message, errno) end
   pager:on_signals()
   local finish = open_outlets(given)
@@ -537,7 +550,21 @@ local function supervise(given, options)
     view:say("info", core.wall_clock(), "uffd-lua serve: listening on " .. where)
   end
   local done
-  done, message, errno = run(pager, view)
+  done, message, errno = run(pager, view, function()
+    if not given.config then return end
+    local now, changed = read()
+    local taken, wrong
+    if now then
+      taken, wrong = uffd.pager_configure(pager, complete(now, changed, report))
+    else
+      wrong = changed
+    end
+    if taken then
+      view.level, view.times = levels[now.log or "info"], now.timestamps
+    else
+      view:say("error", core.wall_clock(), "the options stay as they were: " .. wrong)
+    end
+  end)
   pager:close()
   view:conclude()
   finish()
@@ -572,35 +599,61 @@ local function take_worker(given)
   return fd
 end
 
-return function(...)
-  local raw = { ... }
-  local fd = take_worker(raw)
+-- All options: those of the command line, and of the file that it names. nil, a sentence, and whether the usage is
+-- wrong.
+local function read_all(raw)
   local given, words = arguments.parse(known, table.unpack(raw))
-  local function refuse(message) return arguments.refuse("serve", message, usage) end
-  if not given then return refuse(words) end
-  if given.help then
-    print(help)
-    return 0
-  end
-  if given.config then
+  if not given then return nil, words, true end
+  if given.config and not given.help then
     local read, message = config.read(given.config, known, given, words)
-    if not read then return arguments.fail("serve", message) end
+    if not read then return nil, message end
   end
-  if not given.socket and not given.check and not fd and not os.getenv "LISTEN_FDS" then
-    return refuse "it needs a --socket to listen on, or one of the service manager"
+  return given, words
+end
+
+-- The pager's options, with the policy; nil, a sentence, and whether it is wrong usage.
+local function options_of(given, words)
+  if not given.image and not given.policy then
+    return nil, "it needs an --image, or a --policy that makes one", true
   end
-  if not given.image and not given.policy then return refuse "it needs an --image, or a --policy that makes one" end
-  if #words > 0 and not given.policy then return refuse(("'%s' is an argument for no policy"):format(words[1])) end
+  if #words > 0 and not given.policy then
+    return nil, ("'%s' is an argument for no policy"):format(words[1]), true
+  end
   local options = pager_options(given)
   if given.policy then
     local message
     options.resolver, message = load_policy(given.policy, words)
-    if not options.resolver then return arguments.fail("serve", message) end
+    if not options.resolver then return nil, message end
   end
-  if given.check then
-    return config.check(given, options.resolver, function(message) return arguments.fail("serve", message) end)
+  return options
+end
+
+return function(...)
+  local raw = { ... }
+  local fd = take_worker(raw)
+  local function refuse(message, usage_is_wrong)
+    if usage_is_wrong then return arguments.refuse("serve", message, usage) end
+    return arguments.fail("serve", message)
   end
+  local given, words, wrong = read_all(raw)
+  if not given then return refuse(words, wrong) end
+  if given.help then
+    print(help)
+    return 0
+  end
+  if not given.socket and not given.check and not fd and not os.getenv "LISTEN_FDS" then
+    return refuse("it needs a --socket to listen on, or one of the service manager", true)
+  end
+  local options, message
+  options, message, wrong = options_of(given, words)
+  if not options then return refuse(message, wrong) end
+  if given.check then return config.check(given, options.resolver, refuse) end
   if fd then return work(fd, options) end
   if given.keep then return keep() end
-  return supervise(given, options)
+  return supervise(given, options, function()
+    local now, others = read_all(raw)
+    if not now then return nil, others end
+    local changed, why = options_of(now, others)
+    return changed and now, changed or why
+  end)
 end

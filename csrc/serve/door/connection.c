@@ -185,8 +185,8 @@ static ssize_t receive(struct uffd_connection *connection) {
   note_fds(connection, &message);
   if ((message.msg_flags & MSG_CTRUNC) != 0) {
     return fail(EMSGSIZE,
-                "Descriptors of the handshake were lost: more than the %d that are taken came at once, or the pager "
-                "has none left (ulimit -n).",
+                "Descriptors of the handshake were lost: more than the %d that are taken came at once, the pager has "
+                "none left (ulimit -n), or a security module (SELinux, AppArmor) did not let them through.",
                 FDS);
   }
   connection->end = (size_t)length;
@@ -318,7 +318,9 @@ static int give(struct uffd_connection *connection, struct uffd_handshake *out) 
 }
 
 static int end_of_stream(const struct uffd_connection *connection) {
-  if (connection->whole) return fail(EBADF, "The handshake came without a userfaultfd: send one with it (SCM_RIGHTS).");
+  if (connection->whole)
+    return fail(EBADF, "The handshake came without a userfaultfd: send one with it (SCM_RIGHTS); a security module "
+                       "(SELinux, AppArmor) can take it away.");
   if (connection->deadline != UFFD_NO_DEADLINE) {
     return fail(EPIPE, "The client (process %d) hung up before the end of its handshake.", connection->peer.pid);
   }

@@ -44,6 +44,11 @@ int uffd_door_open(const struct uffd_door_opts *opts, struct uffd_door **door) {
   return 0;
 }
 
+void uffd_door_limit(struct uffd_door *door, const struct uffd_door_limits *limits, uint32_t handshake_ms) {
+  door->opts.limits = *limits;
+  door->opts.handshake_ms = handshake_ms;
+}
+
 int uffd_door_fd(const struct uffd_door *door) {
   return door->listener.fd;
 }

@@ -24,6 +24,8 @@ struct uffd_door;
 
 int uffd_door_open(const struct uffd_door_opts *opts, struct uffd_door **door);
 int uffd_door_fd(const struct uffd_door *door); /* polls readable when uffd_door_accept() has work */
+/* Of connections that it accepts from now on. */
+void uffd_door_limit(struct uffd_door *door, const struct uffd_door_limits *limits, uint32_t handshake_ms);
 /*
  * 1: a connection, which the caller owns and which may outlive the door. 0: nobody is there. -errno with a sentence:
  * one connection was refused, there may be more.

@@ -200,6 +200,9 @@ static int meet_again(uffd_pager *pager, struct uffd_supervised *client, struct 
 
 /* The regions must be the image's, and the image must be what it was. */
 static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake, const struct uffd_image *image) {
+  if (image == NULL && pager->opts.resolver == NULL) {
+    return fail(ESTALE, "The image of new clients is being opened: come again.");
+  }
   if (image == NULL) return 0;
   pager->look_ns = 0;
   uffd_images_look(pager, uffd_now());

@@ -14,7 +14,7 @@
  *   metrics  {"ok":true,"text":"..."} as uffd_pager_metrics() has it
  *   workers  {"ok":true,"workers":[{"worker":0,"pid":4713,"state":"ready","clients":2,"age_ns":...}]}
  *   kill, complete, label   {"request":"label","client":3,"label":"web"}: {"ok":true}; see uffd_pager_kill()
- *   drain    {"ok":true}, and the pager drains, as uffd_pager_drain() does
+ *   drain    {"ok":true}, and the pager drains, as uffd_pager_drain() does; with "client": that client alone
  *   reload   {"ok":true}, and workers are replaced, as uffd_pager_reload() does
  *   image    with "path", or "paths" of layers, the lowest first: new clients get this image; the reply comes when it
  *            has been opened, or could not be
@@ -245,8 +245,11 @@ static json_t *label_client(struct uffd_control *control, const json_t *asked) {
   return tell_result(uffd_pager_label(control->pager, client_of(asked), label));
 }
 
+/* With a client: that one alone. */
 static json_t *drain(struct uffd_control *control, const json_t *asked) {
-  (void)asked;
+  if (json_object_get(asked, "client") != NULL) {
+    return tell_result(uffd_pager_drain_client(control->pager, client_of(asked)));
+  }
   int result = uffd_pager_drain(control->pager);
   return result == -EALREADY ? failure("It drains already.") : tell_result(result);
 }
@@ -493,6 +496,10 @@ void uffd_control_opened(struct uffd_control *control) {
       leave(visitor);
     }
   }
+}
+
+void uffd_control_allow(struct uffd_control *control, int64_t uid) {
+  control->uid = uid;
 }
 
 void uffd_control_close(struct uffd_control *control) {

@@ -21,6 +21,7 @@ int uffd_control_open(const char *path, int fd, mode_t mode, int64_t uid, uffd_p
                       struct uffd_control **control);
 int uffd_control_fd(const struct uffd_control *control); /* polls readable when uffd_control_step() has work */
 void uffd_control_step(struct uffd_control *control);
+void uffd_control_allow(struct uffd_control *control, int64_t uid); /* as control_uid */
 void uffd_control_opened(struct uffd_control *control); /* answers those who wait for an image to be opened */
 /* Removes the socket's file if it is still ours; in a forked child it only closes. NULL is allowed. */
 void uffd_control_close(struct uffd_control *control);

@@ -138,6 +138,14 @@ int uffd_entrances_open(uffd_pager *pager, void (*accept)(uffd_pager *pager, voi
   return result;
 }
 
+void uffd_entrances_change(uffd_pager *pager) {
+  const struct uffd_pager_opts *opts = &pager->opts;
+  const struct uffd_door_limits limits = {opts->max_bytes, opts->max_regions, 0};
+  for (struct uffd_entrance *entrance = pager->entrances; entrance != NULL; entrance = entrance->next) {
+    uffd_door_limit(entrance->door, &limits, opts->handshake_ms);
+  }
+}
+
 void uffd_entrances_shut(uffd_pager *pager) {
   while (pager->entrances != NULL) {
     struct uffd_entrance *entrance = pager->entrances;

@@ -10,6 +10,7 @@
 
 /* Opens all of them. accept is called with a door (struct uffd_door *) at which somebody waits. */
 int uffd_entrances_open(uffd_pager *pager, void (*accept)(uffd_pager *pager, void *door));
+void uffd_entrances_change(uffd_pager *pager); /* limits of the options are for connections that come from now on */
 void uffd_entrances_shut(uffd_pager *pager);
 
 #endif

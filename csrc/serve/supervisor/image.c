@@ -219,14 +219,7 @@ static void opened(uffd_pager *pager, void *ctx, const struct uffd_message *mess
   }
 }
 
-int uffd_pager_images(uffd_pager *pager, const char *const *paths) {
-  if (pager->pid != getpid()) return fail(EOWNERDEAD, "This pager belongs to the parent process.");
-  if (paths == NULL || paths[0] == NULL) return fail(EINVAL, "No image: give the path of at least one file.");
-  if (pager->current == NULL) {
-    return fail(EINVAL, uffd_options_choose(&pager->opts)
-                            ? "This pager has no image of its own: each client has one that is chosen for it."
-                            : "This pager has no image: its resolver makes all contents.");
-  }
+int uffd_image_begin(uffd_pager *pager, const char *const *paths) {
   if (pager->opening) return fail(EBUSY, "Another image is being opened.");
   struct wanted *wanted = copy_paths(paths);
   if (wanted == NULL) return fail(ENOMEM, "No memory for an image.");
@@ -235,6 +228,17 @@ int uffd_pager_images(uffd_pager *pager, const char *const *paths) {
   if (result < 0) forget_wanted(wanted);
   pager->opening = result == 0;
   return result;
+}
+
+int uffd_pager_images(uffd_pager *pager, const char *const *paths) {
+  if (pager->pid != getpid()) return fail(EOWNERDEAD, "This pager belongs to the parent process.");
+  if (paths == NULL || paths[0] == NULL) return fail(EINVAL, "No image: give the path of at least one file.");
+  if (pager->current == NULL) {
+    return fail(EINVAL, uffd_options_choose(&pager->opts)
+                            ? "This pager has no image of its own: each client has one that is chosen for it."
+                            : "This pager has no image: its resolver makes all contents.");
+  }
+  return uffd_image_begin(pager, paths);
 }
 
 int uffd_pager_image(uffd_pager *pager, const char *path) {

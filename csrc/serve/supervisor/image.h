@@ -29,6 +29,8 @@ void uffd_images_drop_unused(uffd_pager *pager); /* those that no client has and
 int uffd_image_change(uffd_pager *pager, const char *const *paths, const char *replay);
 /* An image that a dead supervisor had: its message to workers. Takes the descriptors when it succeeds. */
 int uffd_image_adopt(uffd_pager *pager, const struct uffd_message *message, int *fds);
+/* The same by a helper, as uffd_pager_images() does. -EBUSY one is being opened; -ENOMEM; ... */
+int uffd_image_begin(uffd_pager *pager, const char *const *paths);
 struct uffd_image *uffd_image_find(const uffd_pager *pager, uint64_t number); /* NULL: none */
 /* Does a helper open another one: see uffd_pager_image()? False, and the sentence of the last failure, or "". */
 bool uffd_images_opening(const uffd_pager *pager, const char **why);

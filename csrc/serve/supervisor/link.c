@@ -20,6 +20,7 @@ struct uffd_link {
   struct uffd_link *next;
   struct uffd_poll poll;
   struct uffd_connection *connection;
+  bool drained;           /* it brings no client any more */
   bool waits;             /* until the image of its client has been opened: it is not read */
   uint64_t clients_ended; /* of the pager, when the link was last checked for clients */
 };
@@ -129,7 +130,9 @@ static bool take_handshake(uffd_pager *pager, struct uffd_link *link, struct uff
     int result = uffd_clients_notice(pager, handshake->connection, handshake->notice, &client);
     return answer(pager, link, result, handshake, client);
   }
-  int result = uffd_owner_find(handshake);
+  int result = 0;
+  if (link->drained) result = fail(ESHUTDOWN, "The connection brings no other client: its first one is being drained.");
+  if (result == 0) result = uffd_owner_find(handshake);
   if (result == 0 && uffd_arrivals_wanted(pager)) result = uffd_client_may_come(pager, handshake);
   if (result == 0 && uffd_arrivals_wanted(pager)) {
     link->waits = uffd_arrival_begin(pager, handshake, arrived, link) != NULL;
@@ -227,6 +230,12 @@ void uffd_links_close(uffd_pager *pager) {
   uffd_links_shut(pager);
   while (pager->links != NULL) {
     drop(pager, pager->links);
+  }
+}
+
+void uffd_links_drain(uffd_pager *pager, uint64_t connection) {
+  for (struct uffd_link *link = pager->links; link != NULL; link = link->next) {
+    if (uffd_connection_number(link->connection) == connection) link->drained = true;
   }
 }
 

@@ -210,6 +210,86 @@ int uffd_options_keep(struct uffd_pager_opts *opts) {
   return result < 0 ? result : keep_doors(opts);
 }
 
+/* ---- while the pager runs */
+
+static bool same_text(const char *text, const char *other) {
+  return text == other || (text != NULL && other != NULL && strcmp(text, other) == 0);
+}
+
+static bool same_list(const char *const *list, const char *const *other) {
+  size_t count = list != NULL ? count_words(list) : 0, other_count = other != NULL ? count_words(other) : 0;
+  bool same = count == other_count;
+  for (size_t i = 0; same && i < count; i++) {
+    same = strcmp(list[i], other[i]) == 0;
+  }
+  return same;
+}
+
+static bool same_doors(const struct uffd_pager_opts *opts, const struct uffd_pager_opts *wanted) {
+  bool same = same_text(opts->socket, wanted->socket) && opts->doors_count == wanted->doors_count;
+  for (size_t i = 0; same && i < opts->doors_count; i++) {
+    const struct uffd_pager_door *door = &opts->doors[i], *other = &wanted->doors[i];
+    same = strcmp(door->path, other->path) == 0 && door->mode == other->mode && door->uid == other->uid;
+  }
+  return same;
+}
+
+static void list_others(const struct uffd_pager_opts *opts, const struct uffd_pager_opts *wanted, const char **others) {
+  const uint32_t lasting = UFFD_PAGER_ONCE | UFFD_PAGER_KEEP;
+  const struct {
+    const char *name;
+    bool same;
+  } fields[] = {
+      {"socket", same_doors(opts, wanted)},
+      {"control", same_text(opts->control, wanted->control)},
+      {"metrics", same_text(opts->metrics, wanted->metrics)},
+      {"record", same_text(opts->record, wanted->record)},
+      {"replay", same_text(opts->replay, wanted->replay)},
+      {"mode", opts->socket_mode == wanted->socket_mode},
+      {"control_mode", opts->control_mode == wanted->control_mode},
+      {"uid", opts->uid == wanted->uid},
+      {"workers", opts->workers == wanted->workers},
+      {"door", opts->door == wanted->door},
+      {"once, keep", (opts->flags & lasting) == (wanted->flags & lasting)},
+  };
+  size_t count = 0;
+  for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
+    if (!fields[i].same) others[count++] = fields[i].name;
+  }
+  others[count] = NULL;
+}
+
+static void take_image(struct uffd_pager_opts *opts, struct uffd_pager_opts *wanted) {
+  const char *image = opts->image, *const *images = opts->images;
+  opts->image = wanted->image;
+  opts->images = wanted->images;
+  opts->choose = wanted->choose;
+  wanted->image = image; /* to be released with the rest */
+  wanted->images = images;
+}
+
+int uffd_options_change(struct uffd_pager_opts *opts, const struct uffd_pager_opts *wanted, const char **others) {
+  struct uffd_pager_opts copy = *wanted;
+  int result = uffd_options_keep(&copy);
+  if (result == 0) {
+    list_others(opts, &copy, others);
+    opts->max_clients = copy.max_clients;
+    opts->max_regions = copy.max_regions;
+    opts->max_bytes = copy.max_bytes;
+    opts->handshake_ms = copy.handshake_ms;
+    opts->on_crash = copy.on_crash;
+    opts->on_drain = copy.on_drain;
+    opts->hang_ms = copy.hang_ms;
+    opts->control_uid = copy.control_uid;
+    if (opts->choose != copy.choose || !same_text(opts->image, copy.image) || !same_list(opts->images, copy.images)) {
+      take_image(opts, &copy);
+      result = 1;
+    }
+  }
+  uffd_options_release(&copy);
+  return result;
+}
+
 void uffd_options_release(struct uffd_pager_opts *opts) {
   const char *strings[] = {opts->socket, opts->control, opts->image, opts->record, opts->replay, opts->metrics};
   for (size_t i = 0; i < sizeof(strings) / sizeof(*strings); i++) {

@@ -6,13 +6,11 @@
  * last close turns missing pages into zeros.
  *
  * Arrows of this room, from the file that calls to the one that is called:
- *   single -> client; pager -> {options, forget, link, control, scrape, liveness, slot, task, client, order}
- *   liveness -> {slot, blame, worker, report}          which workers hang
- *   slot -> {task, client, worker, forget}      processes in their slots
- *   task -> {children, client, blame, image, worker, stage}      who serves whom
- *   children -> {client, refused, report, worker}
- *   control -> {status, metrics, order, image}; scrape -> metrics -> {refusal, sum}
- *   link -> {entrance, arrival, client, refused}       connections
+ *   configure -> {options, entrance, control, image, report}; single -> {client, link}; pager -> {options, forget,
+ * link, control, scrape, liveness, slot, task, client, order} liveness -> {slot, blame, worker, report}          which
+ * workers hang slot -> {task, client, worker, forget}      processes in their slots task -> {children, client, blame,
+ * image, worker, stage}      who serves whom children -> {client, refused, report, worker} control -> {status, metrics,
+ * order, image}; scrape -> metrics -> {refusal, sum} link -> {entrance, arrival, client, refused}       connections
  *   arrival -> {client, image, helper, keep, looker}   clients whose image is being opened
  *   forget -> {link, arrival, control, scrape, client, worker}
  *   client -> {record, looker, image, report, stage, worker}

@@ -8,6 +8,7 @@
 #include "base/base.h"
 #include "serve/paper/label.h"
 #include "serve/supervisor/client.h"
+#include "serve/supervisor/link.h"
 #include "serve/supervisor/pager.h"
 
 static struct uffd_supervised *find(const uffd_pager *pager, uint64_t id) {
@@ -30,6 +31,13 @@ int uffd_pager_complete(uffd_pager *pager, uint64_t id) {
   client->to_complete = true;
   client->completer = 0; /* also when it has failed before */
   return 0;
+}
+
+int uffd_pager_drain_client(uffd_pager *pager, uint64_t id) {
+  struct uffd_supervised *client = find(pager, id);
+  if (client == NULL) return -ENOENT;
+  if (client->connection != 0) uffd_links_drain(pager, client->connection);
+  return pager->opts.on_drain == UFFD_PAGER_COMPLETE ? uffd_pager_complete(pager, id) : 0;
 }
 
 int uffd_pager_label(uffd_pager *pager, uint64_t id, const char *label) {
