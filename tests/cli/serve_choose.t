@@ -11,7 +11,7 @@ $ mkdir -p snap/web snap/db secret; for i in web db; do (printf 'I am %s\n' $i; 
 > for i = 2, #arg do
 >   local label = arg[i] ~= "-" and load("return '" .. arg[i] .. "'")() or nil
 >   local memory = assert(uffd.map { size = 65536 })
->   local handoff, message = uffd.handoff { socket = arg[1], memory = memory, label = label }
+>   local handoff, message = uffd.handoff { socket = arg[1], memory = memory, label = label, timeout = 60000 }
 >   print(handoff and memory:read(0, 20):match "^[^\n%z]*" or message)
 >   kept[#kept + 1] = { memory, handoff }
 > end

@@ -5,7 +5,7 @@ $ vmm --make 1048576 --image image
 $ cat > client.lua <<'END'
 > local uffd = require "uffd"
 > local memory = assert(uffd.map { size = 1048576 })
-> local handoff <close> = assert(uffd.handoff { socket = arg[1], memory = memory, label = arg[2] })
+> local handoff <close> = assert(uffd.handoff { socket = arg[1], memory = memory, label = arg[2], timeout = 60000 })
 > print((memory:read(0, 40):gsub("%z.*", "")))
 > io.stdout:flush()
 > if arg[3] then io.open(arg[3], "w"):close(); io.read() end

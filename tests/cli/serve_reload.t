@@ -8,7 +8,7 @@ $ for i in one two; do (printf 'I am %s\n' $i; head -c 65536 /dev/zero) | head -
 > local kept = {}
 > for i = 1, #arg do
 >   local memory = assert(uffd.map { size = 65536 })
->   local handoff, message = uffd.handoff { socket = "door", memory = memory, label = arg[i] }
+>   local handoff, message = uffd.handoff { socket = "door", memory = memory, label = arg[i], timeout = 60000 }
 >   print(handoff and memory:read(0, 20):match "^[^\n%z]*" or message)
 >   kept[#kept + 1] = { memory, handoff }
 > end
