@@ -1,10 +1,12 @@
 /* The image of a pager: opened once, whatever becomes of its name; noticed when it changes; never another's bytes. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "paging.h"
 
@@ -233,11 +235,115 @@ static void image_that_is_open_for_writing_is_served(void) {
   serve_open_image(UFFD_AROUND_AUTO, UFFD_PAGER_PREFETCH);
 }
 
+/* Connects, waits for flag 0, hands its memory over, and keeps no copy of its userfaultfd. */
+static pid_t connect_first(const struct paging *paging) {
+  fflush(NULL);
+  pid_t client = fork();
+  CHECK(client >= 0);
+  if (client != 0) return client;
+  struct vmm vmm = {0};
+  struct vmm_work work = {.image = paging->bytes, .image_length = paging->length};
+  const uint64_t pages[] = {paging->length / PAGE};
+  CHECK_EQ(vmm_map(&vmm, PAGE, pages, 1), 0);
+  CHECK_EQ(vmm_register(&vmm, 0, UFFDIO_REGISTER_MODE_MISSING), 0);
+  vmm.socket = vmm_connect(paging->socket);
+  CHECK(vmm.socket >= 0);
+  raise_flag(paging, 2);
+  await_flag(paging, 0);
+  CHECK_EQ(vmm_hand_over(&vmm, NULL), 0);
+  (void)vmm_page(&vmm, &work, 0);
+  _exit(3); /* it was given a page, whatever is in it */
+}
+
+static void check_killed(pid_t client) {
+  int status;
+  CHECK_EQ(waitpid(client, &status, 0), client);
+  CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+static void stay(struct paging_job *job) {
+  raise_flag(job->paging, 3);
+  await_flag(job->paging, 1);
+  CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
+}
+
+/* Its connection was there before: it is refused like any other, and its userfaultfd is not just closed. */
+static void handshake_during_a_drain_is_refused(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  opts.on_drain = UFFD_PAGER_REFUSE;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .run = stay};
+  pid_t good = paging_client(&job);
+  await_flag(&paging, 3);
+  pid_t client = connect_first(&paging);
+  await_flag(&paging, 2);
+  paging_turn(&paging); /* its connection has been taken */
+  paging_signal(&paging, SIGTERM);
+  while (paging.seen->status.draining == 0) {
+    paging_turn(&paging);
+  }
+  raise_flag(&paging, 0);
+  check_killed(client);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_REFUSED), 1);
+  CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "drained") != NULL);
+  raise_flag(&paging, 1);
+  paging_client_ok(good);
+  paging_await_over(&paging);
+  CHECK_EQ(paging_end(&paging), 0);
+  paging_tear_down(&paging);
+}
+
+/* A function that does not come back. */
+static int choose_never(void *ctx, const struct uffd_client *client, char *path, size_t size) {
+  const struct paging *paging = ctx;
+  (void)client, (void)path, (void)size;
+  raise_flag(paging, 4);
+  while (atomic_load(&paging->seen->flags[5]) == 0) { /* nobody raises it */
+    pause();
+  }
+  return -EIO;
+}
+
+static void wait_for_an_image(uint32_t hang_ms, bool closes) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  check_needs(UFFD_FEAT_POISON);
+  paging_set_up(&paging, MIB);
+  opts.choose = choose_never;
+  opts.choose_ctx = &paging;
+  opts.hang_ms = hang_ms;
+  paging_start(&paging, &opts);
+  pid_t client = connect_first(&paging);
+  raise_flag(&paging, 0);
+  await_flag(&paging, 4);
+  if (!closes) check_killed(client);
+  if (!closes) CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "It was not done within") != NULL);
+  CHECK_EQ(paging_end(&paging), 1);
+  if (closes) check_killed(client);
+  paging_tear_down(&paging);
+}
+
+static void image_that_is_never_chosen_refuses_its_client(void) {
+  wait_for_an_image(200, false);
+}
+
+static void pager_that_ends_refuses_who_waits_for_an_image(void) {
+  wait_for_an_image(3600000, true);
+}
+
 static const struct check_test tests[] = {
-    TEST(name_of_the_image_is_looked_up_once),      TEST(writer_waits_until_clients_are_complete),
-    TEST(image_that_is_written_is_not_given),       TEST(image_that_is_cut_and_grows_is_not_given),
-    TEST(image_with_a_new_hole_is_not_given),       TEST(image_that_changed_before_a_worker_died_is_not_given),
+    TEST(name_of_the_image_is_looked_up_once),
+    TEST(writer_waits_until_clients_are_complete),
+    TEST(image_that_is_written_is_not_given),
+    TEST(image_that_is_cut_and_grows_is_not_given),
+    TEST(image_with_a_new_hole_is_not_given),
+    TEST(image_that_changed_before_a_worker_died_is_not_given),
     TEST(image_that_is_open_for_writing_is_served),
+    TEST(handshake_during_a_drain_is_refused),
+    TEST(image_that_is_never_chosen_refuses_its_client),
+    TEST(pager_that_ends_refuses_who_waits_for_an_image),
 };
 
 CHECK_MAIN(tests)

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -31,6 +32,7 @@ _Noreturn static void work_here(const struct uffd_helper_work *work, int channel
   struct uffd_message message = {0};
   int fds[UFFD_MESSAGE_FDS];
   uffd_close_all_but(channel, work->keep_fd >= 3 ? work->keep_fd : channel);
+  if (work->timeout_ns != 0) (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody would notice that it hangs */
   int result = work->run(work->ctx, &message, fds);
   if (result < 0) {
     message = (struct uffd_message){.error = -result};
@@ -133,6 +135,8 @@ void uffd_helpers_forget(uffd_pager *pager) {
     struct uffd_helper *helper = pager->helpers;
     pager->helpers = helper->next;
     if (!helper->told && helper->work.forget != NULL) helper->work.forget(helper->work.ctx);
+    bool stops = helper->work.timeout_ns != 0 && pager->pid == getpid(); /* nobody needs its answer any more */
+    if (stops) (void)syscall(SYS_pidfd_send_signal, helper->pidfd, SIGKILL, NULL, 0);
     free_helper(helper);
   }
 }

@@ -26,6 +26,7 @@ struct uffd_helper_work {
 int uffd_helper_start(uffd_pager *pager, const struct uffd_helper_work *work);
 void uffd_helpers_check(uffd_pager *pager, uint64_t now); /* kills those whose time is over */
 uint64_t uffd_helpers_due(const uffd_pager *pager);       /* when the next one's is; UINT64_MAX: never */
-void uffd_helpers_forget(uffd_pager *pager);              /* those that still work are left alone */
+/* Those without a time limit are left alone, others are killed. */
+void uffd_helpers_forget(uffd_pager *pager);
 
 #endif
