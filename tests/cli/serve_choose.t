@@ -21,7 +21,7 @@ $ mkdir -p snap/web snap/db secret; for i in web db; do (printf 'I am %s\n' $i; 
 > END2
 > cat > with <<'END2'
 > # with OPTIONS: a pager, and what stands on standard input is run beside it
-> rm -f err; uffd-lua serve --control control "$@" > out 2> err & pid=$!
+> rm -f err; uffd-lua serve --control control "$@" > out 2> err & pid=$!; export pid
 > await 'grep -qs "has started\|uffd-lua serve: [^l]" err'
 > ctl() { uffd-lua ctl --socket control "$@"; }
 > images() { ctl metrics | grep -c '^uffd_image_info'; }
@@ -33,9 +33,9 @@ $ mkdir -p snap/web snap/db secret; for i in web db; do (printf 'I am %s\n' $i; 
 $ sh with --socket door --image "$PWD/snap/{label}/ram.img" <<'END2'
 > images; uffd-lua clients.lua door web db
 > mkfifo go; exec 4<> go; STAY=come uffd-lua clients.lua door web web db < go & c=$!
-> await '[ -e come ]'; await '[ $(uffd-lua ctl --socket control clients | grep -c served) = 3 ]'; images; ctl metrics | sed -n 's/^uffd_image_clients{.*} /clients /p' | sort; ls -l /proc/$pid/fd | grep -c ram.img
+> await '[ -e come ]'; await '[ $(uffd-lua ctl --socket control clients | grep -c served) = 3 ]'; images; ctl metrics | sed -n 's/^uffd_image_clients{.*} /clients /p' | sort; await '[ $(ls -l /proc/$pid/fd | grep -c ram.img) = 2 ]'; echo shared
 > ctl --json clients | grep -o '"image":.*snap[^,]*' | sed 's/"image":.*snap/snap/'
-> echo >&4; wait $c; await '[ $(uffd-lua ctl --socket control metrics | grep -c ^uffd_image_info) = 0 ]'; ls -l /proc/$pid/fd | grep -c ram.img
+> echo >&4; wait $c; await '[ $(uffd-lua ctl --socket control metrics | grep -c ^uffd_image_info) = 0 ]'; await '[ $(ls -l /proc/$pid/fd | grep -c ram.img) = 0 ]'; echo closed
 > END2
 0
 I am web
@@ -46,11 +46,11 @@ I am db
 2
 clients 1
 clients 2
-2
+shared
 snap/web/ram.img"
 snap/web/ram.img"
 snap/db/ram.img"
-0
+closed
 serve: 0
 
 # A label that would lead elsewhere, or is none; a snapshot that is not there, or too short. The words reach the client.
@@ -205,11 +205,11 @@ $ uffd-lua serve --check --config config.lua
 image: a function, for each client
 
 # Hundreds of snapshots, from four processes at once.
-$ mkdir many; for i in $(seq 300); do printf 'I am %d\n' $i > many/$i; truncate -s 65536 many/$i; done
+$ mkdir many; for i in $(seq 200); do printf 'I am %d\n' $i > many/$i; truncate -s 65536 many/$i; done
 > cat > many.lua <<'END2'
 > local uffd = require "uffd"
 > local kept, good = {}, 0
-> for i = tonumber(arg[1]), 300, 4 do
+> for i = tonumber(arg[1]), 200, 4 do
 >   local memory = assert(uffd.map { size = 65536 })
 >   kept[#kept + 1] = { memory, assert(uffd.handoff { socket = "door", memory = memory, label = ("%d"):format(i), timeout = 60000 }) }
 >   if memory:read(0, 20):match "^[^\n]*" == ("I am %d"):format(i) then good = good + 1 end
@@ -219,19 +219,19 @@ $ mkdir many; for i in $(seq 300); do printf 'I am %d\n' $i > many/$i; truncate 
 > io.open("many" .. arg[1], "w"):close()
 > io.read()
 > END2
-> sh with --socket door --image 'many/{label}' --max-clients 400 --workers 2 <<'END2'
+> sh with --socket door --image 'many/{label}' --max-clients 300 --workers 2 <<'END2'
 > exec 4<> go; for i in 1 2 3 4; do uffd-lua many.lua $i < go 4>&- & done
 > await '[ -e many1 ] && [ -e many2 ] && [ -e many3 ] && [ -e many4 ]'
 > images; ls -l /proc/$pid/fd | grep -c '/many/'
 > kill -KILL $(sed -n 's/.*has started: process //p' err | head -1); await '[ $(grep -c "has started" err) = 3 ]'
 > exec 4>&-
-> await '[ $(uffd-lua ctl --socket control metrics | grep -c ^uffd_image_info) = 0 ]'; ls -l /proc/$pid/fd | grep -c '/many/'
+> await '[ $(uffd-lua ctl --socket control metrics | grep -c ^uffd_image_info) = 0 ]'; await '[ $(ls -l /proc/$pid/fd | grep -c /many/) = 0 ]'; echo closed
 > END2
-75
-75
-75
-75
-300
-300
-0
+50
+50
+50
+50
+200
+200
+closed
 serve: 0
