@@ -29,6 +29,7 @@ static const struct {
     {"umap-sequential", "64 MiB in order, beside UMap's way", case_umap_sequential},
     {"umap-random", "random pages, beside UMap's way", case_umap_random},
     {"arrival", "pages that arrive write-protected, beside those that do not", case_arrival},
+    {"later", "pages whose resolver says LATER, and rings when it has them", case_later},
     {"continue-memfd", "256 MiB in the page cache", case_continue_memfd},
     {"two-threads", "two threads fault, each in its half", case_two_threads},
     {"callback", "a callback in C, one constant page", case_callback},
