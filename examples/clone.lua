@@ -1,6 +1,7 @@
 -- Clones the memory of a running process, several times side by side, from one image.
--- usage: uffd-lua clone.lua [--clones N] [--around SIZE] [--image FILE | --pid PID] [--json]
+-- usage: uffd-lua clone.lua [--clones N] [--shared] [--around SIZE] [--image FILE | --pid PID] [--json]
 --   --clones N     how many (4)
+--   --shared       all clones share the pages of the image: each is filled once
 --   --around SIZE  bytes that one fault brings in where it can (64K)
 --   --image FILE   an image that snapshot.lua wrote; by default one is taken
 --   --pid PID      of this process; by default of packages.lua, which has read the machine's package database
@@ -16,7 +17,7 @@ local PAGE = 4096
 local IDENTITY = 64 * PAGE -- where the identity page lies in every clone
 
 local function usage(message)
-  io.stderr:write("clone.lua: ", message, "\nusage: uffd-lua clone.lua [--clones N] [--around SIZE] ",
+  io.stderr:write("clone.lua: ", message, "\nusage: uffd-lua clone.lua [--clones N] [--shared] [--around SIZE] ",
     "[--image FILE | --pid PID] [--json]\n")
   os.exit(2)
 end
@@ -28,6 +29,8 @@ local function parse_arguments()
     local name = takes[arg[i]]
     if arg[i] == "--json" then
       options.json = true
+    elseif arg[i] == "--shared" then
+      options.shared = true
     elseif name then
       i = i + 1
       options[name] = arg[i] or usage(arg[i - 1] .. " needs a value")
@@ -71,17 +74,38 @@ local function take_image(options)
   return path
 end
 
-local function make_clone(index, options, image, path)
+local function map_clone(options, image, first)
+  if not options.shared then return assert(uffd.map { size = image.size }), image end
+  local memory = assert(first and uffd.map { of = first } or
+    uffd.map { size = image.size, kind = "memfd", private = true, name = "clones" })
+  return memory, assert(uffd.resolver.shared { memory, below = image })
+end
+
+local function make_clone(index, options, image, path, first)
   local identity = uffd.resolver.policy(function(args)
     return function() return ("I am clone %d of %s.\n"):format(args.index, args.image) end
   end, { index = index, image = path })
-  local memory = assert(uffd.map { size = image.size })
+  local memory, contents = map_clone(options, image, first)
   local loop = assert(uffd.serve {
     { memory = memory, around = options.around,
-      resolver = uffd.resolver.layers { { 0, image }, { IDENTITY, identity, length = PAGE } } },
+      resolver = uffd.resolver.layers { { 0, contents }, { IDENTITY, identity, length = PAGE } } },
   })
   local page = ("I am clone %d of %s.\n"):format(index, path)
   return { index = index, memory = memory, loop = loop, identity = page .. ("\0"):rep(PAGE - #page) }
+end
+
+-- Bytes of memory that the clone has for itself: its share of what it maps, where several map the same (Pss).
+local function own_bytes(memory)
+  local kib, inside = 0, false
+  for line in io.lines("/proc/self/smaps") do
+    local first, last = line:match("^(%x+)%-(%x+) ")
+    if first then
+      inside = tonumber(first, 16) >= memory.address and tonumber(last, 16) <= memory.address + memory.size
+    elseif inside then
+      kib = kib + (tonumber(line:match("^Pss: +(%d+) kB")) or 0)
+    end
+  end
+  return kib * 1024
 end
 
 -- What the clone must read at [offset, offset+length): the image, but for the identity page.
@@ -140,12 +164,13 @@ local function measure(clone, file)
     { "clone", tostring(clone.index) },
     { "reader", random and "random" or "in order" },
     { "bytes", size },
-    { "pages", stats.zero + stats.copied },
+    { "pages", stats.zero + stats.copied + stats.continued },
     { "zero_pages", stats.zero },
     { "faults", stats.faults },
     { "policy_calls", stats.policy_calls },
     { "first_byte_s", first },
     { "all_s", all },
+    { "own", 0 },
   }
 end
 
@@ -159,6 +184,7 @@ local function measure_eager(path)
   return {
     { "clone", "eager" }, { "reader", "read all" }, { "bytes", #bytes }, { "pages", (#bytes + PAGE - 1) // PAGE },
     { "zero_pages", 0 }, { "faults", 0 }, { "policy_calls", 0 }, { "first_byte_s", elapsed }, { "all_s", elapsed },
+    { "own", #bytes },
   }
 end
 
@@ -168,9 +194,10 @@ local function print_row(options, row)
   for i, field in ipairs(row) do
     local name, value = field[1], field[2]
     if name == "first_byte_s" or name == "all_s" then value = ("%.3f ms"):format(value * 1000) end
+    if name == "own" then value = ("%.1f MiB"):format(value / 2 ^ 20) end
     cells[i] = value
   end
-  print(("%-6s %-9s %12s %8s %8s %8s %8s %12s %12s"):format(table.unpack(cells)))
+  print(("%-6s %-9s %12s %8s %8s %8s %8s %12s %12s %10s"):format(table.unpack(cells)))
 end
 
 local options = parse_arguments()
@@ -179,13 +206,20 @@ local image = assert(uffd.resolver.file { path = path })
 assert(image.size > IDENTITY + PAGE, "the image is too small to have an identity page")
 local file = assert(io.open(path, "rb"))
 local clones = {}
-for index = 1, options.clones do clones[index] = make_clone(index, options, image, path) end
+for index = 1, options.clones do
+  clones[index] = make_clone(index, options, image, path, index > 1 and clones[1].memory)
+end
 
 if not options.json then
-  print(("%-6s %-9s %12s %8s %8s %8s %8s %12s %12s"):format(
-    "clone", "reader", "bytes", "pages", "zero", "faults", "policy", "first byte", "all"))
+  print(("%-6s %-9s %12s %8s %8s %8s %8s %12s %12s %10s"):format(
+    "clone", "reader", "bytes", "pages", "zero", "faults", "policy", "first byte", "all", "own"))
 end
-for _, clone in ipairs(clones) do print_row(options, measure(clone, file)) end
+local rows = {}
+for index, clone in ipairs(clones) do rows[index] = measure(clone, file) end
+for index, clone in ipairs(clones) do -- when all are read: what they share is counted in parts
+  rows[index][#rows[index]][2] = own_bytes(clone.memory)
+  print_row(options, rows[index])
+end
 print_row(options, measure_eager(path))
 note(options, "Each byte of %d clones was compared with the image, in order and in random order: all equal.",
   options.clones)

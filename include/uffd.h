@@ -401,9 +401,11 @@ struct uffd_map_opts {
   uint32_t kind;    /* UFFD_MEMORY_*, not ADOPTED or FOREIGN */
   uint32_t flags;   /* UFFD_MAP_* */
   const char *name; /* of the memfd in /proc; NULL: "uffd" */
+  uffd_memory *of;  /* memfd, hugetlb: another private mapping of the memfd of this memory, which was mapped with
+                       UFFD_MAP_PRIVATE; as long as that one, and of its kind. See uffd_resolver_shared() */
 };
 #define UFFD_MAP_OPTS_INIT                                                                                             \
-  { sizeof(struct uffd_map_opts), UFFD_MEMORY_THP, 0, NULL }
+  { sizeof(struct uffd_map_opts), UFFD_MEMORY_THP, 0, NULL, NULL }
 
 /*
  * Maps length bytes, rounded up to whole pages. The memory reads as zeros until it is served. No page is there at
@@ -613,6 +615,22 @@ struct uffd_layer {
  */
 UFFD_EXPORT int uffd_resolver_layers(const struct uffd_layer *layers, size_t count, uffd_resolver **resolver);
 
+/*
+ * One copy for all clones: memory is a private mapping of a memfd (UFFD_MAP_PRIVATE; kind memfd or hugetlb), and so are
+ * those that were mapped of it (uffd_map_opts.of). A page that below has answered is filled once, in the memfd, and
+ * mapped into each of them at its first touch, without another copy; below is asked once, by whoever comes first. A
+ * page that one of them writes to becomes its own. Each region of each of them has this resolver, or one of the same
+ * memory, perhaps as a ground below layers that are the region's own; page for page at the offset in the memory, so
+ * with a resolver_offset that is the region's offset. All that share must have the same contents below.
+ *
+ * The memfd is sealed (F_SEAL_FUTURE_WRITE, 5.1): other processes can map it, and not write to it. Pages that are zero
+ * take memory, once. Huge pages are not reserved for the further mappings: their first write to a page needs a free
+ * one, or raises SIGBUS, as in any private mapping of huge pages. -EINVAL      memory is not a private mapping of a
+ * memfd, below is NULL -EOWNERDEAD  a forked child -ENOMEM, -EMFILE, -ENFILE uffd_loop_add(): -EINVAL another memory;
+ * -EOPNOTSUPP no minor faults (5.13; huge pages 5.14)
+ */
+UFFD_EXPORT int uffd_resolver_shared(uffd_memory *memory, uffd_resolver *below, uffd_resolver **resolver);
+
 struct uffd_faulty_opts {
   size_t size;
   double error;         /* the share of the pages that fail, 0 to 1: each time they are asked for */
@@ -684,6 +702,7 @@ struct uffd_answer {
   uffd_resolver *resolver; /* RESOLVER */
   uint64_t resolver_offset;
   uint64_t file_offset; /* FILE: where the first byte answered lies in the file */
+  uint64_t shared;      /* the library's own: 0 */
 };
 
 /* What setup is told about the handler that will ask. */

@@ -191,7 +191,8 @@ bool uffd_resolver_doubts(const uffd_resolver *resolver) {
  */
 static uint64_t guard_modes(const uffd_memory *memory) {
   uint64_t needs = memory->page_size == BASE_PAGE ? UFFD_FEAT_MINOR_SHMEM : UFFD_FEAT_MINOR_HUGETLBFS;
-  bool own = memory->fd >= 0 && memory->alias != NULL && memory->kind != UFFD_MEMORY_FOREIGN;
+  bool second = memory->alias != NULL || memory->common != NULL;
+  bool own = memory->fd >= 0 && second && memory->kind != UFFD_MEMORY_FOREIGN;
   return own && (uffd_kernel_features() & needs) != 0 ? UFFD_MODE_MINOR : 0;
 }
 
@@ -238,6 +239,7 @@ static int check_resolver(const uffd_loop *loop, const uffd_memory *memory, cons
       .page_size = memory->page_size,
       .features = uffd_kernel_features(),
       .page_cache = memory->fd >= 0 || (foreign && (opts->modes & UFFD_MODE_MINOR) != 0),
+      .common = memory->common,
       .private_mapping = memory->private_mapping && memory->fd < 0,
       .forks = !foreign && (features & UFFD_FEAT_EVENT_FORK) != 0,
   };

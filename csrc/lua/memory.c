@@ -50,6 +50,7 @@ static int map(lua_State *L) {
   opts.kind = uffd_lua_choice(L, 2, UFFD_MEMORY_THP, mapped, "kind of memory");
   opts.flags = uffd_lua_opt_u32(L, 3, 0);
   opts.name = luaL_optstring(L, 4, NULL);
+  if (!lua_isnoneornil(L, 5)) opts.of = uffd_lua_check_memory(L, 5)->memory;
   struct memory *memory = new_memory(L);
   int result = uffd_map(length, &opts, &memory->ref->memory);
   if (result < 0) return uffd_lua_fail(L, result);

@@ -125,6 +125,15 @@ static int continue_with(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
+/* core.resolver_shared(memory, below) */
+static int shared(lua_State *L) {
+  uffd_memory *memory = uffd_lua_check_memory(L, 1)->memory;
+  uffd_resolver *below = uffd_lua_check_resolver(L, 2), **slot;
+  uffd_lua_new_resolver(L, &slot);
+  int result = uffd_resolver_shared(memory, below, slot);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
 /* core.resolver_faulty(below, error, poison, errno, delay_ns, later, seed) */
 static int faulty(lua_State *L) {
   struct uffd_faulty_opts opts = UFFD_FAULTY_OPTS_INIT;
@@ -254,6 +263,7 @@ static const luaL_Reg functions[] = {{"resolver_zero", zero},
                                      {"resolver_file", file},
                                      {"resolver_memory", memory},
                                      {"resolver_continue", continue_with},
+                                     {"resolver_shared", shared},
                                      {"resolver_move", move},
                                      {"resolver_layers", layers},
                                      {"resolver_faulty", faulty},

@@ -2,6 +2,7 @@
  * Making mappings: anonymous, THP-aligned, memfd with its alias, hugetlb. They are empty, even under
  * mlockall(MCL_FUTURE), and can be told apart in /proc/self/maps.
  */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -102,8 +103,42 @@ static int open_up_file(char *address, uint64_t length, uint32_t kind) {
   return open_up(address, length);
 }
 
+/*
+ * Another private mapping of a memfd. Huge pages are not reserved: the mapping is to share those that are there.
+ */
+static int map_clone(uffd_memory *memory, uffd_memory *of) {
+  char *address = NULL;
+  int result = uffd_common_of(of, &memory->common);
+  if (result < 0) return result;
+  memory->private_mapping = true;
+  memory->inode = of->inode;
+  memory->fd = fcntl(of->fd, F_DUPFD_CLOEXEC, 0);
+  if (memory->fd < 0) return -errno;
+  result = map_closed(memory->length, MAP_PRIVATE | MAP_NORESERVE, memory->fd, &address);
+  if (result < 0) return result;
+  uffd_places_init(memory, address);
+  return open_up_file(address, memory->length, memory->kind);
+}
+
+static int check_clone(const uffd_memory *of, uint64_t length, const struct uffd_map_opts *opts) {
+  int result = uffd_memory_enter_own(of);
+  if (result < 0) return result;
+  if (of->fd < 0 || !of->private_mapping) {
+    return fail(EINVAL,
+                "Another mapping is made of a private one of a memfd: map the first with kind memfd or hugetlb, "
+                "private.");
+  }
+  if (length != of->length) {
+    return fail(EINVAL, "Another mapping of a memory is as long as that one: %" PRIu64 " bytes, not %" PRIu64 ".",
+                of->length, length);
+  }
+  if (opts->name != NULL) return fail(EINVAL, "Another mapping of a memory has that one's name.");
+  return 0;
+}
+
 static int map_memfd(uffd_memory *memory, const struct uffd_map_opts *opts) {
-  unsigned flags = MFD_CLOEXEC | (memory->kind == UFFD_MEMORY_HUGETLB ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+  unsigned sealing = (opts->flags & UFFD_MAP_PRIVATE) != 0 ? MFD_ALLOW_SEALING : 0; /* see common.c */
+  unsigned flags = MFD_CLOEXEC | sealing | (memory->kind == UFFD_MEMORY_HUGETLB ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
   char *address = NULL;
   struct stat status;
   memory->fd = memfd_create(opts->name != NULL ? opts->name : "uffd", flags);
@@ -186,6 +221,12 @@ int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory
     return fail(EINVAL, "The name of a memory has %zu bytes: the kernel takes %d.", strlen(opts.name), NAME_MAX_BYTES);
   }
 
+  if (opts.of != NULL) {
+    result = check_clone(opts.of, length, &opts);
+    if (result < 0) return result;
+    opts.kind = opts.of->kind;
+  }
+
   uint64_t page_size = opts.kind == UFFD_MEMORY_HUGETLB ? HUGE_PAGE : BASE_PAGE;
   uffd_memory *made = uffd_memory_new(opts.kind, round_up(length, page_size), page_size);
   if (made == NULL) return -ENOMEM;
@@ -197,7 +238,7 @@ int uffd_map(uint64_t length, const struct uffd_map_opts *user_opts, uffd_memory
     result = map_thp(made);
     break;
   default:
-    result = map_memfd(made, &opts);
+    result = opts.of != NULL ? map_clone(made, opts.of) : map_memfd(made, &opts);
     break;
   }
   if (result == 0 && (opts.flags & UFFD_MAP_FORK) == 0) result = keep_from_children(made);

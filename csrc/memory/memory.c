@@ -18,6 +18,7 @@ void uffd_memory_hold(uffd_memory *memory) {
 static void end(uffd_memory *memory) {
   if (memory->kind < UFFD_MEMORY_ADOPTED && memory->process == uffd_process()) uffd_places_unmap(memory);
   if (memory->fd >= 0) close(memory->fd);
+  uffd_common_drop(memory->common);
   if (memory->places != &memory->whole)
     uffd_pages_unmap(memory->places, memory->places_capacity * sizeof(*memory->places));
   uffd_spans_unmap(&memory->served);

@@ -15,6 +15,19 @@ struct uffd_place {
   char *address;
 };
 
+enum uffd_common_state { UFFD_COMMON_ABSENT, UFFD_COMMON_CLAIMED, UFFD_COMMON_FILLED };
+
+/* common.c: what private mappings of one memfd have in common. Any thread. */
+struct uffd_common {
+  /* set once */
+  uint64_t process, length;
+  uint32_t page_shift;
+  char *alias; /* a shared mapping of all of it, which nobody serves */
+  /* atomic */
+  _Atomic uint32_t references;
+  _Atomic uint8_t *states; /* enum uffd_common_state, of each page */
+};
+
 struct uffd_memory {
   /* set once */
   uint64_t process;
@@ -34,6 +47,7 @@ struct uffd_memory {
   _Atomic(char *) start; /* place.c: where byte 0 lies now, see note_start(); NULL: no byte does */
   /* any thread, under lock, which is held for microseconds only */
   pthread_mutex_t lock;
+  struct uffd_common *common;       /* NULL: nothing is shared so far; set at most once */
   struct uffd_place whole, *places; /* by offset; places: &whole, or pages of their own */
   uint32_t places_count, places_capacity;
   /* threads that add regions, under settling */
@@ -49,6 +63,16 @@ void uffd_memory_hold(uffd_memory *memory);
 /* Undoes a hold or the creation. The last drop unmaps. */
 void uffd_memory_drop(uffd_memory *memory);
 uffd_memory *uffd_memory_new(uint32_t kind, uint64_t length, uint64_t page_size); /* NULL: a sentence is set */
+
+/* What the memory, a private mapping of a memfd, shares: made when it is first asked for. 0, or -errno: a sentence. */
+int uffd_common_of(uffd_memory *memory, struct uffd_common **found); /* found: held */
+void uffd_common_hold(struct uffd_common *common);
+void uffd_common_drop(struct uffd_common *common); /* NULL is allowed */
+/* Offsets in the memory. The page at offset is filled; claims it, or returns why not: its state before. */
+bool uffd_common_has(const struct uffd_common *common, uint64_t offset);
+enum uffd_common_state uffd_common_claim(struct uffd_common *common, uint64_t offset);
+/* What was claimed becomes this. */
+void uffd_common_settle(struct uffd_common *common, uint64_t low, uint64_t high, enum uffd_common_state state);
 
 /* place.c: where a memory lies now. Only this file knows. */
 void uffd_places_init(uffd_memory *memory, char *address);

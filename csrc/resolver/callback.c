@@ -76,6 +76,7 @@ static int hand_over(const struct callback *callback, struct uffd_asker *asker, 
 
 static int check_answer(const struct callback *callback, struct uffd_answer *answer) {
   bool file = answer->kind == UFFD_ANSWER_FILE;
+  answer->shared = 0;
   if (file)
     answer->resolver = NULL; /* the callback itself says that the file is right: nobody checks whether it has changed */
   bool needs_data = answer->kind == UFFD_ANSWER_BYTES || answer->kind == UFFD_ANSWER_MOVE;

@@ -21,16 +21,20 @@ struct uffd_asker {
   struct uffd_callback_state *states;
   uint32_t count;
   uint32_t depth; /* of handing over, now */
+  /* of the fault: what its memory shares with other mappings, and where in it the page lies. NULL: nothing */
+  const struct uffd_common *common;
+  uint64_t common_offset;
   uint64_t policy_calls;
 };
 
 /* The memory that a resolver is to answer for, when it is added to a loop. */
 struct uffd_target {
   uint64_t page_size;
-  uint64_t features;    /* of the kernel; 0: unknown, then the install finds out */
-  bool page_cache;      /* memfd or hugetlb: CONTINUE works */
-  bool private_mapping; /* private anonymous: MOVE works */
-  bool forks;           /* EVENT_FORK of this process: a child asks again for what its parent has */
+  uint64_t features;                /* of the kernel; 0: unknown, then the install finds out */
+  bool page_cache;                  /* memfd or hugetlb: CONTINUE works */
+  const struct uffd_common *common; /* of the memory; NULL: it shares nothing */
+  bool private_mapping;             /* private anonymous: MOVE works */
+  bool forks;                       /* EVENT_FORK of this process: a child asks again for what its parent has */
 };
 
 struct uffd_resolver_class {

@@ -1073,10 +1073,11 @@ function core.adopt(fd) end
 ---@param kind? string|integer
 ---@param flags? integer
 ---@param name? string
+---@param of? uffd.Memory
 ---@return uffd.Memory? memory
 ---@return string? message
 ---@return integer? errno
-function core.map(size, kind, flags, name) end
+function core.map(size, kind, flags, name, of) end
 
 ---@param address integer
 ---@param size integer
@@ -1156,6 +1157,13 @@ function core.resolver_move(source, offset) end
 ---@return string? message
 ---@return integer? errno
 function core.resolver_continue(fill) end
+
+---@param memory uffd.Memory
+---@param below uffd.Resolver
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function core.resolver_shared(memory, below) end
 
 ---@param layers uffd.Layer[]
 ---@return uffd.Resolver? resolver

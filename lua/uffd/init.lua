@@ -170,15 +170,17 @@ end
 
 -- Memory
 
-local map_options = { size = true, kind = true, fork = true, private = true, name = true, address = true }
+local map_options = { size = true, kind = true, fork = true, private = true, name = true, address = true,
+  of = true }
 
 ---@class uffd.MapOptions
----@field size integer|string bytes, rounded up to whole pages
+---@field size? integer|string bytes, rounded up to whole pages; with `of`, that memory's size
 ---"thp", the default: huge pages where blocks of 2 MiB come in whole, without a zero page; "anonymous": base pages only
 ---@field kind? "anonymous"|"thp"|"memfd"|"hugetlb"
 ---@field fork? boolean true: children of fork inherit it (default: they do not have it)
 ---@field private? boolean true: the served mapping of a memfd or hugetlb is private
 ---@field name? string of the memfd in /proc (default "uffd")
+---@field of? uffd.Memory another private mapping of this one's memfd, of its size and kind: see `uffd.resolver.shared`
 ---@field address? integer adopts `size` bytes that are mapped there already, instead of mapping new ones
 
 ---Maps memory that can be served; it reads as zeros until it is. With `address`, adopts what is mapped there: its
@@ -192,7 +194,11 @@ local map_options = { size = true, kind = true, fork = true, private = true, nam
 ---@return integer? errno
 function uffd.map(options)
   check_options("uffd.map", options, map_options)
-  local size = bytes("uffd.map: size", options.size)
+  local of = options.of
+  if of ~= nil and (options.kind or options.private or options.name or options.address) then
+    error("uffd.map: another mapping of a memory is of its kind: it takes of, size and fork", 2)
+  end
+  local size = bytes("uffd.map: size", options.size) or of and of.size
   if size == nil then error("uffd.map: it needs a size, in bytes or as \"64M\"", 2) end
   if options.address ~= nil then
     if options.kind or options.fork or options.private or options.name then
@@ -201,7 +207,7 @@ function uffd.map(options)
     return call("uffd.map", core.memory_adopt, options.address, size)
   end
   local flags = (options.fork and core.flags.map_fork or 0) | (options.private and core.flags.map_private or 0)
-  return call("uffd.map", core.map, size, options.kind, flags, options.name)
+  return call("uffd.map", core.map, size, options.kind, flags, options.name, of)
 end
 
 local foreign_options = { address = true, size = true, page_size = true, pid = true }
@@ -371,6 +377,23 @@ resolver["continue"] = function(options)
   options = options or {}
   check_options("uffd.resolver.continue", options, { fill = true })
   return call("uffd.resolver.continue", core.resolver_continue, options.fill)
+end
+
+---@class uffd.SharedOptions
+---@field [1] uffd.Memory a private mapping of a memfd: `uffd.map { kind = "memfd", private = true, ... }`, or `{ of = ... }`
+---@field below uffd.Resolver what the pages hold, the same for all mappings
+
+---One copy for all clones: private mappings of one memfd (`of`), each served by this resolver or one of the same memory,
+---share the pages that `below` has answered. A page is asked for once, and mapped into the others at their first touch;
+---what one of them writes is its own. A layer above gives a mapping pages of its own. The pages lie at the offsets that
+---they have in the memory. Errors: EINVAL another kind of memory; EOPNOTSUPP (of serving) a kernel before 5.13.
+---@param options uffd.SharedOptions
+---@return uffd.Resolver? resolver
+---@return string? message
+---@return integer? errno
+function resolver.shared(options)
+  check_options("uffd.resolver.shared", options, { below = true }, 1)
+  return call("uffd.resolver.shared", core.resolver_shared, options[1], options.below)
 end
 
 ---@class uffd.Layer

@@ -9,6 +9,7 @@
 
 #include "kernel/verdict.h"
 #include "loop/line/bulk.h"
+#include "loop/line/shared.h"
 
 /* What one walk along the line knows. */
 struct walk {
@@ -91,6 +92,8 @@ static int ask(struct walk *walk, uint64_t low, uint64_t high, struct uffd_answe
       .cookie = terms->cookie,
   };
   uint64_t calls = lane->asker.policy_calls;
+  lane->asker.common = terms->cache.common;
+  lane->asker.common_offset = terms->cache.offset + fault.region_offset;
   BARRIER("asking", &walk->page);
   int result = uffd_resolver_ask(resolver_of(walk->slice), &lane->asker, &fault, answer);
   if (lane->asker.policy_calls != calls) {
@@ -123,6 +126,14 @@ static void cut(const struct walk *walk, struct uffd_answer *answer) {
   uffd_clip(answer, low + origin, high + origin);
 }
 
+/* What is filled for several mappings goes in piece by piece: the one that holds the faulting page. */
+static void cut_piece(const struct walk *walk, struct uffd_answer *answer) {
+  const struct uffd_slice *slice = walk->slice;
+  uint64_t origin = slice->offset + slice->terms->resolver_offset - slice->start; /* modulo 2^64 */
+  uint64_t piece = max_u64(UFFD_SHARED_BYTES, slice->terms->page_size), low = round_down(walk->page, piece);
+  uffd_clip(answer, max_u64(low, slice->start) + origin, low + piece + origin);
+}
+
 bool uffd_line_is_poison(const struct uffd_slice *slice, uint64_t address) {
   return page_state(slice, page_index(slice, address)) == UFFD_PAGE_POISONED && uffd_is_poisoned(address);
 }
@@ -133,6 +144,8 @@ static struct uffd_filled install_answer(struct walk *walk, struct uffd_answer *
   const struct uffd_terms *terms = slice->terms;
   uint64_t low = slice->offset + terms->resolver_offset;
   cut(walk, answer);
+  bool shared = answer->shared != 0 && terms->cache.common != NULL;
+  if (shared) cut_piece(walk, answer);
   /* a first write to one page needs no protection: it would only bring a second fault */
   bool written = (walk->flags & UFFD_FAULT_WRITE) != 0 && answer->length <= terms->page_size;
   const struct uffd_install install = {
@@ -162,7 +175,8 @@ static struct uffd_filled install_answer(struct walk *walk, struct uffd_answer *
   }
   if (page_state(slice, page_index(slice, walk->page)) == UFFD_PAGE_CLAIMED)
     return nothing_filled(UFFD_OUTCOME_DEFERRED);
-  const struct uffd_filled filled = uffd_bulk_install(walk->lane, &install);
+  const struct uffd_filled filled =
+      shared ? uffd_shared_install(walk->lane, &install) : uffd_bulk_install(walk->lane, &install);
   BARRIER("installed", &walk->page);
   return filled;
 }

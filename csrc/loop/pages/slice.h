@@ -22,6 +22,7 @@ struct uffd_cache {
   int fd;          /* -1: there is none, or it is not known */
   char *alias;     /* of the region's first byte, in the second mapping of the file; NULL: the memory is private */
   uint64_t offset; /* of the region's first byte in the file */
+  struct uffd_common *common; /* what the memory shares with other private mappings of the file; NULL: nothing */
 };
 
 #define UFFD_KIND_WORDS 4u /* of a resolver's name, as struct uffd_waiting has it */
