@@ -276,6 +276,12 @@ function tests.clone_lua_table()
   check(code == 0 and output:find("first byte") and output:find("all equal"), "clone.lua said", output)
 end
 
+function tests.clone_lua_shared()
+  make_sparse_image()
+  local output, code = run(folder, ("%q %q/examples/clone.lua --clones 2 --shared --image sparse"):format(runner, source))
+  check(code == 0 and output:find("all equal"), "clone.lua --shared said", output)
+end
+
 function tests.clone_lua_refuses()
   for _, arguments in ipairs { "--clones 0", "--clones x", "--bogus", "--clones", "--pid x" } do
     local _, code = run(folder, ("%q %q/examples/clone.lua %s 2>/dev/null"):format(runner, source, arguments))
