@@ -1,4 +1,5 @@
 /* uffd-lua: lua with uffd inside. The steps come in lua's order: version, LUA_INIT, options, script, prompt. */
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,8 +39,17 @@ static int start(lua_State *L) {
   return 1;
 }
 
+/* Where nothing is open at 0, 1 or 2, the next file that is opened would be read or written as standard input or
+ * output. */
+static void reserve_standard_files(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDWR);
+  }
+}
+
 int main(int argc, char **argv) {
   struct uffd_options options;
+  reserve_standard_files();
   if (!uffd_parse_options(argc, argv, &options)) return UFFD_EXIT_USAGE;
   lua_State *L = luaL_newstate();
   if (L == NULL) {

@@ -52,3 +52,11 @@ $ new/uffd-lua serve --socket door --image image > out 2> err & pid=$!
 */new/uffd-lua (deleted)
 */new/uffd-lua
 */new/uffd-lua serve --socket door --image image --worker *
+
+# Nothing is open at 0, 1 and 2: a policy that reads and prints gets no descriptor of the pager or of a client.
+$ echo 'local client, image = ...; print "hello"; os.execute "readlink /proc/$PPID/fd/0 > links; readlink /proc/$PPID/fd/1 /proc/$PPID/fd/2 | grep -c pipe: >> links"; return image' > closed.lua
+$ rm -f door; uffd-lua serve --socket door --image image --once --policy closed.lua 0<&- 1>&- 2>&- & pid=$!; await '[ -S door ]'; vmm --socket door --image image; wait $pid; echo "serve: $?"; cat links
+pages 1024 wrong 0 ms *
+serve: 0
+/dev/null
+2

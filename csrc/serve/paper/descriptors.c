@@ -1,6 +1,7 @@
 /*
  * Descriptors: closing them, how many there may be, which are the same.
  */
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/kcmp.h>
 #include <sys/resource.h>
@@ -25,6 +26,14 @@ void uffd_close_all_but(int one, int other) {
   close_range_of(3, low - 1);
   close_range_of(low + 1, high - 1);
   close_range_of(high + 1, INT_MAX);
+}
+
+/* The lowest free number is taken, so lower ones come first. Without O_CLOEXEC: it is for programs that are started,
+ * too. */
+void uffd_reserve_standard_fds(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDWR);
+  }
 }
 
 uint64_t uffd_raise_fd_limit(void) {

@@ -13,6 +13,10 @@
 
 void uffd_close_fds(int *fds, uint32_t count); /* closes those that are not -1, and sets them to -1 */
 void uffd_close_all_but(int one, int other);   /* all from 3 on. Before Linux 5.9 they stay open */
+/*
+ * Opens /dev/null at 0, 1 and 2 where nothing is open: else a client's descriptor might be what a policy prints to.
+ */
+void uffd_reserve_standard_fds(void);
 /* Raises this process's soft limit of descriptors to the hard one, and returns it. */
 uint64_t uffd_raise_fd_limit(void);
 /* Are both descriptors of one open file? (kcmp(2); false also where the kernel does not say.) */

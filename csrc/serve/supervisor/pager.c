@@ -204,6 +204,7 @@ int uffd_pager_create(const struct uffd_pager_opts *user_opts, uffd_pager **made
   uffd_pager *pager = NEW(uffd_pager);
   if (pager == NULL) return fail(ENOMEM, "No memory for a pager.");
   pager->pid = getpid();
+  uffd_reserve_standard_fds();
   pager->fds_limit = uffd_raise_fd_limit();
   pager->opts = opts;
   pager->epoll_fd = pager->timer_fd = pager->order_fd = pager->keep.fd = pager->record_fd = -1;

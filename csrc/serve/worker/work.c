@@ -279,6 +279,7 @@ int uffd_pager_work(int fd, const struct uffd_pager_opts *user_opts) {
   if (result < 0) return result;
   if (opts->watchdog_ms == 0) opts->watchdog_ms = 1000;
   ignore_signals();
+  uffd_reserve_standard_fds();
   (void)uffd_raise_fd_limit();
   result = prepare(&work);
   if (result == 0) {
