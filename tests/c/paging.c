@@ -72,6 +72,7 @@ static void look(struct paging_seen *seen) {
 static _Noreturn void supervise(struct paging *paging, const struct uffd_pager_opts *opts) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   calls_allow();
+  if (paging->before != NULL) paging->before(paging);
   CHECK_OK(uffd_pager_create(opts, &pager));
   struct sigaction action = {.sa_handler = take_signal};
   sigaction(SIGHUP, &action, NULL);

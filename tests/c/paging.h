@@ -45,6 +45,7 @@ struct paging_seen {
 };
 
 struct paging {
+  void (*before)(struct paging *paging); /* runs in the supervisor's process first; NULL: nothing */
   struct paging_seen *seen;
   pid_t supervisor;
   char directory[64];

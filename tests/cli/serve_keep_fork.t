@@ -24,3 +24,31 @@ pages 2048 wrong 0 *
 forked: 0
 pages 2048 wrong 0 *
 serve: 0
+
+# A child that is forked while there is no supervisor stays with its worker, also when another supervisor has come.
+$ cat > alone <<'END'
+> mkfifo go; rm -f control; : > err
+> uffd-lua serve --keep --socket door --control control --image image --around 4K > out 2> err & keeper=$!
+> await 'grep -qs "has started" err'
+> vmm --socket door --image image --fork --stay < go > forked 2>&1 & forked=$!
+> exec 3> go
+> await 'uffd-lua ctl --socket control clients 2> /dev/null | grep -q served'
+> supervisor=$(uffd-lua ctl --socket control status | sed -n 's/^pid  *//p')
+> kill -STOP $keeper; kill -KILL $supervisor; await "! uffd-lua ctl --socket control status > status 2>&1"
+> echo >&3; [ "$1" = during ] || await 'grep -q pages forked'
+> kill -CONT $keeper; await 'grep -q "client 1 is taken over" err'
+> await 'grep -q pages forked'; echo >&3; exec 3>&-; wait $forked; echo "forked: $?"; cat forked
+> kill -TERM $keeper; wait $keeper; echo "serve: $?"; rm go
+> END
+$ sh alone before
+forked: 0
+ready
+pages 2048 wrong 0 ms *
+ready
+serve: 0
+$ sh alone during
+forked: 0
+ready
+pages 2048 wrong 0 ms *
+ready
+serve: 0

@@ -36,6 +36,9 @@ ledger-event test_ledger killed_at_every_point_4
 ledger-lost test_ledger what_the_ledger_cannot_hold_is_poison
 poison test_loop_error failures_become_what_was_chosen
 poison-time test_race_install R5_an_answer_never_heals_poison
+keep-object test_pager_keep supervisor_and_worker_are_killed
+keep-image test_pager_keep supervisor_and_worker_are_killed
+keep-drop test_pager_keep supervisor_is_killed
 END
 
 # Each step that can be left out is in the list.

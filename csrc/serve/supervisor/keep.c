@@ -122,7 +122,7 @@ void uffd_keep_client(uffd_pager *pager, const struct uffd_supervised *client) {
   for (uint32_t i = 0; i < client->who.fds_count; i++) {
     store(pager, client->fds[i], "client%" PRIu64 ".fd%u", id, i);
   }
-  store(pager, client->object_fd, "client%" PRIu64 ".object", id);
+  if (!BROKEN("keep-object")) store(pager, client->object_fd, "client%" PRIu64 ".object", id);
 }
 
 void uffd_keep_process(uffd_pager *pager, const struct uffd_supervised *client) {
@@ -131,7 +131,7 @@ void uffd_keep_process(uffd_pager *pager, const struct uffd_supervised *client) 
 
 void uffd_keep_drop_client(uffd_pager *pager, const struct uffd_supervised *client) {
   uint64_t id = client->who.id;
-  drop(pager, "client%" PRIu64 ".object", id);
+  if (!BROKEN("keep-drop")) drop(pager, "client%" PRIu64 ".object", id);
   drop(pager, "client%" PRIu64 ".book", id);
   drop(pager, "client%" PRIu64 ".process", id);
   for (uint32_t i = 0; i < client->who.fds_count; i++) {
@@ -165,7 +165,7 @@ void uffd_keep_image(uffd_pager *pager, const struct uffd_image *image) {
     store(pager, backing->files[i].fd, "image%" PRIu64 ".file%u", number, i);
   }
   store(pager, backing->files[0].sidecar_fd, "image%" PRIu64 ".index", number);
-  store(pager, backing->files[0].fd, "image%" PRIu64 ".file", number);
+  if (!BROKEN("keep-image")) store(pager, backing->files[0].fd, "image%" PRIu64 ".file", number);
 }
 
 void uffd_keep_drop_image(uffd_pager *pager, const struct uffd_image *image) {
