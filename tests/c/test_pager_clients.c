@@ -13,7 +13,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "base/base.h"
 #include "paging.h"
+#include "serve/supervisor/looker.h"
 
 #define MIB (UINT64_C(1) << 20)
 
@@ -110,7 +112,7 @@ static void nothing_stays_of_clients(void) {
     }
   }
   CHECK_EQ(paging_children(paging.supervisor), 2); /* its worker, and its looker */
-  if (PAGING_SCALE == 1) { /* sanitizers keep what was freed */
+  if (PAGING_SCALE == 1) {                         /* sanitizers keep what was freed */
     CHECK(residents(paging.supervisor) < supervisor_pages + 64);
     CHECK(residents(atomic_load(&paging.seen->workers[0])) < worker_pages + 64);
   }
@@ -497,6 +499,45 @@ static void clients_beyond_the_descriptors_are_refused(void) {
   paging_tear_down(&paging);
 }
 
+static struct paging_seen *seen_here;
+
+/* As if the first client held the lock of its memory for as long as it likes. */
+static void be_stuck(const char *name, void *ctx) {
+  const struct uffd_look *look = ctx;
+  if (strcmp(name, "looking") != 0 || look->kind != UFFD_LOOK_GONE || look->owner != 1) return;
+  atomic_store(&seen_here->flags[3], 1);
+  while (atomic_load(&seen_here->flags[2]) == 0) {
+    paging_sleep_us(1000);
+  }
+}
+
+/* The process that looks at its memory does not come back: another one looks at others' meanwhile. */
+static void memory_that_cannot_be_looked_at_holds_up_nobody(void) {
+  struct paging paging;
+  paging_set_up(&paging, MIB);
+  seen_here = paging.seen;
+  atomic_store(&uffd_barrier_hook, be_stuck);
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .run = nap_until_flag};
+  pid_t first = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  while (atomic_load(&paging.seen->flags[3]) == 0) {
+    check_pause();
+  }
+  job.run = NULL;
+  for (unsigned i = 0; i < 3; i++) {
+    paging_client_ok(paging_client(&job));
+    paging_await(&paging, UFFD_REPORT_GONE, i + 1);
+  }
+  atomic_store(&paging.seen->flags[2], 1);
+  raise_flag(&paging, 1);
+  paging_client_ok(first);
+  paging_await(&paging, UFFD_REPORT_GONE, 4);
+  CHECK_EQ(paging_children(paging.supervisor), 2);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
 static int lack_descriptors_at_first(void *ctx, const struct uffd_client *client, uffd_resolver *image,
                                      uffd_resolver **resolver) {
   const struct paging *paging = ctx;
@@ -869,6 +910,7 @@ static const struct check_test tests[] = {
     TEST(nothing_stays_of_clients),
     TEST(inherited_connection_is_closed_with_its_client),
     TEST(client_is_killed_at_any_moment),
+    TEST(memory_that_cannot_be_looked_at_holds_up_nobody),
     TEST(client_that_executes_another_program_is_gone),
     TEST(descriptors_that_linger_hold_up_nobody),
     TEST(client_that_hangs_up_is_served),

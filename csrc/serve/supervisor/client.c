@@ -24,15 +24,17 @@
 #include "serve/supervisor/sum.h"
 #include "serve/supervisor/worker.h"
 
-#define FDS_A_CLIENT 7u                   /* in a worker; the supervisor has five */
-#define FDS_AN_IMAGE 2u                   /* beside its files: their list, and its working set */
-#define FDS_SPARE    61u                  /* workers, connections without a client */
-#define RECALL_NS    UINT64_C(5000000000) /* a former worker that does not let go of a client in so long is killed */
-#define ASK_NS       UINT64_C(20000000)
-#define KIN_TRIES    5                    /* to find the process of a forked child */
-#define EXITING_NS   UINT64_C(200000000)  /* a process that gives up its memory to exit is dead by then */
-#define PROBE_MIN_NS UINT64_C(10000000)   /* the first pause before a client's memory is asked for, */
-#define PROBE_MAX_NS UINT64_C(1000000000) /* and the longest */
+#define FDS_A_CLIENT   7u                   /* in a worker; the supervisor has five */
+#define FDS_AN_IMAGE   2u                   /* beside its files: their list, and its working set */
+#define FDS_SPARE      61u                  /* workers, connections without a client */
+#define RECALL_NS      UINT64_C(5000000000) /* a former worker that does not let go of a client in so long is killed */
+#define ASK_NS         UINT64_C(20000000)
+#define KIN_TRIES      5                     /* to find the process of a forked child */
+#define EXITING_NS     UINT64_C(200000000)   /* a process that gives up its memory to exit is dead by then */
+#define PROBE_MIN_NS   UINT64_C(10000000)    /* the first pause before a client's memory is asked for, */
+#define PROBE_MAX_NS   UINT64_C(1000000000)  /* and the longest */
+#define PROBE_STUCK_NS UINT64_C(10000000000) /* after a look that did not come back */
+#define KILL_TRIES     3                     /* of which the looker does not come back */
 
 static void exited(uffd_pager *pager, void *owner) {
   struct uffd_supervised *client = owner;
@@ -510,6 +512,7 @@ static void looked(uffd_pager *pager, const struct uffd_look *look, const struct
   uint64_t now = uffd_now();
   if (client == NULL) return;
   client->asked = false;
+  if (seen->result == -ETIMEDOUT) client->probe_step = PROBE_STUCK_NS; /* each look may hold up others for a second */
   if (seen->result == 1) {
     uint32_t end = find_end(client, now);
     client->probe_ns = end != UFFD_END_NONE ? 0 : now + PROBE_MIN_NS;
@@ -519,7 +522,7 @@ static void looked(uffd_pager *pager, const struct uffd_look *look, const struct
   if (client->kin_tries != 0) find_process(pager, client);
   if (client->probe_ns != UINT64_MAX) return; /* something has happened since it was asked */
   client->probe_ns = now + client->probe_step;
-  client->probe_step = min_u64(2 * client->probe_step, PROBE_MAX_NS);
+  client->probe_step = seen->result < 0 ? PROBE_MIN_NS : min_u64(2 * client->probe_step, PROBE_MAX_NS);
 }
 
 static void probe(uffd_pager *pager, struct uffd_supervised *client, uint64_t now) {
@@ -541,8 +544,8 @@ static void was_killed(uffd_pager *pager, const struct uffd_look *look, const st
   struct uffd_supervised *client = uffd_client_find(pager, look->owner);
   if (client == NULL) return;
   if (seen->result == 1) client->killed = true;
-  if (seen->result < 0) (void)ask_to_kill(pager, client, was_killed);
-  if (seen->result != 0) return;
+  if (seen->result < 0 && client->kill_tries++ < KILL_TRIES && ask_to_kill(pager, client, was_killed)) return;
+  if (seen->result == 1) return;
   uffd_report(pager, UFFD_REPORT_ERROR, ESRCH, client, NULL,
               "It is not killed: the process that has its memory is not known.");
 }
@@ -559,7 +562,7 @@ static void tell_frozen(uffd_pager *pager, struct uffd_supervised *client, const
 static void was_given_up(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
   struct uffd_supervised *client = uffd_client_find(pager, look->owner);
   if (client == NULL) return;
-  if (seen->result < 0 && ask_to_kill(pager, client, was_given_up)) return;
+  if (seen->result < 0 && client->kill_tries++ < KILL_TRIES && ask_to_kill(pager, client, was_given_up)) return;
   client->killed = client->killed || seen->result == 1;
   tell_frozen(pager, client, seen->result == 1 ? "killed" : "frozen: the process that has its memory is not known");
 }

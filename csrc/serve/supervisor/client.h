@@ -58,6 +58,7 @@ struct uffd_supervised {
   uint64_t gone_ns;    /* when its memory was first seen to be gone; 0: it is there */
   uint64_t probe_step; /* ns until the next probe, doubles with each */
   uint32_t end;        /* UFFD_END_* */
+  uint32_t kill_tries; /* that the looker did not come back from */
   bool killed;         /* by us */
   int given_up;        /* why it is frozen: errno, */
   char why[512];       /* and in words */

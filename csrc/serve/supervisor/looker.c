@@ -109,6 +109,7 @@ _Noreturn static void be_looker(int channel) {
     if (result == -EAGAIN) continue;
     if (result != 1) _exit(0); /* the supervisor has ended */
     memcpy(&look, question.text, sizeof(look));
+    BARRIER("looking", &look);
     answer = (struct uffd_message){.number = 0};
     look_here(&look, fds[0], &answer, found);
     uffd_close_fds(fds, UFFD_MESSAGE_FDS);
@@ -135,8 +136,8 @@ static void answer(uffd_pager *pager, struct uffd_question *question, const stru
   free_question(question);
 }
 
-static void not_known(uffd_pager *pager, struct uffd_question *question) {
-  const struct uffd_seen seen = {.result = -ECHILD};
+static void not_known(uffd_pager *pager, struct uffd_question *question, bool stuck) {
+  const struct uffd_seen seen = {.result = stuck ? -ETIMEDOUT : -ECHILD};
   answer(pager, question, &seen);
 }
 
@@ -171,7 +172,8 @@ static void ended(uffd_pager *pager, void *owner) {
   siginfo_t status;
   if (looker->channel >= 0) (void)hear(pager, looker);
   (void)waitid((idtype_t)P_PIDFD, (id_t)looker->pidfd, &status, WEXITED | WNOHANG);
-  if (looker == pager->looker) {
+  bool stuck = looker != pager->looker;
+  if (!stuck) {
     pager->looker = NULL;
   } else {
     while (*at != looker) {
@@ -182,7 +184,7 @@ static void ended(uffd_pager *pager, void *owner) {
   }
   struct uffd_question *question = looker->question;
   free_looker(pager, looker);
-  if (question != NULL) not_known(pager, question);
+  if (question != NULL) not_known(pager, question, stuck);
   go_on(pager);
 }
 

@@ -33,7 +33,7 @@ struct uffd_look {
 };
 
 struct uffd_seen {
-  int result;     /* 1 yes, 0 no, -errno: it is not known, the looker has died */
+  int result;     /* 1 yes, 0 no, -ETIMEDOUT: it did not come back; -ECHILD: it has died */
   uint32_t count; /* CHILD: processes that were found, pidfds among them; fds that are kept become -1 */
   int32_t pids[UFFD_LOOK_FOUND];
   int *fds;
