@@ -4,8 +4,7 @@ $ uffd-lua image info ftp://here/x.img
 uffd-lua image info: Images come from paths, http, https, s3 and nbd, not from ftp://.
 [1]
 ? command -v nbdkit >/dev/null || { echo "nbdkit is not installed"; false; }
-$ uffd-lua $TESTS/image.lua a.raw 1 2 0 4 - - 7 8; nbdkit -r -U socket -P pid file a.raw; echo $?
-0
+$ uffd-lua $TESTS/image.lua a.raw 1 2 0 4 - - 7 8; (nbdkit -f -r -U socket -P pid file a.raw > said 2>&1 &); await '[ -s pid ]'
 ? uffd-lua image info "nbd+unix:///?socket=$PWD/socket" 2>&1 | grep libnbd || true; ! uffd-lua image info "nbd+unix:///?socket=$PWD/socket" 2>&1 | grep -q libnbd
 $ export UFFD_CACHE=$PWD/cache; uffd-lua image info "nbd+unix:///?socket=$PWD/socket"
 image: 32 KiB (32768 bytes), pages of 4 KiB
@@ -34,3 +33,4 @@ removed 1 file, * KiB; left 0 files, 0 bytes
 $ uffd-lua image cache rm cache
 uffd-lua image cache: 'rm' is none of ls, gc and verify
 [1]
+$ kill $(cat pid)
