@@ -14,9 +14,31 @@
 #define REMOTING_MANNERS(X)                                                                                            \
   X(RIGHT)                                                                                                             \
   X(STALL)                                                                                                             \
-  X(SILENT) X(DROP) X(RESET) X(SHORT) X(SHORT_LIE) X(LONG) X(ALL) X(OTHER) X(NO_RANGE) X(BAD_RANGE) X(OTHER_ETAG)      \
-      X(OTHER_TOTAL) X(STATUS_416) X(STATUS_412) X(STATUS_503) X(STATUS_404) X(STATUS_403) X(REDIRECT)                 \
-          X(REDIRECT_TO_FILE) X(REDIRECT_FOR_EVER) X(GZIP) X(MULTIPART) X(DRIP) X(NO_ETAG) X(WEAK_ETAG)
+  X(SILENT)                                                                                                            \
+  X(DROP)                                                                                                              \
+  X(RESET)                                                                                                             \
+  X(SHORT)                                                                                                             \
+  X(SHORT_LIE)                                                                                                         \
+  X(LONG)                                                                                                              \
+  X(ALL)                                                                                                               \
+  X(OTHER)                                                                                                             \
+  X(NO_RANGE)                                                                                                          \
+  X(BAD_RANGE)                                                                                                         \
+  X(OTHER_ETAG)                                                                                                        \
+  X(OTHER_TOTAL)                                                                                                       \
+  X(STATUS_416)                                                                                                        \
+  X(STATUS_412)                                                                                                        \
+  X(STATUS_503)                                                                                                        \
+  X(STATUS_404)                                                                                                        \
+  X(STATUS_403)                                                                                                        \
+  X(REDIRECT)                                                                                                          \
+  X(REDIRECT_TO_FILE)                                                                                                  \
+  X(REDIRECT_FOR_EVER)                                                                                                 \
+  X(GZIP)                                                                                                              \
+  X(MULTIPART)                                                                                                         \
+  X(DRIP)                                                                                                              \
+  X(NO_ETAG)                                                                                                           \
+  X(WEAK_ETAG)
 enum remoting_manner {
 #define REMOTING_NAME(name) REMOTING_##name,
   REMOTING_MANNERS(REMOTING_NAME)
