@@ -47,7 +47,7 @@ int uffd_cache_directory(const char *choice, char *path, size_t room) {
   if (length < 0 || (size_t)length >= room) return fail(ENAMETOOLONG, "The path of the cache is too long.");
   if (length == 0) return 1;
   int result = make_directories(path);
-  struct stat status;
+  struct stat status = {.st_mode = 0};
   if (result == 0 && stat(path, &status) != 0) result = -errno;
   if (result < 0) return fail(-result, "The cache %s cannot be used: %s.", path, strerror(-result));
   if (!S_ISDIR(status.st_mode)) return fail(ENOTDIR, "The cache %s is not a directory.", path);

@@ -105,7 +105,7 @@ static int make_room(const char *path, uint64_t limit, struct uffd_image_cache_g
   if (directory < 0) return directory;
   int result = list_files(directory, path, &files);
   if (result == 0) {
-    qsort(files.list, files.count, sizeof(*files.list), compare);
+    if (files.count > 0) qsort(files.list, files.count, sizeof(*files.list), compare);
     done->bytes = files.bytes;
     done->files = files.count;
     for (size_t i = 0; i < files.count && done->bytes > limit; i++) {
@@ -251,7 +251,7 @@ static int for_each(const char *choice, bool verify, uffd_image_cached_fn *each,
   if (directory < 0) return directory;
   result = list_files(directory, path, &files);
   if (result == 0) {
-    qsort(files.list, files.count, sizeof(*files.list), compare);
+    if (files.count > 0) qsort(files.list, files.count, sizeof(*files.list), compare);
     for (size_t i = 0; result == 0 && i < files.count; i++) {
       struct uffd_cache_head head;
       struct uffd_image_cached cached;

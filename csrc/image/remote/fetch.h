@@ -77,7 +77,7 @@ struct uffd_extent uffd_unit_file(const struct uffd_fetching *fetching, uint64_t
 uint64_t uffd_unit_at(const struct uffd_fetching *fetching, uint64_t offset);
 
 /* Any thread: asks for a unit. */
-void uffd_fetching_ask(struct uffd_fetching *fetching, uint64_t unit, uint8_t want);
+void uffd_fetching_ask(struct uffd_fetching *fetching, uint64_t number, uint8_t want);
 
 /* spill.c: true, and the bytes, if they are there. Any thread. */
 bool uffd_spill_read(const struct uffd_spill *spill, uint64_t unit, uint64_t from, void *buffer, uint64_t length);

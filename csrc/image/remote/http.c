@@ -216,7 +216,7 @@ static void start(struct uffd_transport *transport, struct uffd_request *request
   if (flight->easy == NULL) return;
   snprintf(range, sizeof(range), "%" PRIu64 "-%" PRIu64, request->offset, request->offset + request->length - 1);
   curl.easy_setopt(flight->easy, CURLOPT_RANGE, range);
-  uint64_t most_ms = 10000 + request->length * 1000 / (100 * 1024);
+  uint64_t most_ms = 10000 + request->length * 1000 / 102400;
   curl.easy_setopt(flight->easy, CURLOPT_TIMEOUT_MS, (long)min_u64(most_ms, http->patience_ms));
   flight->done = curl.multi_add_handle(http->multi, flight->easy) != CURLM_OK;
 }

@@ -108,7 +108,7 @@ struct nbd_file {
 };
 
 /* On an error libnbd may wipe the buffer: the error is looked at, never the bytes. */
-static int landed(void *ctx, int *error) {
+static int landed(void *ctx, int *error) { /* NOLINT(readability-non-const-parameter): libnbd's */
   struct flight *flight = ctx;
   flight->error = *error;
   flight->state = DONE;
@@ -118,7 +118,7 @@ static int landed(void *ctx, int *error) {
 static void start(struct uffd_transport *transport, struct uffd_request *request) {
   struct nbd_file *file = (struct nbd_file *)transport;
   struct flight *flight = &file->flights[request->slot];
-  uint64_t most_ms = 10000 + request->length * 1000 / (100 * 1024);
+  uint64_t most_ms = 10000 + request->length * 1000 / 102400;
   *flight = (struct flight){.request = request, .state = QUEUED};
   flight->end_ns = uffd_now() + min_u64(most_ms, file->patience_ms) * 1000000;
 }

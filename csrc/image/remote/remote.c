@@ -124,6 +124,7 @@ int uffd_remote_open(const char *uri, const struct uffd_image_opts *opts, struct
   return 0;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is written by the transport */
 static int fetch(struct uffd_remote *remote, uint64_t offset, char *buffer, uint64_t length) {
   struct uffd_request request = {.offset = offset, .length = length, .buffer = buffer}, *list[UFFD_FLIGHTS];
   uint64_t end = uffd_now() + (uint64_t)remote->patience_ms * 1000000;

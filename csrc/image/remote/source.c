@@ -185,7 +185,7 @@ static int open_cache(struct uffd_fetching *fetching) {
   const char *version = remote->transport->version;
   char id[2 * UFFD_INDEX_ID + 4] = "";
   if (version[0] == '\0' && fetching->digests.count != 0) {
-    for (unsigned i = 0; i < UFFD_INDEX_ID; i++) {
+    for (size_t i = 0; i < UFFD_INDEX_ID; i++) {
       snprintf(id + 2 * i, 3, "%02x", fetching->digests.id[i]);
     }
     version = id;

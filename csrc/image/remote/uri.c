@@ -144,8 +144,10 @@ static void keep_decoded(char *to, size_t room, const char *from, size_t length)
   size_t used = 0;
   for (size_t i = 0; i < length && used + 1 < room; i++) {
     bool coded = from[i] == '%' && i + 2 < length + 0 && hex(from[i + 1]) >= 0 && hex(from[i + 2]) >= 0;
-    to[used++] = coded ? (char)(hex(from[i + 1]) * 16 + hex(from[i + 2])) : from[i];
+    to[used] = from[i];
+    if (coded) to[used] = (char)(hex(from[i + 1]) * 16 + hex(from[i + 2]));
     if (coded) i += 2;
+    used++;
   }
   to[used] = '\0';
 }
