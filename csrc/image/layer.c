@@ -126,7 +126,7 @@ static int find_data(struct uffd_layer_file *layer, int fd, uint64_t length) {
 
 /* The sidecar of a file that has so many bytes. */
 static int take_sidecar(struct uffd_layer_file *layer, const struct uffd_packed *packed, uint64_t file_bytes) {
-  unsigned char head[FRAME_HEADER];
+  unsigned char head[FRAME_HEADER] = {0};
   uint64_t bytes = packed->bytes;
   int result = bytes < sizeof(head) || bytes > INDEX_LIMIT
                    ? fail(EINVAL, "%s is no index: it has %" PRIu64 " bytes.", layer->sidecar, bytes)
@@ -329,8 +329,9 @@ static int connect_layer(struct uffd_layer_file *layer, const struct uffd_image_
 /* A layer's path is what messages name: of a URI, without what is secret. */
 static int name_layer(struct uffd_layer_file *layer, const struct uffd_layer_origin *origin) {
   char name[4096];
-  const char *path = origin->path, *uri = origin->file != NULL ? origin->file->uri : path;
-  if (uri != NULL && uffd_uri_scheme(uri) != UFFD_SCHEME_NONE) {
+  const char *path = origin->path, *uri = path;
+  if (origin->file != NULL) uri = origin->file->uri == NULL ? "" : origin->file->uri;
+  if (uffd_uri_scheme(uri) != UFFD_SCHEME_NONE) {
     int result = uffd_uri_name(uri, name, sizeof(name));
     if (result < 0) return result;
     layer->uri = copy_text(uri);

@@ -166,7 +166,7 @@ static void name_file(const char *directory, const struct uffd_cache_head *head,
   uffd_sha256_add(&sha, head->state, sizeof(head->state));
   uffd_sha256_add(&sha, head->layout, sizeof(head->layout));
   uffd_sha256_end(&sha, digest);
-  for (unsigned i = 0; i < 16; i++) {
+  for (size_t i = 0; i < 16; i++) {
     snprintf(name + 2 * i, 3, "%02x", digest[i]);
   }
   snprintf(path, room, "%s/%s" UFFD_CACHE_SUFFIX, directory, name);
