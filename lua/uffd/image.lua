@@ -8,7 +8,8 @@ local plot = require "uffd.image_plot"
 local uffd = require "uffd"
 local write = require "uffd.image_write"
 
-local usage = "image info|map|create|convert|diff|compare|verify|index|compact|commit|rebase|import|cat|cache FILE..."
+local usage = "image info|map|create|convert|diff|compare|verify|index|compact|commit|rebase|import|plot|bench|cat|"
+  .. "cache FILE..."
 local help = [[
 usage: uffd-lua image info [--json] FILE...
        uffd-lua image map [--json] [--totals] [--layer N] FILE...
