@@ -203,7 +203,8 @@ return function(...)
   if request == "image" then
     -- The pager has another working directory.
     for i, path in ipairs(values) do
-      values[i] = path:sub(1, 1) == "/" and path or (os.getenv "PWD" or "") .. "/" .. path
+      local whole = path:sub(1, 1) == "/" or path:find "^%l[%w+.-]*://"
+      values[i] = whole and path or (os.getenv "PWD" or "") .. "/" .. path
     end
     members[2] = values[2] and { "paths", values } or { "path", values[1] }
   elseif request ~= "errors" and values[1] then
