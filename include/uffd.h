@@ -868,7 +868,8 @@ enum {
 
 /* What becomes of a page whose resolver failed. uffd_loop_error() keeps the sentence of the first failure. */
 enum {
-  UFFD_ON_ERROR_DEFAULT = 0, /* of a loop: poison; of a region: what its loop says */
+  UFFD_ON_ERROR_DEFAULT = 0, /* of a loop: poison; before Linux 6.6, which has no poison, retry: never zeros, and
+                                whoever faults waits. Of a region: what its loop says */
   UFFD_ON_ERROR_ZERO = 1,    /* it reads as zeros */
   UFFD_ON_ERROR_POISON = 2,  /* it raises SIGBUS (6.6) */
   UFFD_ON_ERROR_STOP = 3,    /* it is poisoned, and so is the page of every later fault of the loop */
@@ -961,7 +962,7 @@ UFFD_EXPORT int uffd_ledger_fork(void *parent, uint64_t size, uint32_t index, vo
  *   -EINVAL      an option; features SIGBUS or WP_ASYNC, which bring no faults to a loop; inline: EVENT_FORK or
  *                EVENT_REMAP; a ledger that is too small, not aligned, damaged, of another version or size, or not new
  *                without UFFD_LOOP_PAUSED; a ledger with several handlers or inline
- *   -EOPNOTSUPP  on_error asks for poison, also by default, and the kernel is older than 6.6: choose ZERO knowingly
+ *   -EOPNOTSUPP  on_error asks for poison or stop, or inline for the default, and the kernel is older than 6.6
  *   -EBUSY       inline: eight different SIGBUS handlers have been put over the library's, one after the other
  *   -EAGAIN, -ENOMEM  no thread, or no memory
  *   -EMFILE, -ENFILE  out of descriptors

@@ -14,8 +14,19 @@ static int check_poison(uint32_t on_error) {
   uint64_t features = uffd_kernel_features();
   if (on_error == UFFD_ON_ERROR_ZERO || on_error == UFFD_ON_ERROR_RETRY) return 0;
   if (features == 0 || (features & UFFD_FEAT_POISON) != 0) return 0;
-  return fail(EOPNOTSUPP, "This kernel cannot poison pages (Linux 6.6 can), which is what becomes of a page whose "
-                          "resolver failed; choose on_error retry, or zero knowingly.");
+  return fail(EOPNOTSUPP,
+              "This kernel cannot poison pages (Linux 6.6 can), which is what becomes of a page whose "
+              "resolver failed; choose on_error retry, which the engines threads and pump have, or zero knowingly.");
+}
+
+/*
+ * Never zeros instead of data: where pages cannot be poisoned, whoever faults waits until the resolver has an answer.
+ * Inline it would ask without a pause, so there the user has to choose.
+ */
+static uint32_t default_on_error(const struct uffd_loop_opts *opts) {
+  uint64_t features = uffd_kernel_features();
+  bool poisons = features == 0 || (features & UFFD_FEAT_POISON) != 0;
+  return poisons || opts->engine == UFFD_ENGINE_INLINE ? UFFD_ON_ERROR_POISON : UFFD_ON_ERROR_RETRY;
 }
 
 static int refuse_retry(void) {
@@ -92,7 +103,7 @@ int uffd_loop_take_opts(struct uffd_loop_opts *opts, const struct uffd_loop_opts
   if (result < 0) return result;
   result = check_retries(opts->on_error, opts->retry_ms, &opts->retry_then);
   if (result < 0) return result;
-  if (opts->on_error == UFFD_ON_ERROR_DEFAULT) opts->on_error = UFFD_ON_ERROR_POISON;
+  if (opts->on_error == UFFD_ON_ERROR_DEFAULT) opts->on_error = default_on_error(opts);
   return check_poison(opts->on_error);
 }
 

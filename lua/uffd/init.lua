@@ -688,8 +688,9 @@ end
 ---takes over while the processors are busy (companion, the default); or where the scheduler puts them (none). Other
 ---engines than threads have no threads to place
 ---@field placement? "companion"|"none"
----what becomes of a page whose resolver failed: zeros, SIGBUS (default, needs kernel 6.6), SIGBUS from all pages from
----then on; retry asks again, with pauses of up to 10 ms, while the thread waits (not inline)
+---what becomes of a page whose resolver failed: zeros, SIGBUS (needs kernel 6.6, where it is the default), SIGBUS from
+---all pages from then on; retry (the default of older kernels) asks again, with pauses of up to 10 ms, while the thread
+---waits (not inline)
 ---@field on_error? "zero"|"poison"|"stop"|"retry"
 ---on_error "retry": a page whose fault has waited so long ("5s", or milliseconds), and whose resolver fails again, is
 ---given up (default: never)

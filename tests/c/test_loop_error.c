@@ -409,6 +409,33 @@ static void failures_are_tried_again_where_that_was_chosen(void) {
   }
 }
 
+/* What Linux before 6.6 says of itself. */
+static void hide_poison(const char *name, void *ctx) {
+  if (strcmp(name, "features") == 0) *(uint64_t *)ctx &= ~UFFD_FEAT_POISON;
+}
+
+static void without_poison_the_default_is_to_wait(void) {
+  serving_needs_handlers("Inline, the user has to choose.");
+  struct asked asked = {.answer = fail_at_first};
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  uffd_loop *loop;
+  atomic_store(&uffd_barrier_hook, hide_poison);
+  opts.engine = UFFD_ENGINE_INLINE;
+  CHECK_ERR(uffd_loop_create(&opts, &loop), -EOPNOTSUPP);
+  CHECK_SAYS("choose on_error retry, which the engines threads and pump have, or zero knowingly");
+  opts.engine = UFFD_ENGINE_THREADS;
+  for (opts.on_error = UFFD_ON_ERROR_POISON; opts.on_error <= UFFD_ON_ERROR_STOP; opts.on_error++) {
+    CHECK_ERR(uffd_loop_create(&opts, &loop), -EOPNOTSUPP);
+  }
+  serve_with(ENGINE_ONE, UFFD_ON_ERROR_DEFAULT, asked_resolver(&asked), NULL);
+  unsigned value = 0;
+  CHECK_EQ(check_access(at(3), false, &value), 0);
+  CHECK_EQ(value, 'l');
+  CHECK_EQ(serving_stats(serving.loop).errors, 2);
+  CHECK_EQ(serving_stats(serving.loop).poisoned + serving_stats(serving.loop).zero, 0);
+  end();
+}
+
 static int fail_always(struct asked *asked, const struct uffd_fault *fault, struct uffd_answer *answer) {
   (void)asked, (void)fault, (void)answer;
   return uffd_set_errmsg(EIO, "The disk is on fire.");
@@ -743,6 +770,7 @@ static const struct check_test tests[] = {
     TEST(a_prefetch_that_waits_holds_up_no_other),
     TEST(failures_become_what_was_chosen),
     TEST(failures_are_tried_again_where_that_was_chosen),
+    TEST(without_poison_the_default_is_to_wait),
     TEST(retries_end_where_they_have_a_limit),
     TEST(the_sentence_of_what_was_given_up),
     TEST(a_limit_is_not_for_who_answers_in_time),

@@ -42,7 +42,13 @@ static uffd_object *adopt(const struct uffd_handshake *handshake) {
   return object;
 }
 
-/* What is missing becomes an error instead of zeros (Linux 6.6). Pages that are there stay. */
+/* Linux 6.6. An older kernel makes zeros of what is missing when the last userfaultfd is closed: it is held. */
+static bool can_poison(void) {
+  struct uffd_probe probe = UFFD_PROBE_INIT;
+  return uffd_probe(&probe) == 0 && (probe.features & UFFD_FEAT_POISON) != 0;
+}
+
+/* What is missing becomes an error instead of zeros. Pages that are there stay. */
 static void poison(uffd_pager *pager, const struct uffd_handshake *handshake) {
   for (uint32_t i = 0; i < handshake->regions_count; i += UFFD_LOOK_REGIONS) {
     struct uffd_look look = {.kind = UFFD_LOOK_POISON, .fd = handshake->object_fd};
@@ -53,7 +59,7 @@ static void poison(uffd_pager *pager, const struct uffd_handshake *handshake) {
 }
 
 static void make_room(uffd_pager *pager) {
-  if (pager->refused_kept < KEPT_MAX) return;
+  if (pager->refused_kept < KEPT_MAX || !can_poison()) return; /* check_fds() of client.c counts them */
   struct uffd_refused **at = &pager->refused_list;
   while ((*at)->next != NULL) {
     at = &(*at)->next;
@@ -104,6 +110,10 @@ const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshak
   make_room(pager);
   struct uffd_refused *refused = NEW(struct uffd_refused);
   if (refused == NULL) {
+    if (!can_poison()) {
+      handshake->object_fd = -1; /* never closed */
+      return " It sleeps at its next missing page: nobody answers.";
+    }
     poison(pager, handshake);
     uffd_looker_close(pager, &handshake->object_fd);
     return " Its missing pages are poisoned.";

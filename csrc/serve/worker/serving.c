@@ -148,18 +148,10 @@ static int make_resolver(struct uffd_serving *serving) {
   return 0;
 }
 
-/* Before Linux 6.6 pages cannot be poisoned: the fault waits until the resolver has an answer. Never zeros. */
-static uint32_t choose_on_error(void) {
-  struct uffd_probe probe = UFFD_PROBE_INIT;
-  bool poisons = uffd_probe(&probe) == 0 && (probe.features & UFFD_FEAT_POISON) != 0;
-  return poisons ? UFFD_ON_ERROR_POISON : UFFD_ON_ERROR_RETRY;
-}
-
 static int make_loop(struct uffd_serving *serving) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   opts.engine = UFFD_ENGINE_THREADS;
   opts.handlers = 1;
-  opts.on_error = choose_on_error();
   opts.flags = UFFD_LOOP_PAUSED;
   opts.ledger = uffd_book_ledger(&serving->book);
   opts.ledger_size = serving->book.head->ledger_length;
