@@ -42,6 +42,9 @@ void serving_open(struct serving *serving, int engine, const struct uffd_loop_op
   if (serving_inline() && engine != ENGINE_PUMP) taken.engine = UFFD_ENGINE_INLINE;
   if (unplaced()) taken.placement = UFFD_PLACEMENT_NONE;
   check_needs(taken.features);
+  bool inlined = taken.engine == UFFD_ENGINE_INLINE && taken.on_error == UFFD_ON_ERROR_DEFAULT;
+  bool poisons = taken.on_error == UFFD_ON_ERROR_POISON || taken.on_error == UFFD_ON_ERROR_STOP;
+  if (inlined || poisons) check_needs(UFFD_FEAT_POISON);
   memset(serving, 0, sizeof(*serving));
   serving->engine = engine;
   CHECK_OK(uffd_loop_create(&taken, &serving->loop));

@@ -246,6 +246,7 @@ static void unreadable_answers_fail(void) {
 
 /* What cannot move is copied. */
 static void moves_that_cannot_be_are_copies(void) {
+  check_needs(UFFD_FEAT_MOVE); /* without it all are copies, also the one at the end that moves */
   unsigned char *image = image_make(8 * check_page());
   int fd = memfd_create("source", MFD_CLOEXEC);
   page = check_page();
@@ -501,6 +502,7 @@ static void the_sentence_of_what_was_given_up(void) {
 
 /* The limit is of failures: who says LATER may go on for ever, and a page that heals in time is filled. */
 static void a_limit_is_not_for_who_answers_in_time(void) {
+  check_needs(UFFD_FEAT_POISON); /* what follows the limit by default */
   serving_needs_handlers("Nothing pauses between one try and the next.");
   struct asked asked = {.answer = fail_at_first};
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include "check.h"
+#include "kernel/create.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -46,6 +47,7 @@ static void answer(void *ctx) {
 
 /* uffd-unit-tests, "minor", "minor-wp": the alias is filled, each page one minor fault; with WP then a WP fault. */
 static void minor(int kind, bool wp) {
+  if (wp && !uffd_kernel_at_least(6, 4)) SKIP("UFFDIO_CONTINUE protects from Linux 6.4 on");
   unsigned count = kind == CHECK_HUGETLB ? 3 : 32;
   served = registered(kind, count, UFFD_MODE_MINOR | (wp ? UFFD_MODE_WP : 0));
   mode = wp ? UFFD_CONTINUE_WP : 0;

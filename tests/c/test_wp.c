@@ -139,7 +139,13 @@ static void an_armed_hole(void) {
   uffd_close(object);
 }
 
+/* From Linux 6.4 on a range may have several mappings. */
+static void needs_ranges_over_borders(void) {
+  if (!uffd_kernel_at_least(6, 4)) SKIP("before Linux 6.4 UFFDIO_WRITEPROTECT takes one mapping");
+}
+
 static void arguments(void) {
+  needs_ranges_over_borders();
   struct check_area area = registered(0, CHECK_ANON, 6, UFFD_MODE_WP);
   uint64_t at = CHECK_ADDRESS(area.at), page = area.page;
   CHECK_ERR(uffd_writeprotect(object, at, 0, 0), -EINVAL);
@@ -176,6 +182,7 @@ static void refused_at(const unsigned char *start, uint64_t length, const unsign
 }
 
 static void the_sentence_names_the_page(int kind) {
+  needs_ranges_over_borders();
   struct check_area area = registered(0, kind, 16, UFFD_MODE_WP);
   uint64_t page = area.page;
   memset(area.at, 1, area.length);
@@ -336,6 +343,8 @@ static void look_after_fork(bool with_event) {
 }
 
 static void wp_fork(int kind, bool with_event) {
+  bool keeps = kind == CHECK_HUGETLB_PRIVATE && !with_event && !uffd_kernel_at_least(6, 4);
+  if (keeps) SKIP("before Linux 6.4 a child kept the protection of private huge pages");
   parent_area = registered(with_event ? UFFD_FEAT_EVENT_FORK : 0, kind, 1, UFFD_MODE_WP);
   unsigned char *at = parent_area.at;
   uint64_t page = parent_area.page;
