@@ -91,6 +91,18 @@ $ grep -c 'is complete' serve.err; grep -c 'worker 0 has died' serve.err
 3
 2
 
+# The supervisor is killed in a walk, alone, then with its worker: another one takes the guest over.
+$ . ./lib; start_pager --keep --control control; join guest memory-backend-memfd,share=on
+> supervisor() { uffd-lua ctl --socket control status 2> /dev/null | sed -n 's/^pid  *//p'; }
+> another() { new=$(supervisor); [ -n "$new" ] && [ "$new" != "$old" ]; }
+> old=$(supervisor); say guest.console.in eighth; kill -KILL $old; answer guest EIGHTH; wait_for another
+> old=$(supervisor); say guest.console.in walk; kill -KILL $old; kill_worker; answer guest WALKED; wait_for another
+> leave guest; kill -TERM $pager; wait $pager; echo "serve: $?"; grep -c 'is taken over' serve.err
+EIGHTH wrong 0
+WALKED 24576 wrong 0
+serve: 0
+2
+
 # Who is killed takes the guest along: it never sees zeros.
 $ . ./lib; serve guest memory-backend-memfd,share=on; vm=$(pgrep -x -P $qemu qemu-system-x86)
 > kill -KILL $qemu; wait $qemu; echo $?
