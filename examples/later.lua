@@ -1,5 +1,6 @@
--- Pages that are fetched: the policy says LATER for what is not there, luv reads it in the background, many pages at a time,
--- and loop:ready() has the page asked for again as soon as its bytes are there. Nobody waits in the handler meanwhile.
+-- Pages that are fetched: the policy says LATER for what is not there, luv reads it in the background, many pages at a
+-- time, and loop:ready() has the page asked for again as soon as its bytes are there. Nobody waits in the handler
+-- meanwhile.
 -- usage: uffd-lua examples/later.lua [FILE]
 local uv   = require "luv"
 local uffd = require "uffd"

@@ -480,8 +480,8 @@ local policy_options = { timeout_ms = true, memory = true, libs = true }
 ---The function gets a `uffd.Fault`, the same table each time, and returns one of
 ---* nothing, or `uffd.ZERO`: a page of zeros
 ---* `uffd.POISON`: every access to the page raises SIGBUS
----* `uffd.LATER`: not yet; the thread waits, and the policy is asked again when the program says `loop:ready`, or a moment
----  later
+---* `uffd.LATER`: not yet; the thread waits, and the policy is asked again when the program says `loop:ready`, or a
+---  moment later
 ---* `uffd.FILE`, a file descriptor or a file of `io.open`, the offset of this page in it, and the bytes from there on
 ---  (default: one page): these bytes of that file, read by the library
 ---* a string: the page; zeros follow when it is shorter
@@ -900,8 +900,8 @@ end
 ---a user who may connect, beside root and the pager's own
 ---@field uid? integer
 ---what is spoken at the front doors: Firecracker's hand-off, as `uffd.handoff` speaks it, or that of CRIU's lazy
----restores: then `socket` is WORKDIR/lazy-pages.socket, `image` the directory of the dump, and each task of a restore is
----a client (default "firecracker")
+---restores: then `socket` is WORKDIR/lazy-pages.socket, `image` the directory of the dump, and each task of a restore
+---is a client (default "firecracker")
 ---@field door? "firecracker"|"criu"
 ---path of the contents (a raw file, a zstd file, or an increment, whose parents are looked for), or a list of layers,
 ---the lowest first, as `uffd.image` takes it; without it, the resolver function makes all contents. With braces it is a

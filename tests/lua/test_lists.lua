@@ -172,7 +172,8 @@ function tests.test_options_of_serve_are_those_of_a_pager()
   lu.skipIf(not core.pager_create, "built without the pager")
   local known, mine = command "uffd.serve", {}
   for name in pairs(long(known)) do mine[(name:gsub("-", "_"))] = true end
-  -- A policy is the resolver, a function as image chooses; the program itself has the report and starts the workers; the default of handshake does.
+  -- A policy is the resolver, a function as image chooses; the program itself has the report and starts the workers;
+  -- the default of handshake does.
   for _, name in ipairs { "json", "policy", "log", "timestamps", "check", "config" } do mine[name] = nil end
   for _, name in ipairs { "resolver", "choose", "report", "worker", "handshake" } do mine[name] = true end
   same(mine, pager_keys(), "serve and uffd.pager")
