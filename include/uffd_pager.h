@@ -328,7 +328,8 @@ UFFD_EXPORT int uffd_pager_status(const uffd_pager *pager, struct uffd_pager_sta
 UFFD_EXPORT int uffd_pager_client(const uffd_pager *pager, uint32_t index, struct uffd_client_status *status);
 
 /*
- * Orders for one client, by its id. kill: SIGKILL to its process, if the memory is its own. complete: all its memory is
+ * Orders for one client, by its id. kill: SIGKILL to its process, if the memory is its own: 0 when another process
+ * has been asked to look at that; if it is not killed then, a report says why. complete: all its memory is
  * filled, and it needs no pager any more; 0 when that has begun, a report tells the end. label: a name for people,
  * shown in its status, kept when another supervisor takes over; at most UFFD_LABEL - 1 bytes of UTF-8 without control
  * characters. Errors: -ENOENT no such client; -ESRCH (kill) the process that has its memory is not known; -EINVAL

@@ -314,12 +314,8 @@ static void destroy(void *ctx) {
   free_policy(ctx);
 }
 
-static const struct uffd_callback_ops ops = {.size = sizeof(ops),
-                                             .setup = setup,
-                                             .resolve = resolve,
-                                             .idle = idle,
-                                             .teardown = teardown,
-                                             .destroy = destroy};
+static const struct uffd_callback_ops ops = {
+    .size = sizeof(ops), .setup = setup, .resolve = resolve, .idle = idle, .teardown = teardown, .destroy = destroy};
 
 /* A policy that no resolver owns yet: it is freed with its box when an error is raised. */
 static struct uffd_lua_policy **new_policy(lua_State *L) {

@@ -1158,12 +1158,12 @@ function core.resolver_move(source, offset) end
 ---@return integer? errno
 function core.resolver_continue(fill) end
 
----@param memory uffd.Memory
+---@param source uffd.Memory
 ---@param below uffd.Resolver
 ---@return uffd.Resolver? resolver
 ---@return string? message
 ---@return integer? errno
-function core.resolver_shared(memory, below) end
+function core.resolver_shared(source, below) end
 
 ---@param layers uffd.Layer[]
 ---@return uffd.Resolver? resolver

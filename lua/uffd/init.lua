@@ -380,13 +380,14 @@ resolver["continue"] = function(options)
 end
 
 ---@class uffd.SharedOptions
----@field [1] uffd.Memory a private mapping of a memfd: `uffd.map { kind = "memfd", private = true, ... }`, or `{ of = ... }`
+---@field [1] uffd.Memory a private mapping of a memfd: `uffd.map { kind = "memfd", private = true }`, or `{ of = }`
 ---@field below uffd.Resolver what the pages hold, the same for all mappings
 
----One copy for all clones: private mappings of one memfd (`of`), each served by this resolver or one of the same memory,
----share the pages that `below` has answered. A page is asked for once, and mapped into the others at their first touch;
----what one of them writes is its own. A layer above gives a mapping pages of its own. The pages lie at the offsets that
----they have in the memory. Errors: EINVAL another kind of memory; EOPNOTSUPP (of serving) a kernel before 5.13.
+---One copy for all clones: private mappings of one memfd (`of`), each served by this resolver or one of the same
+---memory, share the pages that `below` has answered. A page is asked for once, and mapped into the others at their
+---first touch; what one of them writes is its own. A layer above gives a mapping pages of its own. The pages lie at the
+---offsets that they have in the memory. Errors: EINVAL another kind of memory; EOPNOTSUPP (of serving) a kernel before
+---5.13.
 ---@param options uffd.SharedOptions
 ---@return uffd.Resolver? resolver
 ---@return string? message

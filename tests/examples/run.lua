@@ -278,7 +278,8 @@ end
 
 function tests.clone_lua_shared()
   make_sparse_image()
-  local output, code = run(folder, ("%q %q/examples/clone.lua --clones 2 --shared --image sparse"):format(runner, source))
+  local command = "%q %q/examples/clone.lua --clones 2 --shared --image sparse"
+  local output, code = run(folder, command:format(runner, source))
   check(code == 0 and output:find("all equal"), "clone.lua --shared said", output)
 end
 
