@@ -107,13 +107,13 @@ int uffd_image_gather(const uffd_image *image, struct uffd_reader *reader, uint6
  */
 struct uffd_image_asker;
 int uffd_image_asker_make(const uffd_image *image, const struct uffd_handler *handler, struct uffd_image_asker **made);
-void uffd_image_asker_free(struct uffd_image_asker *asker); /* NULL is allowed */
+void uffd_image_asker_free(struct uffd_image_asker *state); /* NULL is allowed */
 /* A hint: these bytes of the image will be asked for soon. */
 void uffd_image_want(const uffd_image *image, uint64_t offset, uint64_t length);
-int uffd_image_asker_read(const uffd_image *image, const struct uffd_image_asker *asker, uint64_t offset, char *buffer,
+int uffd_image_asker_read(const uffd_image *image, const struct uffd_image_asker *state, uint64_t offset, char *buffer,
                           uint64_t length);
 /* The answer may reach beyond the fault's cover: a frame is installed whole. */
-int uffd_image_ask(const uffd_image *image, const struct uffd_image_asker *asker, const struct uffd_fault *fault,
+int uffd_image_ask(const uffd_image *image, const struct uffd_image_asker *state, const struct uffd_fault *fault,
                    struct uffd_answer *answer);
 
 #endif

@@ -126,7 +126,7 @@ int uffd_import_diff(const char *diff_path, uffd_image *parent, const char *path
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_import_opts");
   if (result == 0 && (diff_path == NULL || path == NULL)) result = fail(EINVAL, "No path: name a file.");
   if (result == 0) result = uffd_image_open_plain(diff_path, &image_opts, &diff);
-  if (result < 0) return result;
+  if (result != 0) return result;
   result = check_diff(diff, parent);
   if (result == 0) result = uffd_importing_begin(&importing, path, &opts, diff->length, 0, parent);
   if (result == 0) result = import_diff(&importing, diff);

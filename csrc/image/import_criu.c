@@ -50,7 +50,7 @@ int uffd_import_criu(const char *directory, const char *path, const struct uffd_
   if (result == 0 && (directory == NULL || path == NULL))
     result = fail(EINVAL, "No path: name a directory and a file.");
   if (result == 0) result = uffd_criu_open(-1, directory, &criu);
-  if (result < 0) return result;
+  if (result != 0) return result;
   result = uffd_importing_begin(&importing, path, &opts, uffd_criu_length(criu), 0, NULL);
   if (result == 0) result = import_extents(&importing, criu, directory);
   if (result == 0) tell_regions(criu, &opts);

@@ -231,7 +231,8 @@ static int ask_choice(lua_State *L) {
 
 static int on_choose(void *ctx, const struct uffd_client *client, char *path, size_t size) {
   const struct host *host = ctx;
-  struct choice choice = {client, path, size, -EIO};
+  struct choice choice = {.client = client, .size = size, .result = -EIO};
+  choice.path = path;
   if (host->L == NULL) return uffd_set_errmsg(EINVAL, "choose: its Lua state is not in a call of the pager.");
   if (call_back(host, ask_choice, &choice)) return choice.result;
   const char *message = lua_type(host->L, -1) == LUA_TSTRING ? lua_tostring(host->L, -1) : "(not a message)";

@@ -49,10 +49,9 @@ struct reading {
   uint32_t depth;                  /* pagemaps that were read */
 };
 
-static uint64_t hash(uint64_t value, const void *bytes, size_t length) {
-  const unsigned char *byte = bytes;
-  for (size_t i = 0; i < length; i++) {
-    value = (value ^ byte[i]) * UINT64_C(0x100000001b3);
+static uint64_t hash(uint64_t value, uint64_t number) {
+  for (unsigned i = 0; i < 64; i += 8) {
+    value = (value ^ (number >> i & 255)) * UINT64_C(0x100000001b3);
   }
   return value;
 }
@@ -270,7 +269,7 @@ static int read_task(struct uffd_criu *criu, int32_t pid) {
 }
 
 static int read_tasks(struct uffd_criu *criu) {
-  struct uffd_criu_pids pids;
+  struct uffd_criu_pids pids = {0};
   unsigned char *bytes = NULL;
   uint64_t length = 0;
   char name[512];
@@ -294,20 +293,24 @@ static int read_tasks(struct uffd_criu *criu) {
 static void identify(struct uffd_criu *criu) {
   uint64_t identity = FNV_BASIS;
   for (size_t i = 0; i < criu->tasks_count; i++) {
-    identity = hash(identity, &criu->tasks[i].pid, sizeof(criu->tasks[i].pid));
+    identity = hash(identity, (uint64_t)criu->tasks[i].pid);
   }
   for (size_t i = 0; i < criu->regions_count; i++) {
-    identity = hash(identity, &criu->regions[i], sizeof(criu->regions[i]));
+    const struct uffd_criu_region *region = &criu->regions[i];
+    identity = hash(hash(hash(identity, region->address), region->length), region->offset);
   }
   for (size_t i = 0; i < criu->extents_count; i++) {
     const struct uffd_criu_extent *extent = &criu->extents[i];
-    const uint64_t numbers[] = {extent->offset, extent->length, extent->position, extent->file};
-    identity = hash(identity, numbers, sizeof(numbers));
+    identity = hash(hash(identity, extent->offset), extent->length);
+    identity = hash(hash(identity, extent->position), extent->file);
   }
   criu->identity = identity != 0 ? identity : 1; /* 0 means an unknown image */
   criu->version = identity;
   for (size_t i = 0; i < criu->files_count; i++) {
-    criu->version = hash(criu->version, &criu->files[i].stamp, sizeof(criu->files[i].stamp));
+    const struct uffd_stamp *stamp = &criu->files[i].stamp;
+    criu->version = hash(hash(hash(criu->version, stamp->device), stamp->inode), stamp->size);
+    criu->version = hash(hash(criu->version, (uint64_t)stamp->mtime_s), (uint64_t)stamp->mtime_ns);
+    criu->version = hash(hash(criu->version, (uint64_t)stamp->ctime_s), (uint64_t)stamp->ctime_ns);
   }
 }
 

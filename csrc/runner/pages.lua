@@ -188,8 +188,9 @@ local function words_of(help)
     if option and not seen[option] then -- verbs may have an option in common
       seen[option] = true
       options[#options + 1] = { option, block.text }
-    elseif block.term and block.term:find "^%l+$" then
-      verbs[#verbs + 1] = { block.term, block.text }
+    else
+      local verb = block.term and block.term:match "^%l+%f[ \0]"
+      if verb then verbs[#verbs + 1] = { verb, block.text } end
     end
   end
   return options, verbs

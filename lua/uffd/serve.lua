@@ -11,9 +11,8 @@ local usage = "serve --socket PATH [--image FILE]... [options] [--policy FILE.lu
 local help = [[
 usage: uffd-lua ]] .. usage .. "\n" .. [[
 Answers the page faults of processes that hand over their userfaultfd at a socket, as Firecracker does and uffd.handoff.
-  --socket PATH[,mode=OCTAL][,uid=N]
-                        a front door; a stale socket is replaced. It may be given several times, and each may have a
-                        mode and a user of its own instead of those of --mode and --uid
+  --socket PATH         a front door; a stale socket is replaced. It may be given several times, and as
+                        PATH,mode=OCTAL,uid=N it has a mode and a user of its own instead of those of --mode and --uid
   --image FILE          what their memory holds: a raw file, a zstd file, or an increment, whose parents are looked for;
                         several times for a stack of layers, the lowest first. With braces, such as
                         /snapshots/{label}/ram.img, each client has its own image: {label} is what it calls itself,

@@ -176,16 +176,23 @@ static int keep(const struct zstd *zstd, struct uffd_reader *reader, size_t inde
   return 0;
 }
 
+/* A part of a frame. */
+static int read_kept(const struct zstd *zstd, struct uffd_reader *reader, size_t index, uint64_t from, char *buffer,
+                     uint64_t length) {
+  const char *kept;
+  int result = keep(zstd, reader, index, &kept);
+  if (result == 0) memcpy(buffer, kept + from, length);
+  return result;
+}
+
 static int read_zstd(struct uffd_source *source, struct uffd_reader *reader, uint64_t offset, char *buffer,
                      uint64_t length) {
   const struct zstd *zstd = (const struct zstd *)source;
   for (size_t i = uffd_frames_find(&zstd->frames, offset); length > 0; i++) {
     const struct uffd_frame *frame = &zstd->frames.list[i];
     uint64_t bytes = frame_bytes(frame), from = offset - frame->offset, part = min_u64(bytes - from, length);
-    const char *kept = NULL;
-    int result = part == bytes ? decode(zstd, reader, i, buffer) : keep(zstd, reader, i, &kept);
+    int result = part == bytes ? decode(zstd, reader, i, buffer) : read_kept(zstd, reader, i, from, buffer, part);
     if (result < 0) return result;
-    if (kept != NULL) memcpy(buffer, kept + from, part);
     buffer += part;
     offset += part;
     length -= part;

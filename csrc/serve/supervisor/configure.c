@@ -33,7 +33,7 @@ static int check(const uffd_pager *pager, const struct uffd_pager_opts *opts) {
 
 int uffd_pager_configure(uffd_pager *pager, const struct uffd_pager_opts *user_opts) {
   struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
-  const char *others[UFFD_OPTIONS_OTHERS];
+  const char *others[UFFD_OPTIONS_OTHERS] = {NULL};
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_pager_opts");
   if (result == 0) result = check(pager, &opts);
   if (result == 0) result = uffd_options_change(&pager->opts, &opts, others);

@@ -116,7 +116,9 @@ static void look_at_children(struct search *search, int32_t parent, const char *
 
 uint32_t uffd_family_children(int32_t parent, uint64_t forked_ticks, uint64_t address, uint32_t most, int32_t *pids,
                               int *pidfds) {
-  struct search search = {forked_ticks, address, most, 0, pids, pidfds};
+  struct search search = {.forked_ticks = forked_ticks, .address = address, .most = most};
+  search.pids = pids;
+  search.pidfds = pidfds;
   char path[64];
   snprintf(path, sizeof(path), "/proc/%d/task", parent);
   DIR *threads = parent > 0 ? opendir(path) : NULL;

@@ -167,12 +167,13 @@ static struct wanted *copy_paths(const char *const *paths) {
     wanted->count++;
   }
   wanted->paths = uffd_alloc((wanted->count + 1) * sizeof(*wanted->paths));
-  for (size_t i = 0; wanted->paths != NULL && i < wanted->count; i++) {
-    size_t length = strlen(paths[i]) + 1;
+  size_t copied = 0;
+  for (const char *const *path = paths; wanted->paths != NULL && *path != NULL; path++) {
+    size_t length = strlen(*path) + 1;
     char *copy = uffd_alloc(length);
     if (copy == NULL) break;
-    memcpy(copy, paths[i], length);
-    wanted->paths[i] = copy;
+    memcpy(copy, *path, length);
+    wanted->paths[copied++] = copy;
   }
   if (wanted->paths != NULL && (wanted->count == 0 || wanted->paths[wanted->count - 1] != NULL)) return wanted;
   forget_wanted(wanted);

@@ -17,10 +17,10 @@ struct uffd_image {
 /* Opens an image, and a working set of it (NULL: none). Waits for the disk. Errors: those of opening them. */
 int uffd_image_load(const char *const *paths, const char *replay, struct uffd_backing *backing);
 /*
- * An image that a helper has opened, as its answer; takes the descriptors. *image is the one that is held already where
+ * An image that a helper has opened, as its answer; takes the descriptors. *taken is the one that is held already where
  * it is the same file, unchanged; it stays while it has clients.
  */
-int uffd_image_take(uffd_pager *pager, const struct uffd_message *message, int *fds, struct uffd_image **image);
+int uffd_image_take(uffd_pager *pager, const struct uffd_message *message, int *fds, struct uffd_image **taken);
 void uffd_images_drop_unused(uffd_pager *pager); /* those that no client has and no new one gets */
 /*
  * Makes the layers, whose paths are up to NULL, the current image. replay: path of a working set of it, or NULL.
