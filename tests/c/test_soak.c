@@ -159,6 +159,28 @@ static void read_all(struct reader *reader, struct vmm *vmm, bool is_child) {
   }
 }
 
+/*
+ * Hands over, and waits for the answer: from then on the client is the pager's, whatever dies. A supervisor that is
+ * killed before has taken nothing.
+ */
+static bool hand_over(struct vmm *vmm) {
+  char plain[512], list[1024], answer[256];
+  size_t length = vmm_list(vmm, VMM_PAGE_SIZE | VMM_PAGE_SIZE_KIB, plain, sizeof(plain)), has = 0;
+  CHECK(length < sizeof(plain) && strncmp(plain, "[{", 2) == 0);
+  snprintf(list, sizeof(list), "[{\"uffd_answer\":true,%.*s", (int)length - 2, plain + 2);
+  const struct vmm_message message = {.text = list};
+  if (vmm_hand_over(vmm, &message) != 0) return false;
+  while (has < sizeof(answer) - 1) {
+    ssize_t count = recv(vmm->socket, answer + has, sizeof(answer) - 1 - has, 0);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return false;
+    has += (size_t)count;
+    answer[has] = '\0';
+    if (answer[has - 1] == '\n') return strstr(answer, "\"ok\":true") != NULL;
+  }
+  return false;
+}
+
 /* False: there is no pager just now. */
 static bool read_once(struct reader *reader, bool forks) {
   struct vmm vmm;
@@ -168,8 +190,7 @@ static bool read_once(struct reader *reader, bool forks) {
   if (result == -EPERM) _exit(77);
   CHECK_EQ(result, 0);
   vmm.socket = vmm_connect(reader->soak->paging.socket);
-  if (vmm.socket >= 0) result = vmm_hand_over(&vmm, NULL);
-  bool served = vmm.socket >= 0 && result == 0;
+  bool served = vmm.socket >= 0 && hand_over(&vmm);
   pid_t child = served && forks ? fork() : -1;
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -33,9 +33,9 @@ $ mkdir -p snap/web snap/db secret; for i in web db; do (printf 'I am %s\n' $i; 
 $ sh with --socket door --image "$PWD/snap/{label}/ram.img" <<'END2'
 > images; uffd-lua clients.lua door web db
 > mkfifo go; exec 4<> go; STAY=come uffd-lua clients.lua door web web db < go & c=$!
-> await '[ -e come ]'; await '[ $(uffd-lua ctl --socket control clients | grep -c served) = 3 ]'; images; ctl metrics | sed -n 's/^uffd_image_clients{.*} /clients /p' | sort; await '[ $(ls -l /proc/$pid/fd | grep -c ram.img) = 2 ]'; echo shared
+> await '[ -e come ]'; await '[ $(uffd-lua ctl --socket control clients | grep -c served) = 3 ]'; images; ctl metrics | sed -n 's/^uffd_image_clients{.*} /clients /p' | sort; await '[ $(ls -l /proc/$pid/fd 2> /dev/null | grep -c ram.img) = 2 ]'; echo shared
 > ctl --json clients | grep -o '"image":.*snap[^,]*' | sed 's/"image":.*snap/snap/'
-> echo >&4; wait $c; await '[ $(uffd-lua ctl --socket control metrics | grep -c ^uffd_image_info) = 0 ]'; await '[ $(ls -l /proc/$pid/fd | grep -c ram.img) = 0 ]'; echo closed
+> echo >&4; wait $c; await '[ $(uffd-lua ctl --socket control metrics | grep -c ^uffd_image_info) = 0 ]'; await '[ $(ls -l /proc/$pid/fd 2> /dev/null | grep -c ram.img) = 0 ]'; echo closed
 > END2
 0
 I am web
@@ -222,10 +222,10 @@ $ mkdir many; for i in $(seq 200); do printf 'I am %d\n' $i > many/$i; truncate 
 > sh with --socket door --image 'many/{label}' --max-clients 300 --workers 2 <<'END2'
 > exec 4<> go; for i in 1 2 3 4; do uffd-lua many.lua $i < go 4>&- & done
 > await '[ -e many1 ] && [ -e many2 ] && [ -e many3 ] && [ -e many4 ]'
-> images; ls -l /proc/$pid/fd | grep -c '/many/'
+> images; ls -l /proc/$pid/fd 2> /dev/null | grep -c '/many/'
 > kill -KILL $(sed -n 's/.*has started: process //p' err | head -1); await '[ $(grep -c "has started" err) = 3 ]'
 > exec 4>&-
-> await '[ $(uffd-lua ctl --socket control metrics | grep -c ^uffd_image_info) = 0 ]'; await '[ $(ls -l /proc/$pid/fd | grep -c /many/) = 0 ]'; echo closed
+> await '[ $(uffd-lua ctl --socket control metrics | grep -c ^uffd_image_info) = 0 ]'; await '[ $(ls -l /proc/$pid/fd 2> /dev/null | grep -c /many/) = 0 ]'; echo closed
 > END2
 50
 50

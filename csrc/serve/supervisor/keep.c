@@ -18,7 +18,8 @@
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 
-#define RETRY_NS UINT64_C(20000000)
+#define RETRY_NS                                                                                                       \
+  UINT64_C(500000) /* what waits to be kept is lost if this supervisor dies: it waits as short as can be */
 
 /* A message that did not fit. */
 struct uffd_errand {
