@@ -226,7 +226,8 @@ int uffd_resolver_callback(const struct uffd_callback_ops *user_ops, void *ctx, 
   callback->head.kind = callback->kind;
   callback->uses_count = uses_count;
   result = finish(callback, uses);
+  if (result < 0) return result;
   callback->head.wants = ops.want != NULL; /* what it may hand over to lies at offsets that only its resolve knows */
-  if (result == 0) *resolver = &callback->head;
-  return result;
+  *resolver = &callback->head;
+  return 0;
 }

@@ -73,13 +73,14 @@ static void zstd_files(void) {
 /* A raw base with a sidecar, and an increment on it: three pages are data, one is zero. */
 static unsigned char *add_chain(struct remoting *server, unsigned char **pages, uint64_t *length) {
   const uint64_t count = 256;
-  static unsigned char *base;
+  static unsigned char *base, *top_bytes; /* what the server shows is found by no leak checker in its shared memory */
+  static struct bytes framed;
   *pages = base = imaging_pages(1, count);
   *length = count * PAGE;
   const struct extent whole[] = {{0, *length, 0, 1}};
   struct index_file index = {
       .length = *length, .stream = *length, .contents = base, .extents = whole, .count = 1, .flags = 1};
-  struct bytes sidecar = index_make(&index), framed = {NULL, 0, 0};
+  struct bytes sidecar = index_make(&index);
   bytes_u32(&framed, 0x184D2A5D);
   bytes_u32(&framed, (uint32_t)sidecar.length);
   bytes_add(&framed, sidecar.at, sidecar.length);
@@ -109,7 +110,7 @@ static unsigned char *add_chain(struct remoting *server, unsigned char **pages, 
   const char *path = imaging_path("top");
   zstd_file_finish(&file, path);
   uint64_t top_length;
-  unsigned char *top_bytes = bytes_of(path, &top_length);
+  top_bytes = bytes_of(path, &top_length);
   remoting_add(server, "top", top_bytes, top_length);
   bytes_free(&payload);
   bytes_free(&sidecar);
