@@ -73,7 +73,8 @@ static void zstd_files(void) {
 /* A raw base with a sidecar, and an increment on it: three pages are data, one is zero. */
 static unsigned char *add_chain(struct remoting *server, unsigned char **pages, uint64_t *length) {
   const uint64_t count = 256;
-  static unsigned char *base, *top_bytes; /* what the server shows is found by no leak checker in its shared memory */
+  /* what the server shows is found by no leak checker in its shared memory */
+  static unsigned char *base, *volatile top_bytes;
   static struct bytes framed;
   *pages = base = imaging_pages(1, count);
   *length = count * PAGE;
