@@ -90,7 +90,7 @@ static void a_factory_that_hangs_holds_up_nobody_else(void) {
   CHECK(is_killed(guilty));
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_HUNG), 2);
   CHECK(strstr(paging.seen->texts[UFFD_REPORT_HUNG], "has not come back from making the client") != NULL);
-  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_FROZEN), 1);
+  paging_await(&paging, UFFD_REPORT_FROZEN, 1);
   CHECK_EQ(paging_end(&paging), 1);
   paging_tear_down(&paging);
 }

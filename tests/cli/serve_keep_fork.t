@@ -38,6 +38,7 @@ $ cat > alone <<'END'
 > echo >&3; [ "$1" = during ] || await 'grep -q pages forked'
 > kill -CONT $keeper; await 'grep -q "client 1 is taken over" err'
 > await 'grep -q pages forked'; echo >&3; exec 3>&-; wait $forked; echo "forked: $?"; cat forked
+> await 'uffd-lua ctl --socket control status > status 2>&1' # it hears signals from then on
 > kill -TERM $keeper; wait $keeper; echo "serve: $?"; rm go
 > END
 $ sh alone before
