@@ -242,15 +242,16 @@ static int check_ledger(const uffd_loop *loop, bool foreign) {
   return fail(EINVAL, "A loop with a ledger serves memory of another process.");
 }
 
-static int check_resolver(const uffd_loop *loop, const uffd_memory *memory, const uffd_resolver *resolver,
-                          const struct uffd_region_opts *opts) {
+/* common: what the region shares; a region that was added before its memory shared anything goes on without. */
+static int check_resolver(const uffd_loop *loop, const uffd_memory *memory, const struct uffd_common *common,
+                          const uffd_resolver *resolver, const struct uffd_region_opts *opts) {
   bool foreign = memory->kind == UFFD_MEMORY_FOREIGN;
   uint64_t features = opts->object != NULL ? opts->object->features : loop->engine.features;
   const struct uffd_target target = {
       .page_size = memory->page_size,
       .features = uffd_kernel_features(),
       .page_cache = memory->fd >= 0 || (foreign && (opts->modes & UFFD_MODE_MINOR) != 0),
-      .common = memory->common,
+      .common = common,
       .private_mapping = memory->private_mapping && memory->fd < 0,
       .forks = !foreign && (features & UFFD_FEAT_EVENT_FORK) != 0,
   };
@@ -268,7 +269,7 @@ int uffd_region_check_resolver(const uffd_region *region, const uffd_resolver *r
     return fail(EINVAL, "Of the old resolver and the new one, only one continues pages and fills others: minor faults "
                         "would be answered from what the other has left in the page cache.");
   }
-  return check_resolver(region->loop, region->memory, resolver, &opts);
+  return check_resolver(region->loop, region->memory, terms->cache.common, resolver, &opts);
 }
 
 int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uffd_resolver *resolver,
@@ -291,7 +292,7 @@ int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uff
   if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
     return fail(EINVAL, "A region needs the mode missing or minor: nothing else brings faults to a resolver.");
   }
-  result = check_resolver(loop, memory, resolver, opts);
+  result = check_resolver(loop, memory, memory->common, resolver, opts);
   if (result < 0) return result;
   *guard = (opts->modes & UFFD_MODE_MISSING) != 0 ? guard_modes(memory) & ~opts->modes : 0;
   return opts->on_error == UFFD_ON_ERROR_DEFAULT ? 0 : check_poison(opts->on_error);

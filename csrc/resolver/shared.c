@@ -67,7 +67,8 @@ static int check(const uffd_resolver *resolver, const struct uffd_target *target
   const struct shared *shared = (const struct shared *)resolver;
   uint64_t needs = target->page_size == BASE_PAGE ? UFFD_FEAT_MINOR_SHMEM : UFFD_FEAT_MINOR_HUGETLBFS;
   if (target->common != shared->common) {
-    return fail(EINVAL, "A shared resolver answers for its memory, and for those that were mapped of it.");
+    return fail(EINVAL, "A shared resolver answers for its memory, and for those that were mapped of it, in regions "
+                        "that were added since it was made.");
   }
   if ((target->features & needs) == 0) {
     return fail(EOPNOTSUPP, "This kernel cannot map pages of the page cache by a fault (minor faults, 5.13; of huge "

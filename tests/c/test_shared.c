@@ -404,6 +404,25 @@ static void what_cannot_be_shared_is_refused(void) {
   uffd_memory_close(plain);
 }
 
+/* A region that was added before its memory shared anything has nothing to share: it keeps its resolver. */
+static void an_older_region_does_not_get_it(void) {
+  needs_minor(UFFD_MEMORY_MEMFD);
+  page = check_page();
+  uffd_resolver *below = image_resolver(4 * page), *shared;
+  uffd_memory *memory = map_first(UFFD_MEMORY_MEMFD, 4 * page);
+  uffd_loop *loop = open_loop(UFFD_ENGINE_THREADS, 0);
+  uffd_region *region;
+  CHECK_OK(uffd_loop_add(loop, memory, below, NULL, &region));
+  CHECK_OK(uffd_resolver_shared(memory, below, &shared));
+  CHECK_ERR(uffd_region_set_resolver(region, shared), -EINVAL);
+  CHECK_SAYS("added since");
+  CHECK(image_there(uffd_memory_address(memory), 0, 4 * page));
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_memory_close(memory);
+  uffd_resolver_close(below);
+  uffd_resolver_close(shared);
+}
+
 static const struct check_test tests[] = {
     TEST(each_page_is_filled_once),
     TEST(what_is_written_is_ones_own),
@@ -417,6 +436,7 @@ static const struct check_test tests[] = {
     TEST(forked_children_share),
     TEST(huge_pages_are_shared),
     TEST(what_cannot_be_shared_is_refused),
+    TEST(an_older_region_does_not_get_it),
 };
 
 CHECK_MAIN(tests)
