@@ -53,3 +53,23 @@ ready
 pages 2048 wrong 0 ms *
 ready
 serve: 0
+
+# Told to end while there is no supervisor, the keeper starts one, which fills what is missing.
+$ cat > untended <<'END'
+> mkfifo go; rm -f control; : > err
+> uffd-lua serve --keep --socket door --control control --image image --around 4K > out 2> err & keeper=$!
+> await 'grep -qs "has started" err'
+> vmm --socket door --image image --stay < go > stayed 2>&1 & stayed=$!
+> exec 3> go
+> await 'uffd-lua ctl --socket control clients 2> /dev/null | grep -q served'
+> supervisor=$(uffd-lua ctl --socket control status | sed -n 's/^pid  *//p')
+> kill -STOP $keeper; kill -KILL $supervisor; await "! uffd-lua ctl --socket control status > status 2>&1"
+> kill -TERM $keeper; kill -CONT $keeper; wait $keeper; echo "serve: $?"
+> echo >&3; exec 3>&-; wait $stayed; echo "client: $?"; cat stayed; rm go
+> END
+$ sh untended
+serve: 0
+client: 0
+ready
+pages 2048 wrong 0 ms *
+ready

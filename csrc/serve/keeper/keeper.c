@@ -24,10 +24,11 @@
 #define STORE_MAX   8192 /* descriptors, or half of what may be open */
 #define TEXT_MAX    4096
 #define FDS_MAX     16
-#define PAUSE_MIN   20                   /* ms before the pager is started again; doubles up to */
-#define PAUSE_MAX   5000                 /* when it dies before it is ready, */
-#define PAUSE_READY 320                  /* or up to this */
-#define CALM_NS     UINT64_C(2000000000) /* a pager that lived so long is started again at once */
+#define PAUSE_MIN   20                    /* ms before the pager is started again; doubles up to */
+#define PAUSE_MAX   5000                  /* when it dies before it is ready, */
+#define PAUSE_READY 320                   /* or up to this */
+#define HELD_NS     UINT64_C(10000000000) /* a signal waits so long for a pager that does not get ready */
+#define CALM_NS     UINT64_C(2000000000)  /* a pager that lived so long is started again at once */
 
 struct kept {
   struct kept *next; /* a newer one */
@@ -46,6 +47,8 @@ struct keeper {
   pid_t pager;
   uint64_t started_ns;
   unsigned pause_ms;
+  int held; /* a signal for a pager that is not ready, or not there: it would die of it; 0: none */
+  uint64_t held_ns;
   bool ready;  /* it has said so */
   bool ending; /* it was told to end */
 };
@@ -233,6 +236,17 @@ static int reap(const struct keeper *keeper, bool *killed) {
   return *killed ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* What was kept is to be drained by a pager: one that has just begun would die of the signal. The second one passes. */
+static void pass_signal(struct keeper *keeper, int signal) {
+  if (keeper->held == 0 && (keeper->pager == 0 || !keeper->ready)) {
+    keeper->held = signal;
+    keeper->held_ns = uffd_now();
+    return;
+  }
+  keeper->held = 0;
+  if (keeper->pager > 0) kill(keeper->pager, signal);
+}
+
 /* ^C and ^\ of a terminal reach the pager by themselves. */
 static void take_signals(struct keeper *keeper) {
   struct signalfd_siginfo info;
@@ -240,8 +254,16 @@ static void take_signals(struct keeper *keeper) {
     int signal = (int)info.ssi_signo;
     if (signal == SIGCHLD) continue;
     if (signal != SIGHUP) keeper->ending = true;
-    if (info.ssi_code != SI_KERNEL && keeper->pager > 0) kill(keeper->pager, signal);
+    if (info.ssi_code != SI_KERNEL || keeper->pager == 0) pass_signal(keeper, signal);
   }
+}
+
+/* To a pager that is ready; one that takes too long gets it as it is. */
+static void pass_held(struct keeper *keeper) {
+  if (keeper->held == 0 || keeper->pager == 0) return;
+  if (!keeper->ready && uffd_now() - keeper->held_ns < HELD_NS) return;
+  kill(keeper->pager, keeper->held);
+  keeper->held = 0;
 }
 
 static void pause_before(struct keeper *keeper) {
@@ -258,17 +280,18 @@ static int run(struct keeper *keeper) {
   int result = start(keeper);
   while (result == 0) {
     bool killed = false;
-    (void)poll(polls, 2, -1);
+    (void)poll(polls, 2, keeper->held != 0 ? (int)(HELD_NS / 1000000) : -1);
     hear(keeper);
-    take_signals(keeper);
     int code = reap(keeper, &killed);
+    if (code >= 0) keeper->pager = 0;
+    take_signals(keeper);
+    pass_held(keeper);
     if (code < 0) continue;
     hear(keeper); /* what it said last */
-    keeper->pager = 0;
-    if (!killed || keeper->ending) return code;
+    if (!killed || (keeper->ending && keeper->held == 0)) return code;
     pause_before(keeper);
     take_signals(keeper);
-    if (keeper->ending) return code;
+    if (keeper->ending && keeper->held == 0) return code;
     result = start(keeper);
   }
   return result;
