@@ -68,7 +68,8 @@ enum {
   /*
    * Keep what clients are made of (userfaultfd, book, process, image) in the service manager's store of descriptors,
    * and take over what a supervisor has left there that has died: sd_notify(3), FDSTORE. The manager is systemd
-   * (FileDescriptorStoreMax, NotifyAccess=main), or uffd_pager_keep()
+   * (FileDescriptorStoreMax, NotifyAccess=main), or uffd_pager_keep(). A client that asks for an answer gets it when
+   * the manager has all of it; a manager that takes nothing for hang_ms is reported, and clients wait no longer for it
    */
   UFFD_PAGER_KEEP = 4
 };

@@ -10,10 +10,12 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
 #include "calls.h"
+#include "door.h"
 #include "paging.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -169,6 +171,31 @@ static void odd_clients_are_refused(struct scene *scene) {
   vmm_unmap(&vmm);
 }
 
+/* Whose memory it is must be looked for: by a pidfd, by a number, by a number and no descriptor, in vain. */
+static void owners_are_looked_for(struct scene *scene) {
+  struct vmm vmm;
+  uint64_t pages = scene->paging.length / 4096;
+  int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+  CHECK(pidfd >= 0);
+  char named[64], whole[80];
+  snprintf(named, sizeof(named), ",\"uffd_pid\":%d", getpid());
+  for (unsigned i = 0; i < 4; i++) {
+    CHECK_EQ(vmm_map(&vmm, 4096, &pages, 1), 0);
+    CHECK_EQ(vmm_register(&vmm, 0, UFFDIO_REGISTER_MODE_MISSING), 0);
+    snprintf(whole, sizeof(whole), "%s,\"uffd_fd\":%d", named, vmm.uffd);
+    const char *extra[] = {",\"uffd_pidfd\":true", whole, named, ",\"uffd_pid\":2147483647"};
+    unsigned gone = paging_reports(&scene->paging, UFFD_REPORT_GONE);
+    int socket = connect_to(&scene->paging);
+    send_list(socket, &vmm, extra[i], vmm.uffd, i == 0 ? pidfd : -1);
+    check_line_has(socket, i < 3 ? "\"ok\":true" : "no such process");
+    if (i < 3) CHECK_EQ(vmm_send(socket, "[]", 2, NULL, 0), 0);
+    if (i < 3) paging_await(&scene->paging, UFFD_REPORT_GONE, gone + 1);
+    close(socket);
+    vmm_unmap(&vmm);
+  }
+  close(pidfd);
+}
+
 static void workers_die_and_hang(struct scene *scene) {
   struct paging *paging = &scene->paging;
   pid_t client = start_sleeper(scene);
@@ -269,6 +296,7 @@ static void the_supervisor_never_waits(void) {
   calls_watch(&scene.calls, scene.paging.supervisor, &scene.paging.seen->stepping);
   clients_come_and_go(&scene);
   odd_clients_are_refused(&scene);
+  owners_are_looked_for(&scene);
   workers_die_and_hang(&scene);
   orders_are_given(&scene);
   it_drains(&scene);

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "door.h"
 #include "paging.h"
 
 #define PAGE UINT64_C(4096)
@@ -45,54 +46,6 @@ static void make_memory(struct vmm *vmm, uint64_t offset, uint64_t pages) {
   int result = vmm_register(vmm, 0, UFFDIO_REGISTER_MODE_MISSING);
   if (result == -EPERM) _exit(77);
   CHECK_EQ(result, 0);
-}
-
-/* The list, with more keys in its first region: ',"key":value'. */
-static void write_list(const struct vmm *vmm, const char *extra, char *text, size_t size) {
-  char list[1024];
-  CHECK(vmm_list(vmm, VMM_PAGE_SIZE, list, sizeof(list)) < sizeof(list));
-  char *end = strchr(list, '}');
-  snprintf(text, size, "%.*s,\"uffd_answer\":true%s%s", (int)(end - list), list, extra, end);
-}
-
-static void send_list(int socket, const struct vmm *vmm, const char *extra, int uffd, int fd) {
-  char text[2048];
-  int fds[] = {uffd, fd};
-  write_list(vmm, extra, text, sizeof(text));
-  CHECK_EQ(vmm_send(socket, text, strlen(text), fds, fd >= 0 ? 2 : 1), 0);
-}
-
-static const char *read_line(int socket) {
-  static char line[2048];
-  size_t length = 0;
-  while (length + 1 < sizeof(line) && recv(socket, line + length, 1, 0) == 1 && line[length] != '\n') {
-    length++;
-  }
-  line[length] = '\0';
-  return line;
-}
-
-static void check_line(int socket, const char *expected) {
-  const char *line = read_line(socket);
-  if (strcmp(line, expected) != 0) fprintf(stderr, "the pager says %s instead of %s\n", line, expected);
-  CHECK(strcmp(line, expected) == 0);
-}
-
-static void check_line_has(int socket, const char *words) {
-  const char *line = read_line(socket);
-  if (strstr(line, words) == NULL) fprintf(stderr, "the pager says %s, which lacks %s\n", line, words);
-  CHECK(strstr(line, words) != NULL);
-}
-
-static void check_hung_up(int socket) {
-  char byte;
-  CHECK_EQ(recv(socket, &byte, 1, 0), 0);
-}
-
-static int connect_to(const struct paging *paging) {
-  int socket = vmm_connect(paging->socket);
-  CHECK(socket >= 0);
-  return socket;
 }
 
 static void walk(struct paging *paging, struct vmm *vmm) {
@@ -413,6 +366,27 @@ static void one_connection_has_several_clients(void) {
   close_pager(&paging);
 }
 
+/* Both come in one read. The first waits, as its process is looked for; what is behind it is not forgotten. */
+static void notice_comes_right_behind_its_client(void) {
+  struct paging paging;
+  struct vmm vmm;
+  char extra[64], text[2048];
+  open_pager(&paging, MIB);
+  make_memory(&vmm, 0, MIB / PAGE);
+  snprintf(extra, sizeof(extra), ",\"uffd_pid\":%d,\"uffd_fd\":%d", getpid(), vmm.uffd);
+  write_list(&vmm, extra, text, sizeof(text));
+  size_t length = strlen(text);
+  snprintf(text + length, sizeof(text) - length, "[{\"uffd_notice\":\"done\",\"uffd_answer\":true}]");
+  int socket = connect_to(&paging);
+  CHECK_EQ(vmm_send(socket, text, strlen(text), &vmm.uffd, 1), 0);
+  check_line(socket, "{\"ok\":true,\"client\":1}");
+  check_line(socket, "{\"ok\":true,\"client\":1}");
+  paging_await(&paging, UFFD_REPORT_GONE, 1);
+  close(socket);
+  vmm_unmap(&vmm);
+  close_pager(&paging);
+}
+
 static void notices_that_are_refused(void) {
   struct paging paging;
   struct vmm vmm;
@@ -533,6 +507,7 @@ static const struct check_test tests[] = {
     TEST(who_cannot_be_proved_is_refused),
     TEST(rest_is_filled_when_the_client_says_so),
     TEST(one_connection_has_several_clients),
+    TEST(notice_comes_right_behind_its_client),
     TEST(notices_that_are_refused),
     TEST(client_comes_again),
     TEST(thousand_regions_of_three_thousand_layers),

@@ -2,11 +2,13 @@
  * test. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include "door.h"
 #include "paging.h"
 
 #define MIB    (UINT64_C(1) << 20)
@@ -183,9 +185,88 @@ static void supervisor_and_worker_are_killed(void) {
   take_over(true);
 }
 
+/*
+ * A client that asks for an answer hears that it is served when the next supervisor would have it. Here the manager's
+ * queue is full, and the manager does not read.
+ */
+
+/* Until nothing more fits. */
+static void fill_queue(void) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  int sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  snprintf(address.sun_path, sizeof(address.sun_path), "%s/manager", store.paging.directory);
+  CHECK(sender >= 0 && connect(sender, (struct sockaddr *)&address, sizeof(address)) == 0);
+  while (send(sender, "STATUS=x", 8, 0) == 8) {
+  }
+  CHECK_EQ(errno, EAGAIN);
+  close(sender);
+}
+
+static int hand_over(struct vmm *vmm, uint64_t pages) {
+  CHECK_EQ(vmm_map(vmm, PAGE, &pages, 1), 0);
+  CHECK_EQ(vmm_register(vmm, 0, UFFDIO_REGISTER_MODE_MISSING), 0);
+  int socket = connect_to(&store.paging);
+  send_list(socket, vmm, "", vmm->uffd, -1);
+  return socket;
+}
+
+static bool has_answer(int socket) {
+  char byte;
+  return recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+}
+
+static void leave(int socket) {
+  CHECK_EQ(vmm_send(socket, "[]", 2, NULL, 0), 0);
+  paging_await(&store.paging, UFFD_REPORT_GONE, 1);
+  close(socket);
+  CHECK_EQ(paging_end(&store.paging), 1);
+  paging_tear_down(&store.paging);
+}
+
+static void its_answer_waits_until_it_is_kept(void) {
+  struct uffd_pager_opts opts;
+  struct vmm vmm;
+  set_up(&opts);
+  paging_start(&store.paging, &opts);
+  hear();
+  fill_queue();
+  struct vmm_work work = {.image = store.paging.bytes, .image_length = store.paging.length};
+  int socket = hand_over(&vmm, store.paging.length / PAGE);
+  paging_await_clients(&store.paging, 1, UFFD_CLIENT_SERVED);
+  CHECK_EQ(vmm_page(&vmm, &work, 0), 1);
+  paging_turn(&store.paging);
+  CHECK(!has_answer(socket)); /* it is served, and not kept */
+  CHECK(find("client1.object") < 0);
+  while (!has_answer(socket)) {
+    hear();
+    check_pause();
+  }
+  await_kept("client1.object", true);
+  check_line(socket, "{\"ok\":true,\"client\":1}");
+  CHECK_EQ(paging_reports(&store.paging, UFFD_REPORT_ERROR), 0);
+  leave(socket);
+}
+
+static void manager_that_takes_nothing_is_reported(void) {
+  struct uffd_pager_opts opts;
+  struct vmm vmm;
+  set_up(&opts);
+  opts.hang_ms = 200;
+  paging_start(&store.paging, &opts);
+  hear();
+  fill_queue();
+  int socket = hand_over(&vmm, store.paging.length / PAGE);
+  check_line(socket, "{\"ok\":true,\"client\":1}");
+  paging_await(&store.paging, UFFD_REPORT_ERROR, 1);
+  CHECK(strstr(store.paging.seen->texts[UFFD_REPORT_ERROR], "it has taken nothing for 200 ms") != NULL);
+  leave(socket);
+}
+
 static const struct check_test tests[] = {
     TEST(supervisor_is_killed),
     TEST(supervisor_and_worker_are_killed),
+    TEST(its_answer_waits_until_it_is_kept),
+    TEST(manager_that_takes_nothing_is_reported),
 };
 
 CHECK_MAIN(tests)

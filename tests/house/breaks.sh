@@ -39,6 +39,7 @@ poison-time test_race_install R5_an_answer_never_heals_poison
 keep-object test_pager_keep supervisor_and_worker_are_killed
 keep-image test_pager_keep supervisor_and_worker_are_killed
 keep-drop test_pager_keep supervisor_is_killed
+keep-answer test_pager_keep its_answer_waits_until_it_is_kept
 END
 
 # Each step that can be left out is in the list.

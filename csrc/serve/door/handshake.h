@@ -25,6 +25,7 @@ struct uffd_owner {
 };
 #define UFFD_OWNER_INIT                                                                                                \
   { .fd = -1 }
+#define UFFD_OWNER_IS_NAMED(owner) ((owner)->by_pidfd || (owner)->pid != 0)
 
 /*
  * Checked. Its owner owns its descriptors, all of them O_CLOEXEC, and its regions. Whoever takes one of them out puts

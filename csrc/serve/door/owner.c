@@ -110,19 +110,12 @@ static int explain(int error, const struct uffd_owner *owner, int32_t pid) {
   }
 }
 
-static int find_by_pidfd(struct uffd_handshake *handshake) {
-  if (handshake->fds_count == 0)
-    return fail(EBADF, "The handshake promises a pidfd, and none came after the userfaultfd.");
-  int pidfd = handshake->fds[0], pid = number_of(pidfd);
+static int find_by_pidfd(const struct uffd_owner *owner, int object_fd, int pidfd) {
+  if (pidfd < 0) return fail(EBADF, "The handshake promises a pidfd, and none came after the userfaultfd.");
+  int pid = number_of(pidfd);
   if (pid == -EBADF) return fail(EBADF, "The descriptor after the userfaultfd is no pidfd.");
-  int result = pid < 0 ? pid : prove(pid, pidfd, handshake->object_fd, handshake->owner.fd);
-  if (result < 0) return explain(-result, &handshake->owner, pid);
-  uffd_close_fds(&handshake->pidfd, 1);
-  handshake->pidfd = pidfd;
-  handshake->pid = pid;
-  handshake->fds_count--;
-  memmove(handshake->fds, handshake->fds + 1, handshake->fds_count * sizeof(int));
-  return 0;
+  int result = pid < 0 ? pid : prove(pid, pidfd, object_fd, owner->fd);
+  return result < 0 ? explain(-result, owner, pid) : pid;
 }
 
 /* One of the numbers that the process has in its namespaces. */
@@ -146,11 +139,11 @@ static bool is_called(int32_t pid, int32_t number) {
 }
 
 /* The process with this number of ours, if it is called so and has the object: its pidfd is in *pidfd then. */
-static int try_process(int32_t pid, const struct uffd_handshake *handshake, int *pidfd) {
-  if (!is_called(pid, handshake->owner.pid)) return -ESRCH;
+static int try_process(int32_t pid, const struct uffd_owner *owner, int object_fd, int *pidfd) {
+  if (!is_called(pid, owner->pid)) return -ESRCH;
   *pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
   if (*pidfd < 0) return -errno;
-  int result = prove(pid, *pidfd, handshake->object_fd, handshake->owner.fd);
+  int result = prove(pid, *pidfd, object_fd, owner->fd);
   if (result < 0) uffd_close_fds(pidfd, 1);
   return result;
 }
@@ -164,32 +157,29 @@ static bool is_elsewhere(int32_t pid) {
 }
 
 /* The number is another namespace's: whoever is called so there, and has the object, is the one. */
-static int search_processes(const struct uffd_handshake *handshake, int32_t *pid, int *pidfd) {
+static int search_processes(const struct uffd_owner *owner, int object_fd, int32_t *pid, int *pidfd) {
   int result = -ESRCH;
   unsigned count = 0;
   DIR *all = opendir("/proc");
   if (all == NULL) return -ESRCH;
   for (struct dirent *entry; result != 0 && count < PROCESSES_MAX && (entry = readdir(all)) != NULL; count++) {
     *pid = (int32_t)strtol(entry->d_name, NULL, 10);
-    int tried = *pid > 0 ? try_process(*pid, handshake, pidfd) : -ESRCH;
+    int tried = *pid > 0 ? try_process(*pid, owner, object_fd, pidfd) : -ESRCH;
     if (tried == 0 || result == -ESRCH) result = tried; /* the first reason beside "not called so" is told */
   }
   (void)closedir(all);
   return result;
 }
 
-static int find_by_number(struct uffd_handshake *handshake) {
-  int32_t pid = handshake->owner.pid;
-  int pidfd = -1, result = try_process(pid, handshake, &pidfd);
-  if (result < 0 && is_elsewhere(handshake->pid)) result = search_processes(handshake, &pid, &pidfd);
-  if (result < 0) return explain(-result, &handshake->owner, pid);
-  uffd_close_fds(&handshake->pidfd, 1);
-  handshake->pidfd = pidfd;
-  handshake->pid = pid;
-  return 0;
+static int find_by_number(const struct uffd_owner *owner, int32_t peer, int object_fd, int *pidfd) {
+  int32_t pid = owner->pid;
+  int result = try_process(pid, owner, object_fd, pidfd);
+  if (result < 0 && is_elsewhere(peer)) result = search_processes(owner, object_fd, &pid, pidfd);
+  return result < 0 ? explain(-result, owner, pid) : pid;
 }
 
-int uffd_owner_find(struct uffd_handshake *handshake) {
-  if (handshake->owner.by_pidfd) return find_by_pidfd(handshake);
-  return handshake->owner.pid != 0 ? find_by_number(handshake) : 0;
+int uffd_owner_find(const struct uffd_owner *owner, int32_t peer, int object_fd, int *pidfd) {
+  if (owner->by_pidfd) return find_by_pidfd(owner, object_fd, *pidfd);
+  *pidfd = -1;
+  return find_by_number(owner, peer, object_fd, pidfd);
 }

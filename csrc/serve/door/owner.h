@@ -8,12 +8,13 @@
 #include "serve/door/handshake.h"
 
 /*
- * When the client has named a process, pid and pidfd of the handshake become that process's. A pidfd that came with it
- * is taken out of its descriptors. Where a number is named by a client in another pid namespace, /proc is searched for
- * it, which takes time in proportion to the processes of this machine; a pidfd is found at once. Errors, with a
- * sentence: -EBADF no pidfd came; -ESRCH the process is dead, or none of that number has the userfaultfd; -EPERM the
- * kernel does not let us look into it; -EINVAL it does not have the userfaultfd; -EMFILE.
+ * The number of the process that the client has named. peer: the process that connected. pidfd: what came after the
+ * userfaultfd, when the owner is named by a pidfd; otherwise it becomes a new pidfd of that process. /proc is searched
+ * for a userfaultfd whose number is not said, and, where the client is in another pid namespace, for the process: this
+ * takes time in proportion to its descriptors and to the processes of this machine. Errors, with a sentence: -EBADF
+ * no pidfd came; -ESRCH the process is dead, or none of that number has the userfaultfd; -EPERM the kernel does not let
+ * us look into it; -EINVAL it does not have the userfaultfd; -EMFILE.
  */
-int uffd_owner_find(struct uffd_handshake *handshake);
+int uffd_owner_find(const struct uffd_owner *owner, int32_t peer, int object_fd, int *pidfd);
 
 #endif

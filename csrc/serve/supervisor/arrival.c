@@ -21,21 +21,36 @@
 #define HELPERS_MAX 8u
 #define PATH_BYTES  4096u
 
+enum stage {
+  STAGE_OWNER,   /* the looker looks whose memory it is */
+  STAGE_IMAGE,   /* no helper has begun yet */
+  STAGE_OPENING, /* a helper opens its image */
+  STAGE_KEEPING  /* it is a client; what is kept of it is on its way to the service manager */
+};
+
 struct uffd_arrival {
   struct uffd_arrival *next;
   struct uffd_handshake handshake;
   uffd_arrived_fn *arrived; /* NULL: it is over, its helper still works */
   void *owner;
-  uint64_t number; /* by which the service manager keeps its userfaultfd meanwhile */
-  bool started;
+  uint64_t number; /* by which the service manager keeps its userfaultfd meanwhile; 0: it does not */
+  enum stage stage;
+  /* while it is KEEPING */
+  int result;
+  uint64_t id, given; /* see uffd_keep_given() */
+  uint64_t give_up_ns;
 };
 
-bool uffd_arrivals_wanted(const uffd_pager *pager) {
+static bool has_image(const uffd_pager *pager) {
   return uffd_options_choose(&pager->opts);
 }
 
-struct uffd_arrival *uffd_arrival_begin(uffd_pager *pager, struct uffd_handshake *handshake, uffd_arrived_fn *arrived,
-                                        void *owner) {
+bool uffd_arrival_needed(const uffd_pager *pager, const struct uffd_handshake *handshake) {
+  return has_image(pager) || UFFD_OWNER_IS_NAMED(&handshake->owner);
+}
+
+static struct uffd_arrival *link_in(uffd_pager *pager, struct uffd_handshake *handshake, uffd_arrived_fn *arrived,
+                                    void *owner) {
   struct uffd_arrival *arrival = NEW(struct uffd_arrival), **at = &pager->arrivals;
   if (arrival == NULL) {
     fail(ENOMEM, "No memory for a client.");
@@ -47,8 +62,6 @@ struct uffd_arrival *uffd_arrival_begin(uffd_pager *pager, struct uffd_handshake
     at = &(*at)->next;
   }
   *at = arrival;
-  arrival->number = ++pager->last_refused; /* if this process dies now, the next one holds it: never zeros */
-  uffd_keep_refused(pager, arrival->number, arrival->handshake.object_fd);
   return arrival;
 }
 
@@ -71,7 +84,107 @@ static void tell(uffd_pager *pager, struct uffd_arrival *arrival, int result, ui
   arrival->arrived = NULL;
   arrived(pager, arrival->owner, result, &arrival->handshake, id);
   release(pager, arrival);
-  uffd_keep_drop_refused(pager, arrival->number); /* last: it is kept as a client, or as refused, by now */
+  if (arrival->number != 0) uffd_keep_drop_refused(pager, arrival->number); /* it is kept as what it is by now */
+}
+
+static void end(uffd_pager *pager, struct uffd_arrival *arrival, int result, uint64_t id) {
+  unlink_arrival(pager, arrival);
+  tell(pager, arrival, result, id);
+  DELETE(arrival);
+}
+
+/* It is a client, or it is refused. Only who waits for an answer waits for the service manager. */
+static void settle(uffd_pager *pager, struct uffd_arrival *arrival, int result, uint64_t id) {
+  arrival->given = uffd_keep_given(pager);
+  if (result < 0 || !arrival->handshake.wants_answer || uffd_keep_taken(pager, arrival->given)) {
+    end(pager, arrival, result, id);
+    return;
+  }
+  arrival->stage = STAGE_KEEPING;
+  arrival->result = result;
+  arrival->id = id;
+  arrival->give_up_ns = uffd_now() + UINT64_C(1000000) * pager->opts.hang_ms;
+}
+
+int uffd_arrival_hold(uffd_pager *pager, struct uffd_handshake *handshake, int result, uint64_t id,
+                      uffd_arrived_fn *arrived, void *owner) {
+  struct uffd_arrival *arrival = link_in(pager, handshake, arrived, owner);
+  if (arrival == NULL) return -ENOMEM;
+  settle(pager, arrival, result, id);
+  return 0;
+}
+
+/* ---- whose memory it is */
+
+static struct uffd_arrival *find(const uffd_pager *pager, uint64_t number, enum stage stage) {
+  struct uffd_arrival *arrival = pager->arrivals;
+  while (arrival != NULL && (arrival->number != number || arrival->stage != stage)) {
+    arrival = arrival->next;
+  }
+  return arrival;
+}
+
+static void take_owner(struct uffd_handshake *handshake, const struct uffd_seen *seen) {
+  uffd_close_fds(&handshake->pidfd, 1);
+  handshake->pid = seen->pids[0];
+  if (handshake->owner.by_pidfd) {
+    handshake->pidfd = handshake->fds[0];
+    handshake->fds_count--;
+    memmove(handshake->fds, handshake->fds + 1, handshake->fds_count * sizeof(int));
+  } else {
+    handshake->pidfd = seen->fds[0];
+    seen->fds[0] = -1;
+  }
+}
+
+static void enter(uffd_pager *pager, struct uffd_arrival *arrival) {
+  uint64_t id = 0;
+  int result = has_image(pager) ? uffd_client_may_come(pager, &arrival->handshake) : 1;
+  if (result >= 0 && has_image(pager)) {
+    arrival->stage = STAGE_IMAGE;
+    return;
+  }
+  if (result >= 0) result = uffd_client_come(pager, &arrival->handshake, pager->current, &id);
+  settle(pager, arrival, result, id);
+}
+
+static void owner_found(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
+  struct uffd_arrival *arrival = find(pager, look->owner, STAGE_OWNER);
+  if (arrival == NULL) return;
+  if (seen->result < 0) {
+    int error = seen->result == -ECHILD ? EAGAIN : -seen->result;
+    end(pager, arrival, fail(error, "%s", seen->why), 0);
+    return;
+  }
+  take_owner(&arrival->handshake, seen);
+  enter(pager, arrival);
+}
+
+static int ask_owner(uffd_pager *pager, struct uffd_arrival *arrival) {
+  const struct uffd_handshake *handshake = &arrival->handshake;
+  struct uffd_look look = {.kind = UFFD_LOOK_OWNER,
+                           .fd = handshake->object_fd,
+                           .pid = handshake->pid,
+                           .pidfd = -1,
+                           .owner = arrival->number,
+                           .named = handshake->owner};
+  if (handshake->owner.by_pidfd && handshake->fds_count != 0) look.pidfd = handshake->fds[0];
+  return uffd_looker_ask(pager, &look, owner_found) ? 0 : fail(ENOMEM, "No memory for a client.");
+}
+
+int uffd_arrival_begin(uffd_pager *pager, struct uffd_handshake *handshake, uffd_arrived_fn *arrived, void *owner) {
+  struct uffd_arrival *arrival = link_in(pager, handshake, arrived, owner);
+  if (arrival == NULL) return -ENOMEM;
+  arrival->number = ++pager->last_refused; /* if this process dies now, the next one holds it: never zeros */
+  uffd_keep_refused(pager, arrival->number, arrival->handshake.object_fd);
+  if (!UFFD_OWNER_IS_NAMED(&arrival->handshake.owner)) {
+    enter(pager, arrival);
+    return 0;
+  }
+  arrival->stage = STAGE_OWNER;
+  int result = ask_owner(pager, arrival);
+  if (result < 0) end(pager, arrival, result, 0);
+  return 0;
 }
 
 /* ---- in the helper */
@@ -165,15 +278,16 @@ static void opened(uffd_pager *pager, void *ctx, const struct uffd_message *mess
   struct uffd_arrival *arrival = ((struct errand *)ctx)->arrival;
   uint64_t id = 0;
   pager->opening_count--;
-  unlink_arrival(pager, arrival);
-  if (arrival->arrived != NULL) {
-    int result = take_in(pager, arrival, message, fds, &id);
-    struct uffd_sentence why = uffd_keep_sentence();
-    uffd_images_drop_unused(pager); /* of a client that was refused after all */
-    uffd_restore_sentence(&why);
-    tell(pager, arrival, result, id);
+  if (arrival->arrived == NULL) {
+    unlink_arrival(pager, arrival);
+    DELETE(arrival);
+    return;
   }
-  DELETE(arrival);
+  int result = take_in(pager, arrival, message, fds, &id);
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_images_drop_unused(pager); /* of a client that was refused after all */
+  uffd_restore_sentence(&why);
+  settle(pager, arrival, result, id);
 }
 
 static void forget_errand(void *ctx) {
@@ -194,24 +308,57 @@ static int start(uffd_pager *pager, struct uffd_arrival *arrival) {
 
 static struct uffd_arrival *find_waiting(const uffd_pager *pager) {
   struct uffd_arrival *arrival = pager->arrivals;
-  while (arrival != NULL && arrival->started) {
+  while (arrival != NULL && arrival->stage != STAGE_IMAGE) {
     arrival = arrival->next;
   }
   return arrival;
 }
 
-void uffd_arrivals_step(uffd_pager *pager) {
+static void open_images(uffd_pager *pager) {
   struct uffd_arrival *arrival;
   while (pager->opening_count < HELPERS_MAX && (arrival = find_waiting(pager)) != NULL) {
     int result = start(pager, arrival);
     if (result == 0) {
-      arrival->started = true;
+      arrival->stage = STAGE_OPENING;
       pager->opening_count++;
-      continue;
+    } else {
+      end(pager, arrival, result, 0);
     }
-    unlink_arrival(pager, arrival);
-    tell(pager, arrival, result, 0);
-    DELETE(arrival);
+  }
+}
+
+static void tell_kept(uffd_pager *pager, uint64_t now) {
+  struct uffd_arrival *next;
+  for (struct uffd_arrival *arrival = pager->arrivals; arrival != NULL; arrival = next) {
+    next = arrival->next;
+    if (arrival->stage != STAGE_KEEPING) continue;
+    bool late = arrival->give_up_ns <= now;
+    if (!late && !uffd_keep_taken(pager, arrival->given)) continue;
+    if (late) uffd_keep_complain(pager, pager->opts.hang_ms);
+    end(pager, arrival, arrival->result, arrival->id);
+  }
+}
+
+void uffd_arrivals_step(uffd_pager *pager) {
+  tell_kept(pager, uffd_now());
+  open_images(pager);
+}
+
+uint64_t uffd_arrivals_due(const uffd_pager *pager) {
+  uint64_t due = UINT64_MAX;
+  for (const struct uffd_arrival *arrival = pager->arrivals; arrival != NULL; arrival = arrival->next) {
+    if (arrival->stage == STAGE_KEEPING) due = min_u64(due, arrival->give_up_ns);
+  }
+  return due;
+}
+
+static void refuse(uffd_pager *pager, struct uffd_arrival *arrival) {
+  int result = arrival->result;
+  if (arrival->stage != STAGE_KEEPING) result = fail(ESHUTDOWN, "The pager takes no new clients: it ends.");
+  if (arrival->stage != STAGE_OPENING) {
+    end(pager, arrival, result, arrival->id);
+  } else if (arrival->arrived != NULL) {
+    tell(pager, arrival, result, 0); /* its helper's end frees it */
   }
 }
 
@@ -219,10 +366,7 @@ void uffd_arrivals_refuse(uffd_pager *pager) {
   struct uffd_arrival *next;
   for (struct uffd_arrival *arrival = pager->arrivals; arrival != NULL; arrival = next) {
     next = arrival->next;
-    if (arrival->arrived != NULL) tell(pager, arrival, fail(ESHUTDOWN, "The pager takes no new clients: it ends."), 0);
-    if (arrival->started) continue; /* its helper's end frees it */
-    unlink_arrival(pager, arrival);
-    DELETE(arrival);
+    refuse(pager, arrival);
   }
 }
 

@@ -196,7 +196,7 @@ static int meet_again(uffd_pager *pager, struct uffd_supervised *client, struct 
                 who->id);
   }
   client->connection = handshake->connection;
-  if (handshake->owner.by_pidfd || handshake->owner.pid != 0) learn_process(pager, client, handshake);
+  if (UFFD_OWNER_IS_NAMED(&handshake->owner)) learn_process(pager, client, handshake);
   return 1;
 }
 

@@ -18,8 +18,7 @@
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/report.h"
 
-#define RETRY_NS                                                                                                       \
-  UINT64_C(500000) /* what waits to be kept is lost if this supervisor dies: it waits as short as can be */
+#define RETRY_NS UINT64_C(1000000) /* when the kernel has no memory, or too many descriptors are on their way */
 
 /* A message that did not fit. */
 struct uffd_errand {
@@ -38,7 +37,7 @@ static void report_once(uffd_pager *pager, int error, const char *why) {
       why);
 }
 
-/* 0, -EAGAIN: it does not fit now; or another -errno. */
+/* 0, -EAGAIN: the manager's queue is full; -EBUSY: the kernel cannot now; or another -errno. */
 static int send_now(const struct uffd_keep *keep, const char *text, int fd) {
   union {
     struct cmsghdr header;
@@ -56,27 +55,72 @@ static int send_now(const struct uffd_keep *keep, const char *text, int fd) {
     memcpy(CMSG_DATA(header), &fd, sizeof(int));
   }
   if (sendmsg(keep->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return 0;
-  bool full = errno == EAGAIN || errno == EINTR || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS;
-  return full ? -EAGAIN : -errno;
+  bool busy = errno == EINTR || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS;
+  return busy ? -EBUSY : -errno;
 }
 
-static void put_off(struct uffd_keep *keep, const char *text, int fd) {
+static void push(uffd_pager *pager);
+
+static void take_room(uffd_pager *pager, void *owner) {
+  (void)owner;
+  push(pager);
+}
+
+/* The queue of a datagram socket is short (net.unix.max_dgram_qlen). What is in it is safe, what waits here is not. */
+static void put_off(uffd_pager *pager, const char *text, int fd) {
+  struct uffd_keep *keep = &pager->keep;
   struct uffd_errand **at = &keep->errands, *errand = NEW(struct uffd_errand);
   if (errand == NULL) return;
   snprintf(errand->text, sizeof(errand->text), "%s", text);
   errand->fd = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+  if (errand->fd < 0 && fd >= 0) report_once(pager, errno, strerror(errno));
   while (*at != NULL) {
     at = &(*at)->next;
   }
   *at = errand;
-  keep->retry_ns = uffd_now() + RETRY_NS;
+  keep->put_off++;
+}
+
+static void stop_waiting(uffd_pager *pager) {
+  struct uffd_keep *keep = &pager->keep;
+  if (keep->room.ready != NULL) uffd_poll_drop(pager, keep->fd);
+  keep->room.ready = NULL;
+}
+
+static void wait_for_room(uffd_pager *pager) {
+  struct uffd_keep *keep = &pager->keep;
+  if (keep->room.ready != NULL) return;
+  keep->room.ready = take_room;
+  if (uffd_poll_add(pager, keep->fd, &keep->room) == 0) {
+    uffd_poll_write(pager, keep->fd, &keep->room, true);
+  } else {
+    keep->room.ready = NULL; /* the clock is waited for */
+  }
+}
+
+static void wait_after(uffd_pager *pager, int result) {
+  pager->keep.retry_ns = uffd_now() + RETRY_NS;
+  if (result == -EAGAIN) {
+    wait_for_room(pager);
+  } else {
+    stop_waiting(pager); /* there is room, and it does not help */
+  }
 }
 
 static void say(uffd_pager *pager, const char *text, int fd) {
   struct uffd_keep *keep = &pager->keep;
-  int result = keep->errands == NULL ? send_now(keep, text, fd) : -EAGAIN; /* messages keep their order */
-  if (result == -EAGAIN) put_off(keep, text, fd);
-  if (result < 0 && result != -EAGAIN) report_once(pager, -result, strerror(-result));
+  int result = 0;
+  if (keep->errands != NULL) { /* messages keep their order */
+    put_off(pager, text, fd);
+    return;
+  }
+  result = send_now(keep, text, fd);
+  if (result == -EAGAIN || result == -EBUSY) {
+    put_off(pager, text, fd);
+    wait_after(pager, result);
+  } else if (result < 0) {
+    report_once(pager, -result, strerror(-result));
+  }
 }
 
 static void store(uffd_pager *pager, int fd, const char *format, ...) UFFD_PRINTF(3, 4);
@@ -206,23 +250,45 @@ void uffd_keep_count(uffd_pager *pager, uint64_t stored) {
 
 /* ------------------------------------------------------------------------------------------------ */
 
-void uffd_keep_push(uffd_pager *pager, uint64_t now) {
+uint64_t uffd_keep_given(const uffd_pager *pager) {
+  return pager->keep.put_off;
+}
+
+bool uffd_keep_taken(const uffd_pager *pager, uint64_t number) {
+  return pager->keep.caught_up >= number;
+}
+
+void uffd_keep_complain(uffd_pager *pager, uint32_t waited_ms) {
+  char why[64];
+  snprintf(why, sizeof(why), "it has taken nothing for %" PRIu32 " ms", waited_ms);
+  report_once(pager, ETIMEDOUT, why);
+}
+
+static void push(uffd_pager *pager) {
   struct uffd_keep *keep = &pager->keep;
-  if (keep->errands == NULL || keep->retry_ns > now) return;
-  keep->retry_ns = now + RETRY_NS;
   while (keep->errands != NULL) {
     struct uffd_errand *errand = keep->errands;
     int result = send_now(keep, errand->text, errand->fd);
-    if (result == -EAGAIN) return;
+    if (result == -EAGAIN || result == -EBUSY) {
+      wait_after(pager, result);
+      return;
+    }
     if (result < 0) report_once(pager, -result, strerror(-result));
     keep->errands = errand->next;
+    keep->caught_up++;
     uffd_close_fds(&errand->fd, 1);
     DELETE(errand);
   }
+  stop_waiting(pager);
+}
+
+void uffd_keep_push(uffd_pager *pager, uint64_t now) {
+  if (uffd_keep_due(pager) <= now) push(pager);
 }
 
 uint64_t uffd_keep_due(const uffd_pager *pager) {
-  return pager->keep.errands != NULL ? pager->keep.retry_ns : UINT64_MAX;
+  const struct uffd_keep *keep = &pager->keep;
+  return keep->errands != NULL && keep->room.ready == NULL ? keep->retry_ns : UINT64_MAX;
 }
 
 int uffd_keep_open(uffd_pager *pager) {

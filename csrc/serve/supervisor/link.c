@@ -5,10 +5,10 @@
 
 #include "base/base.h"
 #include "serve/door/door.h"
-#include "serve/door/owner.h"
 #include "serve/supervisor/arrival.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/entrance.h"
+#include "serve/supervisor/keep.h"
 #include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
@@ -21,7 +21,8 @@ struct uffd_link {
   struct uffd_poll poll;
   struct uffd_connection *connection;
   bool drained;           /* it brings no client any more */
-  bool waits;             /* until the image of its client has been opened: it is not read */
+  bool waits;             /* until its client has arrived: it is not read */
+  bool again;             /* its client has arrived: what it has sent behind it may have been read already */
   uint64_t clients_ended; /* of the pager, when the link was last checked for clients */
 };
 
@@ -112,7 +113,7 @@ static bool arrive(uffd_pager *pager, struct uffd_link *link, int result, struct
   return answer(pager, link, result, handshake, client);
 }
 
-/* Its image has been opened, or not. It hears again. */
+/* It hears again. */
 static void arrived(uffd_pager *pager, void *owner, int result, struct uffd_handshake *handshake, uint64_t client) {
   struct uffd_link *link = owner;
   link->waits = false;
@@ -120,10 +121,28 @@ static void arrived(uffd_pager *pager, void *owner, int result, struct uffd_hand
     hang_up(pager, link, false); /* it is served, and cannot say that it needs no pager any more */
     return;
   }
+  link->again = true; /* before it is told: it may be over by that */
   (void)arrive(pager, link, result, handshake, client);
 }
 
-/* False: the link is over, or waits until its client's image has been opened. */
+/* It hears nothing until its client has arrived, which may be at once. The link may be over when this returns. */
+static void wait_for(uffd_pager *pager, struct uffd_link *link, struct uffd_handshake *handshake) {
+  link->waits = true;
+  uffd_poll_drop(pager, uffd_connection_fd(link->connection));
+  int result = uffd_arrival_begin(pager, handshake, arrived, link);
+  if (result < 0) arrived(pager, link, result, handshake, 0);
+}
+
+/* The same for one that has been taken in, until it is kept. */
+static void wait_to_be_kept(uffd_pager *pager, struct uffd_link *link, int result, struct uffd_handshake *handshake,
+                            uint64_t client) {
+  link->waits = true;
+  uffd_poll_drop(pager, uffd_connection_fd(link->connection));
+  if (uffd_arrival_hold(pager, handshake, result, client, arrived, link) == 0) return;
+  arrived(pager, link, result, handshake, client);
+}
+
+/* False: the link is over, or its client waits. */
 static bool take_handshake(uffd_pager *pager, struct uffd_link *link, struct uffd_handshake *handshake) {
   uint64_t client = handshake->notice_client;
   if (handshake->notice != UFFD_NOTICE_NONE) {
@@ -132,14 +151,16 @@ static bool take_handshake(uffd_pager *pager, struct uffd_link *link, struct uff
   }
   int result = 0;
   if (link->drained) result = fail(ESHUTDOWN, "The connection brings no other client: its first one is being drained.");
-  if (result == 0) result = uffd_owner_find(handshake);
-  if (result == 0 && uffd_arrivals_wanted(pager)) result = uffd_client_may_come(pager, handshake);
-  if (result == 0 && uffd_arrivals_wanted(pager)) {
-    link->waits = uffd_arrival_begin(pager, handshake, arrived, link) != NULL;
-    if (link->waits) uffd_poll_drop(pager, uffd_connection_fd(link->connection));
-    return link->waits ? false : arrive(pager, link, -ENOMEM, handshake, 0);
+  if (result == 0 && uffd_arrival_needed(pager, handshake)) {
+    wait_for(pager, link, handshake);
+    return false;
   }
-  if (result >= 0) result = uffd_client_come(pager, handshake, pager->current, &client);
+  if (result == 0) result = uffd_client_come(pager, handshake, pager->current, &client);
+  bool kept = uffd_keep_taken(pager, uffd_keep_given(pager)) || BROKEN("keep-answer");
+  if (result >= 0 && handshake->wants_answer && !kept) {
+    wait_to_be_kept(pager, link, result, handshake, client);
+    return false;
+  }
   return arrive(pager, link, result, handshake, client);
 }
 
@@ -147,6 +168,7 @@ static void read_link(uffd_pager *pager, void *owner) {
   struct uffd_link *link = owner;
   struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
   int result;
+  link->again = false;
   while ((result = uffd_connection_read(link->connection, &handshake)) == 1) {
     if (!take_handshake(pager, link, &handshake)) return;
   }
@@ -243,14 +265,14 @@ void uffd_links_check(uffd_pager *pager, uint64_t now) {
   struct uffd_link *next;
   for (struct uffd_link *link = pager->links; link != NULL; link = next) {
     next = link->next;
-    if (!link->waits && uffd_connection_deadline(link->connection) <= now) read_link(pager, link);
+    if (!link->waits && (link->again || uffd_connection_deadline(link->connection) <= now)) read_link(pager, link);
   }
 }
 
 uint64_t uffd_links_due(const uffd_pager *pager) {
   uint64_t due = UINT64_MAX;
   for (const struct uffd_link *link = pager->links; link != NULL; link = link->next) {
-    due = min_u64(due, uffd_connection_deadline(link->connection));
+    if (!link->waits) due = min_u64(due, link->again ? 0 : uffd_connection_deadline(link->connection));
   }
   return due;
 }

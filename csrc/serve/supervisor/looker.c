@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "serve/door/owner.h"
 #include "serve/paper/alive.h"
 #include "serve/paper/channel.h"
 #include "serve/supervisor/client.h"
@@ -67,7 +69,20 @@ static int kill_owner(const struct uffd_look *look, int pidfd) {
   return syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0;
 }
 
-static void look_here(const struct uffd_look *look, int fd, struct uffd_message *answer, int *fds) {
+static void find_owner(const struct uffd_look *look, int fd, int pidfd, struct uffd_message *answer, int *found) {
+  int pid = uffd_owner_find(&look->named, look->pid, fd, &pidfd);
+  *found = look->named.by_pidfd ? -1 : pidfd; /* the supervisor has the pidfd that came */
+  if (pid < 0) {
+    answer->error = -pid;
+    snprintf(answer->text, sizeof(answer->text), "%s", uffd_errmsg());
+    return;
+  }
+  answer->number = 1;
+  answer->fds_count = *found >= 0;
+  memcpy(answer->text, &pid, sizeof(pid));
+}
+
+static void look_here(const struct uffd_look *look, int fd, int other, struct uffd_message *answer, int *fds) {
   int32_t pids[UFFD_LOOK_FOUND];
   switch (look->kind) {
   case UFFD_LOOK_GONE:
@@ -80,6 +95,9 @@ static void look_here(const struct uffd_look *look, int fd, struct uffd_message 
     answer->fds_count =
         uffd_family_children(look->pid, look->ticks, look->regions[0].address, UFFD_LOOK_FOUND, pids, fds);
     memcpy(answer->text, pids, sizeof(pids));
+    break;
+  case UFFD_LOOK_OWNER:
+    find_owner(look, fd, other, answer, fds);
     break;
   case UFFD_LOOK_POISON:
     answer->number = (uint64_t)poison(look, fd);
@@ -111,7 +129,7 @@ _Noreturn static void be_looker(int channel) {
     memcpy(&look, question.text, sizeof(look));
     BARRIER("looking", &look);
     answer = (struct uffd_message){.number = 0};
-    look_here(&look, fds[0], &answer, found);
+    look_here(&look, fds[0], fds[1], &answer, found);
     uffd_close_fds(fds, UFFD_MESSAGE_FDS);
     if (uffd_channel_send(channel, &answer, found, answer.fds_count, true) < 0) _exit(0);
     uffd_close_fds(found, answer.fds_count);
@@ -137,7 +155,9 @@ static void answer(uffd_pager *pager, struct uffd_question *question, const stru
 }
 
 static void not_known(uffd_pager *pager, struct uffd_question *question, bool stuck) {
-  const struct uffd_seen seen = {.result = stuck ? -ETIMEDOUT : -ECHILD};
+  const struct uffd_seen seen = {.result = stuck ? -ETIMEDOUT : -ECHILD,
+                                 .why = stuck ? "Looking at the client's process took over a second."
+                                              : "Whoever looked at the client's process has died: come again."};
   answer(pager, question, &seen);
 }
 
@@ -157,8 +177,12 @@ static bool hear(uffd_pager *pager, struct uffd_looker *looker) {
   int fds[UFFD_MESSAGE_FDS], result;
   while ((result = uffd_channel_receive(looker->channel, &message, fds)) == 1) {
     struct uffd_question *question = looker->question;
-    struct uffd_seen seen = {.result = message.number != 0, .count = message.fds_count, .fds = fds};
-    memcpy(seen.pids, message.text, sizeof(seen.pids));
+    bool failed = message.error != 0;
+    struct uffd_seen seen = {.result = failed ? -message.error : message.number != 0,
+                             .why = message.text,
+                             .count = message.fds_count,
+                             .fds = fds};
+    if (!failed) memcpy(seen.pids, message.text, sizeof(seen.pids));
     looker->question = NULL;
     if (question != NULL) answer(pager, question, &seen);
     uffd_close_fds(fds, UFFD_MESSAGE_FDS);
@@ -235,10 +259,11 @@ static int start(uffd_pager *pager) {
 static void ask_next(uffd_pager *pager, struct uffd_looker *looker) {
   struct uffd_question *question = pager->questions;
   struct uffd_message message = {.number = 0};
-  bool has_fd = question->look.fd >= 0;
+  int fds[] = {question->look.fd, question->look.pidfd};
+  bool has_pidfd = question->look.kind == UFFD_LOOK_OWNER && fds[1] >= 0;
   memcpy(message.text, &question->look, sizeof(question->look));
   looker->since_ns = uffd_now();
-  if (uffd_channel_send(looker->channel, &message, &question->look.fd, has_fd ? 1 : 0, false) < 0) return;
+  if (uffd_channel_send(looker->channel, &message, fds, (uint32_t)(fds[0] >= 0) + has_pidfd, false) < 0) return;
   if (owns_fd(&question->look)) uffd_close_fds(&question->look.fd, 1);
   looker->question = question;
   pager->questions = question->next;

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "serve/door/handshake.h"
 #include "uffd_pager.h"
 
 #define UFFD_LOOK_REGIONS 8u
@@ -19,6 +20,7 @@ enum uffd_look_kind {
   UFFD_LOOK_GONE = 1, /* fd: an object. Is its memory gone? regions[0].address: any */
   UFFD_LOOK_KILL,     /* fd: pidfd of pid. Kills it if it has all these regions; 1: killed */
   UFFD_LOOK_CHILD,    /* pid: of the parent, ticks: when it forked. Which of its children have regions[0]? */
+  UFFD_LOOK_OWNER,    /* fd: an object, pidfd: what came after it, pid: who connected. Whose is it, as named says? */
   UFFD_LOOK_POISON,   /* fd: an object. Poisons what is missing in its regions (Linux 6.6) */
   UFFD_LOOK_CLOSE     /* fd: an object. Closes it, perhaps the last copy */
 };
@@ -26,15 +28,19 @@ enum uffd_look_kind {
 struct uffd_look {
   uint32_t kind;
   int32_t fd, pid;
+  int32_t pidfd;  /* OWNER: as uffd_owner_find() takes it; -1: none */
   uint32_t count; /* regions */
   uint64_t owner; /* the asker's: a client's id, the number of a refused one */
   uint64_t ticks;
+  struct uffd_owner named; /* OWNER */
   struct uffd_client_region regions[UFFD_LOOK_REGIONS];
 };
 
 struct uffd_seen {
-  int result;     /* 1 yes, 0 no, -ETIMEDOUT: it did not come back; -ECHILD: it has died */
-  uint32_t count; /* CHILD: processes that were found, pidfds among them; fds that are kept become -1 */
+  int result; /* 1 yes, 0 no, -ETIMEDOUT: it did not come back; -ECHILD: it has died; OWNER: -errno, see why */
+  const char *why;
+  uint32_t
+      count; /* CHILD, OWNER: processes that were found, and their pidfds, -1: none; those that are kept become -1 */
   int32_t pids[UFFD_LOOK_FOUND];
   int *fds;
 };

@@ -59,7 +59,7 @@ static void take_time(uffd_pager *pager, void *owner) {
 static void set_timer(uffd_pager *pager) {
   uint64_t due = min_u64(min_u64(uffd_links_due(pager), uffd_clients_due(pager)), uffd_slots_due(pager));
   due = min_u64(due, min_u64(uffd_images_due(pager), uffd_refused_due(pager)));
-  due = min_u64(due, uffd_keep_due(pager));
+  due = min_u64(min_u64(due, uffd_keep_due(pager)), uffd_arrivals_due(pager));
   due = min_u64(due, uffd_helpers_due(pager));
   due = min_u64(due, uffd_liveness_due(pager));
   due = min_u64(due, uffd_looker_due(pager));

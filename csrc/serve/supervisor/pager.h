@@ -10,8 +10,8 @@
  * link, control, scrape, liveness, slot, task, client, order} liveness -> {slot, blame, worker, report}          which
  * workers hang slot -> {task, client, worker, forget}      processes in their slots task -> {children, client, blame,
  * image, worker, stage}      who serves whom children -> {client, refused, report, worker} control -> {status, metrics,
- * order, image}; scrape -> metrics -> {refusal, sum} link -> {entrance, arrival, client, refused}       connections
- *   arrival -> {client, image, helper, keep, looker}   clients whose image is being opened
+ * order, image}; scrape -> metrics -> {refusal, sum} link -> {entrance, arrival, client, keep, refused}       connections
+ *   arrival -> {client, image, helper, keep, looker}   clients that are not served yet
  *   forget -> {link, arrival, control, scrape, client, worker}
  *   client -> {record, looker, image, report, stage, worker}
  *   {client, refused, children, link, image} -> looker -> family
@@ -81,7 +81,7 @@ struct uffd_pager {
   uint64_t refused_ns, refused_step; /* when to check them again; the pause after that */
   struct uffd_image *images;         /* the newest first; NULL: the user's function makes all contents */
   struct uffd_image *current;        /* that new clients get; NULL: none, or one is chosen for each */
-  struct uffd_arrival *arrivals;     /* clients whose image is being opened, the oldest first */
+  struct uffd_arrival *arrivals;     /* clients that wait until they are told, the oldest first */
   uint32_t opening_count;            /* of them: a helper works */
   uint64_t images_opened;            /* so far */
   bool opening;                      /* a helper opens another one */
