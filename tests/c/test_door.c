@@ -464,7 +464,7 @@ static void an_fd_belongs_to_the_last_byte_of_its_read(void) {
 /* What is refused: bytes */
 
 static void not_a_list(void) {
-  static const char *const texts[] = {"{\"type\":0,\"regions\":[]}",
+  static const char *const texts[] = {"{\"type\":0,\"regions\":[}",
                                       "exitless_apf:2",
                                       "\"[]\"",
                                       "]",

@@ -500,6 +500,112 @@ static void thousand_regions_of_three_thousand_layers(void) {
   paging_tear_down(&paging);
 }
 
+/* nydus: the list of regions in an object, whose policy is to copy, and the size of the image at any time */
+
+#define NYDUS_SIZE "{\"type\":3,\"size\":1048576,\"block_size\":4096,\"flags\":0,\"version\":1}"
+
+static int make_nydus(const struct paging *paging, struct vmm *vmm) {
+  make_memory(vmm, 0, paging->length / PAGE);
+  CHECK_EQ(fcntl(vmm->uffd, F_SETFL, 0), 0); /* its clients leave it blocking */
+  return connect_to(paging);
+}
+
+/* Its regions have keys of their own; policy: what follows them in the object. */
+static void send_nydus(int socket, const struct vmm *vmm, unsigned keys, const char *policy) {
+  char text[1024], list[512];
+  CHECK(vmm_list(vmm, keys, list, sizeof(list)) < sizeof(list));
+  char *end = strchr(list, '}');
+  snprintf(text, sizeof(text), "{\"type\":0,\"regions\":%.*s,\"prot\":3,\"flags\":2%s%s}", (int)(end - list), list, end,
+           policy);
+  CHECK_EQ(vmm_send(socket, text, strlen(text), &vmm->uffd, 1), 0);
+}
+
+static void leave_nydus(struct paging *paging, struct vmm *vmm, int socket) {
+  leave(paging, socket);
+  vmm_unmap(vmm);
+  close_pager(paging);
+}
+
+static void nydus_asks_for_the_size_and_hands_over(void) {
+  struct paging paging;
+  struct vmm vmm;
+  open_pager(&paging, MIB);
+  int socket = make_nydus(&paging, &vmm);
+  say(socket, "{\"type\":2}");
+  check_line(socket, NYDUS_SIZE);
+  say(socket, "{\"type\":2}"); /* once more, before there is a client */
+  check_line(socket, NYDUS_SIZE);
+  send_nydus(socket, &vmm, VMM_PAGE_SIZE, ",\"policy\":1,\"enable_prefault\":true");
+  walk(&paging, &vmm);
+  CHECK((fcntl(vmm.uffd, F_GETFL) & O_NONBLOCK) != 0);
+  say(socket, "{\"type\":2}");
+  check_line(socket, NYDUS_SIZE);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  leave_nydus(&paging, &vmm, socket);
+}
+
+/* A bare list is Firecracker's, whoever sends it. */
+static void nydus_sends_a_bare_list(void) {
+  struct paging paging;
+  struct vmm vmm;
+  open_pager(&paging, MIB);
+  int socket = make_nydus(&paging, &vmm);
+  send_list(socket, &vmm, "", vmm.uffd, -1);
+  check_line(socket, "{\"ok\":true,\"client\":1}");
+  walk(&paging, &vmm);
+  say(socket, "{\"type\":2}");
+  check_line(socket, NYDUS_SIZE);
+  leave_nydus(&paging, &vmm, socket);
+}
+
+static void nydus_is_refused(void) {
+  static const struct {
+    unsigned keys;
+    const char *policy, *words;
+  } rows[] = {
+      {VMM_PAGE_SIZE, ",\"policy\":0", "policy 0 of nydus' protocol, zero copy"},
+      {VMM_PAGE_SIZE, "", "policy 0 of nydus' protocol, zero copy"},
+      {VMM_PAGE_SIZE, ",\"policy\":\"copy\"", "policy is not an integer"},
+      {VMM_PAGE_SIZE_KIB, ",\"policy\":1", "has no page_size"},
+  };
+  struct paging paging;
+  struct vmm vmm;
+  open_pager(&paging, MIB);
+  int socket = make_nydus(&paging, &vmm);
+  for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+    if (i != 0) socket = connect_to(&paging);
+    send_nydus(socket, &vmm, rows[i].keys, rows[i].policy);
+    check_line_has(socket, rows[i].words);
+    check_hung_up(socket);
+    close(socket);
+  }
+  static const char *const others[] = {"{\"type\":1}", "{\"regions\":[]}", "{\"type\":0,\"policy\":1}"};
+  for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
+    socket = connect_to(&paging);
+    say(socket, others[i]);
+    check_line_has(socket, i < 2 ? "type is neither 0 (regions) nor 2" : "has no regions");
+    check_hung_up(socket);
+    close(socket);
+  }
+  CHECK_EQ(atomic_load(&paging.seen->clients_count), 0);
+  vmm_unmap(&vmm);
+  close_pager(&paging);
+}
+
+/* A resolver makes what each client gets: there is no image to have a size. */
+static void nydus_asks_where_there_is_no_image(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
+  opts.resolver = make_layers;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  int socket = connect_to(&paging);
+  say(socket, "{\"type\":2}");
+  check_line_has(socket, "no image of a certain size");
+  close(socket);
+  close_pager(&paging);
+}
+
 static const struct check_test tests[] = {
     TEST(forwarder_sends_a_pidfd),
     TEST(forwarder_says_the_number),
@@ -511,6 +617,10 @@ static const struct check_test tests[] = {
     TEST(notices_that_are_refused),
     TEST(client_comes_again),
     TEST(thousand_regions_of_three_thousand_layers),
+    TEST(nydus_asks_for_the_size_and_hands_over),
+    TEST(nydus_sends_a_bare_list),
+    TEST(nydus_is_refused),
+    TEST(nydus_asks_where_there_is_no_image),
 };
 
 CHECK_MAIN(tests)

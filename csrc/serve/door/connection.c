@@ -223,7 +223,8 @@ static uint32_t own_fds(struct uffd_connection *connection) {
 
 /* It has no descriptors: those that are there belong to the next handshake. */
 static int give_notice(struct uffd_connection *connection, struct uffd_handshake *out) {
-  if (connection->count == 0) return fail(EINVAL, "A notice came before any handshake: there is no client.");
+  if (connection->count == 0 && connection->handshake.notice != UFFD_NOTICE_STAT)
+    return fail(EINVAL, "A notice came before any handshake: there is no client.");
   *out = connection->handshake;
   out->connection = connection->number;
   connection->handshake = (struct uffd_handshake)UFFD_HANDSHAKE_INIT;

@@ -8,6 +8,9 @@
  * it, and releases before 1.7 send neither. Unknown keys are ignored, they are extensions. The brackets are counted
  * byte by byte to find the end of the list, so that many small pieces cost no more than one; the JSON library reads
  * the list once, when it is whole.
+ *
+ * nydus' clients wrap the list: {"type": 0, "regions": [...], "policy": 1}. Policy 1 is to copy pages in, as is done
+ * here; policy 0 is that the client maps files which the server names. {"type": 2} asks for the size of the image.
  */
 #include <inttypes.h>
 #include <jansson.h>
@@ -20,8 +23,11 @@
 #define DEPTH_MAX 64 /* of brackets; the list of regions has 2 */
 #define ROOM      1024
 
+enum { NYDUS_HANDSHAKE = 0, NYDUS_STAT = 2, NYDUS_STAT_ANSWER = 3 }; /* types of nydus' messages */
+enum { NYDUS_COPY = 1 };                                             /* its policies; 0 is zero copy */
+
 struct firecracker {
-  char *text; /* the list so far */
+  char *text; /* the list or object so far */
   size_t length, capacity;
   uint64_t lists; /* bit i: the bracket at depth i is a list's */
   uint32_t depth;
@@ -37,13 +43,19 @@ static int refuse_byte(const struct firecracker *state, char c, const char *what
   unsigned char byte = (unsigned char)c;
   return fail(EPROTO,
               "The handshake is not a list of regions: byte %zu is '%c' (0x%02x), %s. Expected is Firecracker's "
-              "[{\"base_host_virt_addr\":..., \"size\":..., \"offset\":..., \"page_size\":...}, ...].",
+              "[{\"base_host_virt_addr\":..., \"size\":..., \"offset\":..., \"page_size\":...}, ...], or nydus' "
+              "{\"type\":0, \"regions\":[...], \"policy\":1}.",
               state->length, byte >= 0x20 && byte < 0x7f ? c : '?', byte, what);
 }
 
+/* Is the innermost open bracket a list's? */
+static bool is_in_list(const struct firecracker *state) {
+  return (state->lists >> (state->depth - 1) & 1) != 0;
+}
+
 static int open_bracket(struct firecracker *state, char c) {
-  if (state->depth == 0 && c != '[') return refuse_byte(state, c, "where the list should begin");
-  if (state->depth == 1 && c != '{') return refuse_byte(state, c, "where a region should begin");
+  if (state->depth == 0 && c != '[' && c != '{') return refuse_byte(state, c, "where the list should begin");
+  if (state->depth == 1 && is_in_list(state) && c != '{') return refuse_byte(state, c, "where a region should begin");
   if (state->depth == DEPTH_MAX) {
     return fail(EPROTO, "The handshake is not a list of regions: it is nested %u deep.", DEPTH_MAX);
   }
@@ -53,12 +65,11 @@ static int open_bracket(struct firecracker *state, char c) {
 }
 
 static int close_bracket(struct firecracker *state, char c) {
-  bool list = (state->lists >> (state->depth - 1) & 1) != 0;
-  if (list != (c == ']')) return refuse_byte(state, c, "which closes what was not opened");
+  if (is_in_list(state) != (c == ']')) return refuse_byte(state, c, "which closes what was not opened");
   return --state->depth == 0;
 }
 
-/* Looks at the next byte of the list: 1 it is the last one, 0 it is not, or -errno. */
+/* Looks at the next byte of the list or object: 1 it is the last one, 0 it is not, or -errno. */
 static int scan(struct firecracker *state, char c) {
   if (state->quoted) {
     if (state->escaped) {
@@ -72,7 +83,7 @@ static int scan(struct firecracker *state, char c) {
   }
   if (c == '[' || c == '{' || state->depth == 0) return open_bracket(state, c);
   if (c == ']' || c == '}') return close_bracket(state, c);
-  if (state->depth == 1 && c != ',' && (c == '\0' || !is_blank(c))) {
+  if (state->depth == 1 && is_in_list(state) && c != ',' && (c == '\0' || !is_blank(c))) {
     return refuse_byte(state, c, "where a region should begin");
   }
   state->quoted = c == '"';
@@ -126,12 +137,14 @@ static int read_needed(const json_t *region, size_t index, const char *key, uint
   return result != 0 ? result : fail(EINVAL, "Region %zu of the handshake has no %s.", index, key);
 }
 
-static int read_region(const json_t *json, size_t index, struct uffd_client_region *region) {
+/* strict: the page size must be there. */
+static int read_region(const json_t *json, size_t index, bool strict, struct uffd_client_region *region) {
   int result = read_needed(json, index, "base_host_virt_addr", &region->address);
   if (result > 0) result = read_needed(json, index, "size", &region->length);
   if (result > 0) result = read_needed(json, index, "offset", &region->offset);
   if (result < 0) return result;
   result = read_number(json, index, "page_size", &region->page_size);
+  if (result == 0 && strict) return fail(EINVAL, "Region %zu of the handshake has no page_size.", index);
   if (result == 0) result = read_number(json, index, "page_size_kib", &region->page_size);
   if (result == 0) region->page_size = BASE_PAGE;
   return result < 0 ? result : 0;
@@ -218,27 +231,26 @@ static int read_label(const json_t *list, struct uffd_handshake *handshake) {
   return 0;
 }
 
-static int read_regions(const json_t *list, struct uffd_client_region *regions) {
+static int read_regions(const json_t *list, bool strict, struct uffd_client_region *regions) {
   size_t index;
   json_t *region;
   json_array_foreach(list, index, region) {
-    int result = read_region(region, index, &regions[index]);
+    int result = read_region(region, index, strict, &regions[index]);
     if (result < 0) return result;
   }
   return 0;
 }
 
-static int take_list(const json_t *list, const struct uffd_door_limits *limits, struct uffd_handshake *handshake) {
+static int take_handshake(const json_t *list, const struct uffd_door_limits *limits, bool strict,
+                          struct uffd_handshake *handshake) {
   size_t count = json_array_size(list);
-  if (count == 0) return UFFD_FEED_BYE;
-  if (json_object_get(json_array_get(list, 0), UFFD_NOTICE_KEY) != NULL) return take_notice(list, handshake);
   if (count > limits->max_regions) {
     return fail(E2BIG, "The handshake has %zu regions, and at most %u are taken: raise max_regions if that can be.",
                 count, limits->max_regions);
   }
   struct uffd_client_region *regions = uffd_alloc(count * sizeof(*regions));
   if (regions == NULL) return fail(ENOMEM, "No memory for %zu regions.", count);
-  int result = read_regions(list, regions);
+  int result = read_regions(list, strict, regions);
   if (result == 0) result = read_label(list, handshake);
   if (result == 0) result = read_extensions(json_array_get(list, 0), handshake);
   if (result < 0) {
@@ -250,14 +262,45 @@ static int take_list(const json_t *list, const struct uffd_door_limits *limits, 
   return UFFD_FEED_WHOLE;
 }
 
+static int take_list(const json_t *list, const struct uffd_door_limits *limits, struct uffd_handshake *handshake) {
+  if (json_array_size(list) == 0) return UFFD_FEED_BYE;
+  if (json_object_get(json_array_get(list, 0), UFFD_NOTICE_KEY) != NULL) return take_notice(list, handshake);
+  return take_handshake(list, limits, false, handshake);
+}
+
+/* What nydus' clients send. Whoever wants to be prefilled hears nothing of it: the pager's options say what is. */
+static int take_object(const json_t *object, const struct uffd_door_limits *limits, struct uffd_handshake *handshake) {
+  const json_t *list = json_object_get(object, "regions");
+  int64_t type = -1, policy = 0;
+  int result = read_int(object, "type", 0, INT64_MAX, &type);
+  if (result == 0 && type == NYDUS_STAT) {
+    handshake->notice = UFFD_NOTICE_STAT;
+    handshake->wants_answer = true;
+    return UFFD_FEED_NOTICE;
+  }
+  if (result == 0) result = read_int(object, "policy", 0, INT64_MAX, &policy);
+  if (result < 0) return result;
+  if (type != NYDUS_HANDSHAKE) {
+    return fail(EPROTO, "The handshake's type is neither 0 (regions) nor 2 (the size of the image).");
+  }
+  if (policy != NYDUS_COPY) {
+    return fail(EOPNOTSUPP,
+                "The client asks for policy %" PRId64 " of nydus' protocol, zero copy, in which it maps files itself: "
+                "this pager copies pages in, which is \"policy\":1.",
+                policy);
+  }
+  if (!json_is_array(list) || json_array_size(list) == 0) return fail(EINVAL, "The handshake has no regions.");
+  return take_handshake(list, limits, true, handshake);
+}
+
 static int parse(const struct firecracker *state, const struct uffd_door_limits *limits,
                  struct uffd_handshake *handshake) {
   json_error_t error;
   /* A key that comes twice has no certain meaning. Zero bytes in strings do no harm. */
-  json_t *list = json_loadb(state->text, state->length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-  if (list == NULL) return refuse_json(&error);
-  int result = take_list(list, limits, handshake);
-  json_decref(list);
+  json_t *json = json_loadb(state->text, state->length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+  if (json == NULL) return refuse_json(&error);
+  int result = json_is_array(json) ? take_list(json, limits, handshake) : take_object(json, limits, handshake);
+  json_decref(json);
   return result;
 }
 
@@ -279,10 +322,18 @@ static int feed(void *room, const struct uffd_door_limits *limits, const char *b
   return state->depth == 0 ? UFFD_FEED_NOTHING : UFFD_FEED_MORE;
 }
 
+static json_t *make_answer(const struct uffd_response *response) {
+  if (response->is_stat) {
+    return json_pack("{s:i, s:I, s:i, s:i, s:i}", "type", NYDUS_STAT_ANSWER, "size", (json_int_t)response->size,
+                     "block_size", (int)BASE_PAGE, "flags", 0, "version", 1);
+  }
+  return response->client != 0 ? json_pack("{s:b, s:I}", "ok", 1, "client", (json_int_t)response->client)
+                               : json_pack("{s:b, s:s}", "ok", 0, "error", response->why);
+}
+
 /* A line of JSON. Firecracker never reads from the connection. */
 static size_t answer(const struct uffd_response *response, char *text, size_t size) {
-  json_t *line = response->client != 0 ? json_pack("{s:b, s:I}", "ok", 1, "client", (json_int_t)response->client)
-                                       : json_pack("{s:b, s:s}", "ok", 0, "error", response->why);
+  json_t *line = make_answer(response);
   if (response->known) json_object_set_new(line, "known", json_true());
   size_t length = line != NULL ? json_dumpb(line, text, size - 1, JSON_COMPACT | JSON_ENSURE_ASCII) : 0;
   json_decref(line);

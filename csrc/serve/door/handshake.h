@@ -14,7 +14,8 @@
 enum uffd_notice {
   UFFD_NOTICE_NONE = 0, /* it is a handshake */
   UFFD_NOTICE_FILL = 1, /* fill the memory of what came with uffd_fill "later" */
-  UFFD_NOTICE_DONE = 2  /* it needs no pager any more */
+  UFFD_NOTICE_DONE = 2, /* it needs no pager any more */
+  UFFD_NOTICE_STAT = 3  /* it asks for the size of the image; also before any handshake */
 };
 
 /* Whose memory it is, as the client says. Nothing said: the process that connected. See owner.h. */

@@ -24,6 +24,8 @@ struct uffd_response {
   uint64_t client; /* 0: refused */
   bool known;      /* it was served already, and came again */
   const char *why; /* it is refused: a sentence */
+  bool is_stat;    /* the size of the image was asked for, */
+  uint64_t size;   /* and this is it, bytes */
 };
 
 struct uffd_door_kind {

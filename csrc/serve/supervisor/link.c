@@ -8,8 +8,10 @@
 #include "serve/supervisor/arrival.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/entrance.h"
+#include "serve/supervisor/image.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/looker.h"
+#include "serve/supervisor/options.h"
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
@@ -142,9 +144,22 @@ static void wait_to_be_kept(uffd_pager *pager, struct uffd_link *link, int resul
   arrived(pager, link, result, handshake, client);
 }
 
+/* The image is the pager's: where one is chosen for each client, there is none to speak of. */
+static bool tell_size(uffd_pager *pager, struct uffd_link *link, struct uffd_handshake *handshake) {
+  if (pager->current == NULL || uffd_options_choose(&pager->opts)) {
+    int result = fail(ENODATA, "The pager has no image of a certain size: one is chosen, or made, for each client.");
+    return answer(pager, link, result, handshake, 0);
+  }
+  const struct uffd_response response = {.is_stat = true, .size = pager->current->backing.length};
+  uffd_connection_answer(link->connection, &response);
+  release(pager, handshake);
+  return true;
+}
+
 /* False: the link is over, or its client waits. */
 static bool take_handshake(uffd_pager *pager, struct uffd_link *link, struct uffd_handshake *handshake) {
   uint64_t client = handshake->notice_client;
+  if (handshake->notice == UFFD_NOTICE_STAT) return tell_size(pager, link, handshake);
   if (handshake->notice != UFFD_NOTICE_NONE) {
     int result = uffd_clients_notice(pager, handshake->connection, handshake->notice, &client);
     return answer(pager, link, result, handshake, client);
