@@ -3,7 +3,7 @@
 # Building, and running programs
 packages_build="cmake ninja-build gcc libc6-dev pkg-config libjansson-dev libzstd-dev libxxhash-dev libpng-dev liblua5.4-dev lua5.4"
 # The tests beside: Lua tests, installation, lint
-packages_tests="lua-unit lua-dkjson lua-socket lua-cqueues lua-luv luarocks make g++ git clang libclang-rt-14-dev clang-format clang-tidy lua-check zstd qemu-utils libcurl4-openssl-dev libnbd-dev nbdkit"
+packages_tests="lua-unit lua-dkjson lua-socket lua-cqueues lua-luv luarocks make g++ git clang libclang-rt-14-dev clang-format clang-tidy lua-check zstd qemu-utils libcurl4-openssl-dev libnbd-dev nbdkit nginx-light openssl"
 # Virtual machines; their kernels are downloaded and unpacked by the tests themselves
 packages_real="qemu-system-x86 busybox-static lz4"
 

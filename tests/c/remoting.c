@@ -115,6 +115,8 @@ static bool give(struct answer *answer, enum remoting_manner manner) {
     return RANGE("\"other\"", answer->low, answer->high, total, "", length, length);
   case REMOTING_OTHER_TOTAL:
     return RANGE(etag, answer->low, answer->high, total + 7, "", length, length);
+  case REMOTING_STATUS_204:
+    return reply(answer, "204 No Content", "", 0, 0, 0);
   case REMOTING_STATUS_416:
     return reply(answer, "416 Range Not Satisfiable", "Content-Range: bytes */4\r\n", 0, 0, 0);
   case REMOTING_STATUS_412:
@@ -164,6 +166,8 @@ static enum remoting_manner note(struct remoting *server, const char *request, s
   enum remoting_manner manner = server->manner;
   bool moved = strcmp(name, "moved") == 0, again = strcmp(name, "again") == 0;
   if (again) return REMOTING_REDIRECT_FOR_EVER;
+  if (server->only_judges)
+    return server->admits(request, server->admits_ctx) ? REMOTING_STATUS_204 : REMOTING_STATUS_403;
   if (!find_file(server, moved ? server->files[0].name : name, &answer->file)) return REMOTING_STATUS_404;
   if (server->must_say != NULL && strstr(request, server->must_say) == NULL) return REMOTING_STATUS_403;
   if (server->admits != NULL && !server->admits(request, server->admits_ctx)) return REMOTING_STATUS_403;

@@ -26,6 +26,7 @@
   X(BAD_RANGE)                                                                                                         \
   X(OTHER_ETAG)                                                                                                        \
   X(OTHER_TOTAL)                                                                                                       \
+  X(STATUS_204)                                                                                                        \
   X(STATUS_416)                                                                                                        \
   X(STATUS_412)                                                                                                        \
   X(STATUS_503)                                                                                                        \
@@ -74,6 +75,7 @@ struct remoting {
   const char *must_say; /* a header line that each request must have, or it gets 403; NULL: none */
   bool (*admits)(const char *request, void *ctx); /* or this decides; NULL: all are let in */
   void *admits_ctx;
+  bool only_judges;                 /* who is let in gets status 204: for another server that asks this one */
   unsigned chunks[REMOTING_CHUNKS]; /* how often each 64 KiB of any file was asked for */
 };
 

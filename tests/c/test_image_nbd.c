@@ -2,10 +2,13 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "imaging.h"
 #include "remoting.h"
+#include "servers.h"
 
 #define COUNT  UINT64_C(437)
 #define LENGTH (COUNT * PAGE)
@@ -23,33 +26,24 @@ static const char *uri(void) {
   return text;
 }
 
-static void stop_server(int signal_number) {
-  char text[32] = "";
-  int fd = open(imaging_path("pid"), O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0) return;
-  close(fd);
-  kill(atoi(text), signal_number);
-}
+static struct server server;
 
-static void end_server(void) {
-  stop_server(SIGCONT);
-  stop_server(SIGKILL);
-}
-
-/* nbdkit returns when its socket can be connected to. arguments: filters, the plugin, parameters. */
+/* nbdkit writes its pid when its socket can be connected to. arguments: filters, the plugin, parameters. */
 static void serve(const char *arguments) {
   char command[512];
-  static bool once;
   if (imaging_run("command -v nbdkit > /dev/null") != 0) SKIP("nbdkit is not installed");
-  if (!once) atexit(end_server);
-  once = true;
-  snprintf(command, sizeof(command), "rm -f socket pid && nbdkit -r -U socket -P pid %s 2> said", arguments);
-  CHECK_EQ(imaging_run(command), 0);
+  snprintf(command, sizeof(command), "nbdkit -f -r -U socket -P pid %s", arguments);
+  unlink(imaging_path("socket"));
+  servers_start(&server, command, "pid");
 }
 
 static void restart(const char *arguments) {
-  stop_server(SIGKILL);
+  servers_end(&server);
   serve(arguments);
+}
+
+static void stop_server(int signal_number) {
+  CHECK_EQ(kill(server.pid, signal_number), 0);
 }
 
 static void by_nbdkit(void) {
@@ -79,8 +73,7 @@ static void a_zstd_file(void) {
 static void by_qemu(void) {
   make_file();
   if (imaging_run("command -v qemu-nbd > /dev/null") != 0) SKIP("qemu-nbd is not installed");
-  atexit(end_server);
-  CHECK_EQ(imaging_run("qemu-nbd -r -f raw -t --fork -k $PWD/socket --pid-file=$PWD/pid image"), 0);
+  servers_start(&server, "qemu-nbd -r -f raw -t -k $PWD/socket --pid-file=$PWD/pid image", "pid");
   uffd_image *image = remoting_open(uri(), "", 0);
   imaging_expect(image, pages, LENGTH);
   uffd_image_close(image);
@@ -138,7 +131,7 @@ static void servers_that_come_back(void) {
   check_asleep(atomic_load(&thread.tid), "futex");
   stop_server(SIGCONT);
   check_thread_join(&thread);
-  stop_server(SIGKILL);
+  servers_end(&server);
   check_thread_start(&thread, read_later, image); /* in the cache */
   check_thread_join(&thread);
   serve("file image");
@@ -184,9 +177,31 @@ static void nobody_there(void) {
   CHECK_SAYS("cannot be reached");
 }
 
+/* A test that dies half-way leaves no server behind. */
+static void a_server_ends_with_its_test(void) {
+  int status, pids[2];
+  pid_t child, served = 0;
+  imaging_path("");
+  CHECK_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  CHECK_EQ(pipe2(pids, O_CLOEXEC), 0);
+  child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    servers_start(&server, "sh -c 'echo x > pid; exec sleep 1000'", "pid");
+    CHECK_EQ(write(pids[1], &server.pid, sizeof(server.pid)), sizeof(server.pid));
+    kill(getpid(), SIGKILL);
+  }
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK_EQ(read(pids[0], &served, sizeof(served)), sizeof(served));
+  CHECK_EQ(waitpid(served, &status, 0), served);
+  CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
 static const struct check_test tests[] = {
-    TEST(by_nbdkit),        TEST(a_zstd_file),         TEST(by_qemu),
-    TEST(errors_that_heal), TEST(errors_that_stay),    TEST(servers_that_come_back),
-    TEST(another_length),   TEST(a_file_that_shrinks), TEST(nobody_there),
+    TEST(by_nbdkit),        TEST(a_zstd_file),
+    TEST(by_qemu),          TEST(errors_that_heal),
+    TEST(errors_that_stay), TEST(servers_that_come_back),
+    TEST(another_length),   TEST(a_file_that_shrinks),
+    TEST(nobody_there),     TEST(a_server_ends_with_its_test),
 };
 CHECK_MAIN(tests)

@@ -90,7 +90,8 @@ struct flight {
   struct uffd_request *request; /* NULL: none */
   struct uffd_reply reply;
   uint64_t got;
-  bool done; /* failed before it began */
+  bool done;                 /* failed before it began */
+  char why[CURL_ERROR_SIZE]; /* libcurl's words; they may hold parts of the URL */
 };
 
 struct http {
@@ -199,6 +200,7 @@ static CURL *make_easy(struct http *http, struct flight *flight) {
   curl.easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_body);
   curl.easy_setopt(easy, CURLOPT_WRITEDATA, flight);
   curl.easy_setopt(easy, CURLOPT_PRIVATE, flight);
+  curl.easy_setopt(easy, CURLOPT_ERRORBUFFER, flight->why);
   curl.easy_setopt(easy, CURLOPT_HTTPHEADER, http->headers);
   set_access(http, easy);
   return easy;
@@ -260,7 +262,13 @@ static void judge(struct http *http, struct flight *flight, CURLcode code) {
   if (code != CURLE_OK && code != CURLE_WRITE_ERROR) {
     request->error = code == CURLE_OPERATION_TIMEDOUT ? ETIMEDOUT : EIO;
     request->heals = code_heals(code);
-    snprintf(request->words, sizeof(request->words), "%s", curl.easy_strerror(code));
+    if (code == CURLE_PEER_FAILED_VERIFICATION) {
+      snprintf(request->words, sizeof(request->words),
+               "the server's certificate is not believed: %.160s (ca_file or UFFD_CA_FILE names the CA's certificate)",
+               flight->why[0] != '\0' ? flight->why : curl.easy_strerror(code));
+    } else {
+      snprintf(request->words, sizeof(request->words), "%s", curl.easy_strerror(code));
+    }
     return;
   }
   request->error = uffd_reply_check(&flight->reply, &wanted, &request->heals, request->words, sizeof(request->words));
