@@ -1104,7 +1104,8 @@ UFFD_EXPORT int uffd_region_ready(uffd_region *region, uint64_t offset, uint64_t
 /*
  * Begins to fill ranges in the background, and returns at once. ranges NULL or count 0: the whole region. The ranges
  * are filled in the order of their offsets, each page once, in steps of at most 2 MiB; faults are answered between two
- * steps. The threads that read the loop's objects do it; with a pump, uffd_loop_step() and uffd_prefetch_wait().
+ * steps. After a fault a step is 64 KiB (a page, if that is larger), and each step that no fault disturbs is 64 KiB
+ * larger than the one before. The threads that read the loop's objects do it; with a pump, uffd_loop_step() and uffd_prefetch_wait().
  * Several may be under way at once. The region may be completed or removed, and the loop or the handle closed, while a
  * prefetch runs: the rest of the prefetch is cancelled.
  *   -ERANGE     a range outside of the region

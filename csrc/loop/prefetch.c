@@ -151,6 +151,14 @@ static bool any_filled(const struct uffd_slice *slice, uint64_t low, uint64_t hi
   return false;
 }
 
+/*
+ * How far a look at what comes next reaches: to the end of what the kernel was asked about already, or else a step. So
+ * small steps do not ask the kernel each time.
+ */
+static uint64_t look_ahead(const struct part *part, uint64_t limit) {
+  return part->verified > part->at ? min_u64(limit, part->verified) : min_u64(limit, part->at + STEP_BYTES);
+}
+
 /* Of another process whose number is not known, the states are all that there is. */
 static void verify(struct part *part, const struct uffd_source *source, const struct uffd_slice *slice,
                    uint64_t limit) {
@@ -212,7 +220,7 @@ static enum stop fill_some(struct uffd_reader *reader, struct part *part, uint64
     if (mapped == end) continue;
     uint64_t before = part->at;
     bytes = trim_step(slice, before, bytes);
-    end = min_u64(min_u64(end, slice_high(slice)), before + bytes);
+    end = look_ahead(part, min_u64(min_u64(end, slice_high(slice)), before + bytes));
     verify(part, source, slice, end);
     stop = fill_run(&reader->lane, source, slice, part, end, filled);
     bytes -= part->at - before;
@@ -256,15 +264,27 @@ static bool skip_filled(const struct uffd_reader *reader, struct part *part) {
   uint64_t mapped = slice == NULL ? end : min_u64(max_u64(slice->offset, part->at), end);
   pass(part, mapped);
   if (mapped == end) return false;
-  uint64_t limit = min_u64(min_u64(end, slice_high(slice)), part->at + STEP_BYTES);
+  uint64_t limit = look_ahead(part, min_u64(end, slice_high(slice)));
   verify(part, source, slice, limit);
   pass(part, run_end(slice, part->at, limit, false));
   return part->at < limit;
 }
 
+/*
+ * The bytes of the next step: few while faults come. A huge page is moved in whole, which takes less time than to copy a
+ * part of it.
+ */
+static uint64_t pace(struct uffd_reader *reader, const uffd_prefetch *prefetch) {
+  const struct uffd_terms *terms = &prefetch->region->terms;
+  bool huge = atomic_load_explicit(&terms->hints->huge, memory_order_relaxed);
+  uint64_t bytes = uffd_pace_step(&reader->pace, reader->read_ns, STEP_BYTES);
+  return min_u64(max_u64(bytes, huge ? HUGE_PAGE : terms->page_size), prefetch->step);
+}
+
 /* The rate is asked for what is to be filled only: to pass over pages costs nothing of it. */
 static enum uffd_job_result step(struct uffd_lane *lane, struct uffd_job *job) {
   struct part *part = (struct part *)job;
+  struct uffd_reader *reader = uffd_reader_of(lane);
   uffd_prefetch *prefetch = part->prefetch;
   uint64_t filled = 0, end;
   BARRIER("prefetching", part);
@@ -275,15 +295,15 @@ static enum uffd_job_result step(struct uffd_lane *lane, struct uffd_job *job) {
     return UFFD_JOB_DONE;
   }
   job->due_ns = 0;
-  if (!skip_filled(uffd_reader_of(lane), part)) return find_wanted(part, &end) ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
-  uint64_t again = uffd_rate_take(&prefetch->rate, uffd_now(), prefetch->step);
+  if (!skip_filled(reader, part)) return find_wanted(part, &end) ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;
+  uint64_t bytes = pace(reader, prefetch), again = uffd_rate_take(&prefetch->rate, uffd_now(), bytes);
   if (again != 0) {
     job->due_ns = again; /* removing the region, or closing the loop, does not wait for it */
     return UFFD_JOB_AGAIN;
   }
   tell_ahead(lane, part);
-  enum stop stop = fill_some(uffd_reader_of(lane), part, prefetch->step, &filled);
-  uffd_rate_give_back(&prefetch->rate, prefetch->step - min_u64(filled, prefetch->step));
+  enum stop stop = fill_some(reader, part, bytes, &filled);
+  uffd_rate_give_back(&prefetch->rate, bytes - min_u64(filled, bytes));
   if (stop == STOP_EVENT) job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS / 10;
   if (stop == STOP_LATER) job->due_ns = uffd_now() + UFFD_RETRY_MAX_NS; /* a bell hastens it */
   return find_wanted(part, &end) ? UFFD_JOB_AGAIN : UFFD_JOB_DONE;

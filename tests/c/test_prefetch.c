@@ -1,8 +1,10 @@
 /* Prefetching in the background: what, in which order, how fast, and how it ends. */
 #define _GNU_SOURCE
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
+#include "loop/engine/pace.h"
 #include "loop/loop.h"
 #include "loop/rate.h"
 #include "serving.h"
@@ -173,6 +175,72 @@ static void a_fault_waits_for_one_step_at_most(void) {
   CHECK_EQ(atomic_load(&priority.done_before), STEP);
   CHECK_EQ(serving_stats(serving.loop).prefetched, pages - 1);
   CHECK_OK(uffd_loop_trace(serving.loop, NULL, NULL));
+  uffd_prefetch_close(prefetch);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+}
+
+static void the_pace_by_its_numbers(void) {
+  struct uffd_pace pace = {0};
+  const uint64_t kib = 1024;
+  CHECK_EQ(uffd_pace_step(&pace, 0, STEP), STEP); /* no fault has come yet */
+  CHECK_EQ(uffd_pace_step(&pace, 5, STEP), 64 * kib);
+  CHECK_EQ(uffd_pace_step(&pace, 5, STEP), 128 * kib);
+  CHECK_EQ(uffd_pace_step(&pace, 5, STEP), 192 * kib);
+  CHECK_EQ(uffd_pace_step(&pace, 6, STEP), 64 * kib);
+  uint64_t bytes = 0;
+  for (int i = 2; i < 32; i++) {
+    bytes = uffd_pace_step(&pace, 6, STEP);
+  }
+  CHECK_EQ(bytes, STEP - 64 * kib);
+  CHECK_EQ(uffd_pace_step(&pace, 6, STEP), STEP);
+  CHECK_EQ(uffd_pace_step(&pace, 6, STEP), STEP);
+  CHECK_EQ(uffd_pace_step(&pace, 7, STEP), 64 * kib);
+  CHECK_EQ(uffd_pace_step(&pace, 8, 16 * kib), 16 * kib);
+}
+
+#define PACED 8u
+
+static struct {
+  struct check_touch touch;
+  unsigned char *page; /* that the other thread reads when the first step begins */
+  const uffd_prefetch *_Atomic prefetch;
+  unsigned steps;
+  uint64_t done[PACED]; /* bytes, at the beginning of each step */
+} paced;
+
+static void note_step(const char *name, void *ctx) {
+  (void)ctx;
+  if (strcmp(name, "prefetching") != 0 || paced.steps == PACED) return;
+  while (atomic_load(&paced.prefetch) == NULL) {
+    check_pause();
+  }
+  paced.done[paced.steps++] = status_of(atomic_load(&paced.prefetch)).bytes_done;
+  if (paced.steps > 1) return;
+  check_touch_read(&paced.touch, paced.page);
+  check_touch_asleep(&paced.touch);
+}
+
+/* Who faults again and again waits for a small step each time. */
+static void after_a_fault_steps_are_small_and_grow(void) {
+  struct serving serving;
+  open_loop(&serving, ENGINE_ONE);
+  if (is_inline(&serving)) SKIP("inline, faults wait for nobody");
+  uint64_t pages = 4 * STEP / page;
+  uffd_memory *memory = memory_make(MEMORY_ANON, pages);
+  uffd_region *region = region_add(serving.loop, memory, image_resolver(pages * page), NULL);
+  paced.page = memory_at(memory, (pages - 1) * page);
+  atomic_store(&uffd_barrier_hook, note_step);
+  uffd_prefetch *prefetch = start(region, 0);
+  atomic_store(&paced.prefetch, prefetch);
+  CHECK_EQ(uffd_prefetch_wait(prefetch, -1), 1);
+  CHECK_EQ(check_touch_join(&paced.touch), image_byte((pages - 1) * page));
+  CHECK_EQ(paced.steps, PACED);
+  CHECK_EQ(paced.done[0], 0);
+  CHECK(paced.done[1] > STEP / 2);
+  for (unsigned i = 2; i < PACED; i++) {
+    CHECK_EQ(paced.done[i] - paced.done[i - 1], (i - 1) * (UINT64_C(64) << 10));
+  }
   uffd_prefetch_close(prefetch);
   serving_close(&serving);
   uffd_memory_close(memory);
@@ -500,6 +568,8 @@ static const struct check_test tests[] = {
     TEST(no_ranges_are_the_whole_region),
     TEST(what_is_unmapped_is_passed_over),
     TEST(a_fault_waits_for_one_step_at_most),
+    TEST(the_pace_by_its_numbers),
+    TEST(after_a_fault_steps_are_small_and_grow),
     TEST(the_rate_by_the_clock),
     TEST(the_rate_over_time),
     TEST(never_faster_than_the_rate),

@@ -10,6 +10,7 @@
 #include "loop/engine/batch.h"
 #include "loop/engine/job.h"
 #include "loop/engine/oldest.h"
+#include "loop/engine/pace.h"
 
 #define UFFD_RETRY_MIN_NS UINT64_C(20000) /* back-off of deferred faults: doubles up to */
 #define UFFD_RETRY_MAX_NS UINT64_C(10000000)
@@ -34,6 +35,7 @@ struct uffd_reader {
   uint32_t polls_count, polls_capacity;
   struct uffd_jobs foreground, background; /* taken from posted, not done */
   struct uffd_job *waiting;                /* of the background: until their time, the first one */
+  struct uffd_pace pace;                   /* of prefetch */
   uint64_t retry_ns;                       /* when deferred faults are tried again */
   uint64_t retry_step;
   uint32_t queued;   /* of queue[] */
