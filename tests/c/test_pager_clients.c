@@ -354,6 +354,90 @@ static void refused_client_is_given_no_zeros(void) {
   paging_tear_down(&paging);
 }
 
+/* Its pager ends, which had the last copy of its userfaultfd. Held: as where the kernel has no poison. */
+static void pager_ends(bool held) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  int status;
+  if (!check_is_root()) SKIP("where a process sleeps is told to root");
+  opts.max_clients = 1;
+  opts.on_crash = UFFD_PAGER_FREEZE;
+  paging_set_up(&paging, MIB);
+  if (held) CHECK_EQ(setenv("UFFD_BREAK", "refused-poison", 1), 0);
+  paging_start(&paging, &opts);
+  unsetenv("UFFD_BREAK");
+  struct paging_job job = {.paging = &paging, .run = nap_until_flag};
+  pid_t first = paging_client(&job);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  job.run = touch_without_a_copy;
+  pid_t second = paging_client(&job);
+  paging_await(&paging, UFFD_REPORT_REFUSED, 1);
+  while (!sleeps_at_a_fault(second)) {
+    CHECK_EQ(waitpid(second, NULL, WNOHANG), 0);
+    check_pause();
+  }
+  raise_flag(&paging, 1);
+  paging_client_ok(first);
+  CHECK_EQ(paging_end(&paging), 1);
+  if (held) {
+    for (unsigned i = 0; i < 1000; i++) { /* nobody wakes it */
+      CHECK(sleeps_at_a_fault(second));
+    }
+    kill(second, SIGKILL);
+  }
+  CHECK_EQ(waitpid(second, &status, 0), second);
+  CHECK(WIFSIGNALED(status) && WTERMSIG(status) == (held ? SIGKILL : SIGBUS));
+  paging_tear_down(&paging);
+}
+
+static void refused_client_is_poisoned_when_the_pager_ends(void) {
+  check_needs(UFFD_FEAT_POISON);
+  pager_ends(false);
+}
+
+static void refused_client_is_held_where_there_is_no_poison(void) {
+  pager_ends(true);
+}
+
+static void send_a_half(const struct paging *paging) {
+  struct vmm vmm;
+  uint64_t pages = MIB / 4096;
+  char list[1024];
+  CHECK_EQ(vmm_map(&vmm, 4096, &pages, 1), 0);
+  CHECK_EQ(vmm_register(&vmm, 0, UFFDIO_REGISTER_MODE_MISSING), 0);
+  size_t length = vmm_list(&vmm, VMM_PAGE_SIZE, list, sizeof(list));
+  int socket = vmm_connect(paging->socket);
+  CHECK(socket >= 0);
+  CHECK_EQ(vmm_send(socket, list, length / 2, &vmm.uffd, 1), 0);
+  close(vmm.uffd);
+  atomic_store(&paging->seen->flags[1], 1);
+  (void)*(volatile unsigned char *)vmm_at(&vmm, 0);
+  _exit(3);
+}
+
+/* Its userfaultfd has come, the rest of its handshake has not. */
+static void half_a_handshake_is_held_when_the_pager_ends(void) {
+  struct paging paging;
+  if (!check_is_root()) SKIP("where a process sleeps is told to root");
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, NULL);
+  fflush(NULL);
+  pid_t client = fork();
+  CHECK(client >= 0);
+  if (client == 0) send_a_half(&paging);
+  while (atomic_load(&paging.seen->flags[1]) == 0 || !sleeps_at_a_fault(client)) {
+    check_pause();
+  }
+  (void)paging_end(&paging);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_REFUSED), 1);
+  for (unsigned i = 0; i < 1000; i++) {
+    CHECK(sleeps_at_a_fault(client));
+  }
+  kill(client, SIGKILL);
+  CHECK_EQ(waitpid(client, NULL, 0), client);
+  paging_tear_down(&paging);
+}
+
 static void hand_over_in_vain(const struct paging *paging) {
   uffd_memory *memory;
   uffd_handoff *handoff;
@@ -638,6 +722,55 @@ static void who_hands_over_for_another_is_not_killed(void) {
   paging_tear_down(&paging);
 }
 
+/* Somebody else hands its memory over for it: it is not known whose it is. */
+static pid_t start_sleeper(const struct paging *paging) {
+  int ends[2];
+  static struct vmm vmm;
+  uint64_t pages = MIB / 4096;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  CHECK_EQ(vmm_map(&vmm, 4096, &pages, 1), 0); /* the sleeper has it at the same address */
+  fflush(NULL);
+  pid_t sleeper = fork();
+  CHECK(sleeper >= 0);
+  if (sleeper == 0) {
+    CHECK_EQ(vmm_register(&vmm, 0, UFFDIO_REGISTER_MODE_MISSING), 0);
+    CHECK_EQ(vmm_send(ends[1], "x", 1, &vmm.uffd, 1), 0);
+    close(vmm.uffd);
+    (void)*(volatile unsigned char *)vmm_at(&vmm, 0);
+    _exit(3);
+  }
+  vmm.uffd = receive_fd(ends[0]);
+  vmm.socket = vmm_connect(paging->socket);
+  CHECK(vmm.uffd >= 0 && vmm.socket >= 0);
+  CHECK_EQ(vmm_hand_over(&vmm, NULL), 0);
+  vmm_unmap(&vmm);
+  close(ends[0]);
+  close(ends[1]);
+  return sleeper;
+}
+
+/* Nobody serves it, and nobody may kill it. */
+static void frozen_client_is_held_when_the_pager_ends(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  if (!check_is_root()) SKIP("where a process sleeps is told to root");
+  opts.resolver = refuse_all;
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  pid_t sleeper = start_sleeper(&paging);
+  paging_await(&paging, UFFD_REPORT_FROZEN, 1);
+  while (!sleeps_at_a_fault(sleeper)) {
+    check_pause();
+  }
+  CHECK_EQ(paging_end(&paging), 1);
+  for (unsigned i = 0; i < 1000; i++) {
+    CHECK(sleeps_at_a_fault(sleeper));
+  }
+  kill(sleeper, SIGKILL);
+  CHECK_EQ(waitpid(sleeper, NULL, 0), sleeper);
+  paging_tear_down(&paging);
+}
+
 static void client_without_a_resolver_is_killed(void) {
   struct paging paging;
   struct uffd_pager_opts opts = image_opts();
@@ -917,12 +1050,16 @@ static const struct check_test tests[] = {
     TEST(pager_serves_one_client_and_ends),
     TEST(more_clients_than_allowed_are_refused),
     TEST(refused_client_is_given_no_zeros),
+    TEST(refused_client_is_poisoned_when_the_pager_ends),
+    TEST(half_a_handshake_is_held_when_the_pager_ends),
+    TEST(refused_client_is_held_where_there_is_no_poison),
     TEST(handoff_is_told_that_it_is_refused),
     TEST(userfaultfd_that_comes_twice_is_one_client),
     TEST(silent_connections_keep_nobody_out),
     TEST(forked_children_keep_nobody_out),
     TEST(clients_beyond_the_descriptors_are_refused),
     TEST(client_waits_when_descriptors_are_lacking),
+    TEST(frozen_client_is_held_when_the_pager_ends),
     TEST(client_without_a_resolver_is_killed),
     TEST(who_hands_over_for_another_is_not_killed),
     TEST(frozen_client_sleeps_until_a_reload),

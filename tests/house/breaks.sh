@@ -40,6 +40,7 @@ keep-object test_pager_keep supervisor_and_worker_are_killed
 keep-image test_pager_keep supervisor_and_worker_are_killed
 keep-drop test_pager_keep supervisor_is_killed
 keep-answer test_pager_keep its_answer_waits_until_it_is_kept
+refused-poison test_pager_clients refused_client_is_poisoned_when_the_pager_ends
 END
 
 # Each step that can be left out is in the list.

@@ -124,6 +124,13 @@ static void inherit(uffd_pager *pager, struct uffd_announced *child) {
   uffd_book_close(&book);
 }
 
+void uffd_children_leave(uffd_pager *pager) {
+  for (struct uffd_announced *child = pager->announced; child != NULL; child = child->next) {
+    if (child->object_fd >= 0) keep(pager, child->object_fd);
+    child->object_fd = -1;
+  }
+}
+
 void uffd_children_inherit(uffd_pager *pager, const struct uffd_worker *worker) {
   struct uffd_announced **at = &pager->announced;
   while (*at != NULL) {

@@ -15,6 +15,7 @@ void uffd_children_booked(uffd_pager *pager, const struct uffd_supervised *paren
                           const struct uffd_message *message, int *fds);
 /* The worker has died: those that it has announced become clients. Before its clients get another worker. */
 void uffd_children_inherit(uffd_pager *pager, const struct uffd_worker *worker);
+void uffd_children_leave(uffd_pager *pager);  /* the pager ends: they are held as refused ones are */
 void uffd_children_forget(uffd_pager *pager); /* closes and frees all */
 
 #endif

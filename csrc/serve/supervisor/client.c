@@ -651,6 +651,14 @@ uint64_t uffd_clients_due(const uffd_pager *pager) {
   return due;
 }
 
+/* Perhaps a worker serves it on; perhaps ours is the last copy. */
+void uffd_clients_leave(uffd_pager *pager) {
+  for (const struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
+    const struct uffd_look look = {.kind = UFFD_LOOK_HOLD, .fd = client->object_fd, .owner = client->who.id};
+    (void)uffd_looker_ask(pager, &look, NULL);
+  }
+}
+
 void uffd_clients_forget(uffd_pager *pager) {
   while (pager->clients != NULL) {
     struct uffd_supervised *client = pager->clients;

@@ -207,6 +207,13 @@ static int link_in(uffd_pager *pager, struct uffd_connection *connection) {
   return 0;
 }
 
+static void give_up(uffd_pager *pager, struct uffd_link *link, int error) {
+  struct uffd_handshake handshake;
+  uffd_connection_give_up(link->connection, &handshake);
+  refuse_link(pager, link, error, &handshake);
+  release(pager, &handshake);
+}
+
 /* The connection whose handshake is being waited for longest. */
 static struct uffd_link *find_half_open(const uffd_pager *pager) {
   struct uffd_link *oldest = NULL;
@@ -223,12 +230,9 @@ static int make_room(uffd_pager *pager) {
   if (oldest == NULL) {
     return fail(EBUSY, "There are %u connections already: more clients than max_clients lets in.", pager->links_count);
   }
-  struct uffd_handshake handshake;
-  int error = fail(EBUSY, "There are %u connections: this one, which has sent no handshake, gives way to another.",
-                   pager->links_count);
-  uffd_connection_give_up(oldest->connection, &handshake);
-  refuse_link(pager, oldest, error, &handshake);
-  release(pager, &handshake);
+  give_up(pager, oldest,
+          fail(EBUSY, "There are %u connections: this one, which has sent no handshake, gives way to another.",
+               pager->links_count));
   return 0;
 }
 
@@ -261,6 +265,15 @@ int uffd_links_open(uffd_pager *pager) {
 
 void uffd_links_shut(uffd_pager *pager) {
   uffd_entrances_shut(pager);
+}
+
+void uffd_links_refuse(uffd_pager *pager) {
+  struct uffd_link *next;
+  for (struct uffd_link *link = pager->links; link != NULL; link = next) {
+    next = link->next;
+    if (link->waits || uffd_connection_deadline(link->connection) == UFFD_NO_DEADLINE) continue;
+    give_up(pager, link, fail(ESHUTDOWN, "The pager takes no new clients: it ends."));
+  }
 }
 
 void uffd_links_close(uffd_pager *pager) {

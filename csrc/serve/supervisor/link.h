@@ -11,6 +11,7 @@
 
 int uffd_links_open(uffd_pager *pager);                        /* opens the front doors */
 void uffd_links_shut(uffd_pager *pager);                       /* closes the front doors; links stay */
+void uffd_links_refuse(uffd_pager *pager);                     /* handshakes that are not whole: the pager ends */
 void uffd_links_close(uffd_pager *pager);                      /* closes the front doors and all links */
 void uffd_links_check(uffd_pager *pager, uint64_t now);        /* reads those whose deadline has passed */
 void uffd_links_drain(uffd_pager *pager, uint64_t connection); /* it brings no client any more */

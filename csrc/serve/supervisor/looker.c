@@ -7,8 +7,10 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,6 +27,8 @@
 #define RETRY_NS    UINT64_C(100000000)  /* when no process can be had */
 #define STUCK_MAX   32u                  /* lookers that are left alone; then the next one is waited for */
 #define LEAVE_MS    1000
+#define HOLD_MS     1000                /* between two looks at what is held on */
+#define ANY_ADDRESS (UINT64_C(1) << 30) /* the kernel looks at the address space first */
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -43,6 +47,7 @@ struct uffd_looker {
   uint64_t since_ns;              /* that it does it */
   struct uffd_poll exit, said;
   int channel, pidfd;
+  bool holds; /* it does not end with the supervisor */
 };
 
 _Static_assert(sizeof(struct uffd_look) <= UFFD_MESSAGE_TEXT, "a look fits into a message");
@@ -107,6 +112,34 @@ static void look_here(const struct uffd_look *look, int fd, int other, struct uf
   }
 }
 
+/* Objects whose last copies it may have. */
+struct held {
+  int *fds;
+  size_t count;
+};
+
+/* Without memory for one more, it is never closed while this process lives. */
+static void hold(struct held *held, int fd) {
+  int *more = realloc(held->fds, (held->count + 1) * sizeof(*more));
+  if (more == NULL) return;
+  held->fds = more;
+  held->fds[held->count++] = fd;
+}
+
+/* The supervisor has ended. Missing pages must not become zeros: this process is there as long as their memory is. */
+_Noreturn static void hold_on(struct held *held) {
+  (void)prctl(PR_SET_NAME, "uffd-hold");
+  for (;;) {
+    for (size_t i = held->count; i > 0; i--) {
+      if (!uffd_memory_gone(held->fds[i - 1], ANY_ADDRESS)) continue;
+      close(held->fds[i - 1]);
+      held->fds[i - 1] = held->fds[--held->count];
+    }
+    if (held->count == 0) _exit(0);
+    (void)poll(NULL, 0, HOLD_MS);
+  }
+}
+
 /* What a terminal or a service manager sends to all processes is meant for the supervisor. */
 static void ignore_signals(void) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2};
@@ -120,18 +153,23 @@ _Noreturn static void be_looker(int channel) {
   struct uffd_look look;
   int fds[UFFD_MESSAGE_FDS], found[UFFD_MESSAGE_FDS];
   struct pollfd said = {.fd = channel, .events = POLLIN};
+  struct held held = {NULL, 0};
   ignore_signals();
   for (;;) {
     int result = uffd_channel_receive(channel, &question, fds);
     if (result == -EAGAIN) (void)poll(&said, 1, -1);
     if (result == -EAGAIN) continue;
-    if (result != 1) _exit(0); /* the supervisor has ended */
+    if (result != 1) hold_on(&held);
     memcpy(&look, question.text, sizeof(look));
     BARRIER("looking", &look);
     answer = (struct uffd_message){.number = 0};
     look_here(&look, fds[0], fds[1], &answer, found);
+    if (look.kind == UFFD_LOOK_HOLD && fds[0] >= 0) {
+      hold(&held, fds[0]);
+      fds[0] = -1;
+    }
     uffd_close_fds(fds, UFFD_MESSAGE_FDS);
-    if (uffd_channel_send(channel, &answer, found, answer.fds_count, true) < 0) _exit(0);
+    if (uffd_channel_send(channel, &answer, found, answer.fds_count, true) < 0) hold_on(&held);
     uffd_close_fds(found, answer.fds_count);
   }
 }
@@ -267,6 +305,7 @@ static void ask_next(uffd_pager *pager, struct uffd_looker *looker) {
   if (owns_fd(&question->look)) uffd_close_fds(&question->look.fd, 1);
   looker->question = question;
   pager->questions = question->next;
+  if (question->look.kind == UFFD_LOOK_HOLD) looker->holds = true;
 }
 
 static void go_on(uffd_pager *pager) {
@@ -298,7 +337,7 @@ static void take_back(uffd_pager *pager, int object_fd) {
   while (*at != NULL) {
     struct uffd_question *question = *at;
     bool about = question->look.fd == object_fd && !owns_fd(&question->look);
-    if (!about || question->look.kind == UFFD_LOOK_POISON) {
+    if (!about || question->look.kind == UFFD_LOOK_POISON || question->look.kind == UFFD_LOOK_HOLD) {
       at = &question->next;
       continue;
     }
@@ -344,8 +383,12 @@ static void leave(struct uffd_looker *looker, int patience_ms) {
   }
 }
 
+bool uffd_looker_idle(const uffd_pager *pager) {
+  return pager->questions == NULL && (pager->looker == NULL || pager->looker->question == NULL);
+}
+
 void uffd_looker_leave(uffd_pager *pager) {
-  if (pager->looker != NULL) leave(pager->looker, LEAVE_MS);
+  if (pager->looker != NULL) leave(pager->looker, pager->looker->holds ? 0 : LEAVE_MS);
   for (struct uffd_looker *looker = pager->stuck_lookers; looker != NULL; looker = looker->next) {
     leave(looker, 0);
   }

@@ -22,6 +22,7 @@ enum uffd_look_kind {
   UFFD_LOOK_CHILD,    /* pid: of the parent, ticks: when it forked. Which of its children have regions[0]? */
   UFFD_LOOK_OWNER,    /* fd: an object, pidfd: what came after it, pid: who connected. Whose is it, as named says? */
   UFFD_LOOK_POISON,   /* fd: an object. Poisons what is missing in its regions (Linux 6.6) */
+  UFFD_LOOK_HOLD,     /* fd: an object. Holds it until its memory is gone, also when the supervisor has ended */
   UFFD_LOOK_CLOSE     /* fd: an object. Closes it, perhaps the last copy */
 };
 
@@ -58,6 +59,7 @@ void uffd_looker_close(uffd_pager *pager, int *object_fd); /* -1: does nothing *
 
 void uffd_looker_check(uffd_pager *pager, uint64_t now); /* leaves one that does not come back alone */
 uint64_t uffd_looker_due(const uffd_pager *pager);       /* when to check again; UINT64_MAX: never */
+bool uffd_looker_idle(const uffd_pager *pager);          /* all that was asked is answered */
 void uffd_looker_leave(uffd_pager *pager);               /* at the end: waits a moment for it */
 void uffd_looker_forget(uffd_pager *pager);              /* also in a forked child */
 

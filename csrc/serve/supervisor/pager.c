@@ -13,6 +13,7 @@
 #include "serve/paper/template.h"
 #include "serve/supervisor/adopt.h"
 #include "serve/supervisor/arrival.h"
+#include "serve/supervisor/children.h"
 #include "serve/supervisor/client.h"
 #include "serve/supervisor/control.h"
 #include "serve/supervisor/forget.h"
@@ -238,6 +239,7 @@ static bool no_workers(const uffd_pager *pager) {
 static void end(uffd_pager *pager) {
   pager->closing = true;
   uffd_links_shut(pager);
+  uffd_links_refuse(pager);
   uffd_arrivals_refuse(pager);
   for (struct uffd_supervised *client = pager->clients; client != NULL; client = client->next) {
     (void)uffd_client_kill(pager, client);
@@ -246,6 +248,10 @@ static void end(uffd_pager *pager) {
   uffd_slots_retire(pager);
   if (pager->clients_count == 0) step_until(pager, no_workers);
   uffd_slots_leave(pager);
+  uffd_clients_leave(pager);
+  uffd_children_leave(pager);
+  uffd_refused_leave(pager);
+  step_until(pager, uffd_looker_idle);
   uffd_looker_leave(pager);
 }
 

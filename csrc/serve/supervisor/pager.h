@@ -10,7 +10,7 @@
  * link, control, scrape, liveness, slot, task, client, order} liveness -> {slot, blame, worker, report}          which
  * workers hang slot -> {task, client, worker, forget}      processes in their slots task -> {children, client, blame,
  * image, worker, stage}      who serves whom children -> {client, refused, report, worker} control -> {status, metrics,
- * order, image}; scrape -> metrics -> {refusal, sum} link -> {entrance, arrival, client, keep, refused}       connections
+ * order, image}; scrape -> metrics -> {refusal, sum} link -> {entrance, arrival, client, keep, refused} connections
  *   arrival -> {client, image, helper, keep, looker}   clients that are not served yet
  *   forget -> {link, arrival, control, scrape, client, worker}
  *   client -> {record, looker, image, report, stage, worker}

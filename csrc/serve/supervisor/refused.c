@@ -22,6 +22,7 @@ struct uffd_refused {
   struct uffd_refused *next; /* an older one */
   uint64_t number;           /* by which the service manager keeps it */
   bool asked;                /* the looker, and it has not answered */
+  bool told;                 /* it knows that it was refused, and has its own userfaultfd */
   struct uffd_handshake handshake;
 };
 
@@ -45,7 +46,7 @@ static uffd_object *adopt(const struct uffd_handshake *handshake) {
 /* Linux 6.6. An older kernel makes zeros of what is missing when the last userfaultfd is closed: it is held. */
 static bool can_poison(void) {
   struct uffd_probe probe = UFFD_PROBE_INIT;
-  return uffd_probe(&probe) == 0 && (probe.features & UFFD_FEAT_POISON) != 0;
+  return !BROKEN("refused-poison") && uffd_probe(&probe) == 0 && (probe.features & UFFD_FEAT_POISON) != 0;
 }
 
 /* What is missing becomes an error instead of zeros. Pages that are there stay. */
@@ -56,6 +57,11 @@ static void poison(uffd_pager *pager, const struct uffd_handshake *handshake) {
     memcpy(look.regions, handshake->regions + i, look.count * sizeof(*look.regions));
     (void)uffd_looker_ask(pager, &look, NULL);
   }
+}
+
+static void hold_on(uffd_pager *pager, const struct uffd_handshake *handshake) {
+  const struct uffd_look look = {.kind = UFFD_LOOK_HOLD, .fd = handshake->object_fd};
+  (void)uffd_looker_ask(pager, &look, NULL);
 }
 
 static void make_room(uffd_pager *pager) {
@@ -88,7 +94,7 @@ static void link_in(uffd_pager *pager, struct uffd_refused *refused) {
 void uffd_refused_hold(uffd_pager *pager, int object_fd) {
   struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
   handshake.object_fd = object_fd;
-  (void)uffd_refused_keep(pager, &handshake, true);
+  (void)uffd_refused_keep(pager, &handshake, false);
   uffd_looker_close(pager, &handshake.object_fd);
   uffd_handshake_release(&handshake);
 }
@@ -121,6 +127,7 @@ const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshak
   refused->handshake = *handshake;
   *handshake = (struct uffd_handshake)UFFD_HANDSHAKE_INIT;
   uffd_close_foreign(refused->handshake.fds, refused->handshake.fds_count);
+  refused->told = told;
   refused->number = ++pager->last_refused;
   link_in(pager, refused);
   uffd_keep_refused(pager, refused->number, refused->handshake.object_fd);
@@ -156,6 +163,19 @@ void uffd_refused_check(uffd_pager *pager, uint64_t now) {
 
 uint64_t uffd_refused_due(const uffd_pager *pager) {
   return pager->refused_list != NULL ? pager->refused_ns : UINT64_MAX;
+}
+
+void uffd_refused_leave(uffd_pager *pager) {
+  bool poisons = can_poison();
+  for (const struct uffd_refused *refused = pager->refused_list; refused != NULL; refused = refused->next) {
+    const struct uffd_handshake *handshake = &refused->handshake;
+    if (refused->told) continue;
+    if (poisons && handshake->regions_count != 0) {
+      poison(pager, handshake);
+    } else {
+      hold_on(pager, handshake);
+    }
+  }
 }
 
 void uffd_refused_forget(uffd_pager *pager) {
