@@ -131,7 +131,7 @@ struct uffd_image_layer {
   unsigned char parent_id[32]; /* zeros: no parent */
   unsigned char uuid[16];
   /* Of a file that lies elsewhere; for others NULL and 0: */
-  const char *version;         /* what the server calls its state: an ETag; "" it says nothing */
+  const char *version;         /* what the server calls its state: an ETag, a store's versionId=; "" nothing */
   uint64_t units, units_there; /* chunks that are fetched and kept one by one, and how many are in the cache */
   uint64_t requests, retries;  /* for chunks, of this process; those of opening are not counted */
   uint64_t fetched_bytes;      /* likewise */
@@ -186,7 +186,7 @@ struct uffd_image_cached {
   size_t size;
   const char *file;    /* its name in the directory */
   const char *source;  /* the URI, without secrets */
-  const char *version; /* what the server calls its state: an ETag */
+  const char *version; /* what the server calls its state: an ETag, versionId= */
   uint64_t stream_bytes;
   uint64_t file_bytes; /* that it takes on the disk */
   uint64_t units;      /* chunks of the image, */

@@ -52,6 +52,9 @@ static bool reply_range(struct answer *answer, const char *etag, uint64_t low, u
   char lines[512];
   int used = snprintf(lines, sizeof(lines), "Content-Range: bytes %llu-%llu/%llu\r\n%s", (unsigned long long)low,
                       (unsigned long long)high, (unsigned long long)total, more);
+  const char *version = answer->file.version;
+  if (version[0] != '\0')
+    used += snprintf(lines + used, sizeof(lines) - (size_t)used, "x-amz-version-id: %s\r\n", version);
   if (etag[0] != '\0') snprintf(lines + used, sizeof(lines) - (size_t)used, "ETag: %s\r\n", etag);
   return reply(answer, "206 Partial Content", lines, claimed, low, sent);
 }
@@ -113,6 +116,9 @@ static bool give(struct answer *answer, enum remoting_manner manner) {
     return reply(answer, "206 Partial Content", "Content-Range: bytes 5-3/x\r\n", length, answer->low, length);
   case REMOTING_OTHER_ETAG:
     return RANGE("\"other\"", answer->low, answer->high, total, "", length, length);
+  case REMOTING_OTHER_VERSION:
+    snprintf(answer->file.version, sizeof(answer->file.version), "another");
+    return RANGE(etag, answer->low, answer->high, total, "", length, length);
   case REMOTING_OTHER_TOTAL:
     return RANGE(etag, answer->low, answer->high, total + 7, "", length, length);
   case REMOTING_STATUS_204:
@@ -148,9 +154,14 @@ static bool give(struct answer *answer, enum remoting_manner manner) {
   }
 }
 
-static bool find_file(struct remoting *server, const char *name, struct remoting_file *file) {
-  for (unsigned i = 0; i < server->files_count; i++) {
+/* The newest of that name, or the version that is asked for. */
+static bool find_file(struct remoting *server, const char *request, const char *name, struct remoting_file *file) {
+  char version[32] = "";
+  const char *line = strchr(request, ' ') + 1, *asked = memmem(line, strcspn(line, " "), "versionId=", 10);
+  if (asked != NULL) snprintf(version, sizeof(version), "%.*s", (int)strcspn(asked + 10, " &"), asked + 10);
+  for (unsigned i = server->files_count; i-- > 0;) {
     if (strcmp(server->files[i].name, name) != 0) continue;
+    if (version[0] != '\0' && strcmp(server->files[i].version, version) != 0) continue;
     *file = server->files[i];
     return true;
   }
@@ -168,7 +179,7 @@ static enum remoting_manner note(struct remoting *server, const char *request, s
   if (again) return REMOTING_REDIRECT_FOR_EVER;
   if (server->only_judges)
     return server->admits(request, server->admits_ctx) ? REMOTING_STATUS_204 : REMOTING_STATUS_403;
-  if (!find_file(server, moved ? server->files[0].name : name, &answer->file)) return REMOTING_STATUS_404;
+  if (!find_file(server, request, moved ? server->files[0].name : name, &answer->file)) return REMOTING_STATUS_404;
   if (server->must_say != NULL && strstr(request, server->must_say) == NULL) return REMOTING_STATUS_403;
   if (server->admits != NULL && !server->admits(request, server->admits_ctx)) return REMOTING_STATUS_403;
   if (range == NULL || sscanf(range + 14, "%llu-%llu", &low, &high) != 2) return REMOTING_ALL;
@@ -263,6 +274,7 @@ static const unsigned char *keep_copy(struct remoting *server, const unsigned ch
 
 static struct remoting_file *file_named(struct remoting *server, const char *name) {
   unsigned i = 0;
+  if (server->keeps_versions) i = server->files_count;
   while (i < server->files_count && strcmp(server->files[i].name, name) != 0) {
     i++;
   }
@@ -277,6 +289,7 @@ void remoting_add(struct remoting *server, const char *name, const unsigned char
   struct remoting_file *file = file_named(server, name);
   *file = (struct remoting_file){.name = name, .bytes = keep_copy(server, bytes, length), .length = length};
   snprintf(file->etag, sizeof(file->etag), "\"%.16s-%u\"", name, ++made);
+  if (server->keeps_versions) snprintf(file->version, sizeof(file->version), "v%u.x-Q_", made);
   pthread_mutex_unlock(&server->lock);
 }
 

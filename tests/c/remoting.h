@@ -25,6 +25,7 @@
   X(NO_RANGE)                                                                                                          \
   X(BAD_RANGE)                                                                                                         \
   X(OTHER_ETAG)                                                                                                        \
+  X(OTHER_VERSION)                                                                                                     \
   X(OTHER_TOTAL)                                                                                                       \
   X(STATUS_204)                                                                                                        \
   X(STATUS_416)                                                                                                        \
@@ -54,6 +55,7 @@ struct remoting_file {
   const unsigned char *bytes;
   uint64_t length;
   char etag[32];
+  char version[32]; /* its id, where the server keeps versions; "" none */
 };
 
 #define REMOTING_FILES  8u
@@ -75,6 +77,7 @@ struct remoting {
   const char *must_say; /* a header line that each request must have, or it gets 403; NULL: none */
   bool (*admits)(const char *request, void *ctx); /* or this decides; NULL: all are let in */
   void *admits_ctx;
+  bool keeps_versions;              /* as a store does: each file that is added stays, and is had by its id */
   bool only_judges;                 /* who is let in gets status 204: for another server that asks this one */
   unsigned chunks[REMOTING_CHUNKS]; /* how often each 64 KiB of any file was asked for */
 };

@@ -389,6 +389,48 @@ static void a_store(void) {
   free(pages);
 }
 
+/*
+ * A store that keeps versions is asked for the one that was opened: the image stays what it was when another is put
+ * under its name, and no ETag is needed.
+ */
+static void a_store_that_keeps_versions(void) {
+  static struct signing_user user = {"AKEY", "hidden", "SESSION", "moon-1"};
+  unsigned char *pages = contents(), *others = imaging_pages(9000, COUNT + 1), page[PAGE];
+  struct remoting *server = remoting_start();
+  char endpoint[64];
+  uffd_image *image, *newer;
+  server->keeps_versions = true;
+  server->admits = signing_admits;
+  server->admits_ctx = &user;
+  remoting_add(server, "bucket/image", pages, LENGTH);
+  remoting_behave(server, REMOTING_NO_ETAG, 0);
+  snprintf(endpoint, sizeof(endpoint), "http://127.0.0.1:%u/", server->port);
+  setenv("AWS_ENDPOINT_URL", endpoint, 1);
+  setenv("AWS_REGION", "moon-1", 1);
+  setenv("AWS_ACCESS_KEY_ID", "AKEY", 1);
+  setenv("AWS_SECRET_ACCESS_KEY", "hidden", 1);
+  setenv("AWS_SESSION_TOKEN", "SESSION", 1);
+  const char *uri = "s3://bucket/image";
+  image = remoting_open(uri, imaging_path("cache"), 0);
+  struct uffd_image_layer layer = UFFD_IMAGE_LAYER_INIT;
+  CHECK_OK(uffd_image_layer(image, 0, &layer));
+  CHECK(strncmp(layer.version, "versionId=v", 11) == 0);
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  remoting_add(server, "bucket/image", others, LENGTH);
+  newer = remoting_open(uri, imaging_path("cache"), 0);
+  CHECK_OK(uffd_image_read(newer, 300 * PAGE, page, PAGE));
+  CHECK(memcmp(page, others + 300 * PAGE, PAGE) == 0);
+  CHECK_OK(uffd_image_read(image, 300 * PAGE, page, PAGE));
+  CHECK(memcmp(page, pages + 300 * PAGE, PAGE) == 0);
+  remoting_behave(server, REMOTING_OTHER_VERSION, 0);
+  CHECK_ERR(uffd_image_read(image, 200 * PAGE, page, PAGE), -ESTALE);
+  CHECK_SAYS("another version");
+  uffd_image_close(newer);
+  uffd_image_close(image);
+  free(others);
+  free(pages);
+}
+
 /* A file of credentials is read again when the server does not let us in any more. */
 static void new_credentials(void) {
   unsigned char *pages, page[PAGE];
@@ -448,5 +490,6 @@ static const struct check_test tests[] = {
     TEST(new_credentials),
     TEST(a_forked_child),
     TEST(a_store),
+    TEST(a_store_that_keeps_versions),
 };
 CHECK_MAIN(tests)

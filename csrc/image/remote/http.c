@@ -103,6 +103,7 @@ struct http {
   char *credentials_file, *ca_file;
   struct uffd_credentials credentials;
   char url[4096], etag[256], agent[32];
+  char version[160]; /* of a store that keeps versions: its id, which is part of url; "" none */
   uint32_t patience_ms;
   bool signs;
 };
@@ -257,7 +258,8 @@ static bool renew(struct http *http) {
 
 static void judge(struct http *http, struct flight *flight, CURLcode code) {
   struct uffd_request *request = flight->request;
-  const struct uffd_reply_wanted wanted = {request->offset, request->length, http->head.bytes, http->etag, flight->got};
+  const struct uffd_reply_wanted wanted = {request->offset, request->length, http->head.bytes,
+                                           http->etag,      http->version,   flight->got};
   request->wait_ms = flight->reply.wait_ms;
   if (code != CURLE_OK && code != CURLE_WRITE_ERROR) {
     request->error = code == CURLE_OPERATION_TIMEDOUT ? ETIMEDOUT : EIO;
@@ -374,9 +376,31 @@ static void close_http(struct uffd_transport *transport) {
 
 static const struct uffd_transport_class class = {"http", start, run, close_http};
 
+/*
+ * What the server calls the file's state. A store that keeps versions is asked for this one from now on: the file stays
+ * the same, also when another is put under its name.
+ */
+static int keep_state(struct http *http, const struct uffd_reply *reply, bool unversioned) {
+  bool strong = uffd_reply_is_strong(reply->etag);
+  if (strong) snprintf(http->etag, sizeof(http->etag), "%s", reply->etag);
+  if (http->signs && reply->version[0] != '\0' && strcmp(reply->version, "null") != 0) {
+    snprintf(http->version, sizeof(http->version), "%s", reply->version);
+    snprintf(http->head.version, sizeof(http->head.version), "versionId=%s", reply->version);
+    int result = uffd_uri_add_version(http->url, sizeof(http->url), reply->version);
+    if (result < 0) return result;
+    curl.easy_setopt(http->flights[0].easy, CURLOPT_URL, http->url); /* the only one so far */
+  } else if (strong) {
+    snprintf(http->head.version, sizeof(http->head.version), "%s", reply->etag);
+  } else if (unversioned) {
+    snprintf(http->head.version, sizeof(http->head.version), "date %s", reply->date);
+  }
+  return 0;
+}
+
 /* The first request: the file's length and its state. */
 static int learn(struct http *http, bool unversioned, struct uffd_refusal *refusal) {
   struct uffd_request request = {.offset = 0, .length = HEAD}, *list[UFFD_FLIGHTS];
+  int result;
   char *buffer = uffd_alloc(HEAD);
   if (buffer == NULL) return -ENOMEM;
   request.buffer = buffer;
@@ -398,13 +422,8 @@ static int learn(struct http *http, bool unversioned, struct uffd_refusal *refus
     return -request.error;
   }
   http->head.bytes = reply->total;
-  if (uffd_reply_is_strong(reply->etag)) {
-    snprintf(http->etag, sizeof(http->etag), "%s", reply->etag);
-    snprintf(http->head.version, sizeof(http->head.version), "%s", reply->etag);
-  } else if (unversioned) {
-    snprintf(http->head.version, sizeof(http->head.version), "date %s", reply->date);
-  }
-  return set_headers(http);
+  result = keep_state(http, reply, unversioned);
+  return result < 0 ? result : set_headers(http);
 }
 
 static int prepare(struct http *http, const struct uffd_transport_opts *opts) {

@@ -73,6 +73,8 @@ static void take_field(struct uffd_reply *reply, const char *line, size_t name, 
     take_range(reply, at, end);
   } else if (IS("ETag")) {
     keep(reply->etag, sizeof(reply->etag), at, end);
+  } else if (IS("x-amz-version-id")) {
+    keep(reply->version, sizeof(reply->version), at, end);
   } else if (IS("Last-Modified")) {
     keep(reply->date, sizeof(reply->date), at, end);
   } else if (IS("Content-Encoding")) {
@@ -167,6 +169,10 @@ int uffd_reply_check(const struct uffd_reply *reply, const struct uffd_reply_wan
   }
   if (wanted->etag[0] != '\0' && strcmp(wanted->etag, reply->etag) != 0) {
     snprintf(why, room, "the file has changed since it was opened: its ETag is another");
+    return ESTALE;
+  }
+  if (wanted->version[0] != '\0' && strcmp(wanted->version, reply->version) != 0) {
+    snprintf(why, room, "the store sends another version of the file than the one that was opened");
     return ESTALE;
   }
   if (reply->low != wanted->offset || reply->high != last) {

@@ -15,10 +15,11 @@ struct uffd_reply {
   uint64_t low, high, total;
   bool encoded; /* Content-Encoding other than identity */
   bool multipart;
-  bool accepts;     /* Accept-Ranges: bytes */
-  uint32_t wait_ms; /* Retry-After */
-  char etag[256];   /* as it was sent, with its quotes; "" none, or longer than that */
-  char date[64];    /* Last-Modified */
+  bool accepts;      /* Accept-Ranges: bytes */
+  uint32_t wait_ms;  /* Retry-After */
+  char etag[256];    /* as it was sent, with its quotes; "" none, or longer than that */
+  char date[64];     /* Last-Modified */
+  char version[160]; /* x-amz-version-id, of a store that keeps versions; "" none, or longer than that */
 };
 
 /* One line of the head, with or without its end. A status line begins a new answer (after a redirection). */
@@ -27,9 +28,10 @@ void uffd_reply_line(struct uffd_reply *reply, const char *line, size_t length);
 /* What was asked for. */
 struct uffd_reply_wanted {
   uint64_t offset, length;
-  uint64_t total;   /* of the file; 0: not known yet */
-  const char *etag; /* that was sent with If-Match; "": none */
-  uint64_t got;     /* bytes that came */
+  uint64_t total;      /* of the file; 0: not known yet */
+  const char *etag;    /* that was sent with If-Match; "": none */
+  const char *version; /* that was asked for by its id; "": none */
+  uint64_t got;        /* bytes that came */
 };
 
 /*

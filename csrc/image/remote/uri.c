@@ -124,6 +124,16 @@ int uffd_uri_url(const char *uri, const char *region, char *url, size_t room) {
       snprintf(url, room, "%.*s%.*s%s", (int)parts.scheme, uri, (int)parts.rest_length, parts.rest, parts.query), room);
 }
 
+int uffd_uri_add_version(char *url, size_t room, const char *version) {
+  size_t used = strlen(url);
+  const char *query = strchr(url, '?');
+  if (query != NULL && strstr(query, "versionId=") != NULL) return 0;
+  int added = snprintf(url + used, room - used, query == NULL ? "?versionId=" : "&versionId=");
+  if (added < 0 || (size_t)added >= room - used) return fail(ENAMETOOLONG, "The URI of an image is too long.");
+  used += (size_t)added;
+  return encode(version, strlen(version), url + used, room - used);
+}
+
 /* Credentials */
 
 static void keep(char *to, size_t room, const char *from, size_t length) {

@@ -22,6 +22,12 @@ int uffd_uri_extend(const char *uri, const char *suffix, char *extended, size_t 
 /* The host and all before and after: an https:// or http:// URL without user, for s3://BUCKET/KEY too. */
 int uffd_uri_url(const char *uri, const char *region, char *url, size_t room);
 
+/*
+ * Adds a store's id of a version to a URL, unless it names one already: 0, or -ENAMETOOLONG. What a version is called
+ * is no secret.
+ */
+int uffd_uri_add_version(char *url, size_t room, const char *version);
+
 struct uffd_credentials {
   char user[256];     /* or the access key */
   char password[256]; /* or the secret key */
