@@ -8,7 +8,10 @@
 #include "image/image.h"
 #include "resolver/resolver.h"
 
-#define ANSWER UINT64_C(262144) /* bytes gathered at once, unless a page is larger: more do not stay in the cache */
+/* Bytes gathered at once, unless a page is larger: more do not stay in the processor's cache, or take too long to
+ * decode */
+#define ANSWER_READ    UINT64_C(524288)
+#define ANSWER_DECODED UINT64_C(262144)
 
 /* What a handler has. */
 struct uffd_image_asker {
@@ -90,7 +93,7 @@ static void choose_range(const uffd_image *image, const struct uffd_fault *fault
   const struct uffd_piece *piece = &image->pieces[first];
   const struct uffd_source *source = image->layers[piece->layer]->source;
   uint64_t page = fault->page_size, start = piece->offset, end = piece[1].offset;
-  uint64_t limit = max_u64(ANSWER, page);
+  uint64_t limit = max_u64(source->frames == NULL ? ANSWER_READ : ANSWER_DECODED, page);
   bool by_frame = false;
   *low = fault->offset;
   *high = fault->offset + page;

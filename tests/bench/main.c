@@ -47,6 +47,9 @@ static const struct {
     {"image-zstd", "all of a compressed image, beside the raw file", case_image_zstd},
     {"image-fault", "random pages of it, beside the raw file", case_image_fault},
     {"image-chain", "a chain of 16 layers, beside one file", case_image_chain},
+    {"remote", "all of an image that is 20 ms away, and single faults meanwhile", case_remote},
+    {"remote-cached", "what was fetched before, beside the local file", case_remote_cached},
+    {"remote-clones", "four processes that read one at once, cold", case_remote_clones},
 #endif
 #ifdef UFFD_BENCH_PAGER
     {"serve-random", "another process, a random eighth of 256 MiB", case_serve_random},

@@ -51,15 +51,21 @@ struct manner {
   uint64_t since_ns; /* failures from then on concern it */
 };
 
+/* The reader that goes on in order has come to this unit. */
+static void heed_mark(struct uffd_fetching *fetching, uint64_t number) {
+  struct uffd_unit *unit = &fetching->units[number];
+  if (atomic_load_explicit(&unit->mark, memory_order_relaxed) != 0 && atomic_exchange(&unit->mark, 0) != 0) {
+    uffd_fetching_ask(fetching, number, UFFD_WANT_SOON);
+  }
+}
+
 /* A part of one unit: 0; -EAGAIN it was asked for; or -errno and a sentence. */
 static int read_unit(struct uffd_fetching *fetching, uint64_t number, uint64_t offset, char *buffer, uint64_t length,
                      const struct manner *manner) {
   uint8_t want = manner->want;
   struct uffd_unit *unit = &fetching->units[number];
   if (uffd_cache_has(fetching->cache, number)) {
-    if (atomic_load_explicit(&unit->mark, memory_order_relaxed) != 0 && atomic_exchange(&unit->mark, 0) != 0) {
-      uffd_fetching_ask(fetching, number, UFFD_WANT_SOON);
-    }
+    heed_mark(fetching, number);
     if (uffd_cache_read(fetching->cache, offset, buffer, length) == 0) return 0;
     want = UFFD_WANT_AGAIN;
   }
@@ -73,16 +79,32 @@ static int read_unit(struct uffd_fetching *fetching, uint64_t number, uint64_t o
   return -EAGAIN;
 }
 
-/* All that is missing is asked for at once. */
+/* How many bytes from offset on, length at most, are in the cache; *next: the unit after them. */
+static uint64_t measure_run(struct uffd_fetching *fetching, uint64_t offset, uint64_t length, uint64_t *next) {
+  uint64_t bytes = 0;
+  while (bytes < length && uffd_cache_has(fetching->cache, *next)) {
+    struct uffd_extent extent = uffd_unit_stream(fetching, *next);
+    heed_mark(fetching, *next);
+    bytes = min_u64(extent.offset + extent.length - offset, length);
+    (*next)++;
+  }
+  return bytes;
+}
+
+/* What is in the cache is read at once, as far as it goes; all that is missing is asked for at once. */
 static int try_to_read(struct uffd_fetching *fetching, uint64_t offset, char *buffer, uint64_t length,
                        const struct manner *manner) {
   int result = 0;
-  for (uint64_t unit = uffd_unit_at(fetching, offset); length > 0; unit++) {
-    struct uffd_extent extent = uffd_unit_stream(fetching, unit);
-    uint64_t part = min_u64(extent.offset + extent.length - offset, length);
-    int got = read_unit(fetching, unit, offset, buffer, part, manner);
-    if (got < 0 && got != -EAGAIN) return got;
-    if (got < 0) result = got;
+  for (uint64_t unit = uffd_unit_at(fetching, offset), next = unit; length > 0; unit = next) {
+    uint64_t part = measure_run(fetching, offset, length, &next);
+    if (part == 0 || uffd_cache_read(fetching->cache, offset, buffer, part) != 0) {
+      struct uffd_extent extent = uffd_unit_stream(fetching, unit);
+      part = min_u64(extent.offset + extent.length - offset, length);
+      next = unit + 1;
+      int got = read_unit(fetching, unit, offset, buffer, part, manner);
+      if (got < 0 && got != -EAGAIN) return got;
+      if (got < 0) result = got;
+    }
     offset += part;
     buffer += part;
     length -= part;

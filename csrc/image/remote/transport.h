@@ -8,7 +8,7 @@
 
 #include "base/base.h"
 
-#define UFFD_FLIGHTS      16u                 /* requests under way, at most */
+#define UFFD_FLIGHTS      20u                 /* requests under way, at most */
 #define UFFD_WORDS        320u                /* of a failure */
 #define UFFD_REQUEST_MOST (UINT64_C(4) << 20) /* bytes that should be asked for at once */
 
