@@ -57,6 +57,7 @@ case_fn case_serve_random, case_serve_replay, case_serve_full, case_serve_policy
 case_fn case_cost_fork, case_cost_children, case_cost_adopt, case_cost_stats, case_cost_prefetch, case_cost_add;
 case_fn case_callback, case_policy_constant, case_policy_fresh, case_wp_inline, case_memory;
 case_fn case_image_zstd, case_image_fault, case_image_chain; /* with images only */
+case_fn case_clones;
 case_fn case_remote, case_remote_cached, case_remote_clones;
 
 #endif

@@ -43,6 +43,7 @@ static const struct {
     {"cost-stats", "statistics beside 1 to 16 slow callbacks", case_cost_stats},
     {"cost-prefetch", "a fault beside 0 to 5000 prefetches", case_cost_prefetch},
     {"cost-add", "adding a region beside 0 to 8 slow callbacks", case_cost_add},
+    {"clones", "the second clone of one memfd, beside filling by copying", case_clones},
 #ifdef UFFD_BENCH_IMAGE
     {"image-zstd", "all of a compressed image, beside the raw file", case_image_zstd},
     {"image-fault", "random pages of it, beside the raw file", case_image_fault},
