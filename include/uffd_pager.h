@@ -492,6 +492,73 @@ UFFD_EXPORT int uffd_handoff_complete(uffd_handoff *handoff);
 UFFD_EXPORT int uffd_handoff_connected(const uffd_handoff *handoff);
 UFFD_EXPORT uffd_object *uffd_handoff_object(const uffd_handoff *handoff); /* owned by the handle */
 
+/* A virtual machine of Cloud Hypervisor, by its offload protocol: a local migration, in which it shares its memfds. */
+
+enum { UFFD_OFFLOAD_PAUSED = 1 /* restore: the machine stays paused */ };
+
+struct uffd_offload_opts {
+  size_t size;
+  const char *socket; /* restore: path at which Cloud Hypervisor receives a migration; snapshot: at which it is awaited,
+                         mode 0600 */
+  const char *directory; /* of the snapshot: migration_config.json and state.json as Cloud Hypervisor has sent them, and
+                            memory.img, in which the slots of the machine follow each other by number */
+  const char *door;      /* restore: front door of the pager, whose image is memory.img, or layers on it, or anything of
+                            that length */
+  const char *label;     /* restore: what the pager is to call the machine: see uffd_pager_label(); NULL: nothing */
+  uint64_t page_size;    /* restore: bytes, of the pages of the machine's memory, 4096 or 2097152; 0: 4096 */
+  uint32_t timeout_ms;   /* for each answer of Cloud Hypervisor; 0: 60000 */
+  uint32_t flags;        /* UFFD_OFFLOAD_* */
+  void (*restored)(void *ctx); /* restore: called when the machine runs, or is paused as wanted; NULL: nobody */
+  void *restored_ctx;
+};
+#define UFFD_OFFLOAD_OPTS_INIT                                                                                         \
+  { sizeof(struct uffd_offload_opts), NULL, NULL, NULL, NULL, 0, 0, 0, NULL, NULL }
+
+struct uffd_offload_result {
+  size_t size;       /* in: sizeof(struct uffd_offload_result); UFFD_OFFLOAD_RESULT_INIT sets it */
+  uint64_t slots;    /* of the machine's memory */
+  uint64_t bytes;    /* of all slots */
+  uint64_t requests; /* restore: for pages, that were answered */
+  uint64_t failed;   /* restore: of them with an error, because the pager could not fill the page */
+  uint64_t restarts; /* restore: processes that answered requests, died and were replaced */
+  uint64_t doubts;   /* restore: of those that died, in whose place it was not known whether a request was answered */
+  uint32_t paused;   /* restore: 1, the machine was left paused */
+  uint32_t reserved;
+};
+#define UFFD_OFFLOAD_RESULT_INIT                                                                                       \
+  { sizeof(struct uffd_offload_result), 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/*
+ * Restores a machine: connects to Cloud Hypervisor (`receive-migration receiver_url=unix:SOCKET,memory_mode=postcopy`),
+ * hands it memfds with nothing in them, its config and its state, and answers its requests for pages, until it hangs
+ * up, because it has all or has ended. The memfds are a client of the pager behind door, in a process that this one
+ * forks: a request is answered when the pager has filled the page. Whoever dies meanwhile (a worker of the pager, its
+ * supervisor, that process) is replaced, or the machine ends: it never reads zeros instead of its memory. A process
+ * that ends in this function leaves the other one, which goes on. It needs no privilege: UFFD_OPEN_USER_MODE_ONLY
+ * serves.
+ *
+ * Errors: -ENOENT, -ECONNREFUSED nobody at the socket, or at the door; -EREMOTEIO Cloud Hypervisor refuses a step, its
+ * log says why; -EPIPE it, or the pager, has hung up; -ETIMEDOUT; -EPROTO another protocol, or another config; -EINVAL,
+ * -E2BIG a config, or option, that cannot be; -ECHILD the process that answers died again and again; those of open(2),
+ * memfd_create(2) (huge pages: -ENOSYS, -ENOMEM) and uffd_handoff_send(); -ENOMEM. Before the machine runs, an error
+ * ends its restore.
+ *
+ * Any thread; forks, so a program with threads must not hold locks of its allocator in others. Linux 5.11; Cloud
+ * Hypervisor itself needs 5.14.
+ */
+UFFD_EXPORT int uffd_offload_restore(const struct uffd_offload_opts *opts, struct uffd_offload_result *result);
+/*
+ * Takes in a machine that is sent here (`send-migration destination_url=unix:SOCKET,local=on`, paused before): waits
+ * for it, writes its memory, with its holes, and its config and state into new files of the directory, which is made,
+ * and answers its last request when all is on the disk. A snapshot is whole or not there: migration_config.json appears
+ * last.
+ *
+ * Errors: -EEXIST there is a snapshot already; -ECANCELED Cloud Hypervisor has given it up; -EPIPE it has hung up
+ * before the end; -ETIMEDOUT; -EPROTO, -E2BIG, -EINVAL, -EBADF what it sent cannot be, or comes from another machine;
+ * those of bind(2), mkdir(2) and of writing. Nothing is kept then. Any thread.
+ */
+UFFD_EXPORT int uffd_offload_snapshot(const struct uffd_offload_opts *opts, struct uffd_offload_result *result);
+
 /*
  * A working set: the pages that a client touched, in their order, with the kind of each page's first access. It is
  * plain memory: any thread may use it, one at a time; a forked child may use its copy.

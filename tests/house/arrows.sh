@@ -26,6 +26,7 @@ image
 serve/workingset
 serve/paper
 serve/door serve/worker serve/keeper
+serve/offload
 serve/supervisor
 preload
 lua
