@@ -225,7 +225,7 @@ bool uffd_peer_may(const struct uffd_peer *peer, int64_t uid) {
   return peer->uid == 0 || peer->uid == geteuid() || (uid >= 0 && peer->uid == (uint64_t)uid);
 }
 
-static int identify(int fd, int64_t uid, struct uffd_peer *peer) {
+static int identify(const struct uffd_listener *listener, int fd, int64_t uid, struct uffd_peer *peer) {
   struct ucred who;
   socklen_t length = sizeof(who);
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) != 0) {
@@ -236,6 +236,7 @@ static int identify(int fd, int64_t uid, struct uffd_peer *peer) {
     return fail(EACCES, "User %u (process %d) may not connect: allow it with the option uid.", who.uid, who.pid);
   }
   int pidfd = open_pidfd(fd, peer);
+  if (pidfd == -ESRCH && listener->may_leave) pidfd = -1;
   if (pidfd < -1) return pidfd;
   peer->pidfd = pidfd;
   return 0;
@@ -268,7 +269,7 @@ int uffd_listener_take(struct uffd_listener *listener) {
 int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer) {
   int fd = uffd_listener_take(listener);
   if (fd < 0) return fd;
-  int result = identify(fd, uid, peer);
+  int result = identify(listener, fd, uid, peer);
   if (result == 0) return fd;
   close(fd);
   return result;

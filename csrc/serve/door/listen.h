@@ -16,6 +16,7 @@ struct uffd_listener {
   dev_t device; /* of the socket's file: another one may lie there by the time it is removed */
   ino_t inode;
   char *path;
+  bool may_leave; /* set by the owner: who has connected may be gone already, for it hands over others' memory */
 };
 #define UFFD_LISTENER_INIT                                                                                             \
   { .fd = -1, .spare = -1 }
@@ -47,7 +48,8 @@ struct uffd_peer {
 bool uffd_peer_may(const struct uffd_peer *peer, int64_t uid); /* it is root, our own user, or uid; -1: none */
 /*
  * Accepts the next connection: a non-blocking descriptor, and who it is. Those whom uffd_peer_may() names may connect.
- * Errors: -EAGAIN nobody is there, without a sentence; -EACCES not allowed; -ESRCH exited already; -EMFILE, -ENFILE.
+ * Errors: -EAGAIN nobody is there, without a sentence; -EACCES not allowed; -ESRCH exited already, unless may_leave;
+ * -EMFILE, -ENFILE.
  * All but -EAGAIN mean that one connection was refused.
  */
 int uffd_listener_accept(struct uffd_listener *listener, int64_t uid, struct uffd_peer *peer);
