@@ -271,8 +271,8 @@ static bool skip_filled(const struct uffd_reader *reader, struct part *part) {
 }
 
 /*
- * The bytes of the next step: few while faults come. A huge page is moved in whole, which takes less time than to copy a
- * part of it.
+ * The bytes of the next step: few while faults come. A huge page is moved in whole, which takes less time than to copy
+ * a part of it.
  */
 static uint64_t pace(struct uffd_reader *reader, const uffd_prefetch *prefetch) {
   const struct uffd_terms *terms = &prefetch->region->terms;
