@@ -179,6 +179,16 @@ void paging_await_over(const struct paging *paging) {
   }
 }
 
+bool paging_sleeps(pid_t process) {
+  char path[64], where[64] = "";
+  snprintf(path, sizeof(path), "/proc/%d/wchan", process);
+  FILE *file = fopen(path, "re");
+  if (file == NULL) return false;
+  if (fgets(where, sizeof(where), file) == NULL) where[0] = '\0';
+  fclose(file);
+  return strstr(where, "userfault") != NULL;
+}
+
 /* Its parent may reap it later. */
 void paging_await_dead(pid_t process) {
   char path[64], stat[512];

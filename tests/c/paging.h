@@ -91,6 +91,7 @@ void paging_client_ok(pid_t client); /* it must exit with 0 */
 bool paging_kill_worker(struct paging *paging, uint32_t index);
 void paging_sleep_us(unsigned microseconds);
 void paging_await_dead(pid_t process);
+bool paging_sleeps(pid_t process);         /* is it in a fault that nobody has answered? Told to root */
 unsigned paging_children(pid_t parent);    /* processes whose parent it is */
 unsigned paging_entries(const char *path); /* of a directory */
 

@@ -111,7 +111,7 @@ static void nothing_stays_of_clients(void) {
       CHECK_EQ(now, worker_fds);
     }
   }
-  CHECK_EQ(paging_children(paging.supervisor), 2); /* its worker, and its looker */
+  CHECK_EQ(paging_children(paging.supervisor), 3); /* its worker, the worker's guard, and its looker */
   if (PAGING_SCALE == 1) {                         /* sanitizers keep what was freed */
     CHECK(residents(paging.supervisor) < supervisor_pages + 64);
     CHECK(residents(atomic_load(&paging.seen->workers[0])) < worker_pages + 64);
@@ -312,16 +312,6 @@ static void touch_without_a_copy(struct paging_job *job) {
   _exit(3); /* it was given something, zeros most likely */
 }
 
-static bool sleeps_at_a_fault(pid_t process) {
-  char path[64], where[64] = "";
-  snprintf(path, sizeof(path), "/proc/%d/wchan", process);
-  FILE *file = fopen(path, "re");
-  if (file == NULL) return false;
-  if (fgets(where, sizeof(where), file) == NULL) where[0] = '\0';
-  fclose(file);
-  return strstr(where, "userfault") != NULL;
-}
-
 /* Refused for one reason or another, it sleeps at its missing page, and what is kept of it goes when it is dead. */
 static void refused_client_is_given_no_zeros(void) {
   struct paging paging;
@@ -339,7 +329,7 @@ static void refused_client_is_given_no_zeros(void) {
   job.run = touch_without_a_copy;
   pid_t second = paging_client(&job);
   paging_await(&paging, UFFD_REPORT_REFUSED, 1);
-  while (!sleeps_at_a_fault(second)) {
+  while (!paging_sleeps(second)) {
     CHECK_EQ(waitpid(second, NULL, WNOHANG), 0);
     check_pause();
   }
@@ -372,7 +362,7 @@ static void pager_ends(bool held) {
   job.run = touch_without_a_copy;
   pid_t second = paging_client(&job);
   paging_await(&paging, UFFD_REPORT_REFUSED, 1);
-  while (!sleeps_at_a_fault(second)) {
+  while (!paging_sleeps(second)) {
     CHECK_EQ(waitpid(second, NULL, WNOHANG), 0);
     check_pause();
   }
@@ -381,7 +371,7 @@ static void pager_ends(bool held) {
   CHECK_EQ(paging_end(&paging), 1);
   if (held) {
     for (unsigned i = 0; i < 1000; i++) { /* nobody wakes it */
-      CHECK(sleeps_at_a_fault(second));
+      CHECK(paging_sleeps(second));
     }
     kill(second, SIGKILL);
   }
@@ -425,13 +415,13 @@ static void half_a_handshake_is_held_when_the_pager_ends(void) {
   pid_t client = fork();
   CHECK(client >= 0);
   if (client == 0) send_a_half(&paging);
-  while (atomic_load(&paging.seen->flags[1]) == 0 || !sleeps_at_a_fault(client)) {
+  while (atomic_load(&paging.seen->flags[1]) == 0 || !paging_sleeps(client)) {
     check_pause();
   }
   (void)paging_end(&paging);
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_REFUSED), 1);
   for (unsigned i = 0; i < 1000; i++) {
-    CHECK(sleeps_at_a_fault(client));
+    CHECK(paging_sleeps(client));
   }
   kill(client, SIGKILL);
   CHECK_EQ(waitpid(client, NULL, 0), client);
@@ -617,7 +607,7 @@ static void memory_that_cannot_be_looked_at_holds_up_nobody(void) {
   raise_flag(&paging, 1);
   paging_client_ok(first);
   paging_await(&paging, UFFD_REPORT_GONE, 4);
-  CHECK_EQ(paging_children(paging.supervisor), 2);
+  CHECK_EQ(paging_children(paging.supervisor), 3);
   CHECK_EQ(paging_end(&paging), 1);
   paging_tear_down(&paging);
 }
@@ -759,12 +749,12 @@ static void frozen_client_is_held_when_the_pager_ends(void) {
   paging_start(&paging, &opts);
   pid_t sleeper = start_sleeper(&paging);
   paging_await(&paging, UFFD_REPORT_FROZEN, 1);
-  while (!sleeps_at_a_fault(sleeper)) {
+  while (!paging_sleeps(sleeper)) {
     check_pause();
   }
   CHECK_EQ(paging_end(&paging), 1);
   for (unsigned i = 0; i < 1000; i++) {
-    CHECK(sleeps_at_a_fault(sleeper));
+    CHECK(paging_sleeps(sleeper));
   }
   kill(sleeper, SIGKILL);
   CHECK_EQ(waitpid(sleeper, NULL, 0), sleeper);

@@ -138,30 +138,100 @@ static void forked_children_survive_a_killed_worker(void) {
 }
 
 static struct paging_seen *seen_here;
+static const char *dies_at;
+static bool supervisor_dies_too;
 
-static void die_before_the_book(const char *name, void *ctx) {
+static void die(const char *name, void *ctx) {
   (void)ctx;
-  if (strcmp(name, "booking") != 0 || atomic_fetch_add(&seen_here->flags[2], 1) != 0) return;
+  if (strcmp(name, dies_at) != 0 || atomic_fetch_add(&seen_here->flags[2], 1) != 0) return;
+  if (supervisor_dies_too) kill(getppid(), SIGKILL);
   kill(getpid(), SIGKILL);
 }
 
-/* Its descriptor has been passed on by then: the supervisor makes the book of the parent's. */
-static void forked_children_survive_a_worker_that_dies_before_their_book(void) {
+/* The supervisor makes the child's book of the parent's. */
+static void worker_dies_after_a_fork(const char *barrier) {
   struct paging paging;
   struct uffd_pager_opts opts = image_opts();
   needs_fork();
   paging_set_up(&paging, MIB);
   seen_here = paging.seen;
-  atomic_store(&uffd_barrier_hook, die_before_the_book);
+  dies_at = barrier;
+  atomic_store(&uffd_barrier_hook, die);
   paging_start(&paging, &opts);
   struct paging_job job = {
       .paging = &paging, .features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE, .run = remove_fork_and_look};
   paging_client_ok(paging_client(&job));
   CHECK_EQ(atomic_load(&paging.seen->flags[2]), 1);
   paging_await(&paging, UFFD_REPORT_GONE, 2);
+  CHECK_EQ(paging_reports(&paging, UFFD_REPORT_CLIENT), 2);
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_DIED), 1);
   CHECK_EQ(paging_reports(&paging, UFFD_REPORT_ERROR), 0);
   CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+/* The child's descriptor is the worker's alone: its guard has it. */
+static void forked_children_survive_a_worker_that_has_just_read_of_them(void) {
+  worker_dies_after_a_fork("announcing");
+}
+
+/* The guard brings the descriptor once more. */
+static void forked_children_survive_a_worker_that_has_just_announced_them(void) {
+  worker_dies_after_a_fork("announced");
+}
+
+static void forked_children_survive_a_worker_that_dies_before_their_book(void) {
+  worker_dies_after_a_fork("booking");
+}
+
+static void fork_and_sleep(struct paging_job *job) {
+  fflush(NULL);
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    (void)*(volatile unsigned char *)vmm_at(&job->vmm, 0);
+    _exit(3); /* it was given something, zeros most likely */
+  }
+  atomic_store(&job->paging->seen->flags[3], child);
+  CHECK_EQ(waitpid(child, NULL, 0), child);
+  close(job->vmm.uffd);
+  (void)*(volatile unsigned char *)vmm_at(&job->vmm, 0);
+  _exit(3);
+}
+
+static void await_sleep(pid_t process) {
+  while (!paging_sleeps(process)) {
+    CHECK_EQ(kill(process, 0), 0);
+    check_pause();
+  }
+  for (unsigned i = 0; i < 1000; i++) { /* nobody wakes it */
+    CHECK(paging_sleeps(process));
+  }
+}
+
+/* Supervisor and worker are killed together, and nothing is kept: whose pages are missing sleeps. */
+static void guard_holds_what_nobody_else_has(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  needs_fork();
+  paging_set_up(&paging, MIB);
+  seen_here = paging.seen;
+  dies_at = "announcing";
+  supervisor_dies_too = true;
+  atomic_store(&uffd_barrier_hook, die);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .features = UFFD_FEATURE_EVENT_FORK, .run = fork_and_sleep};
+  pid_t client = paging_client(&job), child;
+  CHECK_EQ(waitpid(paging.supervisor, NULL, 0), paging.supervisor);
+  paging_await_dead(atomic_load(&paging.seen->workers[0]));
+  while ((child = atomic_load(&paging.seen->flags[3])) == 0) {
+    check_pause();
+  }
+  await_sleep(child);
+  kill(child, SIGKILL);
+  await_sleep(client);
+  kill(client, SIGKILL);
+  CHECK_EQ(waitpid(client, NULL, 0), client);
   paging_tear_down(&paging);
 }
 
@@ -563,7 +633,10 @@ static const struct check_test tests[] = {
     TEST(forked_children_are_clients),
     TEST(forked_children_inherit_what_was_removed),
     TEST(forked_children_survive_a_killed_worker),
+    TEST(forked_children_survive_a_worker_that_has_just_read_of_them),
+    TEST(forked_children_survive_a_worker_that_has_just_announced_them),
     TEST(forked_children_survive_a_worker_that_dies_before_their_book),
+    TEST(guard_holds_what_nobody_else_has),
     TEST(worker_keeps_forked_children_without_its_supervisor),
     TEST(touches_are_recorded_in_order),
     TEST(records_are_written_beside_the_supervisor),

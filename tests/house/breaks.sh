@@ -40,6 +40,7 @@ keep-object test_pager_keep supervisor_and_worker_are_killed
 keep-image test_pager_keep supervisor_and_worker_are_killed
 keep-drop test_pager_keep supervisor_is_killed
 keep-answer test_pager_keep its_answer_waits_until_it_is_kept
+guard test_pager_events forked_children_survive_a_worker_that_has_just_read_of_them
 refused-poison test_pager_clients refused_client_is_poisoned_when_the_pager_ends
 END
 

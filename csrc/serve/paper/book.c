@@ -127,6 +127,7 @@ int uffd_book_fork(const struct uffd_book *parent, struct uffd_book *child) {
 int uffd_book_claim(const struct uffd_book *book, uint32_t epoch) {
   struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
   if (fcntl(book->fd, F_SETLK, &lock) != 0) return fail(EBUSY, "Another worker still serves this client.");
+  atomic_store(&book->head->reader, (int32_t)getpid());
   if (atomic_load_explicit(&book->head->epoch, memory_order_acquire) == epoch) return 0;
   return fail(ESTALE, "Another supervisor has taken this client over.");
 }

@@ -19,8 +19,8 @@
  * older one. What is added goes to the end of the head, where older books have zeros, and raises the version; what
  * would move an older field raises the oldest version that is understood, too.
  */
-#define UFFD_BOOK_VERSION 5u
-#define UFFD_BOOK_OLDEST  3u /* without socket; 4: without later */
+#define UFFD_BOOK_VERSION 6u
+#define UFFD_BOOK_OLDEST  3u /* without socket; 4: without later; 5: without reader */
 
 #define UFFD_REGIONS_MAX 4096u /* of a client: a ledger has no room for more */
 
@@ -64,6 +64,7 @@ struct uffd_book_head {
   /* set once */
   char socket[UFFD_SOCKET_PATH]; /* by which the client came; "": not known */
   _Atomic uint32_t later;        /* 1: nothing is prefetched until the client says so. Written by the supervisor */
+  _Atomic int32_t reader;        /* pid of the worker that has claimed it last; 0: none yet */
 };
 
 struct uffd_book {

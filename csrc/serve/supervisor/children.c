@@ -19,8 +19,17 @@ struct uffd_announced {
   uint64_t kept;               /* number by which the service manager has it until it is a client */
 };
 
+static bool is_known(const uffd_pager *pager, int object_fd) {
+  const struct uffd_announced *child = pager->announced;
+  while (child != NULL && !(object_fd >= 0 && uffd_same_file(child->object_fd, object_fd))) {
+    child = child->next;
+  }
+  return child != NULL || (object_fd >= 0 && uffd_client_has(pager, object_fd));
+}
+
 void uffd_children_announced(uffd_pager *pager, const struct uffd_worker *worker, const struct uffd_message *message,
                              int *fds) {
+  if (is_known(pager, fds[0])) return; /* its worker has announced it, and was killed before it wrote so */
   struct uffd_announced **at = &pager->announced, *child = NEW(struct uffd_announced);
   if (child == NULL) return; /* its worker keeps it: its book finds nothing here */
   *child = (struct uffd_announced){.worker = worker->number,

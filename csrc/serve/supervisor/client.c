@@ -171,6 +171,10 @@ static struct uffd_supervised *find_same(const uffd_pager *pager, int object_fd)
   return client;
 }
 
+bool uffd_client_has(const uffd_pager *pager, int object_fd) {
+  return find_same(pager, object_fd) != NULL;
+}
+
 /* Its process was not known, or is dead while another one has the memory: the handshake names it. */
 static void learn_process(uffd_pager *pager, struct uffd_supervised *client, struct uffd_handshake *handshake) {
   if (client->pidfd >= 0 || handshake->pidfd < 0) return;

@@ -106,7 +106,8 @@ bool uffd_client_kill(uffd_pager *pager, struct uffd_supervised *client);
 
 /* Looks for clients whose memory is gone, reports those that no worker begins, ends those that have left. */
 void uffd_clients_check(uffd_pager *pager, uint64_t now);
-uint64_t uffd_clients_due(const uffd_pager *pager); /* when to check again; UINT64_MAX: never */
+uint64_t uffd_clients_due(const uffd_pager *pager);           /* when to check again; UINT64_MAX: never */
+bool uffd_client_has(const uffd_pager *pager, int object_fd); /* is this userfaultfd a client's? */
 void uffd_clients_leave(uffd_pager *pager);  /* the pager ends: the looker holds the objects of those that live on */
 void uffd_clients_forget(uffd_pager *pager); /* closes and frees all */
 

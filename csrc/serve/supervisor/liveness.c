@@ -69,6 +69,10 @@ static struct uffd_supervised *find_made(const uffd_pager *pager, const struct u
 static void check_worker(uffd_pager *pager, struct uffd_worker *worker, uint64_t passed) {
   const struct uffd_message ping = {.kind = UFFD_SAY_PING};
   worker->waited_ns += passed;
+  if (worker->dead) {
+    if (worker->waited_ns >= ABANDON_NS) uffd_worker_kill_guard(worker);
+    return;
+  }
   if (worker->hung) {
     if (worker->waited_ns >= ABANDON_NS) uffd_slot_abandon(pager, worker);
     return;

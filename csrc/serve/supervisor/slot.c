@@ -54,6 +54,17 @@ static void ready(uffd_pager *pager, struct uffd_worker *worker) {
   uffd_tasks_ready(pager, worker);
 }
 
+static void guard_died(uffd_pager *pager, void *owner);
+
+/* It is our child, so its number is its own as long as we have not waited for it. */
+static void meet_guard(uffd_pager *pager, struct uffd_worker *worker, int pid) {
+  if (worker->guard_fd >= 0 || pid <= 0) return;
+  worker->guard_fd = (int)syscall(SYS_pidfd_open, pid, 0);
+  worker->guard_exit = (struct uffd_poll){guard_died, worker};
+  if (worker->guard_fd >= 0 && uffd_poll_add(pager, worker->guard_fd, &worker->guard_exit) < 0)
+    uffd_close_fds(&worker->guard_fd, 1);
+}
+
 /* Reads all that the worker has said. A worker that has died may have left messages. */
 static void hear(uffd_pager *pager, struct uffd_worker *worker) {
   struct uffd_message message;
@@ -61,6 +72,8 @@ static void hear(uffd_pager *pager, struct uffd_worker *worker) {
   while ((result = uffd_channel_receive(worker->channel, &message, fds)) == 1) {
     if (message.kind == UFFD_SAY_READY) {
       ready(pager, worker);
+    } else if (message.kind == UFFD_SAY_GUARD) {
+      meet_guard(pager, worker, (int)message.number);
     } else {
       uffd_tasks_said(pager, worker, &message, fds);
     }
@@ -156,12 +169,11 @@ static void bury(uffd_pager *pager, struct uffd_worker *worker) {
   uffd_worker_free(worker);
 }
 
-static void died(uffd_pager *pager, void *owner) {
-  struct uffd_worker *worker = owner;
+/* Neither it nor its guard has anything more to say. */
+static void ended(uffd_pager *pager, struct uffd_worker *worker) {
   char text[128];
   bool killed;
   if (!worker->abandoned) stop_hearing(pager, worker);
-  uffd_poll_drop(pager, worker->pidfd);
   const char *how = describe(worker, text, sizeof(text), &killed);
   if (worker->abandoned) {
     bury(pager, worker);
@@ -176,6 +188,24 @@ static void died(uffd_pager *pager, void *owner) {
   }
   lose(pager, worker, killed);
   uffd_worker_free(worker);
+}
+
+static void died(uffd_pager *pager, void *owner) {
+  struct uffd_worker *worker = owner;
+  uffd_poll_drop(pager, worker->pidfd);
+  if (!worker->closed) hear(pager, worker); /* its guard may have said that it is there */
+  worker->dead = true;
+  worker->waited_ns = 0;
+  if (worker->guard_fd < 0) ended(pager, worker);
+}
+
+static void guard_died(uffd_pager *pager, void *owner) {
+  struct uffd_worker *worker = owner;
+  siginfo_t status;
+  (void)waitid((idtype_t)P_PIDFD, (id_t)worker->guard_fd, &status, WEXITED | WNOHANG);
+  uffd_poll_drop(pager, worker->guard_fd);
+  uffd_close_fds(&worker->guard_fd, 1);
+  if (worker->dead) ended(pager, worker);
 }
 
 /* In the child. It closes what the supervisor has open: copies would hide that a client or a worker has closed its end.
@@ -247,6 +277,7 @@ static int start(uffd_pager *pager, uint32_t index, bool reloaded) {
                                  .index = index,
                                  .pidfd = -1,
                                  .channel = -1,
+                                 .guard_fd = -1,
                                  .reloaded = reloaded};
   int result = uffd_channel_open(ends);
   if (result == 0) {
@@ -339,6 +370,11 @@ void uffd_slots_leave(uffd_pager *pager) {
       uffd_worker_kill(worker);
       struct pollfd end = {.fd = worker->pidfd, .events = POLLIN}; /* one that sleeps in the kernel does not die */
       if (poll(&end, 1, LEAVE_MS) == 1) (void)describe(worker, text, sizeof(text), &killed);
+      uffd_worker_kill_guard(worker); /* there was no client whose forked child it could have */
+      end = (struct pollfd){.fd = worker->guard_fd, .events = POLLIN};
+      siginfo_t status;
+      if (worker->guard_fd >= 0 && poll(&end, 1, LEAVE_MS) == 1)
+        (void)waitid((idtype_t)P_PIDFD, (id_t)worker->guard_fd, &status, WEXITED | WNOHANG);
     }
     uffd_worker_unlink(pager, worker);
     uffd_worker_free(worker);

@@ -20,7 +20,7 @@ struct uffd_worker *uffd_worker_of(const uffd_pager *pager, uint32_t slot) {
 
 static bool send_now(uffd_pager *pager, struct uffd_worker *worker, const struct uffd_message *message, const int *fds,
                      uint32_t count) {
-  if (worker->full || worker->closed) return false;
+  if (worker->full || worker->closed || worker->dead) return false;
   int result = uffd_channel_send(worker->channel, message, fds, count, false);
   if (result == 0) return true;
   /* Too many descriptors in flight, or no memory: there is room again when the worker has read some messages. */
@@ -65,6 +65,10 @@ void uffd_worker_kill(const struct uffd_worker *worker) {
   (void)syscall(SYS_pidfd_send_signal, worker->pidfd, SIGKILL, NULL, 0);
 }
 
+void uffd_worker_kill_guard(const struct uffd_worker *worker) {
+  if (worker->guard_fd >= 0) (void)syscall(SYS_pidfd_send_signal, worker->guard_fd, SIGKILL, NULL, 0);
+}
+
 void uffd_worker_unlink(uffd_pager *pager, struct uffd_worker *worker) {
   struct uffd_worker **at = &pager->workers;
   while (*at != worker) {
@@ -81,6 +85,7 @@ void uffd_worker_free(struct uffd_worker *worker) {
   }
   uffd_close_fds(&worker->channel, 1);
   uffd_close_fds(&worker->pidfd, 1);
+  uffd_close_fds(&worker->guard_fd, 1);
   DELETE(worker);
 }
 

@@ -21,11 +21,12 @@ struct uffd_debt { /* a message without descriptors that did not fit into the ch
 struct uffd_worker {
   struct uffd_worker *next;
   struct uffd_debt *debts; /* the oldest first */
-  struct uffd_poll exit, said;
+  struct uffd_poll exit, said, guard_exit;
   uint64_t number; /* 1, 2, ... in the order of starting */
   uint32_t index;  /* of its slot */
   enum uffd_worker_state state;
   int pid, pidfd, channel;
+  int guard_fd;         /* pidfd of its guard; -1: none */
   uint64_t since_ns;    /* when it was started */
   bool full;            /* a message did not fit: wait until the channel is writable */
   bool retired;         /* was told to end */
@@ -34,6 +35,7 @@ struct uffd_worker {
   bool asked;           /* it has not answered PING */
   bool hung;            /* it did not, and was killed */
   bool abandoned;       /* it was killed and does not die: it has no clients any more */
+  bool dead;            /* its guard is not, and may still bring what the worker had: its clients wait for that */
   uint64_t waited_ns;   /* since it was asked, answered or killed */
   uint64_t images_told; /* number of the newest image that it has been told of */
   uint32_t making;      /* clients that it was told to make or start, and has not answered */
@@ -52,6 +54,7 @@ void uffd_worker_pay(uffd_pager *pager, struct uffd_worker *worker); /* the chan
 /* Its main thread has said something: it does not hang in what it did before. */
 void uffd_worker_heard(struct uffd_worker *worker);
 void uffd_worker_kill(const struct uffd_worker *worker);
+void uffd_worker_kill_guard(const struct uffd_worker *worker);
 void uffd_worker_unlink(uffd_pager *pager, struct uffd_worker *worker);
 void uffd_worker_free(struct uffd_worker *worker);
 void uffd_workers_forget(uffd_pager *pager); /* in a forked child: closes and frees */

@@ -14,6 +14,7 @@ uint64_t uffd_orphan_announce(struct uffd_orphans *orphans, const struct uffd_mo
   message.number = atomic_fetch_add(&orphans->last_number, 1) + 1;
   BARRIER("announcing", orphans);
   (void)uffd_say_message(mouth, &message, &object_fd, 1);
+  BARRIER("announced", orphans);
   return message.number;
 }
 
