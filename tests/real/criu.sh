@@ -73,8 +73,44 @@ kill_worker() {
   kill -KILL "$(sed -n 's/.*"kind":"worker".*"pid":\([0-9]*\).*/\1/p' "$name.serve" | tail -1)"
 }
 
+# The supervisor of a pager that is kept, and its worker; another supervisor is there when this returns.
+supervisor() { uffd-lua ctl --socket control status 2> /dev/null | sed -n 's/^pid  *//p'; }
+is_another() { new=$(supervisor) && [ -n "$new" ] && [ "$new" != "$old" ]; }
+kill_both() {
+  old=$(supervisor)
+  kill -KILL "$old"
+  kill_worker
+  await_true is_another
+}
+
 # A row of figures: seconds from the start of the restore.
 row() { # label name
   awk -v begun="$(cat "$2.begun")" -v label="$1" '{ at[$2] = $1 - begun }
     END { printf "%-28s %9.3f %9.3f %9.3f\n", label, at["FIRST"], at["THOUSAND"], at["ALL"] }' "$2/log" >> "$FIGURES"
+}
+
+# What the rows come to: the medians, and what ours are of those of CRIU's daemon.
+medians() {
+  sort "$FIGURES" | awk '
+    { label = $0; sub(/ +[0-9.]+ +[0-9.]+ +[0-9.]+$/, "", label) }
+    { for (i = 0; i < 3; i++) at[label, i, count[label]] = $(NF - 2 + i); count[label]++ }
+    END {
+      for (label in count) {
+        text = ""
+        for (i = 0; i < 3; i++) {
+          n = count[label]
+          for (a = 1; a < n; a++) for (b = a; b > 0 && at[label, i, b - 1] > at[label, i, b]; b--) {
+            held = at[label, i, b]; at[label, i, b] = at[label, i, b - 1]; at[label, i, b - 1] = held
+          }
+          median[label, i] = at[label, i, int(n / 2)]
+          text = text sprintf(" %9.3f", median[label, i])
+        }
+        printf "%-28s%s  median of %d\n", label, text, n
+      }
+      text = ""
+      for (i = 0; i < 3; i++) text = text sprintf(" %9.2f", median["uffd-lua serve --prefetch", i] / median["criu lazy-pages", i])
+      printf "%-28s%s\n", "of criu lazy-pages", text
+    }' > "$FIGURES.medians"
+  cat "$FIGURES.medians" >> "$FIGURES"
+  rm "$FIGURES.medians"
 }

@@ -46,6 +46,11 @@ recorded
 $ . ./lib; serve threads --replay set; restore threads --lazy-pages; stop_pager
 ALL wrong 0
 pager: 0
+# The supervisor and its worker are killed after the restore: another supervisor takes over what was restored.
+$ . ./lib; serve walk --keep --control control; BETWEEN=kill_both restore walk --lazy-pages; stop_pager; grep -c '"adopted"' walk.serve
+ALL wrong 0
+pager: 0
+1
 # Another dump's tasks are refused in words, and the restore fails: nothing runs with zeros.
 $ . ./lib; serve threads; cd events.img && ln -sf ../threads.img/lazy-pages.socket lazy-pages.socket; cd ..; touch events/go; $CRIU restore -D events.img -d -o restore.log --lazy-pages; echo $?; stop_pager; grep -o 'which the dump in threads.img does not have' threads.serve; rm events.img/lazy-pages.socket events/go
 1
@@ -53,9 +58,9 @@ pager: 0
 which the dump in threads.img does not have
 
 # In one run: eager, CRIU's own daemon, ours.
-$ . ./lib; rm -f $FIGURES; for round in 1 2 3; do
+$ . ./lib; rm -f $FIGURES; for round in 1 2 3 4 5; do
 > restore walk; row "eager" walk
 > daemon walk; restore walk --lazy-pages; row "criu lazy-pages" walk; wait $PAGER; PAGER=
-> serve walk --prefetch; restore walk --lazy-pages; row "uffd-lua serve --prefetch" walk; stop_pager; done | sort | uniq -c | sed 's/^ *//'
-9 ALL wrong 0
-3 pager: 0
+> serve walk --prefetch; restore walk --lazy-pages; row "uffd-lua serve --prefetch" walk; stop_pager; done | sort | uniq -c | sed 's/^ *//'; medians
+15 ALL wrong 0
+5 pager: 0
