@@ -129,6 +129,8 @@ static bool give(struct answer *answer, enum remoting_manner manner) {
     return reply(answer, "412 Precondition Failed", "", 0, 0, 0);
   case REMOTING_STATUS_503:
     return reply(answer, "503 Busy", "Retry-After: 1\r\n", 0, 0, 0);
+  case REMOTING_STATUS_503_FOR_LONG:
+    return reply(answer, "503 Busy", "Retry-After: 30\r\n", 0, 0, 0);
   case REMOTING_STATUS_404:
     return reply(answer, "404 Not Found", "", 0, 0, 0);
   case REMOTING_STATUS_403:
@@ -194,6 +196,10 @@ static enum remoting_manner note(struct remoting *server, const char *request, s
   if (manner == REMOTING_RIGHT && match != NULL &&
       strncmp(match + 11, answer->file.etag, strlen(answer->file.etag)) != 0) {
     return REMOTING_STATUS_412;
+  }
+  if (server->turns_count != 0) {
+    server->turns_count--;
+    return *server->turns++;
   }
   if (server->times != 0 && --server->times == 0) server->manner = REMOTING_RIGHT;
   return manner;
@@ -319,6 +325,13 @@ void remoting_behave(struct remoting *server, enum remoting_manner manner, unsig
   pthread_mutex_lock(&server->lock);
   server->manner = manner;
   server->times = times;
+  pthread_mutex_unlock(&server->lock);
+}
+
+void remoting_take_turns(struct remoting *server, const enum remoting_manner *turns, unsigned count) {
+  pthread_mutex_lock(&server->lock);
+  server->turns = turns;
+  server->turns_count = count;
   pthread_mutex_unlock(&server->lock);
 }
 

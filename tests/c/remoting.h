@@ -31,6 +31,7 @@
   X(STATUS_416)                                                                                                        \
   X(STATUS_412)                                                                                                        \
   X(STATUS_503)                                                                                                        \
+  X(STATUS_503_FOR_LONG)                                                                                               \
   X(STATUS_404)                                                                                                        \
   X(STATUS_403)                                                                                                        \
   X(REDIRECT)                                                                                                          \
@@ -72,7 +73,9 @@ struct remoting {
   unsigned char *copies[REMOTING_COPIES]; /* of files, old ones too: an answer may be under way */
   unsigned copies_count;
   enum remoting_manner manner;
-  unsigned times;       /* that the manner is kept; 0: for ever */
+  unsigned times;                    /* that the manner is kept; 0: for ever */
+  const enum remoting_manner *turns; /* of the next requests, one each; then the manner */
+  unsigned turns_count;
   unsigned requests;    /* for ranges */
   const char *must_say; /* a header line that each request must have, or it gets 403; NULL: none */
   bool (*admits)(const char *request, void *ctx); /* or this decides; NULL: all are let in */
@@ -93,6 +96,8 @@ void remoting_demand(struct remoting *server, const char *line);
 const char *remoting_url(const struct remoting *server, const char *name);
 /* From now on, so many times (0: for ever). */
 void remoting_behave(struct remoting *server, enum remoting_manner manner, unsigned times);
+/* The next count requests, one each. The list stays the caller's. */
+void remoting_take_turns(struct remoting *server, const enum remoting_manner *turns, unsigned count);
 unsigned remoting_requests(struct remoting *server);
 void remoting_forget(struct remoting *server);   /* counts from 0 again */
 unsigned remoting_most(struct remoting *server); /* how often the chunk was asked for that was asked for most often */
