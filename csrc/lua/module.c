@@ -156,6 +156,7 @@ int luaopen_uffd_core(lua_State *L) {
   uffd_lua_open_workingset(L);
   uffd_lua_open_pager(L);
   uffd_lua_open_handoff(L);
+  uffd_lua_open_offload(L);
 #endif
   return 1;
 }

@@ -175,6 +175,7 @@ void uffd_lua_open_process(lua_State *L);
 void uffd_lua_open_workingset(lua_State *L);
 void uffd_lua_open_pager(lua_State *L);
 void uffd_lua_open_handoff(lua_State *L);
+void uffd_lua_open_offload(lua_State *L);
 #endif
 
 #endif

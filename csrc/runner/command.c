@@ -64,7 +64,7 @@ static const struct uffd_command commands[] = {
     {"--info", "json", false, run_info},     {"--check", NULL, true, run_check}, {"--help", NULL, false, run_help},
     {"--version", NULL, false, run_version}, {"ws", NULL, false, run_word},      {"serve", NULL, false, run_word},
     {"ctl", NULL, false, run_word},          {"run", NULL, false, run_word},     {"image", NULL, false, run_word},
-    {"trace", NULL, false, run_word},
+    {"trace", NULL, false, run_word},        {"offload", NULL, false, run_word},
 };
 
 const struct uffd_command *uffd_find_command(const char *name, size_t length) {

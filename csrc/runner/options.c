@@ -28,6 +28,7 @@ void uffd_print_usage(void) {
         "  serve           answer the page faults of other processes\n"
         "  ctl             ask a pager that serves how it goes, tell it to drain\n"
         "  run             run a program, unchanged, whose memory a pager serves\n"
+        "  offload         save and restore virtual machines of Cloud Hypervisor, whose memory a pager serves\n"
         "  trace           run a script and write a record of every fault that it answers\n"
         "  image           look into images, compare, convert, compact and verify them\n"
         "  ws              look into files of working sets: info, merge, diff, plot\n"

@@ -1356,6 +1356,27 @@ function core.pager_ask(control, request, timeout_ms) end
 ---@return integer? errno
 function core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer, label) end
 
+---@param socket string
+---@param directory string
+---@param door string
+---@param label? string
+---@param page_size? integer
+---@param timeout_ms? integer
+---@param paused? boolean
+---@param restored? fun()
+---@return uffd.OffloadResult? result
+---@return string? message
+---@return integer? errno
+function core.offload_restore(socket, directory, door, label, page_size, timeout_ms, paused, restored) end
+
+---@param socket string
+---@param directory string
+---@param timeout_ms? integer
+---@return uffd.OffloadResult? result
+---@return string? message
+---@return integer? errno
+function core.offload_snapshot(socket, directory, timeout_ms) end
+
 ---Columns of the terminal behind a descriptor; nil: it is none on which a line can be redrawn.
 ---@param fd integer
 ---@return integer? columns

@@ -1074,6 +1074,70 @@ function uffd.handoff(options)
     open_flags(options), options.answer == false, options.label)
 end
 
+---Virtual machines of Cloud Hypervisor, by its offload protocol: `<uffd_pager.h>` tells of it, and `uffd-lua offload`
+---uses it.
+---@class uffd.offload
+local offload = {}
+uffd.offload = offload
+
+---@class uffd.OffloadOptions
+---restore: path at which Cloud Hypervisor receives a migration; snapshot: at which it is awaited
+---@field socket string
+---of the snapshot: migration_config.json and state.json as Cloud Hypervisor has sent them, and memory.img
+---@field directory string
+---@field door? string restore: front door of the pager whose image is memory.img, or has its contents
+---@field label? string restore: what the pager is to call the machine
+---@field page_size? integer restore: of the machine's memory, 4096 (default) or 2097152
+---@field timeout? integer milliseconds for each answer of Cloud Hypervisor (default 60000)
+---@field paused? boolean restore: the machine stays paused
+---@field restored? fun() restore: called when the machine runs, or is paused as wanted; what it raises is dropped
+
+---@class uffd.OffloadResult
+---@field slots integer of the machine's memory
+---@field bytes integer of all slots
+---@field requests? integer restore: for pages, that were answered
+---@field failed? integer restore: of them with an error, because the pager could not fill the page
+---@field restarts? integer restore: processes that answered requests, died and were replaced
+---@field doubts? integer restore: of those, in whose place it was not known whether a request was answered
+---@field paused? boolean restore: the machine was left paused
+
+---Restores a machine through a pager: it runs at once, and its memory is filled as it asks for it. Waits until the
+---machine has all of it, or has ended. The memory is a client of the pager, in a forked process, which goes on when
+---this one ends. Errors: ENOENT, ECONNREFUSED nobody at the socket or the door; EREMOTEIO Cloud Hypervisor refuses a
+---step; EPIPE it, or the pager, has hung up or refused; ETIMEDOUT; EPROTO, EINVAL, E2BIG another protocol, or a config that
+---cannot be; ECHILD whoever answers died again and again; those of opening files; ENOSYS built without the pager.
+---@param options uffd.OffloadOptions
+---@return uffd.OffloadResult? result
+---@return string? message
+---@return integer? errno
+function offload.restore(options)
+  local what = "uffd.offload.restore"
+  check_options(what, options, { socket = true, directory = true, door = true, label = true, page_size = true,
+    timeout = true, paused = true, restored = true })
+  for _, name in ipairs { "socket", "directory", "door" } do
+    if options[name] == nil then error(("%s: it needs a %s"):format(what, name), 2) end
+  end
+  return call(what, needs_pager(what, core.offload_restore), options.socket, options.directory, options.door,
+    options.label, options.page_size, options.timeout, options.paused, options.restored)
+end
+
+---Takes in a machine that Cloud Hypervisor sends to the socket, and has it on the disk before the last answer. Errors:
+---EEXIST there is a snapshot already; ECANCELED Cloud Hypervisor has given it up; EPIPE it has hung up; ETIMEDOUT;
+---EPROTO, E2BIG, EINVAL, EBADF what it sent cannot be; those of writing files; ENOSYS built without the pager. Nothing
+---is kept then.
+---@param options uffd.OffloadOptions
+---@return uffd.OffloadResult? result
+---@return string? message
+---@return integer? errno
+function offload.snapshot(options)
+  local what = "uffd.offload.snapshot"
+  check_options(what, options, { socket = true, directory = true, timeout = true })
+  for _, name in ipairs { "socket", "directory" } do
+    if options[name] == nil then error(("%s: it needs a %s"):format(what, name), 2) end
+  end
+  return call(what, needs_pager(what, core.offload_snapshot), options.socket, options.directory, options.timeout)
+end
+
 -- The kernel
 
 ---What this kernel and this user can do, asked of the running kernel.

@@ -3,7 +3,7 @@
 local core = require "uffd.core"
 local uffd = require "uffd"
 local arguments = require "uffd.arguments"
-local figures = require "uffd.figures"
+local beside = require "uffd.beside"
 
 local usage = "run --memory MATCH (--door SOCKET | --image FILE [options]) -- PROGRAM [ARGS]"
 local help = [[
@@ -129,97 +129,11 @@ local function fail(message, errno)
   return lacking[uffd.errno[errno]] and 77 or code
 end
 
--- The options that are passed on to serve; its workers get them as arguments.
-local passed = { "image", "policy", "around", "prefetch", "record", "replay", "rate", "workers", "watchdog", "control" }
-
-local function pager_options(given, door)
-  local options, command = { socket = door }, { core.program(), "serve", "--socket", door }
-  for _, name in ipairs(passed) do
-    local value = given[name]
-    if name ~= "policy" then options[name] = value end
-    for _, word in ipairs(type(value) == "table" and value or { value }) do -- nil: none
-      command[#command + 1] = "--" .. name
-      if word ~= true then command[#command + 1] = tostring(word) end
-    end
-  end
-  options.worker = command
-  return options
-end
-
-local Watch = {}
-Watch.__index = Watch
-
-local function say(text) io.stderr:write("uffd-lua run: ", text, "\n") end
-
-local ended = { gone = "gone", complete = "complete", frozen = "frozen" }
-
-function Watch:keep(client, now_ns, state)
-  local row = self.rows[client.id] or {}
-  if not self.rows[client.id] then self.order[#self.order + 1] = row end
-  self.rows[client.id] = row
-  row.client = client
-  row.elapsed_ns = math.max(now_ns - client.since_ns, 0)
-  row.ended = state or row.ended or client.state
-end
-
--- Prints what went wrong. A program whose memory was refused would sleep for ever.
-function Watch:tell(event)
-  local client, kind = event.client, event.kind
-  if client then self:keep(client, event.time_ns, ended[kind]) end
-  local who = client and ("process %d: "):format(client.pid) or ""
-  if kind == "refused" then
-    say("the pager refuses this memory: " .. event.text)
-    self.failed = true
-    core.kill(event.pid and event.pid > 0 and event.pid or self.child)
-  elseif kind == "frozen" then
-    say(who .. "its faults are not answered any more: " .. event.text)
-    self.failed = true
-  elseif kind == "died" then
-    say(("worker %d of the pager has died, and is replaced"):format(event.worker))
-  elseif kind ~= "client" and kind ~= "gone" and kind ~= "complete" and kind ~= "worker" and kind ~= "retired" then
-    say(who .. event.text)
-  end
-end
-
--- Serves until the child has ended, and all processes that it left behind.
-local function serve(pager, watch)
-  local code
-  repeat
-    local goes_on, message, errno = pager:step(50)
-    if goes_on == nil then
-      core.kill(watch.child)
-      return nil, message, errno
-    end
-    code = code or core.wait(watch.child)
-  until code and #pager:clients() == 0
-  return code
-end
-
 local function run_served(given, words, environment_of)
-  local directory, message, errno = core.make_directory()
-  if not directory then return fail(message, errno) end
-  local door = directory .. "/door"
-  local options, watch = pager_options(given, door), setmetatable({ rows = {}, order = {} }, Watch)
-  options.report = function(event) watch:tell(event) end
-  if given.policy then
-    options.resolver, message = loadfile(given.policy)
-    if not options.resolver then
-      os.remove(directory)
-      return fail(message)
-    end
-  end
-  local pager, code
-  pager, message, errno = uffd.pager(options)
-  if pager then
-    watch.child, message, errno = core.spawn(words, environment_of(door))
-    if watch.child then code, message, errno = serve(pager, watch) end
-    pager:close()
-  end
-  os.remove(directory)
-  if not code then return fail(message, errno) end
-  if given.figures and #watch.order > 0 then io.stderr:write(figures.table(watch.order), "\n") end
+  local code, watch, errno = beside.run("run", given, false, function(door) return words, environment_of(door) end)
+  if not code then return fail(watch, errno) end
   if #watch.order == 0 and not watch.failed then
-    say "no memory was served: no mapping of the program fits --memory (--list shows what it maps)"
+    watch:say "no memory was served: no mapping of the program fits --memory (--list shows what it maps)"
     watch.failed = true
   end
   return watch.failed and code == 0 and 1 or code
@@ -257,7 +171,7 @@ local function check(given, words)
   if given.door and given.image then return "--door names a pager that runs already, which has an image" end
   if not given.door and not given.image then return "it needs the --door of a pager, or an --image to start one for" end
   if given.image then return nil end
-  for _, name in ipairs(passed) do
+  for _, name in ipairs(beside.passed) do
     if given[name] then return ("--%s is for a pager that is started here, with --image"):format(name) end
   end
   return given.figures and "--figures is for a pager that is started here, with --image" or nil

@@ -539,6 +539,34 @@ static void workers_of_the_pager_die(void) {
   tear_down(&stage);
 }
 
+/* Whoever has begun the restore is killed: the process that answers goes on, to the end. */
+static void who_restores_dies(void) {
+  struct stage stage;
+  int status;
+  CHECK_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  set_up(&stage, 4 * MIB, PAGE);
+  atomic_store(&stage.machine.seen->hold, 1);
+  paging_start(&stage.paging, NULL);
+  start_machine(&stage);
+  fflush(NULL);
+  pid_t restores = fork();
+  CHECK(restores >= 0);
+  if (restores == 0) {
+    struct uffd_offload_opts opts = options(&stage);
+    _exit(uffd_offload_restore(&opts, NULL) != 0);
+  }
+  await_run(&stage);
+  kill(restores, SIGKILL);
+  CHECK_EQ(waitpid(restores, &status, 0), restores);
+  atomic_store(&stage.machine.seen->hold, 0);
+  check_machine(&stage);
+  CHECK_EQ(paging_end(&stage.paging), 1); /* its supervisor and workers are gone: what is left is who answered */
+  CHECK(wait(&status) > 0);
+  CHECK(WIFEXITED(status));
+  CHECK_EQ(WEXITSTATUS(status), 0);
+  tear_down(&stage);
+}
+
 /* The pager is told to end: it fills all, and the machine goes on asking, of whom nobody is left. */
 static void pager_is_drained(void) {
   struct stage stage;
@@ -833,6 +861,7 @@ static const struct check_test tests[] = {
     TEST(who_answers_dies_in_doubt),
     TEST(who_answers_dies_in_a_row),
     TEST(workers_of_the_pager_die),
+    TEST(who_restores_dies),
     TEST(pager_is_drained),
     TEST(machine_is_saved_and_restored),
     TEST(huge_pages_are_saved_and_restored),

@@ -144,7 +144,7 @@ local function long(known)
 end
 
 function tests.test_help_of_commands()
-  for _, name in ipairs { "serve", "ctl", "run", "trace" } do
+  for _, name in ipairs { "serve", "ctl", "run", "trace", "offload" } do
     local known, help = command("uffd." .. name)
     -- Words about other programs.
     local foreign = name == "ctl" and { "control", "on-drain" } or {}

@@ -71,6 +71,7 @@ function tests.test_module()
   functions_of(uffd.image, "uffd.image", real)
   functions_of(uffd.image.cache, "uffd.image.cache", real)
   functions_of(uffd.store, "uffd.store", real)
+  functions_of(uffd.offload, "uffd.offload", real)
   functions_of(getmetatable(require "uffd.histogram" {}), "uffd.Histogram", real)
   local typed = declared(source "init.lua")
   for name in pairs(declared(source "histogram.lua")) do typed[name] = true end
