@@ -73,3 +73,24 @@ client: 0
 ready
 pages 2048 wrong 0 ms *
 ready
+
+# A supervisor that is killed while it drains: the next one drains on.
+$ cat > drained <<'END'
+> mkfifo go; rm -f control; : > err
+> uffd-lua serve --keep --on-drain refuse --socket door --control control --image image --around 4K > out 2> err & keeper=$!
+> await 'grep -qs "has started" err'
+> vmm --socket door --image image --stay < go > stayed 2>&1 & stayed=$!
+> exec 3> go
+> await 'uffd-lua ctl --socket control clients 2> /dev/null | grep -q served'
+> supervisor=$(uffd-lua ctl --socket control status | sed -n 's/^pid  *//p')
+> kill -TERM $keeper; await 'uffd-lua ctl --socket control status 2> /dev/null | grep -q "^draining  *true"'
+> kill -KILL $supervisor; await 'grep -q "client 1 is taken over" err'
+> await 'uffd-lua ctl --socket control status 2> /dev/null | grep -q "^draining  *true"'
+> echo >&3; exec 3>&-; wait $stayed; echo "client: $?"; cat stayed; wait $keeper; echo "serve: $?"; rm go
+> END
+$ sh drained
+client: 0
+ready
+pages 2048 wrong 0 ms *
+ready
+serve: 0

@@ -49,8 +49,8 @@ struct keeper {
   unsigned pause_ms;
   int held; /* a signal for a pager that is not ready, or not there: it would die of it; 0: none */
   uint64_t held_ns;
-  bool ready;  /* it has said so */
-  bool ending; /* it was told to end */
+  bool ready; /* it has said so */
+  int ending; /* the signal that told it to end; 0: none */
 };
 
 /* ------------------------------------------------------------------------------------------------ the store */
@@ -253,7 +253,7 @@ static void take_signals(struct keeper *keeper) {
   while (read(keeper->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
     int signal = (int)info.ssi_signo;
     if (signal == SIGCHLD) continue;
-    if (signal != SIGHUP) keeper->ending = true;
+    if (signal != SIGHUP) keeper->ending = signal;
     if (info.ssi_code != SI_KERNEL || keeper->pager == 0) pass_signal(keeper, signal);
   }
 }
@@ -264,6 +264,23 @@ static void pass_held(struct keeper *keeper) {
   if (!keeper->ready && uffd_now() - keeper->held_ns < HELD_NS) return;
   kill(keeper->pager, keeper->held);
   keeper->held = 0;
+}
+
+static bool has_clients(const struct keeper *keeper) {
+  const struct kept *kept = keeper->kept;
+  while (kept != NULL && strncmp(kept->name, "client", 6) != 0 && strncmp(kept->name, "refused", 7) != 0) {
+    kept = kept->next;
+  }
+  return kept != NULL;
+}
+
+/* A signal has killed the pager. One that was killed while it drained has not drained: the next one is told again. */
+static bool goes_on(struct keeper *keeper, int code) {
+  if (keeper->ending == 0 || keeper->held != 0) return true;
+  if (code == 128 + keeper->ending || !has_clients(keeper)) return false;
+  keeper->held = keeper->ending;
+  keeper->held_ns = uffd_now();
+  return true;
 }
 
 static void pause_before(struct keeper *keeper) {
@@ -288,10 +305,9 @@ static int run(struct keeper *keeper) {
     pass_held(keeper);
     if (code < 0) continue;
     hear(keeper); /* what it said last */
-    if (!killed || (keeper->ending && keeper->held == 0)) return code;
+    if (!killed || !goes_on(keeper, code)) return code;
     pause_before(keeper);
     take_signals(keeper);
-    if (keeper->ending && keeper->held == 0) return code;
     result = start(keeper);
   }
   return result;
