@@ -1104,8 +1104,8 @@ uffd.offload = offload
 ---Restores a machine through a pager: it runs at once, and its memory is filled as it asks for it. Waits until the
 ---machine has all of it, or has ended. The memory is a client of the pager, in a forked process, which goes on when
 ---this one ends. Errors: ENOENT, ECONNREFUSED nobody at the socket or the door; EREMOTEIO Cloud Hypervisor refuses a
----step; EPIPE it, or the pager, has hung up or refused; ETIMEDOUT; EPROTO, EINVAL, E2BIG another protocol, or a config that
----cannot be; ECHILD whoever answers died again and again; those of opening files; ENOSYS built without the pager.
+---step; EPIPE it, or the pager, has hung up or refused; ETIMEDOUT; EPROTO, EINVAL, E2BIG another protocol, or a config
+---that cannot be; ECHILD whoever answers died again and again; those of opening files; ENOSYS built without the pager.
 ---@param options uffd.OffloadOptions
 ---@return uffd.OffloadResult? result
 ---@return string? message

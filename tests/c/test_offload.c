@@ -32,10 +32,11 @@ struct stage {
 
 /* Shared with all processes of a test: how the process that answers is killed. */
 struct killing {
-  const char *where;  /* a barrier; NULL: nowhere */
-  _Atomic int skips;  /* times that it is passed before */
-  _Atomic int kills;  /* that are left */
-  _Atomic int killed; /* so far */
+  const char *where;    /* a barrier; NULL: nowhere */
+  _Atomic int skips;    /* times that it is passed before */
+  _Atomic int kills;    /* that are left */
+  _Atomic int killed;   /* so far */
+  _Atomic int answered; /* times that an answer was sent and noted */
 };
 static struct killing *killing;
 
@@ -407,10 +408,28 @@ static void bad_options(void) {
   tear_down(&stage);
 }
 
+struct restoring {
+  struct stage *stage;
+  struct uffd_offload_result result;
+};
+
+static void restore_in_thread(void *ctx) {
+  struct restoring *restoring = ctx;
+  struct uffd_offload_opts opts = options(restoring->stage);
+  CHECK_OK(uffd_offload_restore(&opts, &restoring->result));
+}
+
+static void await_run(const struct stage *stage) {
+  while (!atomic_load(&stage->machine.seen->runs)) {
+    check_pause();
+  }
+}
+
 /* Deaths */
 
 static void die_at(const char *name, void *ctx) {
   (void)ctx;
+  if (strcmp(name, "offload-answered") == 0) atomic_fetch_add(&killing->answered, 1);
   if (killing->where == NULL || strcmp(name, killing->where) != 0) return;
   if (atomic_fetch_sub(&killing->skips, 1) > 0 || atomic_fetch_sub(&killing->kills, 1) <= 0) return;
   atomic_fetch_add(&killing->killed, 1);
@@ -462,6 +481,34 @@ static void who_answers_dies_at_each_point(void) {
   }
 }
 
+/*
+ * The machine has had its answer, and asks for nothing when another one comes: it is answered once more, and takes that
+ * for the answer to its next request, whose page is there.
+ */
+static void an_answer_too_many(void) {
+  struct stage stage;
+  struct restoring restoring = {&stage, UFFD_OFFLOAD_RESULT_INIT};
+  struct check_thread thread;
+  set_up(&stage, 1 * MIB, PAGE);
+  atomic_store(&stage.machine.seen->hold, 1);
+  paging_start(&stage.paging, NULL);
+  start_machine(&stage);
+  kill_at("offload-told", 0, 1);
+  check_thread_start(&thread, restore_in_thread, &restoring);
+  await_run(&stage);
+  while (atomic_load(&killing->answered) == 0) { /* the first one has died before it noted its answer */
+    check_pause();
+  }
+  atomic_store(&stage.machine.seen->hold, 0);
+  check_thread_join(&thread);
+  atomic_store(&uffd_barrier_hook, NULL);
+  check_machine(&stage);
+  CHECK_EQ(restoring.result.restarts, 1);
+  CHECK_EQ(restoring.result.doubts, 1);
+  close_pager(&stage);
+  tear_down(&stage);
+}
+
 /* In the place of one that died with a request, another dies amid finding out. */
 static void who_answers_dies_in_doubt(void) {
   kill_at(NULL, 0, 0);
@@ -485,23 +532,6 @@ static void who_answers_dies_in_a_row(void) {
   CHECK_EQ(atomic_load(&stage.machine.seen->wrong), 0);
   close_pager(&stage);
   tear_down(&stage);
-}
-
-struct restoring {
-  struct stage *stage;
-  struct uffd_offload_result result;
-};
-
-static void restore_in_thread(void *ctx) {
-  struct restoring *restoring = ctx;
-  struct uffd_offload_opts opts = options(restoring->stage);
-  CHECK_OK(uffd_offload_restore(&opts, &restoring->result));
-}
-
-static void await_run(const struct stage *stage) {
-  while (!atomic_load(&stage->machine.seen->runs)) {
-    check_pause();
-  }
 }
 
 /* Pages that a worker of the pager has not filled yet are filled by the next. */
@@ -858,6 +888,7 @@ static const struct check_test tests[] = {
     TEST(bad_configs),
     TEST(bad_options),
     TEST(who_answers_dies_at_each_point),
+    TEST(an_answer_too_many),
     TEST(who_answers_dies_in_doubt),
     TEST(who_answers_dies_in_a_row),
     TEST(workers_of_the_pager_die),
