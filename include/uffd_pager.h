@@ -552,6 +552,7 @@ UFFD_EXPORT int uffd_offload_restore(const struct uffd_offload_opts *opts, struc
  * for it, writes its memory, with its holes, and its config and state into new files of the directory, which is made,
  * and answers its last request when all is on the disk. A snapshot is whole or not there: migration_config.json appears
  * last.
+ * The files, and a directory that is made, are the user's alone (0600, 0700).
  *
  * Errors: -EEXIST there is a snapshot already; -ECANCELED Cloud Hypervisor has given it up; -EPIPE it has hung up
  * before the end; -ETIMEDOUT; -EPROTO, -E2BIG, -EINVAL, -EBADF what it sent cannot be, or comes from another machine;

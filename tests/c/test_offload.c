@@ -189,6 +189,17 @@ static void huge_pages(void) {
   restore_whole(16 * MIB, 2 * MIB, false);
 }
 
+static void restore_as_user(void *ctx) {
+  (void)ctx;
+  check_drop_privileges();
+  restore_whole(1 * MIB, PAGE, false);
+}
+
+static void ordinary_user_restores(void) {
+  if (!check_is_root()) SKIP("this test runs as an ordinary user already");
+  check_in_child(restore_as_user, NULL);
+}
+
 static void told(void *ctx) {
   atomic_store((_Atomic bool *)ctx, true);
 }
@@ -335,13 +346,18 @@ static void page_that_cannot_be_filled(unsigned threads, int end) {
   CHECK_OK(uffd_offload_restore(&opts, &result));
   CHECK_EQ(end_machine(&stage), end);
   CHECK_EQ(atomic_load(&stage.machine.seen->wrong), 0);
-  CHECK_EQ(result.failed, 1);
+  CHECK(result.failed >= 1);
   close_pager(&stage);
   tear_down(&stage);
 }
 
 static void prefault_meets_a_page_that_cannot_be_filled(void) {
   page_that_cannot_be_filled(0, 0);
+}
+
+/* The prefault, or the guest, meets it first; in the end the guest wants it. */
+static void guest_wants_a_page_that_cannot_be_filled(void) {
+  page_that_cannot_be_filled(1, 3);
 }
 
 static void bad_configs(void) {
@@ -694,6 +710,18 @@ static void check_file(const struct stage *stage, const char *name, const void *
   close(fd);
 }
 
+/* It holds all that the machine knows. */
+static void check_private(const struct stage *stage) {
+  static const char *const names[] = {"migration_config.json", "state.json", "memory.img", "."};
+  for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+    char path[PATH_MAX + 32];
+    struct stat status;
+    snprintf(path, sizeof(path), "%s/%s", stage->directory, names[i]);
+    CHECK_EQ(stat(path, &status), 0);
+    CHECK_EQ(status.st_mode & 077, 0);
+  }
+}
+
 static void save_machine(struct stage *stage, unsigned complete) {
   struct saving *saving = save_start(stage);
   int memory = hypervisor_memory(&stage->machine, stage->paging.length), socket = connect_to(stage);
@@ -711,6 +739,7 @@ static void save_machine(struct stage *stage, unsigned complete) {
   close(memory);
   CHECK_EQ(save_end(saving, NULL), 0);
   CHECK_EQ(paging_entries(stage->directory), 3);
+  check_private(stage);
   CHECK_EQ(access(stage->socket, F_OK), -1);
 }
 
@@ -885,6 +914,8 @@ static const struct check_test tests[] = {
     TEST(nobody_is_there),
     TEST(image_of_another_machine),
     TEST(prefault_meets_a_page_that_cannot_be_filled),
+    TEST(guest_wants_a_page_that_cannot_be_filled),
+    TEST(ordinary_user_restores),
     TEST(bad_configs),
     TEST(bad_options),
     TEST(who_answers_dies_at_each_point),

@@ -30,6 +30,24 @@ $ sh machine.sh uffd-lua offload restore ch.sock saved --json --paused --prefetc
 the guest has read 2048 pages, 0 of them wrong
 a table
 
+# A policy gives the machine a page of its own, at the second byte of the image; what was touched is recorded, and replayed.
+$ cat > policy.lua <<'END'
+> local client, image = ...
+> local uffd = require "uffd"
+> local text = ("%s\n"):format(client.label)
+> return uffd.resolver.layers { { 0, image }, { 8192, uffd.resolver.bytes(text .. ("\0"):rep(4096 - #text)), length = 4096 } }
+> END
+$ sh machine.sh uffd-lua offload restore ch.sock saved --policy policy.lua --label web --record set.ws --watchdog 600000 2> err; grep -c "working set is written" err
+restored, and running
+all there: 2 slots, 4.0 MiB, * requests for pages
+the guest has read 2048 pages, 2 of them wrong
+1
+$ uffd-lua ws info set.ws | grep -q 1024 && echo 1024 pages are recorded; sh machine.sh uffd-lua offload restore ch.sock saved --replay set.ws --watchdog 600000
+1024 pages are recorded
+restored, and running
+all there: 2 slots, 4.0 MiB, * requests for pages
+the guest has read 2048 pages, 0 of them wrong
+
 # By a pager that runs already, with a compressed image.
 $ uffd-lua image convert --format zstd -o packed.zst saved/memory.img > /dev/null; uffd-lua serve --socket door --image packed.zst --control ctl > served 2>&1 & echo $! > pid; await '[ -S ctl ]'; sh machine.sh uffd-lua offload restore ch.sock saved --door door --label web; kill $(cat pid); wait; grep -c 'client 1' served | sed 's/.*/seen/'
 restored, and running

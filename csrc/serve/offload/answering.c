@@ -78,6 +78,7 @@ static int hand_over(struct answering *answering) {
   const struct uffd_ch_guest *guest = answering->guest;
   struct uffd_handoff_opts opts = UFFD_HANDOFF_OPTS_INIT;
   opts.label = guest->label;
+  opts.timeout_ms = guest->timeout_ms;
   opts.open_flags = UFFD_OPEN_USER_MODE_ONLY;
   int result = uffd_handoff_send(guest->door, answering->parts, guest->slots->count, &opts, &answering->handoff);
   if (result < 0) return result;

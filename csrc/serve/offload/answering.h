@@ -35,6 +35,7 @@ struct uffd_ch_guest {
   int socket;       /* that requests come by, which blocks */
   int ready;        /* a byte is written to it when the memory has been handed over */
   const char *door, *label;
+  uint32_t timeout_ms; /* for the pager's answer */
   struct uffd_ch_notes *notes;
 };
 

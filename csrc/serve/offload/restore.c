@@ -111,6 +111,7 @@ _Noreturn static void answer_here(struct restore *restore, int ready) {
                                       .ready = ready,
                                       .door = restore->opts.door,
                                       .label = restore->opts.label,
+                                      .timeout_ms = restore->opts.timeout_ms,
                                       .notes = notes};
   int result = uffd_ch_answer(&guest);
   notes->error = -result;

@@ -48,7 +48,7 @@ static const char *const names[FILES] = {UFFD_CH_MEMORY_FILE, UFFD_CH_STATE_FILE
 static int open_files(struct snapshot *snapshot) {
   char path[PATH_MAX];
   const char *directory = snapshot->opts.directory;
-  if (mkdir(directory, 0777) != 0 && errno != EEXIST) {
+  if (mkdir(directory, 0700) != 0 && errno != EEXIST) {
     return fail(errno, "Cannot make the directory %s: %s.", directory, strerror(errno));
   }
   for (int i = 0; i < FILES; i++) {
@@ -57,6 +57,7 @@ static int open_files(struct snapshot *snapshot) {
     if (access(path, F_OK) == 0) return fail(EEXIST, "%s is there already: choose another directory.", path);
     result = uffd_newfile_open(&snapshot->files[i], path);
     if (result < 0) return result;
+    (void)fchmod(snapshot->files[i].fd, 0600); /* the machine's memory is nobody else's business */
   }
   return 0;
 }
