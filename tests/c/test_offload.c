@@ -525,6 +525,29 @@ static void an_answer_too_many(void) {
   tear_down(&stage);
 }
 
+/* The machine asks for a page before it has read all of its state, and whoever answers dies with that. */
+static void state_is_large(void) {
+  struct stage stage;
+  struct uffd_offload_result result = UFFD_OFFLOAD_RESULT_INIT;
+  char *state = malloc(2 * MIB + 1);
+  memset(state, ' ', 2 * MIB);
+  state[2 * MIB] = '\0';
+  set_up(&stage, 1 * MIB, PAGE);
+  stage.machine.state = state;
+  write_file(stage.directory, "state.json", state);
+  paging_start(&stage.paging, NULL);
+  start_machine(&stage);
+  struct uffd_offload_opts opts = options(&stage);
+  kill_at("offload-filled", 0, 1);
+  CHECK_OK(uffd_offload_restore(&opts, &result));
+  atomic_store(&uffd_barrier_hook, NULL);
+  check_machine(&stage);
+  CHECK_EQ(result.restarts, 1);
+  close_pager(&stage);
+  tear_down(&stage);
+  free(state);
+}
+
 /* In the place of one that died with a request, another dies amid finding out. */
 static void who_answers_dies_in_doubt(void) {
   kill_at(NULL, 0, 0);
@@ -920,6 +943,7 @@ static const struct check_test tests[] = {
     TEST(bad_options),
     TEST(who_answers_dies_at_each_point),
     TEST(an_answer_too_many),
+    TEST(state_is_large),
     TEST(who_answers_dies_in_doubt),
     TEST(who_answers_dies_in_a_row),
     TEST(workers_of_the_pager_die),

@@ -30,6 +30,7 @@
 #define TIMEOUT_MS   60000u
 #define RESTARTS_MAX 8u /* in a row, without an answer in between */
 #define ABANDON_MS   1000u
+#define PIECE        UINT64_C(16384) /* bytes that a socket takes without waiting when it says that it is writable */
 
 struct restore {
   struct uffd_offload_opts opts;
@@ -163,12 +164,12 @@ static void end_child(struct restore *restore) {
   restore->child = 0;
 }
 
-/* Waits until the descriptor is readable (-1: until the machine has hung up), and keeps a child there meanwhile. */
-static int await(struct restore *restore, const int *fd, uint32_t timeout_ms) {
+/* Waits for events of a descriptor (NULL: until the machine has hung up), and keeps a child there meanwhile. */
+static int await(struct restore *restore, const int *fd, short events, uint32_t timeout_ms) {
   uint64_t until = uffd_now() + timeout_ms * UINT64_C(1000000);
   while (fd != NULL || restore->child != 0) {
     uint64_t now = uffd_now();
-    struct pollfd polls[2] = {{.fd = fd != NULL ? *fd : -1, .events = POLLIN},
+    struct pollfd polls[2] = {{.fd = fd != NULL ? *fd : -1, .events = events},
                               {.fd = restore->pidfd, .events = POLLIN}};
     if (fd != NULL && now >= until) return fail(ETIMEDOUT, "It did not answer in time.");
     int ready = poll(polls, 2, fd != NULL ? (int)((until - now) / 1000000) + 1 : -1);
@@ -186,13 +187,24 @@ static int await(struct restore *restore, const int *fd, uint32_t timeout_ms) {
 
 /* The control connection */
 
+/* The machine may ask for pages before it has read all: a send that waits must not keep the child from being replaced.
+ */
+static int send_text(struct restore *restore, const struct uffd_ch_text *text) {
+  int result = 0;
+  for (uint64_t at = 0; at < text->length && result == 0; at += PIECE) {
+    result = await(restore, &restore->control, POLLOUT, restore->opts.timeout_ms);
+    if (result == 0) result = uffd_ch_send(restore->control, text->bytes + at, min_u64(PIECE, text->length - at), -1);
+  }
+  return result;
+}
+
 static int order(struct restore *restore, uint16_t command, const struct uffd_ch_text *text, const char *what) {
   unsigned char frame[UFFD_CH_FRAME];
   const struct uffd_ch_request request = {.command = command, .length = text != NULL ? text->length : 0};
   uffd_ch_write_request(&request, frame);
   int result = uffd_ch_send(restore->control, frame, sizeof(frame), -1);
-  if (result == 0 && text != NULL) result = uffd_ch_send(restore->control, text->bytes, text->length, -1);
-  if (result == 0) result = await(restore, &restore->control, restore->opts.timeout_ms);
+  if (result == 0 && text != NULL) result = send_text(restore, text);
+  if (result == 0) result = await(restore, &restore->control, POLLIN, restore->opts.timeout_ms);
   return result < 0 ? result : uffd_ch_await_ok(restore->control, what);
 }
 
@@ -227,7 +239,7 @@ static int begin_answering(struct restore *restore) {
   char byte;
   int result = start(restore);
   while (result == 0) {
-    result = await(restore, &restore->ready, restore->opts.timeout_ms);
+    result = await(restore, &restore->ready, POLLIN, restore->opts.timeout_ms);
     if (result == 0 && read(restore->ready, &byte, 1) == 1) return 0; /* else that child has died, and was replaced */
     if (result == 0 && restore->child == 0) return fail(EPIPE, "The machine has hung up before it was restored.");
   }
@@ -317,7 +329,7 @@ int uffd_offload_restore(const struct uffd_offload_opts *user_opts, struct uffd_
   if (result == 0) {
     uffd_close_fds(&restore.control, 1);
     if (restore.opts.restored != NULL) restore.opts.restored(restore.opts.restored_ctx);
-    result = await(&restore, NULL, 0);
+    result = await(&restore, NULL, 0, 0);
   }
   struct uffd_sentence why = uffd_keep_sentence();
   count(&restore, done);

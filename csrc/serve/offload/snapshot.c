@@ -287,8 +287,7 @@ static int await_machine(struct snapshot *snapshot) {
     struct pollfd door = {.fd = snapshot->listener.fd, .events = POLLIN};
     if (poll(&door, 1, -1) < 0 && errno != EINTR) return fail(errno, "Cannot wait: %s.", strerror(errno));
     int fd = uffd_listener_accept(&snapshot->listener, -1, &peer);
-    if (fd == -EAGAIN) continue;
-    if (fd < 0) return fd;
+    if (fd < 0) continue; /* nobody, or somebody who may not: the machine is still to come */
     uffd_close_fds(&peer.pidfd, 1);
     snapshot->control = fd;
   }
