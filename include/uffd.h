@@ -310,7 +310,7 @@ UFFD_EXPORT int uffd_copy(uffd_object *object, uint64_t dst, const void *source,
                           uint64_t *done);
 /* Maps zero pages. -EINVAL also: huge pages, which have no zero page. */
 UFFD_EXPORT int uffd_zeropage(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
-/* 5.13: maps what the page cache has. -EFAULT: it has no page there, or start is beyond the file's end. */
+/* 5.13 (UFFD_CONTINUE_WP: 6.4): maps what the page cache has. -EFAULT: it has no page there, or start is beyond the file's end. */
 UFFD_EXPORT int uffd_continue(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
 /* 6.6: poisons: every access raises SIGBUS (a system call gets EFAULT) until the page is dropped. */
 UFFD_EXPORT int uffd_poison(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
@@ -1057,7 +1057,7 @@ struct uffd_region_opts {
  *                or
  *                with an object that serves this process
  *   -EBUSY       the range is served already, is the source of a resolver, or belongs to another userfaultfd
- *   -EOPNOTSUPP  the kernel lacks what the resolver needs
+ *   -EOPNOTSUPP  the kernel lacks what the resolver needs; before 6.4, the modes minor and wp together
  *   -ECANCELED   the loop has stopped
  *   -EDEADLK     called from a callback of this loop
  *   -ENOMEM      no memory

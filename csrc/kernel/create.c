@@ -44,6 +44,10 @@ bool uffd_is_refusal(int error) {
   }
 }
 
+bool uffd_continues_protected(uint64_t features) {
+  return (features & UFFD_FEAT_WP_UNPOPULATED) != 0;
+}
+
 uint64_t uffd_kernel_features(void) {
   static _Atomic uint64_t known;
   uint64_t mask = atomic_load_explicit(&known, memory_order_relaxed);

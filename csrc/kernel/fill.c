@@ -108,6 +108,11 @@ static int explain_fault(const struct request *request) {
   return fail(EFAULT, "%s at %#" PRIx64 ": a page there cannot be used so.", request->name, request->at);
 }
 
+static bool lacks_protected_continue(const struct uffd_object *object, const struct request *request) {
+  bool protects = strcmp(request->name, "continue") == 0 && (request->mode & UFFD_CONTINUE_WP) != 0;
+  return protects && object->available != 0 && !uffd_continues_protected(object->available);
+}
+
 /* Alignment, mode and registration are right, so the file is the cause. */
 static int explain_continue(const struct request *request, const struct uffd_mapping *mapping) {
   if (mapping->name[0] != '/')
@@ -127,6 +132,8 @@ static int explain_invalid(const struct uffd_object *object, const struct reques
   if (strcmp(request->name, "move") == 0) return uffd_explain_move(object, request->at, request->src, request->mode);
   if (request->feature != 0 && object->available != 0 && (object->available & request->feature) == 0)
     return fail(EINVAL, "This kernel has no %s operation (uffd_available() tells).", request->name);
+  if (lacks_protected_continue(object, request))
+    return fail(EINVAL, "This kernel has no mode UFFD_CONTINUE_WP (Linux 6.4 has): continue without it.");
   if (!find_ours(object, request->at, &mapping))
     return fail(EINVAL,
                 "The kernel refuses %s at %#" PRIx64 " with mode %#" PRIx64

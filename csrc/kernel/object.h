@@ -70,6 +70,8 @@ void uffd_follow_spans(struct uffd_object *object, const struct uffd_event *even
 
 /* The mask that this kernel offers, asked once with a throw-away descriptor; 0 if none can be made. */
 uint64_t uffd_kernel_features(void);
+/* Linux 6.4: CONTINUE maps a page write-protected. No feature tells; UFFD_FEAT_WP_UNPOPULATED came with it. */
+bool uffd_continues_protected(uint64_t features);
 
 /* The base page, bytes. */
 uint64_t uffd_page_size(void);

@@ -207,6 +207,20 @@ static uint64_t guard_modes(const uffd_memory *memory) {
   return own && (uffd_kernel_features() & needs) != 0 ? UFFD_MODE_MINOR : 0;
 }
 
+/* The answer to a minor fault maps the page; what is told of writes must be protected from its first moment (R23). */
+static bool has_both(uint64_t modes) {
+  return (modes & UFFD_MODE_MINOR) != 0 && (modes & UFFD_MODE_WP) != 0;
+}
+
+static int check_modes(uint64_t modes) {
+  if ((modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
+    return fail(EINVAL, "A region needs the mode missing or minor: nothing else brings faults to a resolver.");
+  }
+  if (!has_both(modes) || uffd_continues_protected(uffd_kernel_features())) return 0;
+  return fail(EOPNOTSUPP, "This kernel cannot map a page of the page cache write-protected (Linux 6.4 can): leave out "
+                          "the mode minor, or wp.");
+}
+
 /* The user's own object: what a loop could not read, or would hear nothing from. */
 static int check_object(const struct uffd_engine_class *class, const uffd_object *object) {
   int result = uffd_fd(object);
@@ -289,11 +303,11 @@ int uffd_region_check_opts(const uffd_loop *loop, uffd_memory *memory, const uff
   if (opts->reserved != 0) return fail(EINVAL, "reserved is not 0.");
   bool minor = continues(resolver, false) && !foreign;
   if (opts->modes == 0) opts->modes = UFFD_MODE_MISSING | (minor ? UFFD_MODE_MINOR : 0);
-  if ((opts->modes & (UFFD_MODE_MISSING | UFFD_MODE_MINOR)) == 0) {
-    return fail(EINVAL, "A region needs the mode missing or minor: nothing else brings faults to a resolver.");
-  }
+  result = check_modes(opts->modes);
+  if (result < 0) return result;
   result = check_resolver(loop, memory, memory->common, resolver, opts);
   if (result < 0) return result;
   *guard = (opts->modes & UFFD_MODE_MISSING) != 0 ? guard_modes(memory) & ~opts->modes : 0;
+  if (has_both(opts->modes | *guard) && !uffd_continues_protected(uffd_kernel_features())) *guard = 0;
   return opts->on_error == UFFD_ON_ERROR_DEFAULT ? 0 : check_poison(opts->on_error);
 }

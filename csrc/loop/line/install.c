@@ -260,6 +260,7 @@ static int map_cached(struct work *work, uint32_t kind, bool minor) {
   int error = fill_cached(work, kind);
   if (error == 0) error = step(work, UFFD_ANSWER_CONTINUE, page_size_of(work));
   if (error != 0 && error != -EEXIST) uffd_cached_undo(work->install->slice, page);
+  if (error == -EINVAL && work->install->wp && !uffd_continues_protected(uffd_kernel_features())) return -EOPNOTSUPP;
   if (minor || (error != -EFAULT && error != -EINVAL)) return error;
   return is_mapped(work) ? -EEXIST : -ENOMEM;
 }
