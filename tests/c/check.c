@@ -312,6 +312,13 @@ uffd_object *check_open(uint64_t features) {
   return object;
 }
 
+void check_inline(struct uffd_loop_opts *opts) {
+  struct uffd_probe probe = UFFD_PROBE_INIT;
+  check_needs(UFFD_FEAT_SIGBUS);
+  CHECK_OK(uffd_probe(&probe));
+  opts->engine = UFFD_ENGINE_INLINE;
+  if ((probe.features & UFFD_FEAT_POISON) == 0) opts->on_error = UFFD_ON_ERROR_ZERO;
+}
 void check_needs_kernel_faults(const uffd_object *object) {
   if (uffd_user_mode_only(object) != 0) SKIP("faults of the kernel need privilege: USER_MODE_ONLY here");
 }

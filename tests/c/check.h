@@ -93,6 +93,11 @@ uint64_t check_number(const char *path); /* of a file such as a sysctl; 0 if the
 uffd_object *check_open(uint64_t features);
 /* Skips unless the kernel offers the features (without enabling them). */
 void check_needs(uint64_t features);
+/*
+ * The inline engine. Before Linux 6.6 it has no default for on_error, as it can neither poison nor wait: zero is chosen
+ * there, so that the test runs. Tests of poison need UFFD_FEAT_POISON themselves.
+ */
+void check_inline(struct uffd_loop_opts *opts);
 /* Skips unless kernel-mode faults can be answered (not USER_MODE_ONLY). */
 void check_needs_kernel_faults(const uffd_object *object);
 

@@ -427,9 +427,8 @@ static void a_forked_child_rings_nobody(void) {
 /* Inline, a thread that was told LATER sleeps; the loop is closed when it has been answered. */
 static void inline_the_thread_sleeps(void) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
-  check_needs(UFFD_FEAT_SIGBUS);
+  check_inline(&opts);
   memset(&slow, 0, sizeof(slow));
-  opts.engine = UFFD_ENGINE_INLINE;
   CHECK_OK(uffd_loop_create(&opts, &serving.loop));
   memory = memory_make(MEMORY_ANON, PAGES);
   region = region_add(serving.loop, memory, slow_resolver(&slow), NULL);

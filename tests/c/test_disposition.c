@@ -31,8 +31,7 @@ static void forget(void) {
 static uffd_loop *make_loop(void) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   uffd_loop *loop;
-  opts.engine = UFFD_ENGINE_INLINE;
-  check_needs(UFFD_FEAT_SIGBUS);
+  check_inline(&opts);
   CHECK_OK(uffd_loop_create(&opts, &loop));
   return loop;
 }
@@ -402,8 +401,7 @@ static void a_child_that_resets_it_makes_its_own_loop(void) {
 static void too_many_different_handlers_are_refused(void) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   uffd_loop *loop;
-  opts.engine = UFFD_ENGINE_INLINE;
-  check_needs(UFFD_FEAT_SIGBUS);
+  check_inline(&opts);
   int result = 0;
   for (int i = 1; i < 20 && result == 0; i++) {
     set_action(note, 0, SIGRTMIN + i);

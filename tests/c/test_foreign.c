@@ -170,9 +170,8 @@ static void no_region_without_its_object(void) {
 static void no_inline_engine(void) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
-  check_needs(UFFD_FEAT_SIGBUS);
+  check_inline(&opts);
   client = client_start(&(struct client_opts){.pages = 1}, read_all);
-  opts.engine = UFFD_ENGINE_INLINE;
   CHECK_OK(uffd_loop_create(&opts, &serving.loop));
   region_opts.object = object = client_object(&client);
   uffd_memory *memory = client_memory(&client, 0);

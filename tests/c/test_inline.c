@@ -15,9 +15,9 @@
 static uffd_loop *open_inline(uint64_t features) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   uffd_loop *loop;
-  opts.engine = UFFD_ENGINE_INLINE;
+  check_inline(&opts);
   opts.features = features;
-  check_needs(features | UFFD_FEAT_SIGBUS);
+  check_needs(features);
   CHECK_OK(uffd_loop_create(&opts, &loop));
   return loop;
 }
@@ -258,6 +258,7 @@ static int fail_always(struct asked *asked, const struct uffd_fault *fault, stru
 }
 
 static void poison_stays_sigbus(void) {
+  check_needs(UFFD_FEAT_POISON);
   handle_sigbus(land);
   uffd_loop *loop = open_inline(0);
   struct asked asked = {.answer = fail_always};
@@ -483,9 +484,8 @@ static void threads_sleep_while_all_slots_are_taken(void) {
   enum { THREADS = 6 };
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   uffd_loop *loop;
-  opts.engine = UFFD_ENGINE_INLINE;
+  check_inline(&opts);
   opts.handlers = 2;
-  check_needs(UFFD_FEAT_SIGBUS);
   CHECK_OK(uffd_loop_create(&opts, &loop));
   uffd_memory *memory = memory_make(MEMORY_ANON, THREADS);
   region_add(loop, memory, image_resolver(THREADS * check_page()), NULL);
@@ -676,7 +676,7 @@ static void auto_tells_what_it_chose(void) {
   const char *why = NULL;
   uffd_loop *loop;
   opts.open_flags = UFFD_OPEN_USER_MODE_ONLY;
-  check_needs(UFFD_FEAT_SIGBUS);
+  check_needs(UFFD_FEAT_SIGBUS | UFFD_FEAT_POISON);
   CHECK_OK(uffd_loop_create(&opts, &loop));
   CHECK_EQ(uffd_loop_engine(loop, &why), UFFD_ENGINE_INLINE);
   CHECK(why != NULL && strstr(why, "user-mode-only") != NULL);

@@ -312,8 +312,7 @@ static void idle_comes_amid_work_inline(void) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   struct watched watched = {0};
   uffd_loop *loop;
-  check_needs(UFFD_FEAT_SIGBUS);
-  opts.engine = UFFD_ENGINE_INLINE;
+  check_inline(&opts);
   opts.handlers = 1;
   CHECK_OK(uffd_loop_create(&opts, &loop));
   uffd_memory *memory = memory_make(MEMORY_ANON, 200);

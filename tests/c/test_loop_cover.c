@@ -318,6 +318,7 @@ static void prefetch_reports_what_failed_and_does_the_rest(void) {
   struct serving serving;
   struct asked asked = {.answer = fail_odd_pages};
   uint64_t page = check_page();
+  check_needs(UFFD_FEAT_POISON); /* what becomes of a page that fails */
   serving_open(&serving, ENGINE_TWO, NULL);
   uffd_memory *memory = memory_make(MEMORY_ANON, 9);
   uffd_region *region = region_add(serving.loop, memory, asked_resolver(&asked), NULL);

@@ -404,6 +404,7 @@ static void deferred_failed_and_present_have_records(void) {
   _Atomic unsigned times[8] = {0};
   struct asked asked = {.answer = answer_third_time, .ctx = times};
   uint64_t page = check_page();
+  check_needs(UFFD_FEAT_POISON); /* what becomes of a page that fails */
   serving_open(&serving, ENGINE_ONE, NULL);
   uffd_memory *memory = memory_make(MEMORY_ANON, 8);
   region_add(serving.loop, memory, asked_resolver(&asked), NULL);

@@ -22,7 +22,7 @@ static void set_log(void *ctx) {
 static uffd_loop *make_loop(void) {
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   uffd_loop *loop;
-  opts.engine = UFFD_ENGINE_INLINE;
+  check_inline(&opts);
   CHECK_OK(uffd_loop_create(&opts, &loop));
   return loop;
 }

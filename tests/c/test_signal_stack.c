@@ -204,8 +204,7 @@ static void touch_once(const struct answering *answering, void (*before)(void)) 
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
   struct uffd_region_opts region_opts = UFFD_REGION_OPTS_INIT;
   uffd_loop *loop;
-  opts.engine = UFFD_ENGINE_INLINE;
-  check_needs(UFFD_FEAT_SIGBUS);
+  check_inline(&opts);
   CHECK_OK(uffd_loop_create(&opts, &loop));
   uffd_memory *memory = memory_make(answering->memory, answering->pages);
   region_opts.around = answering->around;

@@ -10,6 +10,8 @@ mkdir -p "$root/bin" "$root/modules" "$root/proc" "$root/sys" "$root/dev" "$root
 cat > "$root/init" && chmod 755 "$root/init"
 chmod 755 "$root" # of mktemp: tests that become another user need /proc
 cp "$(command -v busybox)" "$root/bin/busybox"
+# The C library opens it when a thread is cancelled.
+unwinder=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2> /dev/null | sed -n 's/.*libgcc_s\.so\.1 .*x86-64.* => //p' | head -n 1)
 number=1
 for name in $names; do
   [ ! -e "$modules/$name.ko" ] || cp "$modules/$name.ko" "$root/modules/$number.ko"
@@ -17,7 +19,7 @@ for name in $names; do
 done
 for file; do
   cp "$file" "$root/bin/"
-  for library in $(ldd "$file" 2> /dev/null | grep -o '/[^ ]*'); do
+  for library in $(ldd "$file" 2> /dev/null | grep -o '/[^ ]*') $unwinder; do
     mkdir -p "$root${library%/*}" && cp -L "$library" "$root$library"
   done
 done
