@@ -1170,6 +1170,36 @@ static void refused_for_want_of_descriptors(void) {
 /* Damage of every kind, again and again */
 
 /* One connection: up to two messages, then its end at once, or after what came of it. 1 when one was taken in. */
+/* What Linux before 6.5 says. */
+static void hide_peerpidfd(const char *name, void *ctx) {
+  if (strcmp(name, "peerpidfd") == 0) *(int *)ctx = 9999;
+}
+
+static void who_connects_is_told_by_the_connection_before_6_5(void) {
+  struct stage stage;
+  const uint64_t pages[] = {3};
+  set_up(&stage, pages, 1);
+  uffd_connection_close(stage.connection);
+  close(stage.vmm.socket);
+  atomic_store(&uffd_barrier_hook, hide_peerpidfd);
+  int there = vmm_connect(at("door"));
+  CHECK(there >= 0 && shutdown(there, SHUT_WR) == 0); /* it has no more to say, and is there */
+  await_connection(&stage);
+  CHECK_EQ(uffd_connection_peer(stage.connection)->pid, getpid());
+  CHECK(uffd_connection_peer(stage.connection)->pidfd >= 0);
+  uffd_connection_close(stage.connection);
+  close(there);
+  int gone = vmm_connect(at("door"));
+  CHECK(gone >= 0);
+  close(gone);
+  wait_readable(uffd_door_fd(stage.door));
+  CHECK_ERR(uffd_door_accept(stage.door, &stage.connection), -ESRCH);
+  CHECK_SAYS("is gone already");
+  uffd_door_close(stage.door);
+  vmm_unmap(&stage.vmm);
+  rmdir(directory);
+}
+
 static bool meet_damaged(uint64_t *random, struct stage *stage, int other) {
   struct uffd_handshake handshake;
   bool taken = false, early = damage_draw(random, 2) == 0;
@@ -1295,6 +1325,7 @@ static const struct check_test tests[] = {
     TEST(who_is_gone_already_is_refused),
     TEST(refused_for_want_of_descriptors),
     TEST(ten_thousand_damaged_handshakes),
+    TEST(who_connects_is_told_by_the_connection_before_6_5),
 };
 
 CHECK_MAIN(tests)

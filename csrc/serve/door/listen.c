@@ -190,9 +190,10 @@ void uffd_listener_close(struct uffd_listener *listener) {
   *listener = (struct uffd_listener)UFFD_LISTENER_INIT;
 }
 
+/* Who only says no more (SHUT_WR) is there still. */
 static int open_pidfd_by_pid(int fd, int32_t pid) {
   int pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
-  if (pidfd < 0 || uffd_ready(fd, POLLRDHUP) == 0) return pidfd;
+  if (pidfd < 0 || (uffd_ready(fd, 0) & POLLHUP) == 0) return pidfd;
   close(pidfd);
   errno = ESRCH;
   return -1;
@@ -203,9 +204,10 @@ static int open_pidfd_by_pid(int fd, int32_t pid) {
  * 6.5, a connection that is still up proves that the pid still belongs to the process that made it.
  */
 static int open_pidfd(int fd, const struct uffd_peer *peer) {
-  int pidfd = -1;
+  int pidfd = -1, option = SO_PEERPIDFD;
   socklen_t length = sizeof(pidfd);
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
+  BARRIER("peerpidfd", &option); /* a test makes an older kernel of this one */
+  if (getsockopt(fd, SOL_SOCKET, option, &pidfd, &length) != 0) {
     pidfd = -1;
     if (errno == ENOPROTOOPT) {
       pidfd = open_pidfd_by_pid(fd, peer->pid);
