@@ -109,12 +109,27 @@ static void another_version(void) {
 
 /* Processes that read the same image at once, cold: children that wait for its URI. */
 #define CHILDREN 4
+#define READERS  8
+#define WANTED   UINT64_C(250) /* the page that all want first */
+static void read_wanted(void *image) {
+  unsigned char page[PAGE];
+  CHECK_OK(uffd_image_read(image, WANTED * PAGE, page, PAGE));
+  CHECK_EQ(*(uint32_t *)page, WANTED + 1);
+}
+
 static void read_in_child(int pipe_fd, const char *cache) {
   char uri[256] = "";
   unsigned char page[PAGE];
   uffd_image *image;
   CHECK(read(pipe_fd, uri, sizeof(uri) - 1) > 0);
   CHECK_OK(remoting_try(uri, cache, 0, &image));
+  struct check_thread readers[READERS];
+  for (unsigned i = 0; i < READERS; i++) {
+    check_thread_start(&readers[i], read_wanted, image);
+  }
+  for (unsigned i = 0; i < READERS; i++) {
+    check_thread_join(&readers[i]);
+  }
   for (uint64_t i = 0; i < COUNT; i++) {
     uint64_t number = i * 7919 % COUNT;
     CHECK_OK(uffd_image_read(image, number * PAGE, page, PAGE));

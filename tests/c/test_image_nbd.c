@@ -171,6 +171,40 @@ static void a_file_that_shrinks(void) {
   free(pages);
 }
 
+/*
+ * qemu-nbd sends zeros, and success, for what a file has no more: where there are checksums, they tell it from the
+ * image's bytes. File and length stay the same for NBD.
+ */
+#define APART UINT64_C(70000) /* between frames: what is read at once for one has nothing of the others */
+static void zeros_that_are_none(void) {
+  unsigned char page[PAGE];
+  make_file();
+  if (imaging_run("command -v qemu-nbd > /dev/null") != 0) SKIP("qemu-nbd is not installed");
+  struct zstd_file file = {.checksums = true};
+  void *zeros = calloc(1, APART);
+  CHECK(zeros != NULL);
+  for (uint64_t at = 0; at < LENGTH; at += 65536) {
+    zstd_file_frame(&file, pages + at, LENGTH - at < 65536 ? LENGTH - at : 65536);
+    zstd_file_skip(&file, 0x184D2A50, zeros, APART);
+  }
+  uint64_t end = file.bytes.length + file.table.length + 8 + 12 + 8 + 9; /* qemu-nbd counts in sectors */
+  zstd_file_skip(&file, 0x184D2A50, zeros, (512 - end % 512) % 512);
+  free(zeros);
+  uint64_t bytes = file.bytes.length;
+  zstd_file_finish(&file, imaging_path("zstd"));
+  servers_start(&server, "qemu-nbd -r -f raw -t -k $PWD/socket --pid-file=$PWD/pid zstd", "pid");
+  uffd_image *image = remoting_open(uri(), "", 8000);
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  CHECK_EQ(truncate(imaging_path("zstd"), (off_t)(bytes / 2)), 0);
+  int result = uffd_image_read(image, (COUNT - 1) * PAGE, page, PAGE);
+  CHECK(result < 0);
+  CHECK_SAYS("frame");
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  CHECK(memcmp(page, pages, PAGE) == 0);
+  uffd_image_close(image);
+  free(pages);
+}
+
 static void nobody_there(void) {
   uffd_image *image;
   CHECK_ERR(remoting_try(uri(), "", 500, &image), -EIO);
@@ -198,10 +232,16 @@ static void a_server_ends_with_its_test(void) {
 }
 
 static const struct check_test tests[] = {
-    TEST(by_nbdkit),        TEST(a_zstd_file),
-    TEST(by_qemu),          TEST(errors_that_heal),
-    TEST(errors_that_stay), TEST(servers_that_come_back),
-    TEST(another_length),   TEST(a_file_that_shrinks),
-    TEST(nobody_there),     TEST(a_server_ends_with_its_test),
+    TEST(by_nbdkit),
+    TEST(a_zstd_file),
+    TEST(by_qemu),
+    TEST(errors_that_heal),
+    TEST(errors_that_stay),
+    TEST(servers_that_come_back),
+    TEST(another_length),
+    TEST(a_file_that_shrinks),
+    TEST(zeros_that_are_none),
+    TEST(nobody_there),
+    TEST(a_server_ends_with_its_test),
 };
 CHECK_MAIN(tests)

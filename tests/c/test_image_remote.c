@@ -1,5 +1,6 @@
 /* Images that lie elsewhere, by HTTP: right and wrong servers, names without secrets, chains of URIs and paths. */
 #define _GNU_SOURCE
+#include <signal.h>
 #include <sys/wait.h>
 
 #include "imaging.h"
@@ -158,6 +159,12 @@ static void digests_are_looked_at(void) {
 
 /* Wrong servers */
 
+static uint64_t units_there(const uffd_image *image) {
+  struct uffd_image_layer layer = UFFD_IMAGE_LAYER_INIT;
+  CHECK_OK(uffd_image_layer(image, 0, &layer));
+  return layer.units_there;
+}
+
 struct wrong {
   enum remoting_manner manner;
   int error;
@@ -191,12 +198,16 @@ static void wrong_answers(void) {
   for (size_t i = 0; i < sizeof(wrongs) / sizeof(wrongs[0]); i++) {
     uffd_image *image = remoting_open(remoting_url(server, "raw"), "", 0);
     CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+    while (units_there(image) < 4) { /* those around page 0 that came along */
+      check_pause();
+    }
     remoting_behave(server, wrongs[i].manner, 0);
     int result = uffd_image_read(image, 300 * PAGE, page, PAGE);
     if (result != -wrongs[i].error) fprintf(stderr, "%s: %s\n", remoting_names[wrongs[i].manner], uffd_errmsg());
     CHECK_EQ(result, -wrongs[i].error);
     CHECK_SAYS(wrongs[i].words);
     CHECK_SAYS("65536 bytes from 1179648"); /* the unit that page 300 is in */
+    CHECK_EQ(units_there(image), 4);        /* nothing of it is kept */
     CHECK_OK(uffd_image_read(image, 0, page, PAGE));
     CHECK(memcmp(page, pages, PAGE) == 0);
     remoting_behave(server, REMOTING_RIGHT, 0);
@@ -324,6 +335,62 @@ static void a_server_that_is_slow_holds_nobody(void) {
   CHECK(!atomic_load(&slow.done));
   CHECK_EQ(check_touch_join(&slow), pages[300 * PAGE]); /* it is asked for again, and comes */
   CHECK_EQ(serving_stats(serving.loop).errors, 0);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+  free(pages);
+}
+
+/* A page that cannot be had becomes what on_error says, and its neighbours are right. */
+static void what_fails_is_poisoned(void) {
+  struct serving serving;
+  unsigned char *pages, page[PAGE];
+  check_needs(UFFD_FEAT_POISON);
+  struct remoting *server = serve(&pages);
+  uffd_image *image = remoting_open(remoting_url(server, "raw"), "", 0);
+  uffd_resolver *resolver = NULL;
+  CHECK_OK(uffd_image_read(image, 0, page, PAGE));
+  CHECK_OK(uffd_image_resolver(image, &resolver));
+  uffd_image_close(image);
+  serving_open(&serving, ENGINE_ONE, NULL);
+  uffd_memory *memory = memory_make(MEMORY_ANON, COUNT);
+  region_add(serving.loop, memory, resolver, NULL);
+  serving_start(&serving);
+  remoting_behave(server, REMOTING_STATUS_404, 0);
+  CHECK_EQ(check_access(memory_at(memory, 300 * PAGE), false, NULL), SIGBUS);
+  CHECK(memcmp(memory_at(memory, 5 * PAGE), pages + 5 * PAGE, PAGE) == 0);
+  remoting_behave(server, REMOTING_RIGHT, 0);
+  CHECK(memcmp(memory_at(memory, 200 * PAGE), pages + 200 * PAGE, PAGE) == 0);
+  CHECK_EQ(check_access(memory_at(memory, 300 * PAGE), false, NULL), SIGBUS);
+  serving_close(&serving);
+  uffd_memory_close(memory);
+  free(pages);
+}
+
+/* With on_error = retry the thread waits, and goes on when the server has the page again. */
+static void what_fails_is_waited_for(void) {
+  struct serving serving;
+  struct check_touch touch;
+  struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
+  unsigned char *pages;
+  struct remoting *server = serve(&pages);
+  uffd_image *image = remoting_open(remoting_url(server, "raw"), "", 0);
+  uffd_resolver *resolver = NULL;
+  CHECK_OK(uffd_image_resolver(image, &resolver));
+  uffd_image_close(image);
+  opts.on_error = UFFD_ON_ERROR_RETRY;
+  serving_open(&serving, ENGINE_ONE, &opts);
+  uffd_memory *memory = memory_make(MEMORY_ANON, COUNT);
+  region_add(serving.loop, memory, resolver, NULL);
+  serving_start(&serving);
+  remoting_forget(server);
+  remoting_behave(server, REMOTING_STATUS_404, 0);
+  check_touch_read(&touch, memory_at(memory, 300 * PAGE));
+  while (remoting_requests(server) < 2) { /* it has failed, and was asked for again */
+    check_pause();
+  }
+  CHECK(!atomic_load(&touch.done));
+  remoting_behave(server, REMOTING_RIGHT, 0);
+  CHECK_EQ(check_touch_join(&touch), pages[300 * PAGE]);
   serving_close(&serving);
   uffd_memory_close(memory);
   free(pages);
@@ -521,6 +588,8 @@ static const struct check_test tests[] = {
     TEST(patience_ends),
     TEST(another_file_under_the_name),
     TEST(a_server_that_is_slow_holds_nobody),
+    TEST(what_fails_is_poisoned),
+    TEST(what_fails_is_waited_for),
     TEST(opening),
     TEST(secrets),
     TEST(new_credentials),

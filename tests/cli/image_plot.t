@@ -37,3 +37,19 @@ $ uffd-lua image bench --json b.img
 {"measured":"fault, p50","unit":"us","value":*}
 {"measured":"fault, p99","unit":"us","value":*}
 {"measured":"in order","unit":"MiB/s","value":*}
+
+# PNG, where there is libpng: wide as asked for, and nothing is left of one that cannot be written.
+$ uffd-lua -e 'package.preload["uffd.png"] = nil' image plot -o a.png b.img
+uffd-lua image plot: a.png: this uffd-lua was built without libpng (Debian: libpng-dev). A name that ends in .svg works.
+[1]
+? uffd-lua -e 'require "uffd.png"' >/dev/null 2>&1 || { echo "built without libpng"; exit 1; }
+$ uffd-lua image plot -o b.png --width 640 b.img && head -c 8 b.png | od -An -c
+ 211   P   N   G  \r  \n 032  \n
+$ uffd-lua -e 'local bytes = io.open("b.png", "rb"):read "a"; print(string.unpack(">I4", bytes, 17) // 100, bytes:sub(-8, -5))'
+6	IEND
+$ uffd-lua image plot -o no/where.png b.img
+uffd-lua image plot: Cannot write no/where.png: No such file or directory.
+[1]
+$ ln -s /dev/full full.png; uffd-lua image plot -o full.png b.img
+uffd-lua image plot: Cannot write full.png: *.
+[1]
