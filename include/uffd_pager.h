@@ -438,7 +438,10 @@ UFFD_EXPORT int uffd_pager_ask(const char *control, const char *request, uint32_
                                void *ctx);
 
 enum {
-  UFFD_HANDOFF_NO_ANSWER = 1 /* do not wait for the pager's answer: it is another program's, and sends none */
+  UFFD_HANDOFF_NO_ANSWER = 1, /* do not wait for the pager's answer: it is another program's, and sends none */
+  UFFD_HANDOFF_PART = 2,      /* the parts are any part of the image, not all of it. Our own pager only */
+  UFFD_HANDOFF_LATER = 4      /* faults are answered at once, but nothing is prefetched before uffd_handoff_fill(). Our
+                                 own pager only */
 };
 
 struct uffd_handoff_opts {
@@ -465,14 +468,29 @@ typedef struct uffd_handoff uffd_handoff;
  * Hands memories of this process to the pager behind the socket: makes an object, registers the memories with it, and
  * sends it with the list of regions, in Firecracker's format. From then on the pager answers the faults, and a loop
  * cannot have the memories (-EBUSY). Parts must not overlap, in memory or in the image; a pager with an image wants all
- * of it covered. It waits until the pager has taken or refused them. A pager of another program sends no answer: after
- * timeout_ms the memories count as taken; with NO_ANSWER it does not wait. The memories must stay open until the handle
- * is closed. Errors: those of uffd_open(), uffd_register() and connect(2) (-ENOENT, -ECONNREFUSED no pager there;
- * -EACCES); -ENAMETOOLONG the socket's path; -ETIMEDOUT; -EPIPE the pager has refused, and the sentence says why, or it
- * has hung up; -EINVAL no parts, or memories that overlap or have different page sizes; -ENOMEM.
+ * of it covered, but for UFFD_HANDOFF_PART. It waits until the pager has taken or refused them. A pager of another
+ * program sends no answer: after timeout_ms the memories count as taken; with NO_ANSWER it does not wait. The memories
+ * must stay open until the handle is closed. Errors: those of uffd_open(), uffd_register() and connect(2) (-ENOENT,
+ * -ECONNREFUSED no pager there; -EACCES); -ENAMETOOLONG the socket's path; -ETIMEDOUT; -EPIPE the pager has refused,
+ * and the sentence says why, or it has hung up; -EINVAL no parts, or memories that overlap or have different page
+ * sizes; -ENOMEM.
  */
 UFFD_EXPORT int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts, size_t count,
                                   const struct uffd_handoff_opts *opts, uffd_handoff **handoff);
+/*
+ * Of a handoff that was made with UFFD_HANDOFF_LATER: what the pager prefetches (a working set, all) comes from now on.
+ * Calling it again changes nothing. Errors: -EPIPE the pager has hung up; -ETIMEDOUT it does not read; -EINVAL the
+ * memories are complete; -EOWNERDEAD in a forked child.
+ */
+UFFD_EXPORT int uffd_handoff_fill(uffd_handoff *handoff);
+/*
+ * Hands the same userfaultfd and memories over once more, by a new connection: to the same pager, which knows them and
+ * goes on with the same client, or, when that is gone, to another one, which serves what is still missing. To another
+ * pager, pages that were dropped before are pages of its image again, and not zeros. Errors: those of
+ * uffd_handoff_send() from connect(2) on: the old connection stays then. -EINVAL the memories are complete; -EOWNERDEAD
+ * in a forked child. Not in two threads at once.
+ */
+UFFD_EXPORT int uffd_handoff_attach(uffd_handoff *handoff, const char *socket);
 /*
  * Ends the handoff and tells the pager: the memories are unregistered, and pages that are still missing read as zeros
  * from then on. NULL is allowed. In a forked child it only frees.

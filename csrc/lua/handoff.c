@@ -55,7 +55,7 @@ static void read_part(lua_State *L, lua_Integer index, struct handoff *handoff, 
   *part = (struct uffd_handoff_part){memory->memory, (uint64_t)offset};
 }
 
-/* core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer, label) */
+/* core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer, label, part, later) */
 static int hand_over(lua_State *L) {
   struct uffd_handoff_opts opts = UFFD_HANDOFF_OPTS_INIT;
   const char *socket = luaL_checkstring(L, 1);
@@ -63,7 +63,8 @@ static int hand_over(lua_State *L) {
   opts.timeout_ms = uffd_lua_opt_u32(L, 3, 0);
   opts.features = uffd_lua_mask(L, 4, &uffd_lua_features);
   opts.open_flags = uffd_lua_opt_u32(L, 5, 0);
-  opts.flags = lua_toboolean(L, 6) ? UFFD_HANDOFF_NO_ANSWER : 0;
+  opts.flags = (lua_toboolean(L, 6) ? UFFD_HANDOFF_NO_ANSWER : 0) | (lua_toboolean(L, 8) ? UFFD_HANDOFF_PART : 0) |
+               (lua_toboolean(L, 9) ? UFFD_HANDOFF_LATER : 0);
   size_t length = 0;
   opts.label = luaL_optlstring(L, 7, NULL, &length);
   luaL_argcheck(L, opts.label == NULL || strlen(opts.label) == length, 7, "a label has no zero byte");
@@ -98,6 +99,15 @@ static int handoff_complete(lua_State *L) {
   return uffd_lua_done(L, result);
 }
 
+static int handoff_fill(lua_State *L) {
+  return uffd_lua_done(L, uffd_handoff_fill(check(L, 1)->handoff));
+}
+
+static int handoff_attach(lua_State *L) {
+  uffd_handoff *handoff = check(L, 1)->handoff;
+  return uffd_lua_done(L, uffd_handoff_attach(handoff, luaL_checkstring(L, 2)));
+}
+
 static int handoff_object(lua_State *L) {
   struct handoff *handoff = check(L, 1);
   handoff->object = uffd_lua_lend_object(L, uffd_handoff_object(handoff->handoff), handoff->object);
@@ -112,8 +122,8 @@ static int handoff_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg methods[] = {
-    {"complete", handoff_complete}, {"object", handoff_object}, {"close", handoff_close}, {NULL, NULL}};
+static const luaL_Reg methods[] = {{"complete", handoff_complete}, {"fill", handoff_fill},   {"attach", handoff_attach},
+                                   {"object", handoff_object},     {"close", handoff_close}, {NULL, NULL}};
 
 static const luaL_Reg meta[] = {
     {"__gc", handoff_close}, {"__close", handoff_close}, {"__tostring", handoff_tostring}, {NULL, NULL}};

@@ -1013,6 +1013,22 @@ local handoff = {}
 ---@return integer? errno
 function handoff:complete() end
 
+---What the pager prefetches comes from now on, where `fill` was "later". Again: true. Errors: EPIPE the pager has hung
+---up; ETIMEDOUT; EINVAL it is complete.
+---@return true? done
+---@return string? message
+---@return integer? errno
+function handoff:fill() end
+
+---Hands the same userfaultfd and memory over once more, by a new connection: to the same pager, which goes on with the
+---same client, or, when that is gone, to another one. To another pager, pages that were dropped before are pages of its
+---image again. Errors: those of `uffd.handoff` from connecting on; EINVAL it is complete.
+---@param socket string path of the pager's front door
+---@return true? done
+---@return string? message
+---@return integer? errno
+function handoff:attach(socket) end
+
 ---Its userfaultfd, which the pager reads: features may be asked for, pages filled. Closed with the handoff.
 ---@return uffd.Object object
 function handoff:object() end
@@ -1351,10 +1367,12 @@ function core.pager_ask(control, request, timeout_ms) end
 ---@param open_flags? integer
 ---@param no_answer? boolean
 ---@param label? string
+---@param part? boolean
+---@param later? boolean
 ---@return uffd.Handoff? handoff
 ---@return string? message
 ---@return integer? errno
-function core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer, label) end
+function core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer, label, part, later) end
 
 ---@param socket string
 ---@param directory string

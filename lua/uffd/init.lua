@@ -1050,6 +1050,10 @@ end
 ---what the pager is to call this client: in its tables, and where its options choose an image or a policy by label; at
 ---most 63 bytes of UTF-8, no control characters
 ---@field label? string
+---@field part? boolean the memory is any part of the image, not all of it (our own pager only)
+---"later": faults are answered at once, but nothing is prefetched before `handoff:fill()` (our own pager only; default
+---"now")
+---@field fill? "now"|"later"
 
 ---Hands memory of this program to the pager behind a socket, which answers its faults from then on. Keep the handle:
 ---when it is closed, or collected, pages that are still missing read as zeros from then on. It waits until the pager
@@ -1066,12 +1070,14 @@ function uffd.handoff(options)
   local what = "uffd.handoff"
   check_options(what, options,
     { socket = true, memory = true, parts = true, timeout = true, answer = true, features = true,
-      user_mode_only = true, label = true })
+      user_mode_only = true, label = true, part = true, fill = true })
   if (options.memory == nil) == (options.parts == nil) then error(what .. ": either memory or parts", 2) end
   if options.socket == nil then error(what .. ": it needs the socket of a pager", 2) end
+  local fill = options.fill or "now"
+  if fill ~= "now" and fill ~= "later" then error(what .. ': fill must be "now" or "later"', 2) end
   local parts = options.parts or { { options.memory, 0 } }
   return call(what, needs_pager(what, core.handoff), options.socket, parts, options.timeout, options.features,
-    open_flags(options), options.answer == false, options.label)
+    open_flags(options), options.answer == false, options.label, options.part, fill == "later")
 end
 
 ---Virtual machines of Cloud Hypervisor, by its offload protocol: `<uffd_pager.h>` tells of it, and `uffd-lua offload`

@@ -231,6 +231,54 @@ static void the_pager_answers(void) {
   uffd_memory_close(memory);
 }
 
+static void read_notice(struct pager *pager, uint32_t notice) {
+  struct pollfd descriptor = {.fd = uffd_connection_fd(pager->connection), .events = POLLIN};
+  struct uffd_handshake said;
+  CHECK_EQ(poll(&descriptor, 1, 10000), 1);
+  CHECK_EQ(CHECK_OK(uffd_connection_read(pager->connection, &said)), 1);
+  CHECK_EQ(said.notice, notice);
+  uffd_handshake_release(&said);
+}
+
+/* A part of the image, which is filled later, and comes again by another connection. */
+static void what_our_own_pager_knows(void) {
+  struct pager pager;
+  struct uffd_handoff_opts opts = no_answer;
+  uffd_handoff *handoff;
+  open_pager(&pager, 16 * PAGE);
+  uffd_memory *memory = memory_make(MEMORY_ANON, 4);
+  struct uffd_handoff_part part = {memory, 8 * PAGE};
+  const struct uffd_door_limits any = {.max_bytes = 65536, .max_regions = 64};
+  uffd_door_limit(pager.door, &any, 60000); /* the supervisor compares with the image, as parts need not be all of it */
+  opts.flags |= UFFD_HANDOFF_PART | UFFD_HANDOFF_LATER;
+  opts.label = "web";
+  CHECK_OK(uffd_handoff_send(path, &part, 1, &opts, &handoff));
+  take_in(&pager);
+  CHECK(pager.handshake.part && pager.handshake.later && strcmp(pager.handshake.label, "web") == 0);
+  CHECK(image_there(memory_at(memory, PAGE), 9 * PAGE, PAGE));
+  CHECK_OK(uffd_handoff_fill(handoff));
+  read_notice(&pager, UFFD_NOTICE_FILL);
+  CHECK_OK(uffd_handoff_attach(handoff, path));
+  struct uffd_connection *again;
+  struct uffd_handshake same;
+  CHECK_EQ(CHECK_OK(uffd_door_accept(pager.door, &again)), 1);
+  CHECK_EQ(CHECK_OK(uffd_connection_read(again, &same)), 1);
+  CHECK_EQ(same.regions_count, 1);
+  CHECK_EQ(same.regions[0].offset, 8 * PAGE);
+  CHECK(same.part && same.later && strcmp(same.label, "web") == 0);
+  CHECK_EQ(syscall(SYS_kcmp, getpid(), getpid(), 0, same.object_fd, uffd_fd(pager.object)), 0);
+  uffd_handshake_release(&same);
+  CHECK_ERR(await_end(&pager), -ECONNRESET); /* the old connection is closed */
+  hang_up(&pager);
+  pager.connection = again;
+  CHECK_EQ(uffd_handoff_connected(handoff), 1);
+  CHECK(image_there(memory_at(memory, 2 * PAGE), 10 * PAGE, PAGE));
+  uffd_handoff_close(handoff);
+  CHECK_ERR(await_end(&pager), -ESHUTDOWN);
+  close_pager(&pager);
+  uffd_memory_close(memory);
+}
+
 static void every_kind_of_memory(void) {
   for (int i = 0; i < MEMORY_KINDS; i++) {
     struct pager pager;
@@ -458,7 +506,7 @@ static void parts_that_cannot_be(void) {
   CHECK_SAYS("a page of the image");
   CHECK_ERR(uffd_handoff_send(NULL, parts, 1, NULL, &handoff), -EINVAL);
   struct uffd_handoff_opts opts = UFFD_HANDOFF_OPTS_INIT;
-  opts.flags = 2;
+  opts.flags = 8;
   CHECK_ERR(uffd_handoff_send(path, parts, 1, &opts, &handoff), -EINVAL);
   opts.flags = 0;
   opts.features = UINT64_C(1) << 60;
@@ -529,6 +577,7 @@ static void a_pager_that_does_not_accept(void) {
 static const struct check_test tests[] = {
     TEST(sends_what_firecracker_sends),
     TEST(the_pager_answers),
+    TEST(what_our_own_pager_knows),
     TEST(several_memories),
     TEST(a_loop_is_refused_meanwhile),
     TEST(complete_fills_and_lets_go),

@@ -67,6 +67,28 @@ function tests.test_parts_of_an_image()
   lu.assertStrContains(process:read "a", "gone")
 end
 
+-- Some of the image, which is filled later. This pager has closed its door when it has a client.
+function tests.test_part_later_and_again()
+  local process <close>, socket = start(6)
+  local memory <close> = assert(uffd.map { size = 2 * page })
+  fails("EPIPE", "belongs to another client", uffd.handoff { socket = socket, parts = { { memory, 2 * page } } })
+  local other <close> = assert(uffd.map { size = 2 * page })
+  local handoff <close> = assert(uffd.handoff {
+    socket = socket, parts = { { other, 2 * page } }, part = true, fill = "later" })
+  lu.assertEquals(other:read(0, 1), "c")
+  lu.assertTrue(handoff:fill())
+  lu.assertTrue(handoff:fill())
+  fails("ENOENT", "start the pager first", handoff:attach(socket))
+  lu.assertEquals(other:read(page, 1), "d")
+  lu.assertTrue(handoff:complete()) -- the old connection stays
+  fails("EINVAL", "complete", handoff:fill())
+  fails("EINVAL", "complete", handoff:attach(socket))
+  handoff:close()
+  local _, clients = process:read "a":gsub("client ", "")
+  lu.assertEquals(clients, 1)
+  raises("fill must be", uffd.handoff, { socket = socket, memory = memory, fill = "never" })
+end
+
 -- Complete, it is ordinary memory; what was not touched before is there too.
 function tests.test_complete()
   local process <close>, socket = start(8)

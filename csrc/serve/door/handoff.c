@@ -20,6 +20,8 @@ struct uffd_handoff {
   uffd_object
       *object; /* our own copy: while it is open, missing pages do not become zeros when the pager refuses or dies */
   int socket;  /* -1: the pager has been told that we are done */
+  uint32_t flags, timeout_ms;
+  char label[UFFD_LABEL]; /* "": none */
   uint32_t count;
   uffd_memory **memories;             /* in the caller's order */
   struct uffd_client_region *regions; /* by offset */
@@ -72,13 +74,24 @@ static json_t *describe(const struct uffd_client_region *region) {
                    "page_size_kib", page_size); /* in bytes as well, for those that know it alone */
 }
 
+static bool is_answered(const uffd_handoff *handoff) {
+  return (handoff->flags & UFFD_HANDOFF_NO_ANSWER) == 0;
+}
+
+/* What is said of all regions stands in the first. */
+static void describe_all(const uffd_handoff *handoff, json_t *first) {
+  if (is_answered(handoff)) json_object_set_new(first, UFFD_ANSWER_KEY, json_true());
+  if (handoff->label[0] != '\0') json_object_set_new(first, UFFD_LABEL_KEY, json_string(handoff->label));
+  if ((handoff->flags & UFFD_HANDOFF_PART) != 0) json_object_set_new(first, UFFD_PART_KEY, json_true());
+  if ((handoff->flags & UFFD_HANDOFF_LATER) != 0) json_object_set_new(first, UFFD_FILL_KEY, json_string("later"));
+}
+
 /* The list of regions as text of *length bytes, or NULL. */
-static char *write_list(const uffd_handoff *handoff, bool answered, const char *label, size_t *length) {
+static char *write_list(const uffd_handoff *handoff, size_t *length) {
   json_t *list = json_array();
   for (uint32_t i = 0; i < handoff->count; i++) {
     json_t *region = describe(&handoff->regions[i]);
-    if (i == 0 && answered) json_object_set_new(region, UFFD_ANSWER_KEY, json_true());
-    if (i == 0 && label != NULL) json_object_set_new(region, UFFD_LABEL_KEY, json_string(label));
+    if (i == 0) describe_all(handoff, region);
     if (json_array_append_new(list, region) != 0) {
       json_decref(list);
       return NULL;
@@ -131,7 +144,7 @@ static int explain_send(int error) {
   return fail(error, "Cannot send the handshake: %s.", strerror(error));
 }
 
-/* The descriptor is sent with the first byte; our own copy stays open. */
+/* The descriptor is sent with the first byte; our own copy stays open. -1: none is. */
 static int send_all(int socket, const char *text, size_t length, int fd) {
   union {
     struct cmsghdr header; /* for its alignment */
@@ -141,7 +154,7 @@ static int send_all(int socket, const char *text, size_t length, int fd) {
   for (size_t sent = 0; sent < length;) {
     struct iovec data = {(char *)(uintptr_t)text + sent, length - sent};
     struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-    if (sent == 0) {
+    if (sent == 0 && fd >= 0) {
       message.msg_control = control.room;
       message.msg_controllen = sizeof(control.room);
     }
@@ -184,30 +197,31 @@ static int await_answer(int socket, uint32_t timeout_ms) {
   return result;
 }
 
-static int hand_over(uffd_handoff *handoff, const char *path, const struct uffd_handoff_opts *opts) {
+static int hand_over(uffd_handoff *handoff, const char *path) {
   size_t length;
-  bool answered = (opts->flags & UFFD_HANDOFF_NO_ANSWER) == 0;
-  uint32_t timeout_ms = opts->timeout_ms != 0 ? opts->timeout_ms : TIMEOUT_MS;
-  char *text = write_list(handoff, answered, opts->label, &length);
+  char *text = write_list(handoff, &length);
   if (text == NULL) return fail(ENOMEM, "No memory for a handshake of %" PRIu32 " regions.", handoff->count);
-  int result = connect_to(handoff, path, timeout_ms);
+  int result = connect_to(handoff, path, handoff->timeout_ms);
   if (result == 0) result = send_all(handoff->socket, text, length, uffd_fd(handoff->object));
   uffd_release(text, length);
-  return result == 0 && answered ? await_answer(handoff->socket, timeout_ms) : result;
+  return result == 0 && is_answered(handoff) ? await_answer(handoff->socket, handoff->timeout_ms) : result;
 }
 
 static int make(uffd_handoff *handoff, const char *path, const struct uffd_handoff_part *parts, size_t count,
                 const struct uffd_handoff_opts *opts) {
   handoff->process = uffd_process();
   handoff->socket = -1;
+  handoff->flags = opts->flags;
+  handoff->timeout_ms = opts->timeout_ms != 0 ? opts->timeout_ms : TIMEOUT_MS;
   handoff->count = (uint32_t)count;
   handoff->memories = uffd_alloc(count * sizeof(uffd_memory *));
   handoff->regions = uffd_alloc(count * sizeof(*handoff->regions));
   if (handoff->memories == NULL || handoff->regions == NULL) return fail(ENOMEM, "No memory for %zu regions.", count);
   int result = opts->label != NULL ? uffd_label_check(opts->label, strlen(opts->label)) : 0;
+  if (result == 0 && opts->label != NULL) snprintf(handoff->label, sizeof(handoff->label), "%s", opts->label);
   if (result == 0) result = take_parts(handoff, parts);
   if (result == 0) result = make_object(handoff, opts);
-  return result == 0 ? hand_over(handoff, path, opts) : result;
+  return result == 0 ? hand_over(handoff, path) : result;
 }
 
 int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts, size_t count,
@@ -216,7 +230,7 @@ int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts,
   *handoff = NULL;
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_handoff_opts");
   if (result < 0) return result;
-  if ((opts.flags & ~(uint32_t)UFFD_HANDOFF_NO_ANSWER) != 0)
+  if ((opts.flags & ~(uint32_t)(UFFD_HANDOFF_NO_ANSWER | UFFD_HANDOFF_PART | UFFD_HANDOFF_LATER)) != 0)
     return fail(EINVAL, "Unknown flag of uffd_handoff_send 0x%x.", opts.flags);
   if (opts.reserved != 0) return fail(EINVAL, "reserved is not 0.");
   if (socket == NULL) return fail(EINVAL, "The socket has no path.");
@@ -241,6 +255,35 @@ int uffd_handoff_connected(const uffd_handoff *handoff) {
   int result = check(handoff);
   if (result < 0 || handoff->socket < 0) return result;
   return uffd_ready(handoff->socket, POLLRDHUP) == 0;
+}
+
+static int check_shared(const uffd_handoff *handoff) {
+  int result = check(handoff);
+  if (result < 0 || handoff->socket >= 0) return result;
+  return fail(EINVAL, "The memory is complete, or its pager was told that we are done: no pager serves it.");
+}
+
+int uffd_handoff_fill(uffd_handoff *handoff) {
+  static const char asks[] = "[{\"" UFFD_NOTICE_KEY "\":\"fill\",\"" UFFD_ANSWER_KEY "\":true}]";
+  static const char tells[] = "[{\"" UFFD_NOTICE_KEY "\":\"fill\"}]";
+  int result = check_shared(handoff);
+  if (result < 0) return result;
+  bool answered = is_answered(handoff);
+  result = send_all(handoff->socket, answered ? asks : tells, answered ? sizeof(asks) - 1 : sizeof(tells) - 1, -1);
+  return result == 0 && answered ? await_answer(handoff->socket, handoff->timeout_ms) : result;
+}
+
+int uffd_handoff_attach(uffd_handoff *handoff, const char *socket) {
+  int result = check_shared(handoff);
+  if (result < 0) return result;
+  if (socket == NULL) return fail(EINVAL, "The socket has no path.");
+  int before = handoff->socket;
+  handoff->socket = -1;
+  result = hand_over(handoff, socket);
+  int unused = result == 0 ? before : handoff->socket;
+  if (result < 0) handoff->socket = before;
+  if (unused >= 0) close(unused);
+  return result;
 }
 
 /*
