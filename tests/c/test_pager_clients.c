@@ -428,6 +428,54 @@ static void half_a_handshake_is_held_when_the_pager_ends(void) {
   paging_tear_down(&paging);
 }
 
+/* It lives on without its memory, or with half of it, and says nothing. */
+static void unmap_and_live(struct paging_job *job) {
+  struct vmm_region *region = &job->vmm.regions[0];
+  uint64_t kept = job->number * region->length / 2;
+  CHECK_EQ(vmm_page(&job->vmm, &job->work, 0), 1);
+  CHECK_EQ(munmap(region->at, region->length - kept), 0);
+  if ((job->features & UFFD_FEATURE_EVENT_UNMAP) == 0) close(job->vmm.socket);
+  raise_flag(job->paging, 2 + (int)job->number);
+  while (atomic_load(&job->paging->seen->flags[1]) == 0) {
+    check_pause();
+  }
+  if (kept != 0) CHECK_EQ(vmm_page(&job->vmm, &job->work, region->length - kept), 1);
+  _exit(0);
+}
+
+static void client_that_unmaps_its_memory_is_gone(uint64_t features) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  check_needs(features == 0 ? 0 : UFFD_FEAT_EVENT_UNMAP | UFFD_FEAT_EVENT_REMAP);
+  paging_set_up(&paging, MIB);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .features = features, .run = unmap_and_live, .number = 1};
+  pid_t half = paging_client(&job);
+  while (atomic_load(&paging.seen->flags[3]) == 0) {
+    check_pause();
+  }
+  job.number = 0;
+  pid_t whole = paging_client(&job);
+  paging_await(&paging, UFFD_REPORT_GONE, 1); /* the other one has been looked at by then */
+  CHECK_EQ(paging.seen->last.client.id, 2);
+  CHECK_EQ(paging.seen->last.end, UFFD_END_UNMAPPED);
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  raise_flag(&paging, 1);
+  paging_client_ok(half);
+  paging_client_ok(whole);
+  paging_await(&paging, UFFD_REPORT_GONE, 2);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static void client_that_unmaps_and_hangs_up_is_gone(void) {
+  client_that_unmaps_its_memory_is_gone(0);
+}
+
+static void client_that_unmaps_with_events_is_gone(void) {
+  client_that_unmaps_its_memory_is_gone(UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP);
+}
+
 static void hand_over_in_vain(const struct paging *paging) {
   uffd_memory *memory;
   uffd_handoff *handoff;
@@ -1042,6 +1090,8 @@ static const struct check_test tests[] = {
     TEST(refused_client_is_given_no_zeros),
     TEST(refused_client_is_poisoned_when_the_pager_ends),
     TEST(half_a_handshake_is_held_when_the_pager_ends),
+    TEST(client_that_unmaps_and_hangs_up_is_gone),
+    TEST(client_that_unmaps_with_events_is_gone),
     TEST(refused_client_is_held_where_there_is_no_poison),
     TEST(handoff_is_told_that_it_is_refused),
     TEST(userfaultfd_that_comes_twice_is_one_client),

@@ -21,8 +21,16 @@ static uint64_t unreadable(void) {
   return (uint64_t)(uintptr_t)present;
 }
 
-/* A copy from an unreadable page changes nothing, and fails with ESRCH when the address space is gone. */
+/* A copy from an unreadable page changes nothing: its errno; 0: it could not be tried. */
+static int copy_nothing(int object_fd, uint64_t address, uint64_t length) {
+  struct uffdio_copy copy = {.dst = address, .src = unreadable(), .len = length, .mode = UFFDIO_COPY_MODE_DONTWAKE};
+  return copy.src != 0 && ioctl(object_fd, UFFDIO_COPY, &copy) != 0 ? errno : 0;
+}
+
 bool uffd_memory_gone(int object_fd, uint64_t address) {
-  struct uffdio_copy copy = {.dst = address, .src = unreadable(), .len = BASE_PAGE, .mode = UFFDIO_COPY_MODE_DONTWAKE};
-  return copy.src != 0 && ioctl(object_fd, UFFDIO_COPY, &copy) != 0 && errno == ESRCH;
+  return copy_nothing(object_fd, address, BASE_PAGE) == ESRCH;
+}
+
+bool uffd_page_unregistered(int object_fd, uint64_t address, uint64_t page_size) {
+  return copy_nothing(object_fd, address, page_size) == ENOENT;
 }

@@ -12,5 +12,7 @@
  * address: any page-aligned address.
  */
 bool uffd_memory_gone(int object_fd, uint64_t address);
+/* Is the page of this size not registered with it, most likely because it is not mapped? */
+bool uffd_page_unregistered(int object_fd, uint64_t address, uint64_t page_size);
 
 #endif

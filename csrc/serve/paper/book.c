@@ -138,6 +138,18 @@ int32_t uffd_book_holder(const struct uffd_book *book) {
   return (int32_t)lock.l_pid;
 }
 
+bool uffd_book_unmapped(const struct uffd_book *book) {
+  const struct uffd_ledger_book *ledger = uffd_book_ledger(book);
+  uint64_t sequence = atomic_load(&ledger->sequence);
+  if (atomic_load(&ledger->magic) == 0 || atomic_load(&ledger->lost) != 0) return false;
+  if (atomic_load(&ledger->regions_count) != book->head->regions_count) return false;
+  for (uint32_t i = 0; i < book->head->regions_count; i++) {
+    if (atomic_load(&ledger->regions[i].placed) == 0) return false;
+  }
+  bool none = *(const volatile uint64_t *)&ledger->tables[sequence % 2].count == 0;
+  return none && atomic_load(&ledger->sequence) == sequence; /* no other table counts by now */
+}
+
 void uffd_book_close(struct uffd_book *book) {
   if (book->head != NULL) munmap(book->head, book->length);
   if (book->fd >= 0) close(book->fd);

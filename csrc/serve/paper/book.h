@@ -91,6 +91,9 @@ void uffd_book_close(struct uffd_book *book);
 int uffd_book_claim(const struct uffd_book *book, uint32_t epoch);
 int32_t uffd_book_holder(const struct uffd_book *book); /* pid of the worker that has the lock; 0: none */
 
+/* Its loop has seen all of its memory unmapped: events tell of that. Any process, at any time. */
+bool uffd_book_unmapped(const struct uffd_book *book);
+
 const struct uffd_client_region *uffd_book_regions(const struct uffd_book *book);
 void *uffd_book_ledger(const struct uffd_book *book);
 

@@ -510,6 +510,56 @@ static uint32_t find_end(struct uffd_supervised *client, uint64_t now) {
   return now - client->gone_ns < EXITING_NS ? UFFD_END_NONE : UFFD_END_UNMAPPED;
 }
 
+static void ask_unmapped(uffd_pager *pager, struct uffd_supervised *client);
+
+/* A part that is there is enough to go on; in a while all of it is looked at again. */
+static void looked_for_parts(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
+  struct uffd_supervised *client = uffd_client_find(pager, look->owner);
+  if (client == NULL) return;
+  client->asked = false;
+  client->unmapped_bytes += seen->result > 0 ? seen->bytes : 0;
+  if (client->unmapped_bytes == client->who.regions[client->unmapped_regions].length) {
+    client->unmapped_bytes = 0;
+    client->unmapped_regions++;
+  } else if (seen->result <= 0) {
+    client->was_there = client->was_there || seen->result == 0;
+    client->unmapped_regions = 0;
+    client->unmapped_bytes = 0;
+    return;
+  }
+  /* One that has never had a fault may register its memory only after it has handed it over. */
+  bool was_there = client->was_there || atomic_load(&client->book.head->answered) != 0;
+  if (client->unmapped_regions == client->who.regions_count && !was_there) {
+    client->unmapped_regions = 0;
+  } else if (client->unmapped_regions == client->who.regions_count) {
+    uffd_client_leave(client, UFFD_END_UNMAPPED);
+  } else {
+    ask_unmapped(pager, client);
+  }
+}
+
+static void ask_unmapped(uffd_pager *pager, struct uffd_supervised *client) {
+  struct uffd_look look = {
+      .kind = UFFD_LOOK_UNMAPPED, .fd = client->object_fd, .count = 1, .owner = client->who.id, .pidfd = -1};
+  look.regions[0] = client->who.regions[client->unmapped_regions];
+  look.regions[0].address += client->unmapped_bytes;
+  look.regions[0].length -= client->unmapped_bytes;
+  client->asked = uffd_looker_ask(pager, &look, looked_for_parts);
+}
+
+/*
+ * Its process lives, and may have unmapped its memory without a word: its loop has heard of that where there are
+ * events. Where there are none, it is looked for once it has hung up: until then it can say goodbye.
+ */
+static void look_for_parts(uffd_pager *pager, struct uffd_supervised *client) {
+  if (client->restored && client->book.head->later != 0) return; /* it is not all registered yet */
+  if (uffd_book_unmapped(&client->book)) {
+    uffd_client_leave(client, UFFD_END_UNMAPPED);
+  } else if (client->connection == 0) {
+    ask_unmapped(pager, client);
+  }
+}
+
 /* The looker says whether its memory is gone. */
 static void looked(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
   struct uffd_supervised *client = uffd_client_find(pager, look->owner);
@@ -523,6 +573,7 @@ static void looked(uffd_pager *pager, const struct uffd_look *look, const struct
     if (end != UFFD_END_NONE) uffd_client_leave(client, end);
     return;
   }
+  if (seen->result == 0 && !uffd_stage_is_leaving(client->stage)) look_for_parts(pager, client);
   if (client->kin_tries != 0) find_process(pager, client);
   if (client->probe_ns != UINT64_MAX) return; /* something has happened since it was asked */
   client->probe_ns = now + client->probe_step;

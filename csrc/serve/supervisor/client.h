@@ -53,19 +53,22 @@ struct uffd_supervised {
   uint64_t hung_ns;      /* when the last one was */
   uint32_t heir_strikes; /* deaths of heirs that were making it */
   /* its end */
-  bool exited;         /* its process has exited; another process may have its memory */
-  uint64_t probe_ns;   /* when to ask next whether its memory still exists; 0: never */
-  uint64_t gone_ns;    /* when its memory was first seen to be gone; 0: it is there */
-  uint64_t probe_step; /* ns until the next probe, doubles with each */
-  uint32_t end;        /* UFFD_END_* */
-  uint32_t kill_tries; /* that the looker did not come back from */
-  bool killed;         /* by us */
-  int given_up;        /* why it is frozen: errno, */
-  char why[512];       /* and in words */
-  bool asked;          /* the looker, whether its memory exists, and it has not answered */
-  bool to_complete;    /* an operator wants it to be complete */
-  uint64_t recall_ns;  /* adopted: when its former worker is asked for next, */
-  uint64_t give_up_ns; /* and when that worker is killed */
+  bool exited;               /* its process has exited; another process may have its memory */
+  uint64_t probe_ns;         /* when to ask next whether its memory still exists; 0: never */
+  uint64_t gone_ns;          /* when its memory was first seen to be gone; 0: it is there */
+  uint64_t probe_step;       /* ns until the next probe, doubles with each */
+  uint32_t end;              /* UFFD_END_* */
+  uint32_t kill_tries;       /* that the looker did not come back from */
+  bool killed;               /* by us */
+  int given_up;              /* why it is frozen: errno, */
+  char why[512];             /* and in words */
+  bool asked;                /* the looker, whether its memory exists, and it has not answered */
+  uint32_t unmapped_regions; /* so many of its regions are not registered any more, */
+  uint64_t unmapped_bytes;   /* and so much of the next one */
+  bool was_there;            /* some of them were registered when they were looked at */
+  bool to_complete;          /* an operator wants it to be complete */
+  uint64_t recall_ns;        /* adopted: when its former worker is asked for next, */
+  uint64_t give_up_ns;       /* and when that worker is killed */
 };
 
 /* Might it come, as things are? 1: its userfaultfd is served already; 0: yes; -errno with a sentence: refused. */

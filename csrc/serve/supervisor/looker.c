@@ -23,12 +23,13 @@
 #include "serve/supervisor/family.h"
 #include "serve/supervisor/pager.h"
 
-#define PATIENCE_NS UINT64_C(1000000000) /* for one answer */
-#define RETRY_NS    UINT64_C(100000000)  /* when no process can be had */
-#define STUCK_MAX   32u                  /* lookers that are left alone; then the next one is waited for */
-#define LEAVE_MS    1000
-#define HOLD_MS     1000                /* between two looks at what is held on */
-#define ANY_ADDRESS (UINT64_C(1) << 30) /* the kernel looks at the address space first */
+#define PATIENCE_NS    UINT64_C(1000000000) /* for one answer */
+#define RETRY_NS       UINT64_C(100000000)  /* when no process can be had */
+#define STUCK_MAX      32u                  /* lookers that are left alone; then the next one is waited for */
+#define LEAVE_MS       1000
+#define UNMAPPED_PAGES UINT64_C(65536)     /* that one look looks at: some 50 ms */
+#define HOLD_MS        1000                /* between two looks at what is held on */
+#define ANY_ADDRESS    (UINT64_C(1) << 30) /* the kernel looks at the address space first */
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -74,6 +75,29 @@ static int kill_owner(const struct uffd_look *look, int pidfd) {
   return syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0;
 }
 
+/* Without events of moved mappings: a moved one would not be found where it was. */
+static bool stays(int object_fd) {
+  uffd_object *object = NULL;
+  int fd = fcntl(object_fd, F_DUPFD_CLOEXEC, 0);
+  if (fd < 0 || uffd_adopt(fd, &object) < 0) {
+    uffd_close_fds(&fd, 1);
+    return false;
+  }
+  bool stays = (uffd_features(object) & UFFD_FEAT_EVENT_REMAP) == 0;
+  uffd_close(object);
+  return stays;
+}
+
+static uint64_t count_unmapped(const struct uffd_look *look, int fd) {
+  const struct uffd_client_region *region = &look->regions[0];
+  uint64_t bytes = 0, most = min_u64(region->length, UNMAPPED_PAGES * region->page_size);
+  if (!stays(fd)) return 0;
+  while (bytes < most && uffd_page_unregistered(fd, region->address + bytes, region->page_size)) {
+    bytes += region->page_size;
+  }
+  return bytes;
+}
+
 static void find_owner(const struct uffd_look *look, int fd, int pidfd, struct uffd_message *answer, int *found) {
   int pid = uffd_owner_find(&look->named, look->pid, fd, &pidfd);
   *found = look->named.by_pidfd ? -1 : pidfd; /* the supervisor has the pidfd that came */
@@ -100,6 +124,9 @@ static void look_here(const struct uffd_look *look, int fd, int other, struct uf
     answer->fds_count =
         uffd_family_children(look->pid, look->ticks, look->regions[0].address, UFFD_LOOK_FOUND, pids, fds);
     memcpy(answer->text, pids, sizeof(pids));
+    break;
+  case UFFD_LOOK_UNMAPPED:
+    answer->number = count_unmapped(look, fd);
     break;
   case UFFD_LOOK_OWNER:
     find_owner(look, fd, other, answer, fds);
@@ -218,6 +245,7 @@ static bool hear(uffd_pager *pager, struct uffd_looker *looker) {
     bool failed = message.error != 0;
     struct uffd_seen seen = {.result = failed ? -message.error : message.number != 0,
                              .why = message.text,
+                             .bytes = message.number,
                              .count = message.fds_count,
                              .fds = fds};
     if (!failed) memcpy(seen.pids, message.text, sizeof(seen.pids));

@@ -20,6 +20,7 @@ enum uffd_look_kind {
   UFFD_LOOK_GONE = 1, /* fd: an object. Is its memory gone? regions[0].address: any */
   UFFD_LOOK_KILL,     /* fd: pidfd of pid. Kills it if it has all these regions; 1: killed */
   UFFD_LOOK_CHILD,    /* pid: of the parent, ticks: when it forked. Which of its children have regions[0]? */
+  UFFD_LOOK_UNMAPPED, /* fd: an object. How much of regions[0], from its start on, is not registered? */
   UFFD_LOOK_OWNER,    /* fd: an object, pidfd: what came after it, pid: who connected. Whose is it, as named says? */
   UFFD_LOOK_POISON,   /* fd: an object. Poisons what is missing in its regions (Linux 6.6) */
   UFFD_LOOK_HOLD,     /* fd: an object. Holds it until its memory is gone, also when the supervisor has ended */
@@ -40,6 +41,7 @@ struct uffd_look {
 struct uffd_seen {
   int result; /* 1 yes, 0 no, -ETIMEDOUT: it did not come back; -ECHILD: it has died; OWNER: -errno, see why */
   const char *why;
+  uint64_t bytes; /* UNMAPPED: as far as it has looked */
   uint32_t
       count; /* CHILD, OWNER: processes that were found, and their pidfds, -1: none; those that are kept become -1 */
   int32_t pids[UFFD_LOOK_FOUND];
