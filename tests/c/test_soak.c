@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -705,19 +706,85 @@ static void hold_the_lock(struct soak *soak) {
   }
 }
 
+/* Orders of another user, who may connect and look, and nothing else. */
+static void give_orders(struct soak *soak) {
+  static bool is_other;
+  if (!is_other && setresuid(65534, 65534, 65534) != 0) return;
+  is_other = true;
+  (void)uffd_pager_ask(soak->control, "{\"request\":\"drain\"}", 20000, NULL, NULL);
+  (void)uffd_pager_ask(soak->control, "{\"request\":\"clients\"}", 20000, NULL, NULL);
+}
+
+/* Clients of two regions have another policy than the good one. */
+static bool become_odd_client(struct soak *soak, struct vmm *vmm) {
+  uint64_t pages[2] = {soak->paging.length / PAGE / 2, soak->paging.length / PAGE / 2};
+  if (vmm_map(vmm, PAGE, pages, 2) != 0) return false;
+  if (vmm_register(vmm, 0, UFFDIO_REGISTER_MODE_MISSING) != 0) return false;
+  vmm->socket = vmm_connect(soak->paging.socket);
+  return vmm->socket >= 0 && vmm_hand_over(vmm, NULL) == 0;
+}
+
+static _Noreturn int never(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  (void)ctx, (void)state, (void)fault, (void)answer;
+  for (;;) {
+    pause();
+  }
+}
+
+static int hang_for_odd_clients(void *ctx, const struct uffd_client *client, uffd_resolver *image,
+                                uffd_resolver **resolver) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  (void)ctx;
+  ops.resolve = never;
+  if (client->regions_count == 2) return uffd_resolver_callback(&ops, NULL, "hang", NULL, 0, resolver);
+  *resolver = image;
+  return 0;
+}
+
+static int refuse_odd_clients(void *ctx, const struct uffd_client *client, uffd_resolver *image,
+                              uffd_resolver **resolver) {
+  (void)ctx;
+  if (client->regions_count == 2) return uffd_set_errmsg(ENODATA, "Nothing is known of this client.");
+  *resolver = image;
+  return 0;
+}
+
+/* A client whose policy does not come back, until the pager has killed it for that; then another one. */
+static void fault_in_vain(struct soak *soak) {
+  pid_t child = fork();
+  if (child == 0) {
+    struct vmm vmm;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (!become_odd_client(soak, &vmm)) _exit(1);
+    (void)*(volatile unsigned char *)vmm.regions[0].at;
+    _exit(0);
+  }
+  if (child > 0) waitpid(child, NULL, 0);
+}
+
+/* Nothing is known of them, so they are given up; by then their memory is no more. */
+static void hand_over_for_another(struct soak *soak) {
+  struct vmm vmm;
+  if (become_odd_client(soak, &vmm)) vmm_unmap(&vmm);
+}
+
 static const struct attack {
   const char *name;
   void (*once)(struct soak *soak);
+  int (*resolver)(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver);
 } attacks[] = {
-    {"sockets that linger (B2)", send_lingering},
-    {"400 silent connections (B3)", stay_silent},
-    {"a storm of forks (B4)", fork_again},
-    {"a flood of refused handshakes (B5)", send_nonsense},
-    {"one userfaultfd handed over again and again (A3, B3)", hand_over_again},
-    {"dead clients behind living connections (B8)", leave_the_dead},
-    {"8 TiB claimed (B9)", claim},
-    {"a storm of drops", drop_and_touch},
-    {"its memory's lock always held", hold_the_lock},
+    {"orders of a user who may only look (B1)", give_orders, NULL},
+    {"sockets that linger (B2)", send_lingering, NULL},
+    {"400 silent connections (B3)", stay_silent, NULL},
+    {"a storm of forks (B4)", fork_again, NULL},
+    {"a flood of refused handshakes (B5)", send_nonsense, NULL},
+    {"clients whose policy does not come back (B6)", fault_in_vain, hang_for_odd_clients},
+    {"clients that are given up, and unmap (B7)", hand_over_for_another, refuse_odd_clients},
+    {"one userfaultfd handed over again and again (A3, B3)", hand_over_again, NULL},
+    {"dead clients behind living connections (B8)", leave_the_dead, NULL},
+    {"8 TiB claimed (B9)", claim, NULL},
+    {"a storm of drops", drop_and_touch, NULL},
+    {"its memory's lock always held", hold_the_lock, NULL},
 };
 
 static pid_t start_attack(struct soak *soak, const struct attack *attack) {
@@ -763,13 +830,18 @@ static void be_beside(struct soak *soak, const struct attack *attack, unsigned s
 
 static void hostile_clients(void) {
   static struct histogram alone, beside;
-  static const struct attack nothing = {"a process that only counts", NULL};
+  static const struct attack nothing = {"a process that only counts", NULL, NULL};
   unsigned sessions = count_of(50, 1);
   for (size_t i = 0; i < sizeof(attacks) / sizeof(*attacks); i++) {
     struct soak *soak = make_soak(MIB / PAGING_SCALE);
     struct uffd_pager_opts opts = soak_opts();
     opts.max_clients = 128;
-    opts.on_crash = UFFD_PAGER_FREEZE;
+    opts.on_crash = attacks[i].once == fault_in_vain ? UFFD_PAGER_KILL : UFFD_PAGER_FREEZE;
+    opts.resolver = attacks[i].resolver;
+    opts.hang_ms = 2000;
+    opts.control = soak->control;
+    opts.control_mode = 0666;
+    CHECK_EQ(chmod(soak->paging.directory, 0755), 0);
     start_pager(soak, &opts);
     be_beside(soak, &nothing, sessions, &alone);
     be_beside(soak, &attacks[i], sessions, &beside);
@@ -778,7 +850,7 @@ static void hostile_clients(void) {
            percentile_us(&alone, 50), percentile_us(&alone, 99), most_us(&alone),
            percentile_us(&beside, 99) / percentile_us(&alone, 99));
     CHECK_EQ(atomic_load(&soak->wrong), 0);
-    CHECK_EQ(paging_end(&soak->paging), 1);
+    CHECK_EQ(paging_end(&soak->paging), 1); /* no order has ended it */
     tear_down(soak);
   }
 }
