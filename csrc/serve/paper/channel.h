@@ -39,7 +39,7 @@ enum {
   UFFD_SAY_BOOK,      /* client, number: of FORKED; fds: the child's book; error: there is none, it is served here */
   UFFD_SAY_LATE,      /* client, text */
   UFFD_SAY_ERROR,     /* client or 0, error, text */
-  UFFD_SAY_GUARD      /* number: pid of the worker's guard, which says it itself */
+  UFFD_SAY_GUARD      /* number: pid of the worker's guard */
 };
 
 enum {

@@ -115,10 +115,8 @@ static void hold_on(struct guard *guard) {
 
 /* By exit_group(2): what the program does at its exit is not the guard's to do. */
 _Noreturn static void be_guard(struct guard *guard, int pidfd) {
-  struct uffd_message hello = {.kind = UFFD_SAY_GUARD, .number = (uint64_t)getpid()};
   struct pollfd end = {.fd = pidfd, .events = POLLIN}, supervisor = {.fd = guard->mouth.channel};
   (void)prctl(PR_SET_NAME, "uffd-guard");
-  (void)uffd_say_message(&guard->mouth, &hello, NULL, 0);
   while (poll(&end, 1, -1) != 1) {
   }
   BARRIER("guarding", guard);
@@ -138,7 +136,11 @@ int uffd_guard_start(const struct uffd_mouth *mouth) {
   if (pidfd < 0) return fail(errno, "No descriptor for the guard of a worker: %s.", strerror(errno));
   long pid = syscall(SYS_clone, CLONE_FILES | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
   if (pid == 0) be_guard(&guard, pidfd);
-  if (pid > 0) return 0; /* the descriptor is the guard's: their table is one */
+  if (pid > 0) { /* the descriptor is the guard's: their table is one */
+    struct uffd_message hello = {.kind = UFFD_SAY_GUARD, .number = (uint64_t)pid};
+    (void)uffd_say_message(mouth, &hello, NULL, 0); /* before READY: the supervisor waits for the end of both */
+    return 0;
+  }
   close(pidfd);
   return fail(errno, "No process for the guard of a worker: %s.", strerror(errno));
 }
