@@ -130,16 +130,31 @@ static void explain_ratio(struct row *row, const uffd_image *image) {
   explain(row, "compressed to %.0f%%", 100.0 * (double)layer.file_bytes / (double)layer.stream_bytes);
 }
 
+/* What decoding takes by itself: the image is read to a buffer that stays warm, and nothing is filled. */
+static void read_alone(const struct plan *plan, bool check, double figures[FIGURES]) {
+  static char buffer[UNIT];
+  uint64_t begin = now_ns();
+  (void)check;
+  for (uint64_t at = 0; at < plan->length; at += UNIT) {
+    must(uffd_image_read((uffd_image *)(uintptr_t)plan->special, at, buffer, UNIT));
+  }
+  figures[MAIN] = (double)(now_ns() - begin) / (double)plan_pages(plan);
+}
+
 /* All of an image, in order: compressed, by one thread and by two, beside the raw file by one. */
 void case_image_zstd(const char *name) {
   const struct plan packed = plan_of(FORWARD, 1, layers()->one), two = plan_of(FORWARD, 2, layers()->one);
   const struct plan raw = plan_of(FORWARD, 1, NULL);
-  struct contender list[] = {
-      {.run = serve_image, .plan = &packed}, {.run = serve_image, .plan = &two}, {.run = serve, .plan = &raw}};
+  struct contender list[] = {{.run = serve_image, .plan = &packed},
+                             {.run = serve_image, .plan = &two},
+                             {.run = serve, .plan = &raw},
+                             {.run = read_alone, .plan = &packed}};
   struct row row = {.name = name, .unit = "ns/page", .engine = "inline", .limit_name = "the raw file, one thread"};
   row.runs = RUNS_OF(list);
   row.uffd = list[0].figures[MAIN];
   row.limit = list[2].figures[MAIN];
+  row.base = list[3].figures[MAIN];
+  row.base_name = "decoding alone";
   row.at_most = 2.2;
   explain_ratio(&row, layers()->one);
   explain_faults(&row, &list[0]);
