@@ -1,4 +1,5 @@
 # uffd-lua run: programs that know nothing of userfaultfd, whose memory a pager serves. mapper compares every byte.
+# A fault that waits for long, as on a busy machine, would be reported: --watchdog says that it is not.
 ? uffd-lua -e 'assert(require "uffd.core".pager_create, "built without the pager")'
 ? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
 $ uffd-lua run --help
@@ -55,7 +56,7 @@ uffd-lua run: *image*
 
 # Every kind of memory that can be served; each program is a client.
 $ vmm --make 4194304 --image image && vmm --make 8388608 --image large
-$ for kind in anonymous shared memfd private populate locked; do uffd-lua run --image image --memory size=4M -- mapper map=$kind,4194304 check=image || echo $kind; done
+$ for kind in anonymous shared memfd private populate locked; do uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=$kind,4194304 check=image || echo $kind; done
 uffd-preload: process * hands over 4194304 bytes in 1 mapping
 pages 1024 wrong 0
 uffd-preload: *
@@ -70,7 +71,7 @@ uffd-preload: *
 pages 1024 wrong 0
 # A file in tmpfs, whose pages are all there after that: they are the program's, and another run leaves them alone.
 $ file=/dev/shm/uffd-run-test.$$
-> for i in 1 2; do uffd-lua run --image image --memory name=uffd-run-test.$$ -- mapper map=file,4194304,$file check=image; echo $?; done; rm $file
+> for i in 1 2; do uffd-lua run --watchdog 600000 --image image --memory name=uffd-run-test.$$ -- mapper map=file,4194304,$file check=image; echo $?; done; rm $file
 uffd-preload: process * hands over 4194304 bytes in 1 mapping
 pages 1024 wrong 0
 0
@@ -80,13 +81,13 @@ uffd-lua run: no memory was served: no mapping of the program fits --memory *
 1
 
 # What cannot be served is left alone, and its pages are what they would have been.
-$ for kind in reserve stack; do uffd-lua run --image image --memory size=4M -- mapper map=$kind,4194304; done
+$ for kind in reserve stack; do uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=$kind,4194304; done
 uffd-preload: the mapping at 0x* of 4194304 bytes is left alone: it is a reservation (PROT_NONE)
 uffd-lua run: no memory was served: *
 uffd-preload: the mapping at 0x* of 4194304 bytes is left alone: it grows (MAP_GROWSDOWN)
 uffd-lua run: no memory was served: *
 [1]
-$ mkdir disk; for kind in file private-file; do uffd-lua run --image image --memory size=4M -- mapper map=$kind,4194304,disk/file; done
+$ mkdir disk; for kind in file private-file; do uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=$kind,4194304,disk/file; done
 uffd-preload: the mapping at 0x* of 4194304 bytes is left alone: it is a mapping of an ordinary file
 uffd-lua run: no memory was served: *
 uffd-preload: the mapping at 0x* of 4194304 bytes is left alone: it is a private mapping of an ordinary file (MAP_PRIVATE)
@@ -94,16 +95,16 @@ uffd-lua run: no memory was served: *
 [1]
 
 # Which mapping: by name, by order, by address, by what is left; several together, and where they lie in the image.
-$ uffd-lua run --image image --memory name=ram -- mapper map=memfd,4194304,other unmap map=memfd,4194304,ram check=image
+$ uffd-lua run --watchdog 600000 --image image --memory name=ram -- mapper map=memfd,4194304,other unmap map=memfd,4194304,ram check=image
 uffd-preload: process * hands over 4194304 bytes in 1 mapping
 pages 1024 wrong 0
-$ uffd-lua run --image image --memory size=4M,order=2 -- mapper map=memfd,4194304 unmap map=memfd,4194304 check=image
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M,order=2 -- mapper map=memfd,4194304 unmap map=memfd,4194304 check=image
 uffd-preload: *
 pages 1024 wrong 0
-$ uffd-lua run --image image --memory size=4M,at=0x1000-0x2000 -- mapper map=memfd,4194304
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M,at=0x1000-0x2000 -- mapper map=memfd,4194304
 uffd-lua run: no memory was served: *
 [1]
-$ uffd-lua run --image image --memory at=0-0x7fffffffffff,size=4M -- mapper map=memfd,4194304 check=image
+$ uffd-lua run --watchdog 600000 --image image --memory at=0-0x7fffffffffff,size=4M -- mapper map=memfd,4194304 check=image
 uffd-preload: *
 pages 1024 wrong 0
 $ uffd-lua run --image large --memory size=2M --memory size=2M --memory size=4M -- mapper map=memfd,2097152 map=anonymous,2097152 map=shared,4194304 check=large
@@ -123,27 +124,27 @@ pages 2048 wrong 0
 ...
 
 # What happens to the memory afterwards.
-$ uffd-lua run --image image --memory size=4M -- mapper map=anonymous,4194304 fork check=image
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=anonymous,4194304 fork check=image
 uffd-preload: *
 pages 1024 wrong 0
-$ uffd-lua run --image image --memory size=4M -- mapper map=memfd,4194304 both both check=image
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=memfd,4194304 both both check=image
 uffd-preload: *
 pages 1024 wrong 0
 pages 1024 wrong 0
 pages 1024 wrong 0
 pages 1024 wrong 0
-$ for kind in anonymous memfd; do uffd-lua run --image image --memory size=4M -- mapper map=$kind,4194304 drop=8192,819200 move check=image; done
+$ for kind in anonymous memfd; do uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=$kind,4194304 drop=8192,819200 move check=image; done
 uffd-preload: *
 pages 1024 wrong 0
 uffd-preload: *
 pages 1024 wrong 0
-$ uffd-lua run --image image --memory size=4M -- mapper map=memfd,4194304 punch=8192,819200 check=image move
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=memfd,4194304 punch=8192,819200 check=image move
 uffd-preload: *
 pages 1024 wrong 0
-$ uffd-lua run --image image --memory size=4M -- mapper map=anonymous,4194304 grow=8388608 unmap map=memfd,8192
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=anonymous,4194304 grow=8388608 unmap map=memfd,8192
 uffd-preload: *
 # A program that replaces itself, or starts others: whoever maps the memory is a client.
-$ uffd-lua run --image image --memory size=4M --figures -- mapper map=memfd,4194304 check=image exec=sh -c 'mapper map=anonymous,4194304 check=image; exit 3'
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M --figures -- mapper map=memfd,4194304 check=image exec=sh -c 'mapper map=anonymous,4194304 check=image; exit 3'
 uffd-preload: *
 pages 1024 wrong 0
 uffd-preload: *
@@ -154,11 +155,11 @@ client * pid * end
 [3]
 
 # The exit code is the program's, signals too; what is sent to uffd-lua goes on to it.
-$ uffd-lua run --image image --memory size=4M -- sh -c 'mapper map=memfd,4194304 check=image; kill -TERM $$'
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M -- sh -c 'mapper map=memfd,4194304 check=image; kill -TERM $$'
 uffd-preload: *
 pages 1024 wrong 0
 [143]
-$ uffd-lua run --image image --memory size=4M -- sh -c 'mapper map=memfd,4194304 check=image; trap "exit 5" TERM; kill -TERM $PPID; while :; do sleep 0.01; done'
+$ uffd-lua run --watchdog 600000 --image image --memory size=4M -- sh -c 'mapper map=memfd,4194304 check=image; trap "exit 5" TERM; kill -TERM $PPID; while :; do sleep 0.01; done'
 uffd-preload: *
 pages 1024 wrong 0
 [5]
@@ -174,7 +175,7 @@ $ cat > policy.lua <<'END'
 > return uffd.resolver.layers { { 0, image }, { 0, uffd.resolver.file("large", { offset = 0, length = 4096 }), length = 4096 } }
 > END
 $ cp large mixed; tail -c 4190208 image | cat - > rest; head -c 4096 large | cat - rest > mixed
-$ uffd-lua run --image image --policy policy.lua --memory size=4M -- mapper map=memfd,4194304 check=mixed
+$ uffd-lua run --watchdog 600000 --image image --policy policy.lua --memory size=4M -- mapper map=memfd,4194304 check=mixed
 uffd-preload: *
 pages 1024 wrong 0
 

@@ -6,7 +6,7 @@
 
 # Without CAP_SYS_PTRACE the kernel tells nothing of forks: a child does not have the memory, which is better than zeros.
 $ vmm --make 4194304 --image image
-$ setpriv --bounding-set -sys_ptrace uffd-lua run --image image --memory size=4M -- mapper map=anonymous,4194304 check=image fork check=image
+$ setpriv --bounding-set -sys_ptrace uffd-lua run --watchdog 600000 --image image --memory size=4M -- mapper map=anonymous,4194304 check=image fork check=image
 uffd-preload: process * hands over 4194304 bytes in 1 mapping; forked children do not have them, which takes the capability sys_ptrace
 pages 1024 wrong 0
 [139]
