@@ -37,6 +37,7 @@ struct killing {
   _Atomic int kills;    /* that are left */
   _Atomic int killed;   /* so far */
   _Atomic int answered; /* times that an answer was sent and noted */
+  _Atomic int waits;    /* times that the pager was not there, or had no room */
 };
 static struct killing *killing;
 
@@ -446,6 +447,7 @@ static void await_run(const struct stage *stage) {
 static void die_at(const char *name, void *ctx) {
   (void)ctx;
   if (strcmp(name, "offload-answered") == 0) atomic_fetch_add(&killing->answered, 1);
+  if (strcmp(name, "offload-waits") == 0) atomic_fetch_add(&killing->waits, 1);
   if (killing->where == NULL || strcmp(name, killing->where) != 0) return;
   if (atomic_fetch_sub(&killing->skips, 1) > 0 || atomic_fetch_sub(&killing->kills, 1) <= 0) return;
   atomic_fetch_add(&killing->killed, 1);
@@ -573,6 +575,45 @@ static void who_answers_dies_in_a_row(void) {
   tear_down(&stage);
 }
 
+/* In a process of its own: a pager that is started meanwhile is not forked beside a thread. */
+static pid_t restore_in_process(struct stage *stage, unsigned restarts) {
+  fflush(NULL);
+  pid_t process = fork();
+  CHECK(process >= 0);
+  if (process != 0) return process;
+  struct uffd_offload_opts opts = options(stage);
+  struct uffd_offload_result result = UFFD_OFFLOAD_RESULT_INIT;
+  CHECK_OK(uffd_offload_restore(&opts, &result));
+  CHECK_EQ(result.restarts, restarts);
+  _exit(0);
+}
+
+/* The pager has ended, and another one is started; whoever answered is dead: another one finds the new pager. */
+static void pager_is_started_anew(void) {
+  struct stage stage;
+  set_up(&stage, 1 * MIB, PAGE);
+  atomic_store(&stage.machine.seen->hold, 1);
+  paging_start(&stage.paging, NULL);
+  start_machine(&stage);
+  kill_at(NULL, 0, 0);
+  pid_t restores = restore_in_process(&stage, 1);
+  await_run(&stage);
+  paging_await_clients(&stage.paging, 1, UFFD_CLIENT_SERVED);
+  pid_t answers = stage.paging.seen->clients[0].client.pid;
+  close_pager(&stage);
+  kill(answers, SIGKILL);
+  while (atomic_load(&killing->waits) == 0) { /* there is no door */
+    check_pause();
+  }
+  atomic_store(&uffd_barrier_hook, NULL);
+  paging_start(&stage.paging, NULL);
+  atomic_store(&stage.machine.seen->hold, 0);
+  check_child(restores);
+  check_machine(&stage);
+  close_pager(&stage);
+  tear_down(&stage);
+}
+
 /* Pages that a worker of the pager has not filled yet are filled by the next. */
 static void workers_of_the_pager_die(void) {
   struct stage stage;
@@ -617,22 +658,18 @@ static void who_restores_dies(void) {
   atomic_store(&stage.machine.seen->hold, 1);
   paging_start(&stage.paging, NULL);
   start_machine(&stage);
-  fflush(NULL);
-  pid_t restores = fork();
-  CHECK(restores >= 0);
-  if (restores == 0) {
-    struct uffd_offload_opts opts = options(&stage);
-    _exit(uffd_offload_restore(&opts, NULL) != 0);
-  }
+  pid_t restores = restore_in_process(&stage, 0);
   await_run(&stage);
+  paging_await_clients(&stage.paging, 1, UFFD_CLIENT_SERVED);
+  pid_t answers = stage.paging.seen->clients[0].client.pid;
   kill(restores, SIGKILL);
   CHECK_EQ(waitpid(restores, &status, 0), restores);
   atomic_store(&stage.machine.seen->hold, 0);
   check_machine(&stage);
-  CHECK_EQ(paging_end(&stage.paging), 1); /* its supervisor and workers are gone: what is left is who answered */
-  CHECK(wait(&status) > 0);
+  CHECK_EQ(waitpid(answers, &status, 0), answers);
   CHECK(WIFEXITED(status));
   CHECK_EQ(WEXITSTATUS(status), 0);
+  close_pager(&stage);
   tear_down(&stage);
 }
 
@@ -947,6 +984,7 @@ static const struct check_test tests[] = {
     TEST(who_answers_dies_in_doubt),
     TEST(who_answers_dies_in_a_row),
     TEST(workers_of_the_pager_die),
+    TEST(pager_is_started_anew),
     TEST(who_restores_dies),
     TEST(pager_is_drained),
     TEST(machine_is_saved_and_restored),

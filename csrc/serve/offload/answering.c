@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 #include <linux/sockios.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
@@ -17,7 +18,8 @@
 #include "serve/offload/frames.h"
 #include "uffd_pager.h"
 
-#define WHOLE (UFFD_CH_FRAME + UFFD_CH_RANGE) /* bytes of a page request */
+#define AGAIN_MS 50                              /* between two tries to hand over */
+#define WHOLE    (UFFD_CH_FRAME + UFFD_CH_RANGE) /* bytes of a page request */
 
 struct answering {
   const struct uffd_ch_guest *guest;
@@ -84,6 +86,21 @@ static int hand_over(struct answering *answering) {
   if (result < 0) return result;
   atomic_fetch_add(&guest->notes->began, 1);
   return write(guest->ready, "", 1) == 1 || errno == EPIPE ? 0 : fail(errno, "Cannot tell: %s.", strerror(errno));
+}
+
+/*
+ * The one before has died, and its place: the pager may not have noticed yet, and have no room for another client, or
+ * may be started anew itself. The machine waits for both.
+ */
+static int hand_over_again(struct answering *answering) {
+  const struct uffd_ch_guest *guest = answering->guest;
+  uint64_t until = uffd_now() + guest->timeout_ms * UINT64_C(1000000);
+  int result;
+  while ((result = hand_over(answering)) < 0 && uffd_now() < until && uffd_ready(guest->socket, POLLRDHUP) == 0) {
+    BARRIER("offload-waits", NULL);
+    (void)poll(NULL, 0, AGAIN_MS);
+  }
+  return result;
 }
 
 /*
@@ -233,7 +250,8 @@ int uffd_ch_answer(const struct uffd_ch_guest *guest) {
   if (answering.mapped == NULL || answering.parts == NULL) result = fail(ENOMEM, "No memory for %u slots.", count);
   set_trap();
   if (result == 0) result = map(&answering);
-  if (result == 0) result = hand_over(&answering);
+  bool again = atomic_load(&guest->notes->began) != 0;
+  if (result == 0) result = again ? hand_over_again(&answering) : hand_over(&answering);
   BARRIER("offload-handed", NULL);
   if (result == 0) result = answer_all(&answering);
   struct uffd_sentence why = uffd_keep_sentence();
