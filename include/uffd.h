@@ -310,7 +310,8 @@ UFFD_EXPORT int uffd_copy(uffd_object *object, uint64_t dst, const void *source,
                           uint64_t *done);
 /* Maps zero pages. -EINVAL also: huge pages, which have no zero page. */
 UFFD_EXPORT int uffd_zeropage(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
-/* 5.13 (UFFD_CONTINUE_WP: 6.4): maps what the page cache has. -EFAULT: it has no page there, or start is beyond the file's end. */
+/* 5.13 (UFFD_CONTINUE_WP: 6.4): maps what the page cache has. -EFAULT: it has no page there, or start is beyond the
+ * file's end. */
 UFFD_EXPORT int uffd_continue(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
 /* 6.6: poisons: every access raises SIGBUS (a system call gets EFAULT) until the page is dropped. */
 UFFD_EXPORT int uffd_poison(uffd_object *object, uint64_t start, uint64_t length, uint64_t mode, uint64_t *done);
@@ -1105,13 +1106,10 @@ UFFD_EXPORT int uffd_region_ready(uffd_region *region, uint64_t offset, uint64_t
  * Begins to fill ranges in the background, and returns at once. ranges NULL or count 0: the whole region. The ranges
  * are filled in the order of their offsets, each page once, in steps of at most 2 MiB; faults are answered between two
  * steps. After a fault a step is 64 KiB (a page, if that is larger), and each step that no fault disturbs is 64 KiB
- * larger than the one before. The threads that read the loop's objects do it; with a pump, uffd_loop_step() and uffd_prefetch_wait().
- * Several may be under way at once. The region may be completed or removed, and the loop or the handle closed, while a
- * prefetch runs: the rest of the prefetch is cancelled.
- *   -ERANGE     a range outside of the region
- *   -ENOENT     the region is complete or removed
- *   -ECANCELED  the loop is being closed
- *   -EINVAL     an option
+ * larger than the one before. The threads that read the loop's objects do it; with a pump, uffd_loop_step() and
+ * uffd_prefetch_wait(). Several may be under way at once. The region may be completed or removed, and the loop or the
+ * handle closed, while a prefetch runs: the rest of the prefetch is cancelled. -ERANGE     a range outside of the
+ * region -ENOENT     the region is complete or removed -ECANCELED  the loop is being closed -EINVAL     an option
  *   -ENOMEM     no memory
  *   -EDEADLK    called from a callback of this loop
  *   -EOWNERDEAD a forked child
