@@ -218,6 +218,25 @@ static uint64_t page_count(const uffd_region *region) {
 }
 
 /*
+ * The states of a small region lie beside the rest of it: in pages of their own, a thousand regions would fault a
+ * thousand times for them, and miss as often in the TLB.
+ */
+#define SMALL_STATES (BASE_PAGE / 4)
+
+static _Atomic uint8_t *make_states(uint64_t count) {
+  return count <= SMALL_STATES ? uffd_alloc(count) : uffd_pages_map(count);
+}
+
+static void free_states(_Atomic uint8_t *states, uint64_t count) {
+  void *bytes = (void *)(uintptr_t)states;
+  if (count <= SMALL_STATES) {
+    uffd_release(bytes, count);
+  } else {
+    uffd_pages_unmap(bytes, count);
+  }
+}
+
+/*
  * Gives up what only a region that is served needs. Forked children go on asking the resolver. Slices that were left
  * have the page states.
  */
@@ -228,7 +247,7 @@ static void release_service(uffd_region *region) {
   region->memory = NULL;
   region->terms.resolver = NULL;
   if (ledger_of(region) != NULL || region->terms.foreign) return;
-  uffd_pages_unmap((void *)(uintptr_t)region->terms.pages, page_count(region));
+  free_states(region->terms.pages, page_count(region));
   region->terms.pages = NULL;
 }
 
@@ -236,7 +255,7 @@ static void release_service(uffd_region *region) {
 void uffd_region_destroy(uffd_region *region) {
   retract(region);
   uffd_claim_release(&region->claim);
-  if (ledger_of(region) == NULL) uffd_pages_unmap((void *)(uintptr_t)region->terms.pages, page_count(region));
+  if (ledger_of(region) == NULL) free_states(region->terms.pages, page_count(region));
   if (region->memory != NULL) uffd_memory_drop(region->memory);
   if (region->terms.resolver != NULL) uffd_resolver_drop(region->terms.resolver);
   pthread_mutex_destroy(&region->lock);
@@ -312,7 +331,7 @@ static uffd_region *new_region(uffd_loop *loop, uffd_memory *memory, uffd_resolv
   uffd_resolver_hold(resolver);
   share_out(region);
   if (ledger_of(region) != NULL) return region; /* which has the page states */
-  terms->pages = uffd_pages_map(page_count(region));
+  terms->pages = make_states(page_count(region));
   if (terms->pages != NULL) return region;
   uffd_region_destroy(region);
   return NULL;

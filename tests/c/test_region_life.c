@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "loop/loop.h"
 #include "serving.h"
 
 static uint64_t page;
@@ -362,6 +363,31 @@ static uint64_t resident_pages(void) {
 }
 
 /* A fork copies what is known of pages, not room for what is not. */
+/* A thousand regions do not fault a thousand times for the states of their pages, which have no pages of their own. */
+static void states_of_small_regions_have_no_pages_of_their_own(void) {
+  enum { COUNT = 256 };
+  static uffd_memory *memories[COUNT];
+  unsigned alone = 0;
+  serving_open(&serving, ENGINE_ONE, NULL);
+  uffd_resolver *resolver;
+  CHECK_OK(uffd_resolver_pattern("A", 1, &resolver));
+  for (unsigned i = 0; i < COUNT; i++) {
+    uffd_region *one;
+    memories[i] = memory_make(MEMORY_ANON, 1);
+    CHECK_OK(uffd_loop_add(serving.loop, memories[i], resolver, NULL, &one));
+    if ((uintptr_t)one->terms.pages % BASE_PAGE == 0) alone++;
+  }
+  CHECK(alone < COUNT / 2);
+  for (unsigned i = 0; i < COUNT; i++) {
+    CHECK_EQ(*memory_at(memories[i], 0), 'A');
+  }
+  uffd_resolver_close(resolver);
+  serving_close(&serving);
+  for (unsigned i = 0; i < COUNT; i++) {
+    uffd_memory_close(memories[i]);
+  }
+}
+
 static void forking_a_large_region_costs_no_memory(void) {
   serving_needs_handlers("event_fork.");
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
@@ -423,6 +449,7 @@ static const struct check_test tests[] = {
     TEST(small_regions_are_shared_out),
     TEST(prefetches_that_wait_cost_nothing),
     TEST(statistics_wait_for_all_at_once),
+    TEST(states_of_small_regions_have_no_pages_of_their_own),
     TEST(forking_a_large_region_costs_no_memory),
     TEST(a_paused_pump_has_nothing_to_read),
 };
