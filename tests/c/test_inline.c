@@ -358,6 +358,7 @@ static void regions_come_and_go_while_others_fault(void) {
       CHECK_EQ(*memory_at(memory, 0), image_byte(0));
     }
     uffd_memory_close(memory);
+    check_progress();
   }
   atomic_store(&churn.stop, true);
   for (int i = 0; i < 2; i++) {
