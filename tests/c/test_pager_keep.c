@@ -215,10 +215,11 @@ static bool has_answer(int socket) {
   return recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
 }
 
-static void leave(int socket) {
+static void leave(struct vmm *vmm, int socket) {
   CHECK_EQ(vmm_send(socket, "[]", 2, NULL, 0), 0);
   paging_await(&store.paging, UFFD_REPORT_GONE, 1);
   close(socket);
+  vmm_unmap(vmm);
   CHECK_EQ(paging_end(&store.paging), 1);
   paging_tear_down(&store.paging);
 }
@@ -244,7 +245,7 @@ static void its_answer_waits_until_it_is_kept(void) {
   await_kept("client1.object", true);
   check_line(socket, "{\"ok\":true,\"client\":1}");
   CHECK_EQ(paging_reports(&store.paging, UFFD_REPORT_ERROR), 0);
-  leave(socket);
+  leave(&vmm, socket);
 }
 
 static void manager_that_takes_nothing_is_reported(void) {
@@ -259,7 +260,7 @@ static void manager_that_takes_nothing_is_reported(void) {
   check_line(socket, "{\"ok\":true,\"client\":1}");
   paging_await(&store.paging, UFFD_REPORT_ERROR, 1);
   CHECK(strstr(store.paging.seen->texts[UFFD_REPORT_ERROR], "it has taken nothing for 200 ms") != NULL);
-  leave(socket);
+  leave(&vmm, socket);
 }
 
 static const struct check_test tests[] = {
