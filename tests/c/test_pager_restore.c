@@ -44,6 +44,17 @@ static void client_reads_the_image(void) {
   paging_tear_down(&paging);
 }
 
+/* A busy machine takes long for all pages of a client: as long as they come, it goes on. */
+static void await_end(const struct paging *paging, pid_t client) {
+  uint64_t before = 0;
+  while (runs(client)) {
+    uint64_t bytes = paging->seen->clients[0].stats.bytes;
+    if (bytes != before) check_progress();
+    before = bytes;
+    check_pause();
+  }
+}
+
 /* Until the client has ended: workers are killed, or replaced, at random moments. */
 static void restore_while(bool (*disturb)(struct paging *paging), unsigned times, unsigned pause_us, uint64_t removes) {
   struct paging paging;
@@ -71,7 +82,7 @@ static void restore_while(bool (*disturb)(struct paging *paging), unsigned times
       }
       running = runs(client);
     }
-    if (running) paging_client_ok(client);
+    if (running) await_end(&paging, client);
   }
   printf("  %u times, %u clients, %u workers\n", done, job.work.seed, atomic_load(&paging.seen->begun));
   paging_await(&paging, UFFD_REPORT_GONE, job.work.seed);
