@@ -220,7 +220,7 @@ static enum stop fill_some(struct uffd_reader *reader, struct part *part, uint64
     if (mapped == end) continue;
     uint64_t before = part->at;
     bytes = trim_step(slice, before, bytes);
-    end = look_ahead(part, min_u64(min_u64(end, slice_high(slice)), before + bytes));
+    end = min_u64(min_u64(end, slice_high(slice)), before + bytes); /* beyond what was looked at: to fill huge pages */
     verify(part, source, slice, end);
     stop = fill_run(&reader->lane, source, slice, part, end, filled);
     bytes -= part->at - before;

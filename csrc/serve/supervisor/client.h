@@ -23,13 +23,14 @@ struct uffd_supervised {
   struct uffd_poll exit;
   struct uffd_book book;
   struct uffd_image *image; /* that it is served from; NULL: the user's function makes all contents */
-  uint32_t slot;
   uint64_t since_ns;
   uint64_t connection;   /* number of its connection; 0: none, or it has ended */
   uint64_t forked_ticks; /* of a forked child: when, as uffd_family_clock() */
-  uint32_t kin_tries;    /* of a forked child: tries left to find its process */
+  uint32_t slot;
+  uint32_t kin_tries; /* of a forked child: tries left to find its process */
   /* who serves it */
   enum uffd_stage stage;
+  uint32_t begun;             /* times that a worker began to serve it */
   struct uffd_worker *worker; /* that has it, or is to get it; NULL: none */
   struct uffd_worker *heir;   /* that is to take over from it; NULL: none */
   uint64_t completer;         /* number of the worker that was told to complete it */
@@ -39,7 +40,6 @@ struct uffd_supervised {
   uint64_t late_ns;           /* when it is reported that no worker has begun; UINT64_MAX: never, or no more */
   uint64_t make_ns;           /* that the last worker needed to make it */
   uint64_t retry_ns;          /* queued: not before; 0: at once */
-  uint32_t begun;             /* times that a worker began to serve it */
   struct uffd_figures former; /* of its former workers together */
   /* deaths of its workers: see blame.h */
   uint64_t answered; /* faults, when its present worker began */
