@@ -31,6 +31,7 @@
 #define ASK_NS         UINT64_C(20000000)
 #define KIN_TRIES      5                     /* to find the process of a forked child */
 #define EXITING_NS     UINT64_C(200000000)   /* a process that gives up its memory to exit is dead by then */
+#define LEAVING_NS     UINT64_C(2000000000)  /* one that unmaps its memory may exit so much later */
 #define PROBE_MIN_NS   UINT64_C(10000000)    /* the first pause before a client's memory is asked for, */
 #define PROBE_MAX_NS   UINT64_C(1000000000)  /* and the longest */
 #define PROBE_STUCK_NS UINT64_C(10000000000) /* after a look that did not come back */
@@ -502,15 +503,24 @@ static void find_process(uffd_pager *pager, struct uffd_supervised *client) {
  * Its memory is gone. A process that exits gives up its memory first, its descriptors next, and is dead at last:
  * whether it exits or has executed another program is known a moment later. UFFD_END_NONE: not known yet.
  */
-static uint32_t find_end(struct uffd_supervised *client, uint64_t now) {
+static uint32_t find_end(struct uffd_supervised *client, uint64_t now, uint64_t patience) {
   if (client->killed) return UFFD_END_KILLED;
   if (client->exited || (client->pidfd >= 0 && uffd_ready(client->pidfd, POLLIN) != 0)) return UFFD_END_EXITED;
   if (client->pidfd < 0) return UFFD_END_UNMAPPED;
   if (client->gone_ns == 0) client->gone_ns = now;
-  return now - client->gone_ns < EXITING_NS ? UFFD_END_NONE : UFFD_END_UNMAPPED;
+  return now - client->gone_ns < patience ? UFFD_END_NONE : UFFD_END_UNMAPPED;
 }
 
 static void ask_unmapped(uffd_pager *pager, struct uffd_supervised *client);
+
+/* All of it is unmapped. Whoever unmaps its memory and exits is dead in a moment: that is its end then. */
+static void end_unmapped(struct uffd_supervised *client) {
+  uint64_t now = uffd_now();
+  uint32_t end = find_end(client, now, LEAVING_NS);
+  client->unmapped_regions = 0;
+  if (end != UFFD_END_NONE) uffd_client_leave(client, end);
+  if (end == UFFD_END_NONE) client->probe_ns = now + EXITING_NS;
+}
 
 /* A part that is there is enough to go on; in a while all of it is looked at again. */
 static void looked_for_parts(uffd_pager *pager, const struct uffd_look *look, const struct uffd_seen *seen) {
@@ -523,6 +533,7 @@ static void looked_for_parts(uffd_pager *pager, const struct uffd_look *look, co
     client->unmapped_regions++;
   } else if (seen->result <= 0) {
     client->was_there = client->was_there || seen->result == 0;
+    client->gone_ns = 0;
     client->unmapped_regions = 0;
     client->unmapped_bytes = 0;
     return;
@@ -532,7 +543,7 @@ static void looked_for_parts(uffd_pager *pager, const struct uffd_look *look, co
   if (client->unmapped_regions == client->who.regions_count && !was_there) {
     client->unmapped_regions = 0;
   } else if (client->unmapped_regions == client->who.regions_count) {
-    uffd_client_leave(client, UFFD_END_UNMAPPED);
+    end_unmapped(client);
   } else {
     ask_unmapped(pager, client);
   }
@@ -554,7 +565,7 @@ static void ask_unmapped(uffd_pager *pager, struct uffd_supervised *client) {
 static void look_for_parts(uffd_pager *pager, struct uffd_supervised *client) {
   if (client->restored && client->book.head->later != 0) return; /* it is not all registered yet */
   if (uffd_book_unmapped(&client->book)) {
-    uffd_client_leave(client, UFFD_END_UNMAPPED);
+    end_unmapped(client);
   } else if (client->connection == 0) {
     ask_unmapped(pager, client);
   }
@@ -568,7 +579,7 @@ static void looked(uffd_pager *pager, const struct uffd_look *look, const struct
   client->asked = false;
   if (seen->result == -ETIMEDOUT) client->probe_step = PROBE_STUCK_NS; /* each look may hold up others for a second */
   if (seen->result == 1) {
-    uint32_t end = find_end(client, now);
+    uint32_t end = find_end(client, now, EXITING_NS);
     client->probe_ns = end != UFFD_END_NONE ? 0 : now + PROBE_MIN_NS;
     if (end != UFFD_END_NONE) uffd_client_leave(client, end);
     return;
