@@ -71,7 +71,15 @@ enum {
    * (FileDescriptorStoreMax, NotifyAccess=main), or uffd_pager_keep(). A client that asks for an answer gets it when
    * the manager has all of it; a manager that takes nothing for hang_ms is reported, and clients wait no longer for it
    */
-  UFFD_PAGER_KEEP = 4
+  UFFD_PAGER_KEEP = 4,
+  /*
+   * Clients may share the pages of the image: a page that several of them have read, and not written, is in memory
+   * once. The pager fills such pages in a memfd of its own; a client gets a private mapping of it by
+   * uffd_handoff_map(), and hands that over. Other clients are served as ever. With one image for all clients, and
+   * without a resolver. Pages that were filled stay in memory as long as the image has clients, or is the current one.
+   * Linux 5.13
+   */
+  UFFD_PAGER_SHARE = 8
 };
 
 /* What is spoken at the front doors. */
@@ -477,6 +485,31 @@ typedef struct uffd_handoff uffd_handoff;
  */
 UFFD_EXPORT int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts, size_t count,
                                   const struct uffd_handoff_opts *opts, uffd_handoff **handoff);
+struct uffd_handoff_map_opts {
+  size_t size;
+  uint32_t timeout_ms; /* to connect, to send, and for the answer; 0: 5000 */
+  uint32_t flags;      /* UFFD_MAP_FORK, or 0 */
+};
+#define UFFD_HANDOFF_MAP_OPTS_INIT                                                                                     \
+  { sizeof(struct uffd_handoff_map_opts), 0, 0 }
+
+/*
+ * One copy for the clients of a pager (UFFD_PAGER_SHARE): asks the pager behind the socket for the pages that its
+ * clients share, and maps them privately: all of the image, rounded up to whole pages. The memory is then handed over
+ * to the same pager with uffd_handoff_send(), as the only part, from offset 0 on; no loop can serve it. Pages that it
+ * reads are mapped from where all others have them, those that it writes become its own, those that it drops
+ * (MADV_DONTNEED) read as zeros while the pager serves it. Read it only after it was handed over: until then, and after
+ * the handle of the handoff is closed, what is missing reads as zeros, or as the image.
+ *
+ * The descriptor that the pager lends cannot be written through, so a client cannot change what others read, unless it
+ * has the rights of the pager's user (who could as well trace the pager) or root's.
+ *
+ * Errors: those of connect(2), as uffd_handoff_send(); -EPIPE the pager shares nothing, or knows nothing of it, and the
+ * sentence says why, or it has hung up; -ETIMEDOUT it does not answer: it is another program's; -EPROTO another answer;
+ * -EINVAL a flag; -EMFILE; -ENOMEM. Any thread. Linux 5.13.
+ */
+UFFD_EXPORT int uffd_handoff_map(const char *socket, const struct uffd_handoff_map_opts *opts, uffd_memory **memory);
+
 /*
  * Of a handoff that was made with UFFD_HANDOFF_LATER: what the pager prefetches (a working set, all) comes from now on.
  * Calling it again changes nothing. Errors: -EPIPE the pager has hung up; -ETIMEDOUT it does not read; -EINVAL the

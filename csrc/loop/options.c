@@ -155,6 +155,9 @@ void uffd_choose_engine(uffd_loop *loop, const struct uffd_loop_opts *opts) {
 }
 
 static int check_range(const uffd_memory *memory, struct uffd_region_opts *opts) {
+  if (memory->token != 0) {
+    return fail(EINVAL, "The pages of this memory are a pager's: hand it over to the pager that has lent them.");
+  }
   if (opts->offset % memory->page_size != 0 || opts->length % memory->page_size != 0) {
     return fail(EINVAL, "Offset %" PRIu64 " and length %" PRIu64 " are not whole pages of %" PRIu64 " bytes.",
                 opts->offset, opts->length, memory->page_size);

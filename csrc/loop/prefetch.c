@@ -107,10 +107,25 @@ static struct uffd_slice *find_slice(const struct uffd_reader *reader, const str
   return first;
 }
 
-/* The end of the run of pages from at on that are, or are not, absent, within limit: offsets in the region. */
-static uint64_t run_end(const struct uffd_slice *slice, uint64_t at, uint64_t limit, bool absent) {
+static bool is_removed(const struct uffd_slice *slice, uint64_t at) {
+  return page_state(slice, (at - slice->offset) >> slice->terms->page_shift) == UFFD_PAGE_REMOVED;
+}
+
+/*
+ * Is the page at this offset to be filled? One that was dropped stays missing, and then reads as zeros. Not so in a
+ * private mapping of what others share: when it is not served any more, the others' page would be there. So zeros are
+ * put there.
+ */
+static bool is_lacking(const struct uffd_slice *slice, uint64_t at) {
+  uint8_t state = page_state(slice, (at - slice->offset) >> slice->terms->page_shift);
+  return state == UFFD_PAGE_ABSENT ||
+         (state == UFFD_PAGE_REMOVED && slice->terms->cache.common != NULL && !BROKEN("drop-shared"));
+}
+
+/* The end of the run of pages from at on that are, or are not, to be filled, within limit: offsets in the region. */
+static uint64_t run_end(const struct uffd_slice *slice, uint64_t at, uint64_t limit, bool lacking) {
   uint64_t page_size = slice->terms->page_size;
-  while (at < limit && (page_state(slice, (at - slice->offset) / page_size) == UFFD_PAGE_ABSENT) == absent) {
+  while (at < limit && is_lacking(slice, at) == lacking) {
     at += page_size;
   }
   return at;
@@ -171,7 +186,7 @@ static void verify(struct part *part, const struct uffd_source *source, const st
 /* Why a step ended before its bytes were filled. */
 enum stop { STOP_NOT, STOP_EVENT, STOP_LATER };
 
-/* One run of absent pages, at most to limit; *filled: bytes more. */
+/* One run of pages that are to be filled, at most to limit; *filled: bytes more. */
 static enum stop fill_run(struct uffd_lane *lane, struct uffd_source *source, const struct uffd_slice *slice,
                           struct part *part, uint64_t limit, uint64_t *filled_bytes) {
   uint64_t page_size = slice->terms->page_size, high = run_end(slice, part->at, limit, true);
@@ -197,6 +212,7 @@ static enum stop fill_run(struct uffd_lane *lane, struct uffd_source *source, co
     pass(part, part->at + page_size);
     return STOP_NOT;
   default:
+    if (is_removed(slice, part->at)) pass(part, part->at + page_size);
     return STOP_NOT; /* the answer may have been shorter: the page states say how far it went */
   }
 }

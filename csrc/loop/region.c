@@ -288,7 +288,7 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
   terms->cache = (struct uffd_cache){
       .fd = memory->fd,
       .alias = memory->private_mapping || memory->alias == NULL ? NULL : memory->alias + opts->offset,
-      .offset = opts->offset,
+      .offset = memory->common_offset + opts->offset,
       .common = memory->common,
   };
   terms->resolver_offset = opts->resolver_offset;

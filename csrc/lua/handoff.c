@@ -85,6 +85,17 @@ static int hand_over(lua_State *L) {
   return result < 0 ? uffd_lua_fail(L, result) : 1;
 }
 
+/* core.handoff_map(socket, timeout_ms, fork) */
+static int map(lua_State *L) {
+  struct uffd_handoff_map_opts opts = UFFD_HANDOFF_MAP_OPTS_INIT;
+  const char *socket = luaL_checkstring(L, 1);
+  opts.timeout_ms = uffd_lua_opt_u32(L, 2, 0);
+  opts.flags = lua_toboolean(L, 3) ? UFFD_MAP_FORK : 0;
+  struct uffd_lua_memory_ref *ref = uffd_lua_push_memory(L);
+  int result = uffd_handoff_map(socket, &opts, &ref->memory);
+  return result < 0 ? uffd_lua_fail(L, result) : 1;
+}
+
 static int handoff_close(lua_State *L) {
   close_handoff(luaL_checkudata(L, 1, HANDOFF_TYPE));
   lua_pushboolean(L, 1);
@@ -128,7 +139,7 @@ static const luaL_Reg methods[] = {{"complete", handoff_complete}, {"fill", hand
 static const luaL_Reg meta[] = {
     {"__gc", handoff_close}, {"__close", handoff_close}, {"__tostring", handoff_tostring}, {NULL, NULL}};
 
-static const luaL_Reg functions[] = {{"handoff", hand_over}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"handoff", hand_over}, {"handoff_map", map}, {NULL, NULL}};
 
 void uffd_lua_open_handoff(lua_State *L) {
   uffd_lua_class(L, HANDOFF_TYPE, NULL, meta, methods);

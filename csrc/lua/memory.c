@@ -43,6 +43,10 @@ static struct memory *new_memory(lua_State *L) {
   return memory;
 }
 
+struct uffd_lua_memory_ref *uffd_lua_push_memory(lua_State *L) {
+  return new_memory(L)->ref;
+}
+
 static int map(lua_State *L) {
   struct uffd_map_opts opts = UFFD_MAP_OPTS_INIT;
   uint64_t length = uffd_lua_unsigned(L, 1);

@@ -354,7 +354,7 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->on_crash = choice(L, table, "on_crash", crashes);
   opts->on_drain = choice(L, table, "on_drain", drains);
   opts->flags = flag(L, table, "once", UFFD_PAGER_ONCE) | flag(L, table, "prefetch", UFFD_PAGER_PREFETCH) |
-                flag(L, table, "keep", UFFD_PAGER_KEEP);
+                flag(L, table, "keep", UFFD_PAGER_KEEP) | flag(L, table, "share", UFFD_PAGER_SHARE);
   opts->hang_ms = (uint32_t)number(L, table, "hang", UINT32_MAX);
   opts->watchdog_ms = (uint32_t)number(L, table, "watchdog", UINT32_MAX);
   opts->around = around(L, table);

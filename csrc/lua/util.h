@@ -134,6 +134,8 @@ struct uffd_lua_memory_ref {
   struct uffd_lua_memory_ref *parent; /* of an alias: the memory whose mapping it is */
   atomic_uint count;
 };
+/* Pushes the handle of a memory that the caller makes next. Closed before that, it does nothing. */
+struct uffd_lua_memory_ref *uffd_lua_push_memory(lua_State *L);
 void uffd_lua_memory_release(struct uffd_lua_memory_ref *ref);
 
 /* The argument of each class, checked: an open handle of this process, or an error. */

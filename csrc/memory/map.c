@@ -120,6 +120,47 @@ static int map_clone(uffd_memory *memory, uffd_memory *of) {
   return open_up_file(address, memory->length, memory->kind);
 }
 
+static int keep_from_children(const uffd_memory *memory) {
+  if (madvise(memory->whole.address, memory->length, MADV_DONTFORK) != 0) return -errno;
+  if (memory->alias != NULL && madvise(memory->alias, memory->length, MADV_DONTFORK) != 0) return -errno;
+  return 0;
+}
+
+/* Its pages are filled by the pager. */
+int uffd_map_lent(int fd, uint64_t length, uint64_t page_size, uint64_t token, uint32_t flags, uffd_memory **memory) {
+  char *address = NULL;
+  struct stat status;
+  *memory = NULL;
+  uffd_memory *made =
+      uffd_memory_new(page_size == BASE_PAGE ? UFFD_MEMORY_MEMFD : UFFD_MEMORY_HUGETLB, length, page_size);
+  if (made == NULL) {
+    close(fd);
+    return -ENOMEM;
+  }
+  made->fd = fd;
+  made->private_mapping = true;
+  made->token = token;
+  int result = fstat(fd, &status) == 0 ? 0 : -errno;
+  if (result == 0 && (uint64_t)status.st_size < length) result = -EINVAL;
+  if (result == 0) result = map_closed(length, MAP_PRIVATE | MAP_NORESERVE, fd, &address);
+  if (result == 0) {
+    made->inode = status.st_ino;
+    uffd_places_init(made, address);
+    result = open_up_file(address, length, made->kind);
+  }
+  if (result == 0 && (flags & UFFD_MAP_FORK) == 0) result = keep_from_children(made);
+  if (result == 0) {
+    *memory = made;
+    return 0;
+  }
+  uffd_memory_drop(made);
+  return fail(-result, "Cannot map the %" PRIu64 " bytes that the pager shares: %s.", length, strerror(-result));
+}
+
+uint64_t uffd_memory_token(const uffd_memory *memory) {
+  return memory->token;
+}
+
 static int check_clone(const uffd_memory *of, uint64_t length, const struct uffd_map_opts *opts) {
   int result = uffd_memory_enter_own(of);
   if (result < 0) return result;
@@ -128,6 +169,7 @@ static int check_clone(const uffd_memory *of, uint64_t length, const struct uffd
                 "Another mapping is made of a private one of a memfd: map the first with kind memfd or hugetlb, "
                 "private.");
   }
+  if (of->token != 0) return fail(EINVAL, "The pages of this memory are a pager's: ask the pager for another mapping.");
   if (length != of->length) {
     return fail(EINVAL, "Another mapping of a memory is as long as that one: %" PRIu64 " bytes, not %" PRIu64 ".",
                 of->length, length);
@@ -157,12 +199,6 @@ static int map_memfd(uffd_memory *memory, const struct uffd_map_opts *opts) {
   result = map_closed(memory->length, alias, memory->fd, &memory->alias);
   if (result == 0) result = open_up_file(address, memory->length, memory->kind);
   return result < 0 ? result : open_up_file(memory->alias, memory->length, memory->kind);
-}
-
-static int keep_from_children(const uffd_memory *memory) {
-  if (madvise(memory->whole.address, memory->length, MADV_DONTFORK) != 0) return -errno;
-  if (memory->alias != NULL && madvise(memory->alias, memory->length, MADV_DONTFORK) != 0) return -errno;
-  return 0;
 }
 
 /* What went wrong */

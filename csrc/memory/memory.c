@@ -155,6 +155,12 @@ int uffd_memory_foreign(uint64_t address, uint64_t length, const struct uffd_for
   return 0;
 }
 
+void uffd_memory_share(uffd_memory *memory, struct uffd_common *common, uint64_t offset) {
+  uffd_common_hold(common);
+  memory->common = common;
+  memory->common_offset = offset;
+}
+
 int uffd_memory_enter(const uffd_memory *memory) {
   if (memory == NULL) return fail(EBADF, "There is no memory: the handle is NULL.");
   if (memory->process != uffd_process()) return fail(EOWNERDEAD, "This memory belongs to the parent process.");

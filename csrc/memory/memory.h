@@ -6,6 +6,7 @@
 #define UFFD_MEMORY_MEMORY_H
 
 #include "kernel/object.h"
+#include "memory/lending.h"
 
 #define HUGE_PAGE (UINT64_C(2) << 20)
 
@@ -21,8 +22,10 @@ enum uffd_common_state { UFFD_COMMON_ABSENT, UFFD_COMMON_CLAIMED, UFFD_COMMON_FI
 struct uffd_common {
   /* set once */
   uint64_t process, length;
+  uint64_t mapped; /* bytes of the alias */
   uint32_t page_shift;
-  char *alias; /* a shared mapping of all of it, which nobody serves */
+  bool among_processes; /* see uffd_common_open() */
+  char *alias;          /* a shared mapping of all of it, which nobody serves */
   /* atomic */
   _Atomic uint32_t references;
   _Atomic uint8_t *states; /* enum uffd_common_state, of each page */
@@ -39,9 +42,11 @@ struct uffd_memory {
   uint64_t page_size;
   int fd; /* -1: none */
   /* how a mapping of ours is recognised in /proc/self/maps */
-  uint64_t inode;  /* of the memfd; 0: none */
-  uint32_t number; /* of an anonymous memory, in its name; 0: this kernel names none */
-  char *alias;     /* NULL: none */
+  uint64_t inode;         /* of the memfd; 0: none */
+  uint32_t number;        /* of an anonymous memory, in its name; 0: this kernel names none */
+  char *alias;            /* NULL: none */
+  uint64_t token;         /* of a pager's memfd, by which the pager knows it again; 0: it is none */
+  uint64_t common_offset; /* where byte 0 lies in what is shared; not 0 only in another process */
   /* any thread, atomic */
   _Atomic uint32_t references;
   _Atomic(char *) start; /* place.c: where byte 0 lies now, see note_start(); NULL: no byte does */
@@ -67,7 +72,6 @@ uffd_memory *uffd_memory_new(uint32_t kind, uint64_t length, uint64_t page_size)
 /* What the memory, a private mapping of a memfd, shares: made when it is first asked for. 0, or -errno: a sentence. */
 int uffd_common_of(uffd_memory *memory, struct uffd_common **found); /* found: held */
 void uffd_common_hold(struct uffd_common *common);
-void uffd_common_drop(struct uffd_common *common); /* NULL is allowed */
 /* Offsets in the memory. The page at offset is filled; claims it, or returns why not: its state before. */
 bool uffd_common_has(const struct uffd_common *common, uint64_t offset);
 enum uffd_common_state uffd_common_claim(struct uffd_common *common, uint64_t offset);

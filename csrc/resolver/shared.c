@@ -4,6 +4,7 @@
  */
 #include <inttypes.h>
 
+#include "resolver/common.h"
 #include "resolver/resolver.h"
 
 struct shared {
@@ -99,9 +100,34 @@ static void destroy(uffd_resolver *resolver) {
   DELETE(shared);
 }
 
+static const struct uffd_resolver_class class = {
+    .kind = "shared", .ask = ask, .check = check, .want = want, .child = child, .destroy = destroy};
+
+/* Takes a hold of what the memory shares when it succeeds. */
+static int make(struct uffd_common *common, uffd_resolver *below, uffd_resolver **resolver) {
+  struct shared *shared = NEW(struct shared);
+  if (shared == NULL) return fail(ENOMEM, "No memory for a resolver.");
+  uffd_resolver_init(&shared->head, &class, min_u64(below->size, common->length));
+  int result = uffd_resolver_nest(&shared->head, below);
+  if (result < 0) {
+    DELETE(shared);
+    return result;
+  }
+  uffd_resolver_hold(below);
+  shared->common = common;
+  shared->below = below;
+  *resolver = &shared->head;
+  return 0;
+}
+
+int uffd_resolver_common(struct uffd_common *common, uffd_resolver *below, uffd_resolver **resolver) {
+  *resolver = NULL;
+  int result = make(common, below, resolver);
+  if (result == 0) uffd_common_hold(common);
+  return result;
+}
+
 int uffd_resolver_shared(uffd_memory *memory, uffd_resolver *below, uffd_resolver **resolver) {
-  static const struct uffd_resolver_class class = {
-      .kind = "shared", .ask = ask, .check = check, .want = want, .child = child, .destroy = destroy};
   *resolver = NULL;
   if (below == NULL) return fail(EINVAL, "A shared resolver needs another one below it.");
   int result = uffd_memory_enter_own(memory);
@@ -110,17 +136,11 @@ int uffd_resolver_shared(uffd_memory *memory, uffd_resolver *below, uffd_resolve
   if (memory->fd < 0 || !memory->private_mapping) {
     return fail(EINVAL, "Pages are shared by private mappings of a memfd: map the memory with that kind, private.");
   }
-  struct shared *shared = NEW(struct shared);
-  if (shared == NULL) return fail(ENOMEM, "No memory for a resolver.");
-  uffd_resolver_init(&shared->head, &class, min_u64(below->size, memory->length));
-  result = uffd_resolver_nest(&shared->head, below);
-  if (result == 0) result = uffd_common_of(memory, &shared->common);
-  if (result < 0) {
-    DELETE(shared);
-    return result;
-  }
-  uffd_resolver_hold(below);
-  shared->below = below;
-  *resolver = &shared->head;
-  return 0;
+  if (memory->token != 0) return fail(EINVAL, "The pages of this memory are a pager's, which fills them.");
+  struct uffd_common *common;
+  result = uffd_common_of(memory, &common);
+  if (result < 0) return result;
+  result = make(common, below, resolver);
+  if (result < 0) uffd_common_drop(common);
+  return result;
 }

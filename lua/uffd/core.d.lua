@@ -1375,6 +1375,14 @@ function core.pager_ask(control, request, timeout_ms) end
 function core.handoff(socket, parts, timeout_ms, features, open_flags, no_answer, label, part, later) end
 
 ---@param socket string
+---@param timeout_ms? integer
+---@param fork? boolean
+---@return uffd.Memory? memory
+---@return string? message
+---@return integer? errno
+function core.handoff_map(socket, timeout_ms, fork) end
+
+---@param socket string
 ---@param directory string
 ---@param door string
 ---@param label? string

@@ -832,7 +832,7 @@ local pager_options = {
   socket = true, control = true, mode = true, uid = true, control_mode = true, control_uid = true,
   image = true, resolver = true, workers = true,
   max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
-  once = true, prefetch = true, record = true, replay = true, rate = true, around = true,
+  once = true, prefetch = true, share = true, record = true, replay = true, rate = true, around = true,
   watchdog = true, hang = true, keep = true, report = true, worker = true, metrics = true, door = true, choose = true,
 }
 
@@ -932,6 +932,9 @@ end
 ---@field on_drain? "complete"|"refuse"
 ---@field once? boolean serve one client, and end when it is gone
 ---@field prefetch? boolean fill each client's memory in the background, faults first
+---clients may share the pages of the image: those of `uffd.handoff { shared = true }` do. One image, no resolver (Linux
+---5.13)
+---@field share? boolean
 ---path of a working-set file, written when a client is gone. The first client's set has this path; those of others
 ---have ".ID" behind it
 ---@field record? string
@@ -1054,6 +1057,11 @@ end
 ---"later": faults are answered at once, but nothing is prefetched before `handoff:fill()` (our own pager only; default
 ---"now")
 ---@field fill? "now"|"later"
+---instead of `memory`: private memory as long as the image, whose pages are those that all such clients of the pager
+---have in common, until this one writes to them. Our own pager only, which was told to `share`
+---@field shared? boolean
+---with `shared`: children of fork inherit the memory, as in `uffd.map`; ask for the feature event_fork, too
+---@field fork? boolean
 
 ---Hands memory of this program to the pager behind a socket, which answers its faults from then on. Keep the handle:
 ---when it is closed, or collected, pages that are still missing read as zeros from then on. It waits until the pager
@@ -1064,20 +1072,35 @@ end
 ---built without the pager.
 ---@param options uffd.HandoffOptions
 ---@return uffd.Handoff? handoff
----@return string? message
+---@return uffd.Memory|string|nil memory with `shared`; or the message
 ---@return integer? errno
 function uffd.handoff(options)
   local what = "uffd.handoff"
   check_options(what, options,
     { socket = true, memory = true, parts = true, timeout = true, answer = true, features = true,
-      user_mode_only = true, label = true, part = true, fill = true })
-  if (options.memory == nil) == (options.parts == nil) then error(what .. ": either memory or parts", 2) end
+      user_mode_only = true, label = true, part = true, fill = true, shared = true, fork = true })
+  if options.shared then
+    if options.memory or options.parts or options.part then
+      error(what .. ": with shared, the pager gives the memory, which is all of its image", 2)
+    end
+  elseif (options.memory == nil) == (options.parts == nil) then
+    error(what .. ": either memory or parts", 2)
+  end
   if options.socket == nil then error(what .. ": it needs the socket of a pager", 2) end
   local fill = options.fill or "now"
   if fill ~= "now" and fill ~= "later" then error(what .. ': fill must be "now" or "later"', 2) end
-  local parts = options.parts or { { options.memory, 0 } }
-  return call(what, needs_pager(what, core.handoff), options.socket, parts, options.timeout, options.features,
-    open_flags(options), options.answer == false, options.label, options.part, fill == "later")
+  local parts, lent = options.parts or { { options.memory, 0 } }, nil
+  if options.shared then
+    local message, errno
+    lent, message, errno = call(what, needs_pager(what, core.handoff_map), options.socket, options.timeout,
+      options.fork)
+    if not lent then return nil, message, errno end
+    parts = { { lent, 0 } }
+  end
+  local handoff, message, errno = call(what, needs_pager(what, core.handoff), options.socket, parts, options.timeout,
+    options.features, open_flags(options), options.answer == false, options.label, options.part, fill == "later")
+  if handoff and lent then return handoff, lent end
+  return handoff, message, errno
 end
 
 ---Virtual machines of Cloud Hypervisor, by its offload protocol: `<uffd_pager.h>` tells of it, and `uffd-lua offload`

@@ -26,6 +26,8 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --workers N           worker processes (1)
   --around SIZE|auto    bytes answered around a fault (auto; with --record, a page)
   --prefetch            fill each client's memory in the background, faults first
+  --share               one copy of the image's pages in memory for all clients that ask for it, as
+                        uffd.handoff { shared = true } does; not with a policy, or an image for each client
   --record FILE         write the working set of the first client that is gone to FILE, those of others to FILE.ID
   --replay FILE         prefetch this working set (none). It may have braces where --image has; a client whose FILE is
                         not there is served without
@@ -109,7 +111,7 @@ end
 local known = {
   help = true, h = "help", check = true, config = arguments.text, keep = true, json = true, timestamps = true,
   log = arguments.choice("error", "warning", "info"),
-  once = true, prefetch = true,
+  once = true, prefetch = true, share = true,
   socket = arguments.several(door), control = arguments.text, metrics = arguments.text,
   image = arguments.several(arguments.text), policy = arguments.text, record = arguments.text, replay = arguments.text,
   workers = arguments.range(1, 64), uid = user, watchdog = count,

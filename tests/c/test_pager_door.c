@@ -250,6 +250,9 @@ static void who_cannot_be_proved_is_refused(void) {
       {",\"uffd_fd\":-1", -1, "uffd_fd is not an integer from 0 to"},
       {",\"uffd_pidfd\":1", -1, "uffd_pidfd is neither true nor false"},
       {",\"uffd_part\":null", -1, "uffd_part is neither true nor false"},
+      {",\"uffd_shared\":0", -1, "uffd_shared is not an integer from 1 to"},
+      {",\"uffd_shared\":true", -1, "uffd_shared is not an integer"},
+      {",\"uffd_shared\":5", -1, "ask it for another mapping"},
       {",\"uffd_fill\":\"soon\"", -1, "uffd_fill is neither \\\"now\\\" nor \\\"later\\\""},
   };
   for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
@@ -391,10 +394,10 @@ static void notices_that_are_refused(void) {
   struct paging paging;
   struct vmm vmm;
   static const char *const rows[][2] = {
-      {"[{\"uffd_notice\":\"nap\"}]", "uffd_notice is neither"},
+      {"[{\"uffd_notice\":\"nap\"}]", "uffd_notice is none of"},
       {"[{\"uffd_notice\":\"fill\"},{}]", "A notice is alone in its list"},
       {"[{\"uffd_notice\":\"fill\",\"uffd_client\":0}]", "uffd_client is not an integer"},
-      {"[{\"uffd_notice\":7}]", "uffd_notice is neither"},
+      {"[{\"uffd_notice\":7}]", "uffd_notice is none of"},
   };
   open_pager(&paging, MIB);
   int socket = connect_to(&paging);

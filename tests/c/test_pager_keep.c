@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -126,6 +128,36 @@ static void read_twice(struct paging_job *job) {
   CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
 }
 
+static void check_bytes(const struct paging *paging, const unsigned char *at, uint64_t step) {
+  for (uint64_t offset = 0; offset < paging->length; offset += step) {
+    CHECK(memcmp(at + offset, paging->bytes + offset, PAGE) == 0);
+  }
+}
+
+/* A client whose memory is a private mapping of what the pager shares. It has read some when the supervisor dies. */
+static pid_t start_sharing(struct paging *paging) {
+  fflush(NULL);
+  pid_t client = fork();
+  CHECK(client >= 0);
+  if (client != 0) return client;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  uffd_memory *memory;
+  uffd_handoff *handoff;
+  struct uffd_handoff_opts opts = UFFD_HANDOFF_OPTS_INIT;
+  opts.timeout_ms = 600000;
+  CHECK_OK(uffd_handoff_map(paging->socket, NULL, &memory));
+  struct uffd_handoff_part part = {memory, 0};
+  CHECK_OK(uffd_handoff_send(paging->socket, &part, 1, &opts, &handoff));
+  const unsigned char *at = uffd_memory_address(memory);
+  check_bytes(paging, at, 16 * PAGE);
+  atomic_store(&paging->seen->flags[0], 1);
+  while (atomic_load(&paging->seen->flags[1]) == 0) {
+    check_pause();
+  }
+  check_bytes(paging, at, PAGE);
+  _exit(0);
+}
+
 /* Another file has the image's name by then. */
 static void replace_image(void) {
   char other[128];
@@ -136,13 +168,14 @@ static void replace_image(void) {
   CHECK_EQ(rename(other, store.paging.image), 0);
 }
 
-static void take_over(bool both) {
+static void take_over(bool both, bool shared) {
   struct uffd_pager_opts opts;
   struct paging *paging = &store.paging;
   set_up(&opts);
+  if (shared) opts.flags |= UFFD_PAGER_SHARE;
   paging_start(paging, &opts);
   struct paging_job job = {.paging = paging, .run = read_twice};
-  pid_t client = paging_client(&job);
+  pid_t client = shared ? start_sharing(paging) : paging_client(&job);
   await_flag(0);
   await_kept("client1.book", true); /* the object goes last */
   while (paging_reports(paging, UFFD_REPORT_CLIENT) == 0) {
@@ -178,11 +211,21 @@ static void take_over(bool both) {
 }
 
 static void supervisor_is_killed(void) {
-  take_over(false);
+  take_over(false, false);
 }
 
 static void supervisor_and_worker_are_killed(void) {
-  take_over(true);
+  take_over(true, false);
+}
+
+static void what_is_shared_is_taken_over(void) {
+  check_needs(UFFD_FEAT_MINOR_SHMEM);
+  take_over(false, true);
+}
+
+static void what_is_shared_outlives_the_workers(void) {
+  check_needs(UFFD_FEAT_MINOR_SHMEM);
+  take_over(true, true);
 }
 
 /*
@@ -266,6 +309,8 @@ static void manager_that_takes_nothing_is_reported(void) {
 static const struct check_test tests[] = {
     TEST(supervisor_is_killed),
     TEST(supervisor_and_worker_are_killed),
+    TEST(what_is_shared_is_taken_over),
+    TEST(what_is_shared_outlives_the_workers),
     TEST(its_answer_waits_until_it_is_kept),
     TEST(manager_that_takes_nothing_is_reported),
 };

@@ -60,7 +60,7 @@ static void check_sentence(void) {
 /* What a client says beside its regions is within its bounds, and a notice has nothing else. */
 static void check_extensions(const struct uffd_handshake *handshake, bool is_notice) {
   MUST(handshake->owner.pid >= 0 && handshake->owner.fd >= -1);
-  MUST(handshake->notice <= UFFD_NOTICE_STAT && (handshake->notice != UFFD_NOTICE_NONE) == is_notice);
+  MUST(handshake->notice <= UFFD_NOTICE_SHARE && (handshake->notice != UFFD_NOTICE_NONE) == is_notice);
   MUST(handshake->notice_client <= INT64_MAX && (is_notice || handshake->notice_client == 0));
   MUST(!is_notice || (handshake->regions == NULL && !handshake->part && !handshake->later));
   MUST(is_notice || handshake->regions_count != 0);

@@ -16,23 +16,27 @@ end
 
 local pager_script = [[
   local uffd = require "uffd"
+  local gone, sharing = 0, tonumber(arg[3])
   local pager <close> = assert(uffd.pager {
-    socket = arg[1], image = arg[2], once = true, around = uffd.probe().page_size,
+    socket = arg[1], image = arg[2], once = not sharing, share = sharing ~= nil, around = uffd.probe().page_size,
     report = function(event)
       if event.kind == "worker" or event.kind == "retired" then return end
+      if event.kind == "gone" then gone = gone + 1 end
       io.write(event.kind, " ", event.client and event.client.stats.faults or event.text, "\n")
     end,
   })
   io.write "listening\n"
   io.stdout:flush()
-  assert(pager:run())
+  if not sharing then assert(pager:run()) end
+  while sharing and gone < sharing do assert(pager:step()) end
 ]]
 
--- A pager of an image of so many pages, in a process of its own, which is waited for; its socket.
-local function start(pages)
+-- A pager of an image of so many pages, in a process of its own, which is waited for; its socket. sharing: it shares
+-- the image's pages, and ends when so many clients are gone.
+local function start(pages, sharing)
   local image, gone = support.file(support.letters(pages))
   local socket = image .. ".door"
-  local process = support.child(pager_script, "r", socket, image)
+  local process = support.child(pager_script, "r", socket, image, sharing)
   lu.assertEquals(process:read "l", "listening")
   return setmetatable({}, {
     __index = { read = function(_, what) return process:read(what) end },
@@ -158,6 +162,34 @@ function tests.test_no_pager_there()
   local loop <close> = assert(uffd.serve { { memory = memory, resolver = uffd.resolver.zero() } })
   lu.assertEquals(memory:read(0, 1), "\0") -- it was let go
   lu.assertNotNil(loop)
+end
+
+-- One copy for all: both see the image, and each what it has written.
+function tests.test_shared()
+  support.needs "minor_shmem"
+  local process <close>, socket = start(6, "2")
+  local one, mine = assert(uffd.handoff { socket = socket, shared = true })
+  local two, yours = assert(uffd.handoff { socket = socket, shared = true, fork = true, label = "two" })
+  lu.assertEquals(mine.size, 6 * page)
+  lu.assertEquals(mine.kind, "memfd")
+  assert(mine:write(page, "own"))
+  lu.assertEquals(mine:read(page, 4), "ownb")
+  lu.assertEquals(yours:read(), support.letters(6))
+  lu.assertEquals(mine:read(2 * page, 4 * page), support.letters(6):sub(2 * page + 1))
+  fails("EINVAL", "the pager that has lent them", uffd.serve { { memory = mine, resolver = uffd.resolver.zero() } })
+  for _, each in ipairs { one, two, mine, yours } do assert(each:close()) end
+  local _, gone = process:read "a":gsub("gone [56]\n", "")
+  lu.assertEquals(gone, 2)
+  raises("the pager gives the memory", uffd.handoff, { socket = socket, shared = true, part = true })
+end
+
+function tests.test_a_pager_that_does_not_share()
+  local process <close>, socket = start(2)
+  fails("EPIPE", "start it with --share", uffd.handoff { socket = socket, shared = true })
+  local memory <close> = assert(uffd.map { size = 2 * page })
+  local handoff <close> = assert(uffd.handoff { socket = socket, memory = memory })
+  handoff:close()
+  lu.assertStrContains(process:read "a", "gone 0")
 end
 
 -- An ordinary user's object gets the faults of user mode only, and that is enough for its own accesses.

@@ -85,8 +85,8 @@ end
 
 -- As they are called in C; others have the same name.
 local in_lua = { socket_mode = { "mode" }, handshake_ms = { "handshake" }, watchdog_ms = { "watchdog" },
-  hang_ms = { "hang" }, doors = {}, doors_count = {}, images = { "image" }, flags = { "once", "prefetch", "keep" },
-  size = {}, reserved = {}, resolver_ctx = {}, choose_ctx = {},
+  hang_ms = { "hang" }, doors = {}, doors_count = {}, images = { "image" },
+  flags = { "once", "prefetch", "keep", "share" }, size = {}, reserved = {}, resolver_ctx = {}, choose_ctx = {},
   report_ctx = {} }
 
 function tests.test_options_of_a_pager()

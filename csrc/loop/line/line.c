@@ -508,7 +508,8 @@ struct uffd_filled uffd_line_prefetch(struct uffd_lane *lane, struct uffd_source
       .page = low,
       .flags = UFFD_FAULT_PREFETCH | (minor ? UFFD_FAULT_MINOR : 0),
   };
-  const struct uffd_filled filled = fill_or_refill(&walk, low, high);
+  bool removed = page_state(slice, page_index(slice, low)) == UFFD_PAGE_REMOVED;
+  const struct uffd_filled filled = removed ? install_page(&walk, UFFD_ANSWER_ZERO) : fill_or_refill(&walk, low, high);
   uffd_count(&lane->counters.prefetched, filled.bytes >> slice->terms->page_shift);
   if (filled.outcome == UFFD_OUTCOME_FAILED) {
     uffd_count(&lane->counters.errors, 1);

@@ -25,7 +25,10 @@ struct uffd_pending {
  */
 struct uffd_filled uffd_line_fault(struct uffd_lane *lane, const struct uffd_pending *fault,
                                    const struct uffd_slice *slice);
-/* The same for [low, high) of a slice (addresses) that nobody waits for. low is absent. on_error does not apply. */
+/*
+ * The same for [low, high) of a slice (addresses) that nobody waits for. low is absent, or its owner has dropped it:
+ * then zeros go there. on_error does not apply.
+ */
 struct uffd_filled uffd_line_prefetch(struct uffd_lane *lane, struct uffd_source *source,
                                       const struct uffd_slice *slice, uint64_t low, uint64_t high);
 /* The page at address is poison: said to be, and still there. Its owner may have dropped it. Own memory only. */

@@ -64,6 +64,7 @@ static int fill(struct filling *filling, bool *unread) {
     error = 0;
     end = write_pages(filling, page, after, &error, unread);
   }
+  BARRIER("written", filling);
   settle(filling, filling->low, end, UFFD_COMMON_FILLED);
   settle(filling, end, filling->high, UFFD_COMMON_ABSENT);
   filling->high = end;
@@ -109,5 +110,6 @@ struct uffd_filled uffd_shared_install(struct uffd_lane *lane, const struct uffd
   BARRIER("filling", &filling);
   bool unread = false;
   int error = fill(&filling, &unread);
+  BARRIER("filled", &filling);
   return error < 0 ? give_up(error, unread) : map_filled(&filling, filling.low, filling.high);
 }

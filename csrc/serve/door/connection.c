@@ -144,10 +144,26 @@ void uffd_connection_give_up(struct uffd_connection *connection, struct uffd_han
   (void)refuse(connection, -EBUSY, handshake);
 }
 
+/* fd -1: none goes with it. */
+static void send_answer(int socket, char *text, size_t length, int fd) {
+  union {
+    struct cmsghdr header; /* for its alignment */
+    char room[CMSG_SPACE(sizeof(int))];
+  } control = {.header = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))}};
+  struct iovec data = {text, length};
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+  memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+  if (fd >= 0) {
+    message.msg_control = control.room;
+    message.msg_controllen = sizeof(control.room);
+  }
+  (void)sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 void uffd_connection_answer(const struct uffd_connection *connection, const struct uffd_response *response) {
   char text[1024];
   size_t length = connection->kind->answer(response, text, sizeof(text));
-  if (length != 0) (void)send(connection->fd, text, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (length != 0) send_answer(connection->fd, text, length, response->token != 0 ? response->fd : -1);
 }
 
 /* The kernel has installed these descriptors even when others did not fit: each one is kept, or it would leak. */
@@ -223,7 +239,8 @@ static uint32_t own_fds(struct uffd_connection *connection) {
 
 /* It has no descriptors: those that are there belong to the next handshake. */
 static int give_notice(struct uffd_connection *connection, struct uffd_handshake *out) {
-  if (connection->count == 0 && connection->handshake.notice != UFFD_NOTICE_STAT)
+  enum uffd_notice notice = connection->handshake.notice;
+  if (connection->count == 0 && notice != UFFD_NOTICE_STAT && notice != UFFD_NOTICE_SHARE)
     return fail(EINVAL, "A notice came before any handshake: there is no client.");
   *out = connection->handshake;
   out->connection = connection->number;

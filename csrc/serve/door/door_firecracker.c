@@ -181,7 +181,9 @@ static int read_word(const json_t *object, const char *key, const char *const *w
     *chosen = i;
     return 0;
   }
-  return fail(EINVAL, "The handshake's %s is neither \"%s\" nor \"%s\".", key, words[0], words[1]);
+  return words[2] == NULL ? fail(EINVAL, "The handshake's %s is neither \"%s\" nor \"%s\".", key, words[0], words[1])
+                          : fail(EINVAL, "The handshake's %s is none of \"%s\", \"%s\" and \"%s\".", key, words[0],
+                                 words[1], words[2]);
 }
 
 static int read_owner(const json_t *object, struct uffd_owner *owner) {
@@ -197,16 +199,20 @@ static int read_owner(const json_t *object, struct uffd_owner *owner) {
 static int read_extensions(const json_t *object, struct uffd_handshake *handshake) {
   static const char *const whens[] = {"now", "later", NULL};
   unsigned when = 0;
+  int64_t token = 0;
   handshake->wants_answer = json_is_true(json_object_get(object, UFFD_ANSWER_KEY));
   int result = read_owner(object, &handshake->owner);
   if (result == 0) result = read_bool(object, UFFD_PART_KEY, &handshake->part);
   if (result == 0) result = read_word(object, UFFD_FILL_KEY, whens, &when);
+  if (result == 0) result = read_int(object, UFFD_TOKEN_KEY, 1, INT64_MAX, &token);
   handshake->later = when == 1;
+  handshake->token = (uint64_t)token;
   return result;
 }
 
 static int take_notice(const json_t *list, struct uffd_handshake *handshake) {
-  static const char *const kinds[] = {"fill", "done", NULL};
+  static const char *const kinds[] = {"fill", "done", "share", NULL};
+  static const enum uffd_notice notices[] = {UFFD_NOTICE_FILL, UFFD_NOTICE_DONE, UFFD_NOTICE_SHARE};
   const json_t *object = json_array_get(list, 0);
   unsigned kind = 0;
   int64_t client = 0;
@@ -214,7 +220,7 @@ static int take_notice(const json_t *list, struct uffd_handshake *handshake) {
   int result = read_word(object, UFFD_NOTICE_KEY, kinds, &kind);
   if (result == 0) result = read_int(object, UFFD_CLIENT_KEY, 1, INT64_MAX, &client);
   if (result < 0) return result;
-  handshake->notice = kind == 0 ? UFFD_NOTICE_FILL : UFFD_NOTICE_DONE;
+  handshake->notice = notices[kind];
   handshake->notice_client = (uint64_t)client;
   handshake->wants_answer = json_is_true(json_object_get(object, UFFD_ANSWER_KEY));
   return UFFD_FEED_NOTICE;
@@ -326,6 +332,10 @@ static json_t *make_answer(const struct uffd_response *response) {
   if (response->is_stat) {
     return json_pack("{s:i, s:I, s:i, s:i, s:i}", "type", NYDUS_STAT_ANSWER, "size", (json_int_t)response->size,
                      "block_size", (int)BASE_PAGE, "flags", 0, "version", 1);
+  }
+  if (response->token != 0) {
+    return json_pack("{s:b, s:I, s:I, s:I}", "ok", 1, UFFD_TOKEN_KEY, (json_int_t)response->token, "size",
+                     (json_int_t)response->size, "page_size", (json_int_t)BASE_PAGE);
   }
   return response->client != 0 ? json_pack("{s:b, s:I}", "ok", 1, "client", (json_int_t)response->client)
                                : json_pack("{s:b, s:s}", "ok", 0, "error", response->why);

@@ -17,7 +17,8 @@
 #define UFFD_FD_KEY     "uffd_fd"     /* the number of the userfaultfd in that process */
 #define UFFD_PART_KEY   "uffd_part"   /* true: the regions need not cover the image */
 #define UFFD_FILL_KEY   "uffd_fill"   /* "now", "later": when the rest of the memory is filled */
-#define UFFD_NOTICE_KEY "uffd_notice" /* "fill", "done": it is no region */
+#define UFFD_TOKEN_KEY  "uffd_shared" /* the memory is a private mapping of what the notice "share" has given */
+#define UFFD_NOTICE_KEY "uffd_notice" /* "fill", "done", "share": it is no region */
 #define UFFD_CLIENT_KEY "uffd_client" /* the number of the client that a notice is about */
 
 extern const struct uffd_door_kind uffd_door_firecracker;

@@ -10,8 +10,10 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "memory/lending.h"
 #include "serve/door/door_firecracker.h"
 #include "serve/door/regions.h"
+#include "serve/paper/descriptors.h"
 
 #define TIMEOUT_MS 5000
 
@@ -22,6 +24,7 @@ struct uffd_handoff {
   int socket;  /* -1: the pager has been told that we are done */
   uint32_t flags, timeout_ms;
   char label[UFFD_LABEL]; /* "": none */
+  uint64_t token;         /* of the memory, if a pager has lent it; 0: it is our own */
   uint32_t count;
   uffd_memory **memories;             /* in the caller's order */
   struct uffd_client_region *regions; /* by offset */
@@ -45,6 +48,11 @@ static int take_parts(uffd_handoff *handoff, const struct uffd_handoff_part *par
   static const struct uffd_door_limits any = {.max_regions = UINT32_MAX};
   for (uint32_t i = 0; i < handoff->count; i++) {
     if (parts[i].memory == NULL) return fail(EINVAL, "Part %" PRIu32 " has no memory.", i);
+    uint64_t token = uffd_memory_token(parts[i].memory);
+    if (token != 0 && (handoff->count != 1 || parts[i].offset != 0)) {
+      return fail(EINVAL, "Memory that a pager has lent is handed over as the only part, from offset 0 on.");
+    }
+    handoff->token = token;
     handoff->memories[i] = parts[i].memory;
     handoff->regions[i] = (struct uffd_client_region){.address = (uintptr_t)uffd_memory_address(parts[i].memory),
                                                       .length = uffd_memory_length(parts[i].memory),
@@ -59,10 +67,11 @@ static int make_object(uffd_handoff *handoff, const struct uffd_handoff_opts *op
   open.features = opts->features;
   open.optional = UFFD_FEAT_EVENT_REMOVE;
   open.flags = opts->open_flags;
+  uint64_t modes = UFFD_MODE_MISSING | (handoff->token != 0 ? UFFD_MODE_MINOR : 0);
   int result = uffd_open(&open, &handoff->object);
   for (uint32_t i = 0; i < handoff->count && result == 0; i++) {
     const struct uffd_client_region *region = &handoff->regions[i];
-    result = uffd_register(handoff->object, region->address, region->length, UFFD_MODE_MISSING, NULL);
+    result = uffd_register(handoff->object, region->address, region->length, modes, NULL);
   }
   return result;
 }
@@ -83,6 +92,7 @@ static void describe_all(const uffd_handoff *handoff, json_t *first) {
   if (is_answered(handoff)) json_object_set_new(first, UFFD_ANSWER_KEY, json_true());
   if (handoff->label[0] != '\0') json_object_set_new(first, UFFD_LABEL_KEY, json_string(handoff->label));
   if ((handoff->flags & UFFD_HANDOFF_PART) != 0) json_object_set_new(first, UFFD_PART_KEY, json_true());
+  if (handoff->token != 0) json_object_set_new(first, UFFD_TOKEN_KEY, json_integer((json_int_t)handoff->token));
   if ((handoff->flags & UFFD_HANDOFF_LATER) != 0) json_object_set_new(first, UFFD_FILL_KEY, json_string("later"));
 }
 
@@ -119,7 +129,7 @@ static int explain_connect(int error, const char *path) {
   }
 }
 
-static int connect_to(uffd_handoff *handoff, const char *path, uint32_t timeout_ms) {
+static int connect_to(int *connection, const char *path, uint32_t timeout_ms) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   struct timeval timeout = {.tv_sec = timeout_ms / 1000, .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
   size_t length = strlen(path);
@@ -129,10 +139,10 @@ static int connect_to(uffd_handoff *handoff, const char *path, uint32_t timeout_
                 sizeof(address.sun_path) - 1, path);
   }
   memcpy(address.sun_path, path, length);
-  handoff->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (handoff->socket < 0) return fail(errno, "Cannot make a socket: %s.", strerror(errno));
-  (void)setsockopt(handoff->socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)); /* of connect, too */
-  while (connect(handoff->socket, (struct sockaddr *)&address, sizeof(address)) != 0) {
+  *connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (*connection < 0) return fail(errno, "Cannot make a socket: %s.", strerror(errno));
+  (void)setsockopt(*connection, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)); /* of connect, too */
+  while (connect(*connection, (struct sockaddr *)&address, sizeof(address)) != 0) {
     if (errno != EINTR) return explain_connect(errno, path);
   }
   return 0;
@@ -165,15 +175,33 @@ static int send_all(int socket, const char *text, size_t length, int fd) {
   return 0;
 }
 
+/* A piece of the answer; the descriptor that comes with it, where one is wanted, which then replaces *fd. */
+static ssize_t receive(int socket, char *text, size_t size, int *fd) {
+  union {
+    struct cmsghdr header; /* for its alignment */
+    char room[CMSG_SPACE(sizeof(int))];
+  } control;
+  struct iovec data = {text, size};
+  struct msghdr message = {
+      .msg_iov = &data, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof(control.room)};
+  if (fd == NULL) return recv(socket, text, size, MSG_DONTWAIT);
+  ssize_t count = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  const struct cmsghdr *part = count > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+  if (part == NULL || part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) return count;
+  uffd_close_fds(fd, 1);
+  memcpy(fd, CMSG_DATA(part), sizeof(*fd));
+  return count;
+}
+
 /* The line that the pager answers with: its length, 0 when none came in time, or -EPIPE. */
-static int read_answer(int socket, char *line, size_t size, uint64_t until) {
+static int read_answer(int socket, char *line, size_t size, uint64_t until, int *fd) {
   for (size_t length = 0;;) {
     uint64_t now = uffd_now();
     struct pollfd descriptor = {.fd = socket, .events = POLLIN};
     int ready = now < until ? poll(&descriptor, 1, (int)((until - now) / 1000000) + 1) : 0;
     if (ready < 0 && errno == EINTR) continue;
     if (ready <= 0) return 0;
-    ssize_t count = recv(socket, line + length, size - length, MSG_DONTWAIT);
+    ssize_t count = receive(socket, line + length, size - length, fd);
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) continue;
     if (count <= 0) return fail(EPIPE, "The pager has hung up: its report says why.");
     length += (size_t)count;
@@ -184,7 +212,7 @@ static int read_answer(int socket, char *line, size_t size, uint64_t until) {
 /* A pager that does not know of answers sends none: after the time limit the memory counts as taken. */
 static int await_answer(int socket, uint32_t timeout_ms) {
   char line[2048];
-  int length = read_answer(socket, line, sizeof(line), uffd_now() + timeout_ms * UINT64_C(1000000));
+  int length = read_answer(socket, line, sizeof(line), uffd_now() + timeout_ms * UINT64_C(1000000), NULL);
   if (length <= 0) return length;
   json_error_t error;
   json_t *answer = json_loadb(line, (size_t)length, JSON_DISABLE_EOF_CHECK, &error);
@@ -201,7 +229,7 @@ static int hand_over(uffd_handoff *handoff, const char *path) {
   size_t length;
   char *text = write_list(handoff, &length);
   if (text == NULL) return fail(ENOMEM, "No memory for a handshake of %" PRIu32 " regions.", handoff->count);
-  int result = connect_to(handoff, path, handoff->timeout_ms);
+  int result = connect_to(&handoff->socket, path, handoff->timeout_ms);
   if (result == 0) result = send_all(handoff->socket, text, length, uffd_fd(handoff->object));
   uffd_release(text, length);
   return result == 0 && is_answered(handoff) ? await_answer(handoff->socket, handoff->timeout_ms) : result;
@@ -245,6 +273,75 @@ int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts,
   }
   *handoff = made;
   return 0;
+}
+
+/* ---- memory that the pager lends */
+
+static int read_number(const json_t *answer, const char *key, uint64_t *number) {
+  const json_t *found = json_object_get(answer, key);
+  if (!json_is_integer(found) || json_integer_value(found) <= 0) {
+    return fail(EPROTO, "The pager's answer is none of a pager that shares: it has no %s.", key);
+  }
+  *number = (uint64_t)json_integer_value(found);
+  return 0;
+}
+
+static int read_lent(const json_t *answer, uint64_t *token, uint64_t *length, uint64_t *page_size) {
+  const char *why = json_string_value(json_object_get(answer, "error"));
+  if (!json_is_true(json_object_get(answer, "ok"))) {
+    return fail(EPIPE, "The pager lends no memory: %s", why != NULL ? why : "it does not say why.");
+  }
+  int result = read_number(answer, UFFD_TOKEN_KEY, token);
+  if (result == 0) result = read_number(answer, "size", length);
+  if (result == 0) result = read_number(answer, "page_size", page_size);
+  if (result == 0 && (*page_size != BASE_PAGE || *length % *page_size != 0)) {
+    result = fail(EPROTO, "The pager lends %" PRIu64 " bytes in pages of %" PRIu64 ".", *length, *page_size);
+  }
+  return result;
+}
+
+/* Takes the descriptor. */
+static int map_lent(const char *line, size_t length, int *fd, uint32_t flags, uffd_memory **memory) {
+  json_error_t error;
+  uint64_t token = 0, bytes = 0, page_size = 0;
+  json_t *answer = json_loadb(line, length, JSON_DISABLE_EOF_CHECK, &error);
+  int result = read_lent(answer, &token, &bytes, &page_size);
+  json_decref(answer);
+  if (result == 0 && *fd < 0) result = fail(EMFILE, "The pager's descriptor did not arrive: raise ulimit -n.");
+  if (result < 0) return result;
+  int lent = *fd;
+  *fd = -1;
+  return uffd_map_lent(lent, bytes, page_size, token, flags, memory);
+}
+
+static int ask_for_pages(int socket, uint32_t timeout_ms, uint32_t flags, uffd_memory **memory) {
+  static const char asks[] = "[{\"" UFFD_NOTICE_KEY "\":\"share\",\"" UFFD_ANSWER_KEY "\":true}]";
+  char line[2048];
+  int fd = -1, result = send_all(socket, asks, sizeof(asks) - 1, -1);
+  if (result == 0) result = read_answer(socket, line, sizeof(line), uffd_now() + timeout_ms * UINT64_C(1000000), &fd);
+  if (result == 0) result = fail(ETIMEDOUT, "The pager does not say whether it shares pages: it knows nothing of it.");
+  if (result > 0) result = map_lent(line, (size_t)result, &fd, flags, memory);
+  uffd_close_fds(&fd, 1);
+  return result;
+}
+
+int uffd_handoff_map(const char *socket, const struct uffd_handoff_map_opts *user_opts, uffd_memory **memory) {
+  struct uffd_handoff_map_opts opts = UFFD_HANDOFF_MAP_OPTS_INIT;
+  *memory = NULL;
+  int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_handoff_map_opts");
+  if (result < 0) return result;
+  if ((opts.flags & ~(uint32_t)UFFD_MAP_FORK) != 0) {
+    return fail(EINVAL, "Unknown flag of uffd_handoff_map 0x%x.", opts.flags);
+  }
+  if (socket == NULL) return fail(EINVAL, "The socket has no path.");
+  if (opts.timeout_ms == 0) opts.timeout_ms = TIMEOUT_MS;
+  int connection = -1;
+  result = connect_to(&connection, socket, opts.timeout_ms);
+  if (result == 0) result = ask_for_pages(connection, opts.timeout_ms, opts.flags, memory);
+  const struct uffd_sentence why = uffd_keep_sentence();
+  uffd_close_fds(&connection, 1);
+  if (result < 0) uffd_restore_sentence(&why);
+  return result;
 }
 
 uffd_object *uffd_handoff_object(const uffd_handoff *handoff) {

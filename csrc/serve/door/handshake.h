@@ -15,7 +15,8 @@ enum uffd_notice {
   UFFD_NOTICE_NONE = 0, /* it is a handshake */
   UFFD_NOTICE_FILL = 1, /* fill the memory of what came with uffd_fill "later" */
   UFFD_NOTICE_DONE = 2, /* it needs no pager any more */
-  UFFD_NOTICE_STAT = 3  /* it asks for the size of the image; also before any handshake */
+  UFFD_NOTICE_STAT = 3, /* it asks for the size of the image; also before any handshake */
+  UFFD_NOTICE_SHARE = 4 /* it asks for the pages that clients share; also before any handshake */
 };
 
 /* Whose memory it is, as the client says. Nothing said: the process that connected. See owner.h. */
@@ -50,6 +51,7 @@ struct uffd_handshake {
   char socket[UFFD_SOCKET_PATH]; /* path of the socket that it came by */
   bool part;                     /* the regions need not cover the image */
   bool later;                    /* faults are answered at once, the rest is filled after UFFD_NOTICE_FILL */
+  uint64_t token;                /* its memory is a private mapping of what has this token; 0: it is its own */
   struct uffd_owner owner;
   enum uffd_notice notice;
   uint64_t notice_client; /* that the notice is about; 0: all of the connection */

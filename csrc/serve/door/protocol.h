@@ -26,6 +26,8 @@ struct uffd_response {
   const char *why; /* it is refused: a sentence */
   bool is_stat;    /* the size of the image was asked for, */
   uint64_t size;   /* and this is it, bytes */
+  uint64_t token;  /* what clients share was asked for: size bytes of the descriptor fd; 0: it was not */
+  int fd;          /* sent with the answer, where there is a token */
 };
 
 struct uffd_door_kind {

@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "memory/lending.h"
 #include "resolver/criu.h"
 #include "serve/paper/layers.h"
 #include "uffd_pager.h"
@@ -25,6 +27,7 @@ struct packed {
   uint64_t version; /* of a dump */
   uint32_t count, layered, replay, dump;
   char name[256];
+  uint64_t token; /* of shared_fd, 0: there is none. Older pagers have zeros here */
 };
 _Static_assert(sizeof(struct packed) < UFFD_MESSAGE_TEXT, "a backing fits into a message");
 
@@ -137,7 +140,7 @@ static void set_name(struct uffd_backing *backing, const char *const *paths) {
 }
 
 int uffd_backing_open(const char *const *paths, struct uffd_backing *backing) {
-  *backing = (struct uffd_backing){.list_fd = -1, .replay_fd = -1};
+  *backing = (struct uffd_backing){.list_fd = -1, .replay_fd = -1, .shared_fd = -1};
   set_name(backing, paths);
   bool dump = paths[1] == NULL && is_directory(paths[0]);
   bool layered = !dump && (paths[1] != NULL || uffd_layers_wanted(paths[0]));
@@ -195,6 +198,24 @@ bool uffd_backing_same(const struct uffd_backing *backing, const struct uffd_bac
   return true;
 }
 
+uint64_t uffd_backing_shared_length(const struct uffd_backing *backing) {
+  return round_up(backing->length, BASE_PAGE);
+}
+
+/* The token tells this memfd from those of other images, and of other pagers. JSON has it as an integer. */
+int uffd_backing_share(struct uffd_backing *backing) {
+  uint64_t token = 0;
+  while (token == 0) {
+    if (getrandom(&token, sizeof(token), 0) != (ssize_t)sizeof(token)) {
+      return fail(errno, "No random number for an image: %s.", strerror(errno));
+    }
+    token &= INT64_MAX;
+  }
+  int result = uffd_common_create(uffd_backing_shared_length(backing), BASE_PAGE, &backing->shared_fd);
+  if (result == 0) backing->token = token;
+  return result;
+}
+
 void uffd_backing_yield(struct uffd_backing *backing) {
   for (uint32_t i = 0; i < backing->count; i++) {
     if (backing->files[i].leased != 0) (void)fcntl(backing->files[i].fd, F_SETLEASE, F_UNLCK);
@@ -211,6 +232,7 @@ void uffd_backing_close(struct uffd_backing *backing) {
   backing->count = 0;
   uffd_close_fds(&backing->list_fd, 1);
   uffd_close_fds(&backing->replay_fd, 1);
+  uffd_close_fds(&backing->shared_fd, 1);
   uffd_criu_close(backing->dump);
   backing->dump = NULL;
 }
@@ -222,7 +244,8 @@ uint32_t uffd_backing_write(const struct uffd_backing *backing, struct uffd_mess
                           .layered = backing->layered,
                           .dump = backing->dump != NULL,
                           .version = backing->dump != NULL ? uffd_criu_version(backing->dump) : 0,
-                          .replay = backing->replay_fd >= 0};
+                          .replay = backing->replay_fd >= 0,
+                          .token = backing->token};
   uint32_t count = 0;
   memcpy(packed.name, backing->name, sizeof(packed.name));
   *message = (struct uffd_message){.version = UFFD_CHANNEL_VERSION, .kind = UFFD_SAY_IMAGE, .number = backing->number};
@@ -233,6 +256,7 @@ uint32_t uffd_backing_write(const struct uffd_backing *backing, struct uffd_mess
     if (backing->files[i].sidecar_fd >= 0) fds[count++] = backing->files[i].sidecar_fd;
   }
   if (backing->replay_fd >= 0) fds[count++] = backing->replay_fd;
+  if (backing->token != 0) fds[count++] = backing->shared_fd;
   return count;
 }
 
@@ -271,6 +295,8 @@ static int take_all(const struct uffd_message *message, int *fds, struct uffd_ba
     if (file->fd < 0 || (indexed && file->sidecar_fd < 0)) return fail(EPROTO, "An image came without a descriptor.");
   }
   if (replay && next < message->fds_count) backing->replay_fd = take(&fds[next++]);
+  if (backing->token != 0 && next < message->fds_count) backing->shared_fd = take(&fds[next++]);
+  if (backing->token != 0 && backing->shared_fd < 0) return fail(EPROTO, "An image came without its shared memory.");
   return 0;
 }
 
@@ -283,7 +309,7 @@ static int read_dump(struct uffd_backing *backing, uint64_t version) {
 
 int uffd_backing_read(const struct uffd_message *message, int *fds, struct uffd_backing *backing) {
   struct packed packed;
-  *backing = (struct uffd_backing){.number = message->number, .list_fd = -1, .replay_fd = -1};
+  *backing = (struct uffd_backing){.number = message->number, .list_fd = -1, .replay_fd = -1, .shared_fd = -1};
   if (message->version != UFFD_CHANNEL_VERSION) return fail(EPROTO, "It is of another version of the pager.");
   if (message->fds_count > UFFD_MESSAGE_FDS) return fail(EPROTO, "An image came with too many descriptors.");
   memcpy(&packed, message->text, sizeof(packed));
@@ -296,6 +322,7 @@ int uffd_backing_read(const struct uffd_message *message, int *fds, struct uffd_
   backing->length = packed.length;
   backing->identity = packed.identity;
   backing->layered = packed.layered;
+  backing->token = packed.token;
   memcpy(backing->name, packed.name, sizeof(backing->name));
   backing->name[sizeof(backing->name) - 1] = '\0';
   backing->count = packed.count;
@@ -329,7 +356,7 @@ static int identify_raw(const char *path, uint64_t *length, uint64_t *identity) 
 }
 
 int uffd_layers_identity(const char *const *paths, uint64_t *length, uint64_t *identity) {
-  struct uffd_backing backing = {.list_fd = -1, .replay_fd = -1};
+  struct uffd_backing backing = {.list_fd = -1, .replay_fd = -1, .shared_fd = -1};
   if (paths == NULL || paths[0] == NULL) return fail(EINVAL, "No image: give the path of at least one file.");
   if (length == NULL || identity == NULL) return fail(EINVAL, "There is nowhere to put the identity.");
   if (paths[1] == NULL && is_directory(paths[0])) return identify_dump(paths[0], length, identity);

@@ -32,7 +32,9 @@ struct uffd_backing {
   struct uffd_backing_file *files; /* the lowest layer first */
   int list_fd;                     /* files, for other processes */
   int replay_fd;                   /* of the working set that is replayed; -1: none */
-  struct uffd_criu *dump;          /* of CRIU, read on this side; NULL: it is none */
+  int shared_fd;          /* memfd of the pages that clients share: see uffd_common_create(); -1: they share none */
+  uint64_t token;         /* of shared_fd, by which a client that comes with memory of it names it; 0: none */
+  struct uffd_criu *dump; /* of CRIU, read on this side; NULL: it is none */
   char name[256];
 };
 
@@ -55,6 +57,9 @@ enum uffd_backing_state uffd_backing_look_at(const struct uffd_backing_file *fil
 bool uffd_backing_is_safe(const struct uffd_backing_file *file);
 /* Are both the same files, unchanged since? */
 bool uffd_backing_same(const struct uffd_backing *backing, const struct uffd_backing *other);
+/* Clients may share its pages from now on. */
+int uffd_backing_share(struct uffd_backing *backing);
+uint64_t uffd_backing_shared_length(const struct uffd_backing *backing); /* bytes, whole pages */
 void uffd_backing_yield(struct uffd_backing *backing); /* gives back the leases: who waits to write goes on */
 void uffd_backing_close(struct uffd_backing *backing);
 

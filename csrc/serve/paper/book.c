@@ -121,7 +121,9 @@ int uffd_book_fork(const struct uffd_book *parent, struct uffd_book *child) {
       .regions_count = of->regions_count,
       .regions = uffd_book_regions(parent),
   };
-  return uffd_book_create(&client, of->record_at != 0, child);
+  int result = uffd_book_create(&client, of->record_at != 0, child);
+  if (result == 0) child->head->shared = of->shared;
+  return result;
 }
 
 int uffd_book_claim(const struct uffd_book *book, uint32_t epoch) {

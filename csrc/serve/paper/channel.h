@@ -11,7 +11,7 @@
 
 #define UFFD_CHANNEL_VERSION 4u
 #define UFFD_MESSAGE_FDS                                                                                               \
-  (2 + 2 * 64)                 /* an image's: its list, two of each layer, a working set. The kernel's limit is 253 */
+  (3 + 2 * 64) /* an image's: its list, two of each layer, a working set, what is shared. The kernel's limit is 253 */
 #define UFFD_MESSAGE_TEXT 472u /* bytes */
 
 enum {

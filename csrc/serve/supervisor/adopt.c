@@ -86,7 +86,7 @@ static uint32_t take_image(const struct relics *relics, uint64_t number, int *fd
   fds[count++] = take(relics, "image", number, "file");
   fds[count] = take(relics, "image", number, "index");
   if (fds[count] >= 0) count++;
-  for (uint32_t i = 1; count + 2 < UFFD_MESSAGE_FDS; i++) {
+  for (uint32_t i = 1; count + 3 < UFFD_MESSAGE_FDS; i++) {
     snprintf(part, sizeof(part), "file%u", i);
     fds[count] = take(relics, "image", number, part);
     if (fds[count] < 0) break;
@@ -96,6 +96,8 @@ static uint32_t take_image(const struct relics *relics, uint64_t number, int *fd
     if (fds[count] >= 0) count++;
   }
   fds[count] = take(relics, "image", number, "replay");
+  if (fds[count] >= 0) count++;
+  fds[count] = take(relics, "image", number, "shared");
   return fds[count] >= 0 ? count + 1 : count;
 }
 

@@ -25,7 +25,7 @@
 #include "serve/supervisor/worker.h"
 
 #define FDS_A_CLIENT   7u                   /* in a worker; the supervisor has five */
-#define FDS_AN_IMAGE   2u                   /* beside its files: their list, and its working set */
+#define FDS_AN_IMAGE   3u                   /* beside its files: their list, its working set, what is shared */
 #define FDS_SPARE      61u                  /* workers, connections without a client */
 #define RECALL_NS      UINT64_C(5000000000) /* a former worker that does not let go of a client in so long is killed */
 #define ASK_NS         UINT64_C(20000000)
@@ -218,6 +218,10 @@ static int check_image(uffd_pager *pager, const struct uffd_handshake *handshake
                 image->backing.name);
   }
   if (handshake->task != 0) return 0; /* its regions are the image's own */
+  if (handshake->token != 0 && handshake->regions[0].page_size != BASE_PAGE) {
+    return fail(EINVAL, "The memory is a mapping of shared pages, which have %" PRIu64 " bytes, and not %" PRIu64 ".",
+                BASE_PAGE, handshake->regions[0].page_size);
+  }
   if (handshake->part) {
     return uffd_regions_within(handshake->regions, handshake->regions_count, image->backing.length);
   }
@@ -235,6 +239,7 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, struct
     return meet_again(pager, known, handshake);
   }
   int result = check_room(pager, handshake);
+  if (result == 0 && handshake->token != 0) result = uffd_image_of_token(pager, handshake->token, &image);
   if (result == 0) result = check_image(pager, handshake, image);
   if (result < 0) return result;
   if (handshake->task != 0) {
@@ -261,6 +266,7 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, struct
   if (result == 0) {
     client->later = handshake->later;
     client->restored = handshake->task != 0;
+    client->book.head->shared = handshake->token != 0;
     client->book.head->later = handshake->later; /* NOLINT(clang-analyzer-core.NullDereference): it was made */
   }
   if (result != 0) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "memory/lending.h"
 #include "serve/supervisor/helper.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/looker.h"
@@ -72,7 +73,8 @@ void uffd_images_drop_unused(uffd_pager *pager) {
 }
 
 /* Is it the same file, and unchanged since? */
-static bool is_same(const struct uffd_image *held, const struct uffd_image *image) {
+static bool is_same(const uffd_pager *pager, const struct uffd_image *held, const struct uffd_image *image) {
+  if ((pager->opts.flags & UFFD_PAGER_SHARE) != 0 && held->backing.token == 0) return false;
   return held->state == UFFD_BACKING_INTACT && uffd_backing_same(&image->backing, &held->backing);
 }
 
@@ -99,13 +101,18 @@ static int keep_if_fit(uffd_pager *pager, struct uffd_image *image) {
 /* The image that is held from now on: this one, or the same file that is held already. */
 static struct uffd_image *take_in(uffd_pager *pager, struct uffd_image *image) {
   for (struct uffd_image *held = pager->images; held != NULL; held = held->next) {
-    if (!is_same(held, image)) continue;
+    if (!is_same(pager, held, image)) continue;
     free_image(pager, image);
     return held;
   }
   image->backing.number = ++pager->images_opened;
   image->next = pager->images;
   pager->images = image;
+  int result = (pager->opts.flags & UFFD_PAGER_SHARE) != 0 ? uffd_backing_share(&image->backing) : 0;
+  if (result < 0) {
+    uffd_report(pager, UFFD_REPORT_ERROR, -result, NULL, NULL, "The pages of %s are not shared: %s",
+                image->backing.name, uffd_errmsg());
+  }
   uffd_keep_image(pager, image);
   return image;
 }
@@ -272,6 +279,32 @@ struct uffd_image *uffd_image_find(const uffd_pager *pager, uint64_t number) {
     image = image->next;
   }
   return image;
+}
+
+int uffd_image_of_token(const uffd_pager *pager, uint64_t token, struct uffd_image **found) {
+  struct uffd_image *image = pager->images;
+  while (image != NULL && image->backing.token != token) {
+    image = image->next;
+  }
+  *found = image;
+  if (image != NULL) return 0;
+  return fail(ESTALE, "The memory is a mapping of pages that this pager does not have, or not any more: ask it for "
+                      "another mapping.");
+}
+
+int uffd_image_lend(const uffd_pager *pager, int *fd) {
+  const struct uffd_image *image = pager->current;
+  *fd = -1;
+  if (image == NULL || uffd_options_choose(&pager->opts)) {
+    return fail(ENODATA,
+                "The pager has no image whose pages could be shared: one is chosen, or made, for each client.");
+  }
+  if (image->backing.token == 0) {
+    return fail(EOPNOTSUPP, "The pager does not share the pages of its image: start it with --share (the option "
+                            "share, or UFFD_PAGER_SHARE).");
+  }
+  *fd = uffd_common_lend(image->backing.shared_fd);
+  return *fd < 0 ? *fd : 0;
 }
 
 void uffd_image_drop(uffd_pager *pager, struct uffd_image *image) {

@@ -32,6 +32,10 @@ int uffd_image_adopt(uffd_pager *pager, const struct uffd_message *message, int 
 /* The same by a helper, as uffd_pager_images() does. -EBUSY one is being opened; -ENOMEM; ... */
 int uffd_image_begin(uffd_pager *pager, const char *const *paths);
 struct uffd_image *uffd_image_find(const uffd_pager *pager, uint64_t number); /* NULL: none */
+/* The one whose shared pages have this token. -ESTALE with a sentence: there is none. */
+int uffd_image_of_token(const uffd_pager *pager, uint64_t token, struct uffd_image **found);
+/* A descriptor, for a client, of the pages that the current image shares. -ENODATA, -EOPNOTSUPP it shares none. */
+int uffd_image_lend(const uffd_pager *pager, int *fd);
 /* Does a helper open another one: see uffd_pager_image()? False, and the sentence of the last failure, or "". */
 bool uffd_images_opening(const uffd_pager *pager, const char **why);
 void uffd_image_drop(uffd_pager *pager, struct uffd_image *image); /* a client of it has ended. NULL is allowed */

@@ -205,6 +205,7 @@ void uffd_keep_image(uffd_pager *pager, const struct uffd_image *image) {
   uffd_close_fds(&paper, 1);
   store(pager, backing->list_fd, "image%" PRIu64 ".list", number);
   store(pager, backing->replay_fd, "image%" PRIu64 ".replay", number);
+  if (!BROKEN("keep-shared")) store(pager, backing->shared_fd, "image%" PRIu64 ".shared", number);
   for (uint32_t i = backing->count - 1; i > 0; i--) {
     store(pager, backing->files[i].sidecar_fd, "image%" PRIu64 ".index%u", number, i);
     store(pager, backing->files[i].fd, "image%" PRIu64 ".file%u", number, i);
@@ -225,6 +226,7 @@ void uffd_keep_drop_image(uffd_pager *pager, const struct uffd_image *image) {
   drop(pager, "image%" PRIu64 ".paper", number);
   drop(pager, "image%" PRIu64 ".list", number);
   if (backing->replay_fd >= 0) drop(pager, "image%" PRIu64 ".replay", number);
+  if (backing->shared_fd >= 0) drop(pager, "image%" PRIu64 ".shared", number);
 }
 
 void uffd_keep_refused(uffd_pager *pager, uint64_t number, int object_fd) {

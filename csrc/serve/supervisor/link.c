@@ -156,10 +156,24 @@ static bool tell_size(uffd_pager *pager, struct uffd_link *link, struct uffd_han
   return true;
 }
 
+/* The pages that clients of the image share: see uffd_handoff_map(). */
+static bool lend_pages(uffd_pager *pager, struct uffd_link *link, struct uffd_handshake *handshake) {
+  int fd, result = uffd_image_lend(pager, &fd);
+  if (result < 0) return answer(pager, link, result, handshake, 0);
+  const struct uffd_backing *backing = &pager->current->backing;
+  const struct uffd_response response = {
+      .token = backing->token, .size = uffd_backing_shared_length(backing), .fd = fd};
+  uffd_connection_answer(link->connection, &response);
+  uffd_close_fds(&fd, 1);
+  release(pager, handshake);
+  return true;
+}
+
 /* False: the link is over, or its client waits. */
 static bool take_handshake(uffd_pager *pager, struct uffd_link *link, struct uffd_handshake *handshake) {
   uint64_t client = handshake->notice_client;
   if (handshake->notice == UFFD_NOTICE_STAT) return tell_size(pager, link, handshake);
+  if (handshake->notice == UFFD_NOTICE_SHARE) return lend_pages(pager, link, handshake);
   if (handshake->notice != UFFD_NOTICE_NONE) {
     int result = uffd_clients_notice(pager, handshake->connection, handshake->notice, &client);
     return answer(pager, link, result, handshake, client);

@@ -91,8 +91,14 @@ int uffd_options_check(const struct uffd_pager_opts *opts) {
   }
   if (opts->on_crash > UFFD_PAGER_FREEZE) return fail(EINVAL, "on_crash: unknown value %u.", opts->on_crash);
   if (opts->on_drain > UFFD_PAGER_REFUSE) return fail(EINVAL, "on_drain: unknown value %u.", opts->on_drain);
-  if ((opts->flags & ~(uint32_t)(UFFD_PAGER_ONCE | UFFD_PAGER_PREFETCH | UFFD_PAGER_KEEP)) != 0) {
+  if ((opts->flags & ~(uint32_t)(UFFD_PAGER_ONCE | UFFD_PAGER_PREFETCH | UFFD_PAGER_KEEP | UFFD_PAGER_SHARE)) != 0) {
     return fail(EINVAL, "flags: unknown bits in 0x%x.", opts->flags);
+  }
+  if ((opts->flags & UFFD_PAGER_SHARE) != 0 && (!image || chooses || opts->door == UFFD_DOOR_CRIU)) {
+    return fail(EINVAL, "share: the clients of one image can share its pages, and there is no such image.");
+  }
+  if ((opts->flags & UFFD_PAGER_SHARE) != 0 && opts->resolver != NULL) {
+    return fail(EINVAL, "share: clients that share the pages of an image have no resolver of their own.");
   }
   if (opts->socket_mode > 0777) return fail(EINVAL, "socket_mode: 0%o is no mode of a socket.", opts->socket_mode);
   if (opts->control_mode > 0777) return fail(EINVAL, "control_mode: 0%o is no mode of a socket.", opts->control_mode);
@@ -235,7 +241,7 @@ static bool same_doors(const struct uffd_pager_opts *opts, const struct uffd_pag
 }
 
 static void list_others(const struct uffd_pager_opts *opts, const struct uffd_pager_opts *wanted, const char **others) {
-  const uint32_t lasting = UFFD_PAGER_ONCE | UFFD_PAGER_KEEP;
+  const uint32_t lasting = UFFD_PAGER_ONCE | UFFD_PAGER_KEEP | UFFD_PAGER_SHARE;
   const struct {
     const char *name;
     bool same;
@@ -250,7 +256,7 @@ static void list_others(const struct uffd_pager_opts *opts, const struct uffd_pa
       {"uid", opts->uid == wanted->uid},
       {"workers", opts->workers == wanted->workers},
       {"door", opts->door == wanted->door},
-      {"once, keep", (opts->flags & lasting) == (wanted->flags & lasting)},
+      {"once, keep, share", (opts->flags & lasting) == (wanted->flags & lasting)},
   };
   size_t count = 0;
   for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {

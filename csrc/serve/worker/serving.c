@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "memory/lending.h"
 #include "serve/paper/channel.h"
 #include "serve/paper/closer.h"
 #include "serve/worker/prefetch.h"
@@ -133,7 +134,24 @@ static void take_parcel(struct uffd_serving *serving, struct uffd_parcel *parcel
   };
 }
 
+static bool is_shared(const struct uffd_serving *serving) {
+  return serving->book.head->shared != 0;
+}
+
+/* Its memory is a mapping of what the image shares: its pages are filled there, and mapped from there. */
+static int share_resolver(struct uffd_serving *serving) {
+  const struct uffd_stock *stock = serving->stock;
+  if (stock == NULL || serving->shop->supply.opts.resolver != NULL) {
+    return fail(EINVAL, "A client that shares the pages of the image has its contents, and no resolver of its own.");
+  }
+  if (stock->shared == NULL) return fail(ENOMEM, "The image's pages cannot be shared: %s", stock->common_why.text);
+  serving->resolver = stock->shared;
+  uffd_resolver_hold(serving->resolver);
+  return 0;
+}
+
 static int make_resolver(struct uffd_serving *serving) {
+  if (is_shared(serving)) return share_resolver(serving);
   const struct uffd_pager_opts *opts = &serving->shop->supply.opts;
   uffd_resolver *image = serving->stock != NULL ? serving->stock->resolver : NULL;
   if (opts->resolver != NULL) {
@@ -176,6 +194,10 @@ static int add_region(struct uffd_serving *serving, struct uffd_place *place) {
   foreign.pid = serving->client.pid;
   int result = uffd_memory_foreign(place->is.address, place->is.length, &foreign, &place->memory);
   if (result < 0) return result;
+  if (is_shared(serving)) {
+    uffd_memory_share(place->memory, serving->stock->common, place->is.offset);
+    opts.modes = UFFD_MODE_MISSING | UFFD_MODE_MINOR;
+  }
   opts.resolver_offset = place->is.offset;
   opts.around = choose_around(&serving->shop->supply.opts);
   opts.object = serving->object;

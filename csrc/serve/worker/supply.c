@@ -5,6 +5,8 @@
 
 #include <inttypes.h>
 
+#include "memory/lending.h"
+#include "resolver/common.h"
 #include "resolver/criu.h"
 #include "serve/workingset/workingset.h"
 
@@ -45,7 +47,18 @@ static int make_resolver(struct uffd_stock *stock) {
   return result;
 }
 
+/* Its failure is told to those clients that share: the others are served without it. */
+static void make_shared(struct uffd_stock *stock) {
+  const struct uffd_backing *backing = &stock->backing;
+  if (backing->shared_fd < 0 || stock->resolver == NULL) return;
+  int result = uffd_common_open(backing->shared_fd, uffd_backing_shared_length(backing), BASE_PAGE, &stock->common);
+  if (result == 0) result = uffd_resolver_common(stock->common, stock->resolver, &stock->shared);
+  if (result < 0) stock->common_why = uffd_keep_sentence();
+}
+
 static void free_stock(struct uffd_stock *stock) {
+  uffd_resolver_close(stock->shared);
+  uffd_common_drop(stock->common);
   uffd_resolver_close(stock->resolver);
   uffd_layers_close(stock->layers);
   uffd_backing_close(&stock->backing);
@@ -58,6 +71,7 @@ int uffd_supply_add(struct uffd_supply *supply, const struct uffd_message *messa
   if (stock == NULL) return fail(ENOMEM, "No memory for an image.");
   int result = uffd_backing_read(message, fds, &stock->backing);
   if (result == 0) result = make_resolver(stock);
+  make_shared(stock);
   if (result < 0) {
     stock->error = -result;
     stock->why = uffd_keep_sentence();

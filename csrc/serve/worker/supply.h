@@ -16,7 +16,10 @@ struct uffd_stock {
   struct uffd_backing backing;
   uffd_resolver *resolver;    /* NULL: it could not be made */
   struct uffd_layers *layers; /* NULL: the resolver is that of one file, which is not layered */
-  int error;                  /* why: an errno */
+  struct uffd_common *common; /* what clients share of it; NULL: nothing */
+  uffd_resolver *shared;      /* for clients that share; NULL: none does, or it could not be made: common_why */
+  struct uffd_sentence common_why;
+  int error; /* why the resolver could not be made: an errno */
   struct uffd_sentence why;
   uint64_t trusted;          /* a bit a file: the resolver gives its contents without looking at the file */
   struct uffd_range *replay; /* by offset; NULL: no working set is replayed */
