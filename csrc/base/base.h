@@ -62,6 +62,11 @@ UFFD_SHARED void uffd_release(void *pointer, size_t length);
 UFFD_SHARED void *uffd_pages_map(uint64_t length);
 UFFD_SHARED void uffd_pages_unmap(void *pages, uint64_t length);
 /*
+ * For large tables of which little is written. Where huge pages are made of all memory (transparent_hugepage=always, as
+ * Debian has it), the first byte that is written would otherwise take 2 MiB.
+ */
+void *uffd_pages_map_sparse(uint64_t length);
+/*
  * UFFD_ZEROS bytes of zeros, shared by the whole process and never freed: copying them never faults. NULL: no memory.
  */
 #define UFFD_ZEROS (UINT64_C(2) << 20)

@@ -19,6 +19,13 @@ void *uffd_pages_map(uint64_t length) {
   return pages == MAP_FAILED ? NULL : pages;
 }
 
+void *uffd_pages_map_sparse(uint64_t length) {
+  void *pages = uffd_pages_map(length);
+  if (pages == NULL || BROKEN("sparse")) return pages;
+  madvise(pages, round_up(length, BASE_PAGE), MADV_NOHUGEPAGE); /* EINVAL: a kernel without THP */
+  return pages;
+}
+
 void uffd_pages_unmap(void *pages, uint64_t length) {
   if (pages != NULL) munmap(pages, round_up(length, BASE_PAGE));
 }

@@ -224,7 +224,7 @@ static uint64_t page_count(const uffd_region *region) {
 #define SMALL_STATES (BASE_PAGE / 4)
 
 static _Atomic uint8_t *make_states(uint64_t count) {
-  return count <= SMALL_STATES ? uffd_alloc(count) : uffd_pages_map(count);
+  return count <= SMALL_STATES ? uffd_alloc(count) : uffd_pages_map_sparse(count);
 }
 
 static void free_states(_Atomic uint8_t *states, uint64_t count) {

@@ -151,7 +151,7 @@ int uffd_resolver_faulty(uffd_resolver *below, const struct uffd_faulty_opts *us
   faulty->opts = opts;
   faulty->decided = opts.error + opts.poison;
   faulty->counted = min_u64(below->size / BASE_PAGE + 1, COUNTED_MAX);
-  if (opts.later != 0) faulty->laters = uffd_pages_map(faulty->counted);
+  if (opts.later != 0) faulty->laters = uffd_pages_map_sparse(faulty->counted);
   result = opts.later != 0 && faulty->laters == NULL ? fail(ENOMEM, "No memory for a resolver.")
                                                      : uffd_resolver_nest(&faulty->head, below);
   if (result < 0) {

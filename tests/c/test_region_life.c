@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -362,7 +363,6 @@ static uint64_t resident_pages(void) {
   return resident;
 }
 
-/* A fork copies what is known of pages, not room for what is not. */
 /* A thousand regions do not fault a thousand times for the states of their pages, which have no pages of their own. */
 static void states_of_small_regions_have_no_pages_of_their_own(void) {
   enum { COUNT = 256 };
@@ -388,6 +388,24 @@ static void states_of_small_regions_have_no_pages_of_their_own(void) {
   }
 }
 
+/* Bytes of large mappings of which huge pages are never made, whatever the machine does of itself. */
+static uint64_t without_huge_pages(uint64_t least) {
+  struct uffd_maps maps;
+  struct uffd_mapping mapping;
+  uint64_t bytes = 0;
+  CHECK_OK(uffd_maps_open(&maps, true));
+  for (uint64_t at = 0; uffd_maps_find(&maps, at, &mapping) == 0; at = mapping.end) {
+    uint64_t length = mapping.end - mapping.start;
+    if (length >= least && uffd_mapping_has(&mapping, "nh")) bytes += length;
+  }
+  uffd_maps_close(&maps);
+  return bytes;
+}
+
+/*
+ * A fork copies what is known of pages, not room for what is not: a byte for each page is 16 MiB here, and four of
+ * their pages are written. Huge pages would make 8 MiB of those.
+ */
 static void forking_a_large_region_costs_no_memory(void) {
   serving_needs_handlers("event_fork.");
   struct uffd_loop_opts opts = UFFD_LOOP_OPTS_INIT;
@@ -404,10 +422,24 @@ static void forking_a_large_region_costs_no_memory(void) {
   CHECK_EQ(*memory_at(memory, 0), 'A');
   CHECK_EQ(*memory_at(memory, length - page), 'A');
   uint64_t before = resident_pages();
+  int pair[2];
+  char byte;
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
   pid_t child = fork();
-  if (child == 0) _exit(*memory_at(memory, 7 * page) == 'A' ? 0 : 1);
+  if (child == 0) {
+    byte = (char)*memory_at(memory, 7 * page);
+    _exit(write(pair[1], &byte, 1) == 1 && read(pair[1], &byte, 1) == 1 ? 0 : 1);
+  }
+  CHECK_EQ(read(pair[0], &byte, 1), 1);
+  CHECK_EQ(byte, 'A');
+  if (access("/sys/kernel/mm/transparent_hugepage", F_OK) == 0) {
+    CHECK(without_huge_pages(length / page) >= 2 * length / page); /* its own, and the child's */
+  }
+  CHECK_EQ(write(pair[0], &byte, 1), 1);
   check_child(child);
   CHECK(resident_pages() - before < length / page / BASE_PAGE / 4); /* a byte a page would be four times that */
+  close(pair[0]);
+  close(pair[1]);
   end();
 }
 

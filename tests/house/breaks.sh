@@ -45,6 +45,7 @@ keep-answer test_pager_keep its_answer_waits_until_it_is_kept
 offload-note test_offload who_answers_dies_in_doubt
 offload-fill test_offload an_answer_too_many
 guard test_pager_events forked_children_survive_a_worker_that_has_just_read_of_them
+sparse test_region_life forking_a_large_region_costs_no_memory
 refused-poison test_pager_clients refused_client_is_poisoned_when_the_pager_ends
 END
 

@@ -355,7 +355,7 @@ static void copy_book(const struct uffd_ledger_book *book, struct uffd_ledger_bo
 }
 
 void *uffd_ledger_copy(const struct uffd_ledger *ledger) {
-  struct uffd_ledger_book *copy = uffd_pages_map(ledger->size);
+  struct uffd_ledger_book *copy = uffd_pages_map_sparse(ledger->size);
   if (copy == NULL) return NULL;
   copy_book(ledger->book, copy);
   atomic_store(&copy->magic, MAGIC);

@@ -200,7 +200,7 @@ int uffd_slices_clone(const struct uffd_source *parent, struct uffd_source *chil
     pages += page_count(&parent->slices[i]);
   }
   if (pages == 0) return 0;
-  child->pages = uffd_pages_map(pages);
+  child->pages = uffd_pages_map_sparse(pages);
   child->pages_count = pages;
   if (child->pages == NULL || uffd_slices_reserve(child, parent->count) != 0) return -ENOMEM;
   _Atomic uint8_t *next = child->pages;
