@@ -1242,7 +1242,11 @@ struct uffd_stats_field {
 /* All fields of struct uffd_stats that the library knows, in their order; *count of them. Any thread. */
 UFFD_EXPORT const struct uffd_stats_field *uffd_stats_fields(size_t *count);
 
-/* Fills *stats. Cheap. -EINVAL: stats->size; -EOWNERDEAD. */
+/*
+ * Fills *stats. Cheap. Pages are counted before they are there, and what did not go in is taken back: while faults are
+ * answered (latency_count < faults), the counts of pages may be ahead by what is on its way. -EINVAL: stats->size;
+ * -EOWNERDEAD.
+ */
 UFFD_EXPORT int uffd_loop_stats(const uffd_loop *loop, struct uffd_stats *stats);
 
 /* Buckets of a latency histogram. Values below 16 ns have a bucket each, then each power of two has 16. */

@@ -103,13 +103,18 @@ struct uffd_stats serving_stats(const uffd_loop *loop) {
   return stats;
 }
 
-void serving_adds_up(const uffd_loop *loop, uint64_t page_size) {
+/* A fault that was woken otherwise is still to be settled; a reader tells of its queue after it has woken. */
+struct uffd_stats serving_settled(const uffd_loop *loop) {
   struct uffd_stats stats = serving_stats(loop);
-  /* A fault that was woken otherwise is still to be settled; a reader tells of its queue after it has woken. */
   while (stats.latency_count < stats.faults || stats.queue != 0) {
     check_pause();
     stats = serving_stats(loop);
   }
+  return stats;
+}
+
+void serving_adds_up(const uffd_loop *loop, uint64_t page_size) {
+  struct uffd_stats stats = serving_settled(loop);
   CHECK_EQ(stats.faults, stats.missing + stats.wp + stats.minor);
   CHECK_EQ(stats.bytes, (stats.zero + stats.copied + stats.continued + stats.moved) * page_size);
   CHECK_EQ(stats.latency_count, stats.faults);

@@ -38,6 +38,11 @@ void serving_start(struct serving *serving);
 void serving_pause(struct serving *serving);
 void serving_close(struct serving *serving);
 struct uffd_stats serving_stats(const uffd_loop *loop);
+/*
+ * When all faults that were read are answered to the end. A page's sleeper goes on as soon as its page is there, and
+ * the rest of the cover may still be on its way, or be counted and not go in.
+ */
+struct uffd_stats serving_settled(const uffd_loop *loop);
 /* Checks that faults = missing + wp + minor, and the counts of pages and bytes that were installed. */
 void serving_adds_up(const uffd_loop *loop, uint64_t page_size);
 

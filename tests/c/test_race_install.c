@@ -79,7 +79,7 @@ static void R4_pages_are_there_within_the_cover(void) {
       unsigned value = 0;
       int raised = check_access(at(fault), false, &value);
       CHECK_EQ(raised, kinds[k] == UFFD_ANSWER_POISON ? SIGBUS : 0);
-      struct uffd_stats stats = serving_stats(serving.loop);
+      struct uffd_stats stats = serving_settled(serving.loop);
       CHECK_EQ(stats.zero + stats.copied + stats.moved + stats.poisoned, 13);
       CHECK_EQ(stats.faults, 1);
       for (uint64_t i = 0; i < 16; i++) {
@@ -90,7 +90,7 @@ static void R4_pages_are_there_within_the_cover(void) {
           CHECK_EQ(value, behind ? 'o' : kinds[k] == UFFD_ANSWER_ZERO ? 0 : image_byte(i * page));
         }
       }
-      CHECK_EQ(serving_stats(serving.loop).faults, 1);
+      CHECK_EQ(serving_settled(serving.loop).faults, 1);
       end();
       munmap(image, 16 * check_page());
     }
@@ -107,11 +107,11 @@ static void R4_continue_goes_on_around_mapped_pages(void) {
   memset(uffd_memory_alias(memory), 'c', 12 * page); /* 12 to 15 are holes of the file */
   CHECK_OK(uffd_continue(object, CHECK_ADDRESS(at(3)), page, 0, NULL));
   CHECK_EQ(*at(6), 'c');
-  CHECK_EQ(serving_stats(serving.loop).continued, 11);
+  CHECK_EQ(serving_settled(serving.loop).continued, 11);
   CHECK(check_filled(at(0), 12 * page, 'c'));
-  CHECK_EQ(serving_stats(serving.loop).faults, 1);
+  CHECK_EQ(serving_settled(serving.loop).faults, 1);
   CHECK_EQ(*at(13), 0);
-  CHECK_EQ(serving_stats(serving.loop).zero, 1);
+  CHECK_EQ(serving_settled(serving.loop).zero, 1);
   end();
 }
 

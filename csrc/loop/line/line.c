@@ -457,8 +457,8 @@ static void count(struct uffd_lane *lane, const struct uffd_pending *fault, cons
   }
   if (fault->guessed) uffd_lane_count_fault(lane, settled_flags(fault, fault->flags, filled));
   if (filled->outcome == UFFD_OUTCOME_GONE) uffd_count(&lane->counters.gone, 1);
-  uffd_histogram_add(&lane->latency, now - fault->read_ns);
   if (terms != NULL) uffd_histogram_add_shared(terms->latency, now - fault->read_ns);
+  uffd_histogram_add(&lane->latency, now - fault->read_ns); /* last: by it others see that the fault is settled */
 }
 
 static struct uffd_filled answer_nowhere(struct uffd_lane *lane, const struct uffd_pending *fault, bool left) {
