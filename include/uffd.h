@@ -1108,8 +1108,11 @@ UFFD_EXPORT int uffd_region_ready(uffd_region *region, uint64_t offset, uint64_t
  * steps. After a fault a step is 64 KiB (a page, if that is larger), and each step that no fault disturbs is 64 KiB
  * larger than the one before. The threads that read the loop's objects do it; with a pump, uffd_loop_step() and
  * uffd_prefetch_wait(). Several may be under way at once. The region may be completed or removed, and the loop or the
- * handle closed, while a prefetch runs: the rest of the prefetch is cancelled. -ERANGE     a range outside of the
- * region -ENOENT     the region is complete or removed -ECANCELED  the loop is being closed -EINVAL     an option
+ * handle closed, while a prefetch runs: the rest of the prefetch is cancelled.
+ *   -ERANGE     a range outside of the region
+ *   -ENOENT     the region is complete or removed
+ *   -ECANCELED  the loop is being closed
+ *   -EINVAL     an option
  *   -ENOMEM     no memory
  *   -EDEADLK    called from a callback of this loop
  *   -EOWNERDEAD a forked child

@@ -235,6 +235,42 @@ static void guard_holds_what_nobody_else_has(void) {
   paging_tear_down(&paging);
 }
 
+static void die_unread(const char *name, void *ctx) {
+  (void)ctx;
+  if (strcmp(name, "announcing") == 0 && atomic_fetch_add(&seen_here->flags[2], 1) == 0) {
+    kill(getppid(), SIGSTOP);
+    kill(getpid(), SIGKILL);
+  }
+  if (strcmp(name, "guarded") == 0) atomic_store(&seen_here->flags[1], 1);
+}
+
+/* What the guard has sent dies with a supervisor that has not read it. */
+static void guard_waits_until_it_is_read(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = image_opts();
+  needs_fork();
+  paging_set_up(&paging, MIB);
+  seen_here = paging.seen;
+  atomic_store(&uffd_barrier_hook, die_unread);
+  paging_start(&paging, &opts);
+  struct paging_job job = {.paging = &paging, .features = UFFD_FEATURE_EVENT_FORK, .run = fork_and_sleep};
+  pid_t client = paging_client(&job), child;
+  while (atomic_load(&paging.seen->flags[1]) == 0) {
+    check_pause();
+  }
+  kill(paging.supervisor, SIGKILL);
+  CHECK_EQ(waitpid(paging.supervisor, NULL, 0), paging.supervisor);
+  while ((child = atomic_load(&paging.seen->flags[3])) == 0) {
+    check_pause();
+  }
+  await_sleep(child);
+  kill(child, SIGKILL);
+  await_sleep(client);
+  kill(client, SIGKILL);
+  CHECK_EQ(waitpid(client, NULL, 0), client);
+  paging_tear_down(&paging);
+}
+
 static void nap_without_a_supervisor(struct paging_job *job) {
   while (atomic_load(&job->paging->seen->flags[1]) == 0) {
     paging_sleep_us(1000);
@@ -637,6 +673,7 @@ static const struct check_test tests[] = {
     TEST(forked_children_survive_a_worker_that_has_just_announced_them),
     TEST(forked_children_survive_a_worker_that_dies_before_their_book),
     TEST(guard_holds_what_nobody_else_has),
+    TEST(guard_waits_until_it_is_read),
     TEST(worker_keeps_forked_children_without_its_supervisor),
     TEST(touches_are_recorded_in_order),
     TEST(records_are_written_beside_the_supervisor),

@@ -103,14 +103,6 @@ void uffd_connection_close(struct uffd_connection *connection) {
   DELETE(connection);
 }
 
-static bool is_userfaultfd(int fd) {
-  static const char name[] = "anon_inode:[userfaultfd]";
-  char path[64], target[sizeof(name)];
-  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-  ssize_t length = readlink(path, target, sizeof(target));
-  return length == (ssize_t)sizeof(name) - 1 && memcmp(target, name, sizeof(name) - 1) == 0;
-}
-
 static void name_owner(const struct uffd_connection *connection, struct uffd_handshake *handshake) {
   handshake->connection = connection->number;
   handshake->pid = connection->peer.pid;
@@ -128,7 +120,7 @@ static int refuse(struct uffd_connection *connection, int result, struct uffd_ha
     uffd_close_fds(&handshake->pidfd, 1);
     handshake->pidfd = fcntl(connection->peer.pidfd, F_DUPFD_CLOEXEC, 0);
   }
-  if (connection->fds_count != 0 && is_userfaultfd(connection->fds[0])) {
+  if (connection->fds_count != 0 && uffd_fd_is(0, connection->fds[0], UFFD_FD_OBJECT)) {
     handshake->object_fd = connection->fds[0];
     connection->fds[0] = -1;
   }
@@ -287,7 +279,7 @@ static int check_addresses(uffd_object *object, const struct uffd_handshake *han
 /* uffd_adopt() looks into fdinfo. It needs a copy of the descriptor, because closing the object closes it. */
 static int check_object(int fd, const struct uffd_handshake *handshake) {
   uffd_object *object = NULL;
-  if (!is_userfaultfd(fd)) { /* what /proc tells of other files may wait for a lock: an epoll's, for instance */
+  if (!uffd_fd_is(0, fd, UFFD_FD_OBJECT)) {
     return fail(
         EINVAL,
         "The handshake's first descriptor must be a userfaultfd after its UFFDIO_API: it is not a userfaultfd.");

@@ -19,6 +19,7 @@
 
 #include "base/base.h"
 #include "serve/door/door_firecracker.h"
+#include "serve/paper/printable.h"
 
 #define DEPTH_MAX 64 /* of brackets; the list of regions has 2 */
 #define ROOM      1024
@@ -105,14 +106,10 @@ static int make_room(struct firecracker *state, const struct uffd_door_limits *l
   return 0;
 }
 
-/* The library quotes what the client sent, and the sentence may be printed on a terminal: no control characters. */
+/* The library quotes what was sent. */
 static int refuse_json(const json_error_t *error) {
   char text[sizeof(error->text)];
-  size_t length = 0;
-  for (const char *at = error->text; *at != '\0' && length + 1 < sizeof(text); at++) {
-    text[length++] = (char)(*at >= 0x20 && *at < 0x7f ? *at : '?');
-  }
-  text[length] = '\0';
+  uffd_printable(error->text, text, sizeof(text));
   return fail(EPROTO, "The handshake is not JSON: at byte %d: %s.", error->position, text);
 }
 

@@ -26,14 +26,6 @@ static int compare(int32_t pid, int object_fd, int fd) {
   return errno == EPERM || errno == ESRCH ? -errno : -EINVAL;
 }
 
-static bool is_userfaultfd(int32_t pid, const char *number) {
-  static const char name[] = "anon_inode:[userfaultfd]";
-  char path[320], target[sizeof(name)];
-  snprintf(path, sizeof(path), "/proc/%d/fd/%s", pid, number);
-  ssize_t length = readlink(path, target, sizeof(target));
-  return length == (ssize_t)sizeof(name) - 1 && memcmp(target, name, sizeof(name) - 1) == 0;
-}
-
 static int search_descriptors(int32_t pid, int object_fd) {
   char path[64];
   int result = -EINVAL;
@@ -42,7 +34,8 @@ static int search_descriptors(int32_t pid, int object_fd) {
   DIR *fds = opendir(path);
   if (fds == NULL) return errno == EACCES || errno == EPERM ? -EPERM : -ESRCH;
   for (struct dirent *fd; result == -EINVAL && count < DESCRIPTORS_MAX && (fd = readdir(fds)) != NULL; count++) {
-    if (is_userfaultfd(pid, fd->d_name)) result = compare(pid, object_fd, (int)strtol(fd->d_name, NULL, 10));
+    int number = (int)strtol(fd->d_name, NULL, 10);
+    if (uffd_fd_is(pid, number, UFFD_FD_OBJECT)) result = compare(pid, object_fd, number);
   }
   (void)closedir(fds);
   return result;
@@ -66,19 +59,11 @@ static int prove(int32_t pid, int pidfd, int object_fd, int fd) {
   return result == 0 && uffd_ready(pidfd, POLLIN) != 0 ? -ESRCH : result;
 }
 
-/* What /proc tells of another file may wait for that file's lock: an epoll's, for instance. */
-static bool is_pidfd(int fd) {
-  char path[64], target[64] = "";
-  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-  if (readlink(path, target, sizeof(target) - 1) <= 0) return false;
-  return strncmp(target, "anon_inode:[pidfd]", 18) == 0 || strncmp(target, "pidfd:", 6) == 0;
-}
-
 /* The number behind a pidfd: 0 it is not visible from here. -EBADF, -ESRCH. */
 static int number_of(int pidfd) {
   char path[64], line[256];
   int pid = -EBADF;
-  if (!is_pidfd(pidfd)) return -EBADF;
+  if (!uffd_fd_is(0, pidfd, "anon_inode:[pidfd]") && !uffd_fd_is(0, pidfd, "pidfd:")) return -EBADF;
   snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
   FILE *file = fopen(path, "re");
   if (file == NULL) return -EBADF;

@@ -11,17 +11,14 @@
 
 #include "base/base.h"
 #include "serve/paper/book.h"
+#include "serve/paper/printable.h"
 
 #define NUMBER_MAX 9007199254740992.0 /* 2^53: a double has all integers up to it */
 
-/* The library quotes the config, and the sentence may be printed on a terminal: no control characters. */
+/* The library quotes what was sent. */
 static int refuse_json(const json_error_t *error) {
   char text[sizeof(error->text)];
-  size_t length = 0;
-  for (const char *at = error->text; *at != '\0' && length + 1 < sizeof(text); at++) {
-    text[length++] = (char)(*at >= 0x20 && *at < 0x7f ? *at : '?');
-  }
-  text[length] = '\0';
+  uffd_printable(error->text, text, sizeof(text));
   return fail(EPROTO, "The migration config is not JSON: at byte %d: %s.", error->position, text);
 }
 

@@ -3,11 +3,16 @@
  * handed over another one's memory, may share its memory with another process, or may be invisible from here.
  */
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "serve/paper/alive.h"
+#include "serve/paper/descriptors.h"
+
+#define HOLD_MS 1000 /* between two looks at what is held */
 
 /* The address of a page that nobody can read; mapped once, 0 when there is no memory. */
 static uint64_t unreadable(void) {
@@ -33,4 +38,27 @@ bool uffd_memory_gone(int object_fd, uint64_t address) {
 
 bool uffd_page_unregistered(int object_fd, uint64_t address, uint64_t page_size) {
   return copy_nothing(object_fd, address, page_size) == ENOENT;
+}
+
+static void close_other(void *ctx, int fd) {
+  (void)ctx;
+  if (!uffd_fd_is(0, fd, UFFD_FD_OBJECT)) close(fd);
+}
+
+static void close_gone(void *ctx, int fd) {
+  bool *held = ctx;
+  if (uffd_memory_gone(fd, UFFD_ANY_ADDRESS)) {
+    close(fd);
+  } else {
+    *held = true;
+  }
+}
+
+void uffd_hold_objects(void) {
+  bool held;
+  uffd_each_fd(close_other, NULL); /* locks that it has must not keep others out */
+  do {
+    held = false;
+    uffd_each_fd(close_gone, &held);
+  } while (held && poll(NULL, 0, HOLD_MS) >= 0);
 }

@@ -19,6 +19,12 @@ void uffd_close_all_but(int one, int other);   /* all from 3 on. Before Linux 5.
 void uffd_reserve_standard_fds(void);
 /* Raises this process's soft limit of descriptors to the hard one, and returns it. */
 uint64_t uffd_raise_fd_limit(void);
+/* As the kernel names what is open: a userfaultfd. What else it tells of a file may wait for that file's lock. */
+#define UFFD_FD_OBJECT "anon_inode:[userfaultfd]"
+/* Does the name of what a process has open at fd begin so? pid 0: this process. */
+bool uffd_fd_is(int32_t pid, int fd, const char *begin);
+/* Calls each with every descriptor of this process; each may close it. It allocates nothing. */
+void uffd_each_fd(void (*each)(void *ctx, int fd), void *ctx);
 /* Are both descriptors of one open file? (kcmp(2); false also where the kernel does not say.) */
 bool uffd_same_file(int fd, int other);
 

@@ -7,7 +7,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -27,9 +26,7 @@
 #define RETRY_NS       UINT64_C(100000000)  /* when no process can be had */
 #define STUCK_MAX      32u                  /* lookers that are left alone; then the next one is waited for */
 #define LEAVE_MS       1000
-#define UNMAPPED_PAGES UINT64_C(65536)     /* that one look looks at: some 50 ms */
-#define HOLD_MS        1000                /* between two looks at what is held on */
-#define ANY_ADDRESS    (UINT64_C(1) << 30) /* the kernel looks at the address space first */
+#define UNMAPPED_PAGES UINT64_C(65536) /* that one look looks at: some 50 ms */
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -139,32 +136,11 @@ static void look_here(const struct uffd_look *look, int fd, int other, struct uf
   }
 }
 
-/* Objects whose last copies it may have. */
-struct held {
-  int *fds;
-  size_t count;
-};
-
-/* Without memory for one more, it is never closed while this process lives. */
-static void hold(struct held *held, int fd) {
-  int *more = realloc(held->fds, (held->count + 1) * sizeof(*more));
-  if (more == NULL) return;
-  held->fds = more;
-  held->fds[held->count++] = fd;
-}
-
 /* The supervisor has ended. Missing pages must not become zeros: this process is there as long as their memory is. */
-_Noreturn static void hold_on(struct held *held) {
+_Noreturn static void hold_on(void) {
   (void)prctl(PR_SET_NAME, "uffd-hold");
-  for (;;) {
-    for (size_t i = held->count; i > 0; i--) {
-      if (!uffd_memory_gone(held->fds[i - 1], ANY_ADDRESS)) continue;
-      close(held->fds[i - 1]);
-      held->fds[i - 1] = held->fds[--held->count];
-    }
-    if (held->count == 0) _exit(0);
-    (void)poll(NULL, 0, HOLD_MS);
-  }
+  uffd_hold_objects();
+  _exit(0);
 }
 
 /* What a terminal or a service manager sends to all processes is meant for the supervisor. */
@@ -180,23 +156,19 @@ _Noreturn static void be_looker(int channel) {
   struct uffd_look look;
   int fds[UFFD_MESSAGE_FDS], found[UFFD_MESSAGE_FDS];
   struct pollfd said = {.fd = channel, .events = POLLIN};
-  struct held held = {NULL, 0};
   ignore_signals();
   for (;;) {
     int result = uffd_channel_receive(channel, &question, fds);
     if (result == -EAGAIN) (void)poll(&said, 1, -1);
     if (result == -EAGAIN) continue;
-    if (result != 1) hold_on(&held);
+    if (result != 1) hold_on();
     memcpy(&look, question.text, sizeof(look));
     BARRIER("looking", &look);
     answer = (struct uffd_message){.number = 0};
     look_here(&look, fds[0], fds[1], &answer, found);
-    if (look.kind == UFFD_LOOK_HOLD && fds[0] >= 0) {
-      hold(&held, fds[0]);
-      fds[0] = -1;
-    }
+    if (look.kind == UFFD_LOOK_HOLD) fds[0] = -1; /* it stays open */
     uffd_close_fds(fds, UFFD_MESSAGE_FDS);
-    if (uffd_channel_send(channel, &answer, found, answer.fds_count, true) < 0) hold_on(&held);
+    if (uffd_channel_send(channel, &answer, found, answer.fds_count, true) < 0) hold_on();
     uffd_close_fds(found, answer.fds_count);
   }
 }

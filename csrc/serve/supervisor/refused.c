@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "serve/paper/alive.h"
 #include "serve/paper/closer.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/looker.h"
@@ -16,7 +17,6 @@
 #define KEPT_MAX     256u                /* beyond it the oldest is poisoned and let go of */
 #define CHECK_MIN_NS UINT64_C(100000000) /* the first pause between two checks; doubles up to */
 #define CHECK_MAX_NS UINT64_C(1000000000)
-#define ANY_ADDRESS  (UINT64_C(1) << 30) /* the kernel looks at the address space first */
 
 struct uffd_refused {
   struct uffd_refused *next; /* an older one */
@@ -154,7 +154,7 @@ void uffd_refused_check(uffd_pager *pager, uint64_t now) {
   for (struct uffd_refused *refused = pager->refused_list; refused != NULL; refused = refused->next) {
     struct uffd_look look = {
         .kind = UFFD_LOOK_GONE, .fd = refused->handshake.object_fd, .count = 1, .owner = refused->number};
-    look.regions[0].address = ANY_ADDRESS;
+    look.regions[0].address = UFFD_ANY_ADDRESS;
     if (!refused->asked) refused->asked = uffd_looker_ask(pager, &look, looked);
   }
   pager->refused_step = min_u64(2 * pager->refused_step, CHECK_MAX_NS);

@@ -199,10 +199,14 @@ static void died(uffd_pager *pager, void *owner) {
   if (worker->guard_fd < 0) ended(pager, worker);
 }
 
-static void guard_died(uffd_pager *pager, void *owner) {
-  struct uffd_worker *worker = owner;
+static void reap_guard(const struct uffd_worker *worker) {
   siginfo_t status;
   (void)waitid((idtype_t)P_PIDFD, (id_t)worker->guard_fd, &status, WEXITED | WNOHANG);
+}
+
+static void guard_died(uffd_pager *pager, void *owner) {
+  struct uffd_worker *worker = owner;
+  reap_guard(worker);
   uffd_poll_drop(pager, worker->guard_fd);
   uffd_close_fds(&worker->guard_fd, 1);
   if (worker->dead) ended(pager, worker);
@@ -372,9 +376,7 @@ void uffd_slots_leave(uffd_pager *pager) {
       if (poll(&end, 1, LEAVE_MS) == 1) (void)describe(worker, text, sizeof(text), &killed);
       uffd_worker_kill_guard(worker); /* there was no client whose forked child it could have */
       end = (struct pollfd){.fd = worker->guard_fd, .events = POLLIN};
-      siginfo_t status;
-      if (worker->guard_fd >= 0 && poll(&end, 1, LEAVE_MS) == 1)
-        (void)waitid((idtype_t)P_PIDFD, (id_t)worker->guard_fd, &status, WEXITED | WNOHANG);
+      if (worker->guard_fd >= 0 && poll(&end, 1, LEAVE_MS) == 1) reap_guard(worker);
     }
     uffd_worker_unlink(pager, worker);
     uffd_worker_free(worker);

@@ -282,7 +282,8 @@ int uffd_pager_work(int fd, const struct uffd_pager_opts *user_opts) {
   ignore_signals();
   uffd_reserve_standard_fds();
   (void)uffd_raise_fd_limit();
-  if (uffd_guard_start(&work.shop.mouth) < 0) (void)uffd_say_error(&work.shop.mouth, 0, errno);
+  result = uffd_guard_start(&work.shop.mouth);
+  if (result < 0) (void)uffd_say_error(&work.shop.mouth, 0, -result); /* it works without */
   result = prepare(&work);
   if (result == 0) {
     uffd_say(&work.shop.mouth, UFFD_SAY_READY, 0, 0, "");
