@@ -626,9 +626,11 @@ UFFD_EXPORT int uffd_resolver_layers(const struct uffd_layer *layers, size_t cou
  *
  * The memfd is sealed (F_SEAL_FUTURE_WRITE, 5.1): other processes can map it, and not write to it. Pages that are zero
  * take memory, once. Huge pages are not reserved for the further mappings: their first write to a page needs a free
- * one, or raises SIGBUS, as in any private mapping of huge pages. -EINVAL      memory is not a private mapping of a
- * memfd, below is NULL -EOWNERDEAD  a forked child -ENOMEM, -EMFILE, -ENFILE uffd_loop_add(): -EINVAL another memory;
- * -EOPNOTSUPP no minor faults (5.13; huge pages 5.14)
+ * one, or raises SIGBUS, as in any private mapping of huge pages.
+ *   -EINVAL      memory is not a private mapping of a memfd, or below is NULL
+ *   -EOWNERDEAD  a forked child
+ *   -ENOMEM, -EMFILE, -ENFILE  no memory, or no descriptor
+ * uffd_loop_add() says -EINVAL of another memory, and -EOPNOTSUPP without minor faults (5.13; huge pages 5.14).
  */
 UFFD_EXPORT int uffd_resolver_shared(uffd_memory *memory, uffd_resolver *below, uffd_resolver **resolver);
 

@@ -188,11 +188,17 @@ struct uffd_pager_opts {
    */
   int (*choose)(void *ctx, const struct uffd_client *client, char *path, size_t size);
   void *choose_ctx;
+  /*
+   * Of max_clients, those that one process may bring, and those of one user. The same share of forked children, of
+   * connections, of descriptors and of the memory for bookkeeping is theirs. 0: three quarters for a process, so that
+   * one that comes with more and more does not keep the others out; all for a user.
+   */
+  uint32_t max_clients_per_process, max_clients_per_user;
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
     sizeof(struct uffd_pager_opts), NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL,  \
-        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0, NULL, 0, 0, NULL, NULL                                              \
+        NULL, NULL, NULL, NULL, 0, 0, -1, NULL, 0, NULL, 0, 0, NULL, NULL, 0, 0                                        \
   }
 
 /*
@@ -244,10 +250,10 @@ UFFD_EXPORT int uffd_pager_image(uffd_pager *pager, const char *path);
 UFFD_EXPORT int uffd_pager_images(uffd_pager *pager, const char *const *paths);
 
 /*
- * Other options for a pager that runs. Changed are max_clients, max_regions, max_bytes and handshake_ms (of connections
- * that come), on_crash, on_drain, hang_ms, control_uid, choose, and image or images: new clients get them, as
- * uffd_pager_images() has it. Workers take theirs (around, rate, watchdog_ms, PREFETCH) when they are started: see
- * uffd_pager_reload(). Each other option that differs is told by a report, UFFD_REPORT_ERROR, and stays as it is.
+ * Other options for a pager that runs. Changed are max_clients and its shares, max_regions, max_bytes and handshake_ms
+ * (of connections that come), on_crash, on_drain, hang_ms, control_uid, choose, and image or images: new clients get
+ * them, as uffd_pager_images() has it. Workers take theirs (around, rate, watchdog_ms, PREFETCH) when they are started:
+ * see uffd_pager_reload(). Each other option that differs is told by a report, UFFD_REPORT_ERROR, and stays as it is.
  * Errors, and then nothing has changed: -EINVAL an option, which is named; -EOWNERDEAD in a forked child; -ENOMEM.
  */
 UFFD_EXPORT int uffd_pager_configure(uffd_pager *pager, const struct uffd_pager_opts *opts);

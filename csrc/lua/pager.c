@@ -346,6 +346,8 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   opts->uid = user(L, table, "uid");
   opts->control_mode = (uint32_t)number(L, table, "control_mode", 0777);
   opts->control_uid = user(L, table, "control_uid");
+  opts->max_clients_per_process = (uint32_t)number(L, table, "max_clients_per_process", UINT32_MAX);
+  opts->max_clients_per_user = (uint32_t)number(L, table, "max_clients_per_user", UINT32_MAX);
   opts->max_regions = (uint32_t)number(L, table, "max_regions", UINT32_MAX);
   opts->max_bytes = (uint32_t)number(L, table, "max_bytes", UINT32_MAX);
   opts->handshake_ms = (uint32_t)number(L, table, "handshake", UINT32_MAX);

@@ -831,7 +831,8 @@ end
 local pager_options = {
   socket = true, control = true, mode = true, uid = true, control_mode = true, control_uid = true,
   image = true, resolver = true, workers = true,
-  max_clients = true, max_regions = true, max_bytes = true, handshake = true, on_crash = true, on_drain = true,
+  max_clients = true, max_clients_per_process = true, max_clients_per_user = true, max_regions = true, max_bytes = true,
+  handshake = true, on_crash = true, on_drain = true,
   once = true, prefetch = true, share = true, record = true, replay = true, rate = true, around = true,
   watchdog = true, hang = true, keep = true, report = true, worker = true, metrics = true, door = true, choose = true,
 }
@@ -922,6 +923,8 @@ end
 ---processes; clients are shared out among them (default 1)
 ---@field workers? integer
 ---@field max_clients? integer (default 256)
+---@field max_clients_per_process? integer of them, that one process may bring (default: three quarters)
+---@field max_clients_per_user? integer of them, that one user may have (default: all)
 ---@field max_regions? integer of a client, up to 4096 (default 4096)
 ---@field max_bytes? integer|string of a handshake (default "1M")
 ---@field handshake? integer milliseconds after which a handshake must be whole (default 5000)

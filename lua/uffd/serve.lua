@@ -34,6 +34,8 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --rate SIZE           of prefetching, a second and client, such as 64M (no limit)
   --once                serve one client, and end when it is gone
   --max-clients N       clients at a time; more are refused (256)
+  --max-clients-per-process N, --max-clients-per-user N
+                        of them (three quarters; all)
   --max-regions N       of a client (4096)
   --max-bytes SIZE      of a handshake (1M)
   --mode OCTAL          of the front door's file (600)
@@ -61,7 +63,7 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --json                a line of JSON for each thing that happens, and each client's figures at the end
   --help                show this and stop
 SIGHUP replaces the workers, without a lost fault; the policy and the --config are read anew. What changes: --around,
---prefetch, --rate, --watchdog, --log, --timestamps, --max-clients, --max-regions, --max-bytes, --on-crash, --on-drain,
+--prefetch, --rate, --watchdog, --log, --timestamps, --max-clients..., --max-regions, --max-bytes, --on-crash, --on-drain,
 --hang, --control-uid, and --image for new clients; what cannot is told, and stays. SIGTERM and SIGINT drain (see
 --on-drain); another one ends at once, and the clients that are there are killed. On a terminal, a line on stderr tells
 how it goes; at the end, a table on stdout how it went. systemd: uffd-pager.service and .socket are installed;
@@ -119,7 +121,7 @@ local known = {
   ["max-regions"] = count, ["max-bytes"] = count_of_bytes,
   door = arguments.choice("firecracker", "criu"),
   mode = octal, rate = arguments.bytes, around = size_or_auto,
-  ["max-clients"] = count,
+  ["max-clients"] = count, ["max-clients-per-process"] = count, ["max-clients-per-user"] = count,
   ["on-crash"] = arguments.choice("kill", "freeze"),
   ["on-drain"] = arguments.choice("complete", "refuse"),
 }

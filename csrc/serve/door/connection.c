@@ -105,7 +105,7 @@ void uffd_connection_close(struct uffd_connection *connection) {
 
 static void name_owner(const struct uffd_connection *connection, struct uffd_handshake *handshake) {
   handshake->connection = connection->number;
-  handshake->pid = connection->peer.pid;
+  handshake->pid = handshake->asker = connection->peer.pid;
   handshake->uid = connection->peer.uid;
   handshake->gid = connection->peer.gid;
   memcpy(handshake->socket, connection->socket, sizeof(handshake->socket));

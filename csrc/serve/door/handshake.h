@@ -39,6 +39,7 @@ struct uffd_handshake {
   int object_fd;       /* a userfaultfd, after its UFFDIO_API, O_NONBLOCK */
   int pidfd;           /* of the process whose memory it is; -1: unknown, it is in a pid namespace that we cannot see */
   int32_t pid;         /* as we see it; 0: unknown */
+  int32_t asker;       /* the process that connected; 0: unknown */
   uint32_t uid;
   uint32_t gid;
   int32_t task; /* of the image, by the number that it has there; 0: the regions tell what it is */

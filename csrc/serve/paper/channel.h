@@ -47,6 +47,8 @@ enum {
   UFFD_SAY_PIDFD = 2, /* SERVE: the third descriptor is a pidfd; the client's own descriptors follow */
 };
 
+#define UFFD_GUARD_NUMBERS (UINT64_C(1) << 63) /* of what a guard announces, from here on: its worker's are below */
+
 struct uffd_message {
   uint32_t version;
   uint32_t kind; /* UFFD_SAY_* */

@@ -29,7 +29,8 @@ static bool is_known(const uffd_pager *pager, int object_fd) {
 
 void uffd_children_announced(uffd_pager *pager, const struct uffd_worker *worker, const struct uffd_message *message,
                              int *fds) {
-  if (is_known(pager, fds[0])) return; /* its worker has announced it, and was killed before it wrote so */
+  /* Its worker has announced it, and was killed before it wrote so. */
+  if (message->number >= UFFD_GUARD_NUMBERS && is_known(pager, fds[0])) return;
   struct uffd_announced **at = &pager->announced, *child = NEW(struct uffd_announced);
   if (child == NULL) return; /* its worker keeps it: its book finds nothing here */
   *child = (struct uffd_announced){.worker = worker->number,

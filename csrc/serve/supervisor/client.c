@@ -24,7 +24,6 @@
 #include "serve/supervisor/sum.h"
 #include "serve/supervisor/worker.h"
 
-#define FDS_A_CLIENT   7u                   /* in a worker; the supervisor has five */
 #define FDS_AN_IMAGE   3u                   /* beside its files: their list, its working set, what is shared */
 #define FDS_SPARE      61u                  /* workers, connections without a client */
 #define RECALL_NS      UINT64_C(5000000000) /* a former worker that does not let go of a client in so long is killed */
@@ -147,7 +146,7 @@ static int check_fds(const uffd_pager *pager, uint32_t extra) {
   for (const struct uffd_image *image = pager->images; image != NULL; image = image->next) {
     kept += image->backing.count + FDS_AN_IMAGE;
   }
-  if (clients * FDS_A_CLIENT + kept + pager->fds_extra + extra + FDS_SPARE <= pager->fds_limit) return 0;
+  if (clients * UFFD_FDS_A_CLIENT + kept + pager->fds_extra + extra + FDS_SPARE <= pager->fds_limit) return 0;
   return fail(EMFILE, "No descriptors are left for another client, beside %u: raise the limit (ulimit -n).",
               pager->clients_count);
 }
@@ -159,8 +158,12 @@ static int check_room(const uffd_pager *pager, const struct uffd_handshake *hand
   if ((pager->opts.flags & UFFD_PAGER_ONCE) != 0 && pager->clients_come != 0 && !joins) {
     return fail(ESHUTDOWN, "The pager takes no new clients: it was to serve one only.");
   }
-  if (count < pager->opts.max_clients) return check_fds(pager, handshake->fds_count);
-  return fail(EBUSY, "There is no room for another client: max_clients is %" PRIu32 ".", pager->opts.max_clients);
+  if (count >= pager->opts.max_clients) {
+    return fail(EBUSY, "There is no room for another client: max_clients is %" PRIu32 ".", pager->opts.max_clients);
+  }
+  const struct uffd_asker asker = {handshake->asker, handshake->uid};
+  int result = handshake->task != 0 ? 0 : uffd_share_check(pager, &asker, handshake->fds_count, false);
+  return result < 0 ? result : check_fds(pager, handshake->fds_count);
 }
 
 /* A client that hands over its userfaultfd once more: a retry, or a handshake that was sent twice. */
@@ -261,13 +264,16 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, struct
   };
   client->pidfd = handshake->pidfd;
   handshake->pidfd = -1;
+  client->asker = (struct uffd_asker){handshake->asker, handshake->uid};
   result = uffd_book_create(&client->who, pager->opts.record != NULL, &client->book);
+  if (result == 0) result = uffd_share_check_book(pager, &client->asker, client->book.length);
   if (result == 0) result = poll_exit(pager, client);
   if (result == 0) {
     client->later = handshake->later;
     client->restored = handshake->task != 0;
     client->book.head->shared = handshake->token != 0;
     client->book.head->later = handshake->later; /* NOLINT(clang-analyzer-core.NullDereference): it was made */
+    client->book.head->asker = handshake->asker;
   }
   if (result != 0) {
     handshake->pidfd = client->pidfd;
@@ -292,7 +298,9 @@ int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, in
     return fail(EBUSY, "There is no room for another forked child: max_clients is %" PRIu32 ".",
                 pager->opts.max_clients);
   }
-  int room = check_fds(pager, 0);
+  int room = uffd_share_check(pager, &parent->asker, 0, true);
+  if (room == 0) room = uffd_share_check_book(pager, &parent->asker, parent->book.length);
+  if (room == 0) room = check_fds(pager, 0);
   if (room < 0) return room;
   struct uffd_supervised *client = make(pager, parent->image);
   if (client == NULL) return fail(ENOMEM, "No memory for a forked client.");
@@ -302,12 +310,14 @@ int uffd_client_fork(uffd_pager *pager, const struct uffd_supervised *parent, in
     return result;
   }
   struct uffd_book_head *head = client->book.head;
+  client->asker = parent->asker;
   client->who.of = parent->who.id;
   client->who.uid = parent->who.uid;
   client->who.gid = parent->who.gid;
   client->who.regions_count = head->regions_count;
   head->id = client->who.id;
   head->of = client->who.of;
+  head->asker = client->asker.pid;
   client->later = parent->later; /* the notice may have come since the worker made the child's book */
   head->later = parent->book.head->later;
   client->forked_ticks = uffd_family_clock();
@@ -355,6 +365,7 @@ int uffd_client_adopt(uffd_pager *pager, struct uffd_remains *remains) {
   }
   client->book = book;
   take_remains(client, remains);
+  client->asker = (struct uffd_asker){book.head->asker, book.head->uid};
   client->later = book.head->later != 0;
   client->stage = UFFD_STAGE_ADOPTED;
   client->recall_ns = client->since_ns;

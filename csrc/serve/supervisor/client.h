@@ -7,16 +7,19 @@
 #include "serve/door/handshake.h"
 #include "serve/paper/book.h"
 #include "serve/supervisor/poll.h"
+#include "serve/supervisor/share.h"
 #include "serve/supervisor/stage.h"
 
-#define UFFD_BEGIN_NS UINT64_C(10000000000) /* a client that no worker has begun to serve after so long is reported */
+#define UFFD_FDS_A_CLIENT 7u                    /* in a worker; the supervisor has five */
+#define UFFD_BEGIN_NS     UINT64_C(10000000000) /* a client that no worker has begun to serve after so long is reported */
 
 struct uffd_image;
 struct uffd_worker;
 
 struct uffd_supervised {
   struct uffd_supervised *next;
-  struct uffd_client who; /* its regions lie in the book, its fds below */
+  struct uffd_client who;  /* its regions lie in the book, its fds below */
+  struct uffd_asker asker; /* who brought it */
   int fds[UFFD_HANDSHAKE_FDS];
   int object_fd;
   int pidfd; /* of its process; -1: unknown, or exited */

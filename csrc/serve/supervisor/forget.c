@@ -21,6 +21,7 @@
 
 void uffd_pager_forget(uffd_pager *pager) {
   uffd_close_fds(&pager->epoll_fd, 1); /* first: a child must not change what its parent polls */
+  uffd_close_fds(&pager->toll.fd, 1);
   uffd_close_fds(&pager->timer_fd, 1);
   uffd_close_fds(&pager->order_fd, 1);
   uffd_links_close(pager);

@@ -15,7 +15,9 @@
 #include "serve/supervisor/pager.h"
 #include "serve/supervisor/refused.h"
 #include "serve/supervisor/report.h"
+#include "serve/supervisor/share.h"
 
+#define HANDSHAKES  8   /* that are taken from one connection before others have their turn */
 #define LINKS_SPARE 64u /* connections beyond max_clients, for those whose handshake is not whole yet */
 
 struct uffd_link {
@@ -193,14 +195,16 @@ static bool take_handshake(uffd_pager *pager, struct uffd_link *link, struct uff
   return arrive(pager, link, result, handshake, client);
 }
 
+/* A few handshakes at a time: a connection that brings them without an end must not hold up the others. */
 static void read_link(uffd_pager *pager, void *owner) {
   struct uffd_link *link = owner;
   struct uffd_handshake handshake = UFFD_HANDSHAKE_INIT;
-  int result;
+  int result = 1;
   link->again = false;
-  while ((result = uffd_connection_read(link->connection, &handshake)) == 1) {
+  for (int i = 0; i < HANDSHAKES && (result = uffd_connection_read(link->connection, &handshake)) == 1; i++) {
     if (!take_handshake(pager, link, &handshake)) return;
   }
+  if (result == 1) link->again = true;
   if (result < 0) end(pager, link, result, &handshake);
   release(pager, &handshake);
 }
@@ -209,7 +213,7 @@ static int link_in(uffd_pager *pager, struct uffd_connection *connection) {
   struct uffd_link *link = NEW(struct uffd_link);
   if (link == NULL) return fail(ENOMEM, "No memory for a connection.");
   link->connection = connection;
-  link->poll = (struct uffd_poll){read_link, link};
+  link->poll = (struct uffd_poll){read_link, link, .outside = true};
   int result = uffd_poll_add(pager, uffd_connection_fd(connection), &link->poll);
   if (result < 0) {
     DELETE(link);
@@ -228,30 +232,43 @@ static void give_up(uffd_pager *pager, struct uffd_link *link, int error) {
   release(pager, &handshake);
 }
 
-/* The connection whose handshake is being waited for longest. */
-static struct uffd_link *find_half_open(const uffd_pager *pager) {
-  struct uffd_link *oldest = NULL;
+/* Connections of a process; 0: of all. And the one of them whose handshake is being waited for longest; NULL: none. */
+static uint32_t count_links(const uffd_pager *pager, int32_t process, struct uffd_link **half_open) {
+  uint32_t count = 0;
+  *half_open = NULL;
   for (struct uffd_link *link = pager->links; link != NULL; link = link->next) {
-    if (uffd_connection_count(link->connection) == 0) oldest = link; /* the newest come first in the list */
+    if (process != 0 && uffd_connection_peer(link->connection)->pid != process) continue;
+    count++;
+    if (uffd_connection_count(link->connection) == 0) *half_open = link; /* the newest come first in the list */
   }
-  return oldest;
+  return count;
 }
 
-/* Silent connections must not keep others out: the oldest of them gives way. */
-static int make_room(uffd_pager *pager) {
-  if (pager->links_count < pager->opts.max_clients + LINKS_SPARE) return 0;
-  struct uffd_link *oldest = find_half_open(pager);
-  if (oldest == NULL) {
-    return fail(EBUSY, "There are %u connections already: more clients than max_clients lets in.", pager->links_count);
+/* Silent connections must not keep others out: the oldest of them gives way, and first those of the same process. */
+static int make_room(uffd_pager *pager, const struct uffd_connection *connection) {
+  struct uffd_link *half_open;
+  uint32_t most = pager->opts.max_clients + LINKS_SPARE;
+  int32_t process = uffd_connection_peer(connection)->pid;
+  uint32_t count = process != 0 ? count_links(pager, process, &half_open) : 0;
+  if (count < uffd_share_of_process(pager, most)) {
+    process = 0;
+    count = count_links(pager, 0, &half_open);
+    if (count < most) return 0;
   }
-  give_up(pager, oldest,
-          fail(EBUSY, "There are %u connections: this one, which has sent no handshake, gives way to another.",
-               pager->links_count));
+  if (half_open == NULL) {
+    return process == 0
+               ? fail(EBUSY, "There are %u connections already: more clients than max_clients lets in.", count)
+               : fail(EBUSY, "Process %d has %u connections already: more than max_clients_per_process lets in.",
+                      process, count);
+  }
+  give_up(pager, half_open,
+          fail(EBUSY, "There are %u connections%s: this one, which has sent no handshake, gives way to another.", count,
+               process != 0 ? " of its process" : ""));
   return 0;
 }
 
 static void take(uffd_pager *pager, struct uffd_connection *connection) {
-  int result = make_room(pager);
+  int result = make_room(pager, connection);
   if (result == 0) result = link_in(pager, connection);
   if (result == 0) return;
   uffd_connection_answer(connection, &(struct uffd_response){.why = uffd_errmsg()});
@@ -307,14 +324,17 @@ void uffd_links_check(uffd_pager *pager, uint64_t now) {
   struct uffd_link *next;
   for (struct uffd_link *link = pager->links; link != NULL; link = next) {
     next = link->next;
-    if (!link->waits && (link->again || uffd_connection_deadline(link->connection) <= now)) read_link(pager, link);
+    if (link->waits) continue;
+    bool late = uffd_connection_deadline(link->connection) <= now;
+    if (late || (link->again && uffd_toll_let_in(pager))) read_link(pager, link);
   }
 }
 
 uint64_t uffd_links_due(const uffd_pager *pager) {
   uint64_t due = UINT64_MAX;
   for (const struct uffd_link *link = pager->links; link != NULL; link = link->next) {
-    if (!link->waits) due = min_u64(due, link->again ? 0 : uffd_connection_deadline(link->connection));
+    if (link->waits) continue;
+    due = min_u64(due, link->again ? uffd_toll_next(pager) : uffd_connection_deadline(link->connection));
   }
   return due;
 }

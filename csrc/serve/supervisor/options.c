@@ -189,6 +189,8 @@ int uffd_options_keep(struct uffd_pager_opts *opts) {
   opts->socket_mode = or_else(opts->socket_mode, 0600);
   opts->control_mode = or_else(opts->control_mode, 0600);
   opts->max_clients = or_else(opts->max_clients, 256);
+  opts->max_clients_per_process = or_else(opts->max_clients_per_process, opts->max_clients - opts->max_clients / 4);
+  opts->max_clients_per_user = or_else(opts->max_clients_per_user, opts->max_clients);
   opts->max_regions = or_else(opts->max_regions, UFFD_REGIONS_MAX);
   opts->max_bytes = or_else(opts->max_bytes, 1 << 20);
   opts->handshake_ms = or_else(opts->handshake_ms, 5000);
@@ -280,6 +282,8 @@ int uffd_options_change(struct uffd_pager_opts *opts, const struct uffd_pager_op
   if (result == 0) {
     list_others(opts, &copy, others);
     opts->max_clients = copy.max_clients;
+    opts->max_clients_per_process = copy.max_clients_per_process;
+    opts->max_clients_per_user = copy.max_clients_per_user;
     opts->max_regions = copy.max_regions;
     opts->max_bytes = copy.max_bytes;
     opts->handshake_ms = copy.handshake_ms;

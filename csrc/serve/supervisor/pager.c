@@ -30,10 +30,9 @@
 #include "serve/supervisor/scrape.h"
 #include "serve/supervisor/slot.h"
 #include "serve/supervisor/task.h"
+#include "serve/supervisor/toll.h"
 
-#define CLOSE_NS                                                                                                       \
-  UINT64_C(5000000000) /* uffd_pager_close() waits so long for clients to die, and for workers to end                  \
-                        */
+#define CLOSE_NS UINT64_C(5000000000) /* that closing waits for clients to die, and for workers to end */
 
 static void drain(uffd_pager *pager) {
   pager->draining = true;
@@ -63,7 +62,7 @@ static void set_timer(uffd_pager *pager) {
   due = min_u64(min_u64(due, uffd_keep_due(pager)), uffd_arrivals_due(pager));
   due = min_u64(due, uffd_helpers_due(pager));
   due = min_u64(due, uffd_liveness_due(pager));
-  due = min_u64(due, uffd_looker_due(pager));
+  due = min_u64(min_u64(due, uffd_looker_due(pager)), uffd_toll_due(pager));
   struct itimerspec when = {{0, 0}, {0, 0}};
   if (due != UINT64_MAX) {
     due = max_u64(due, 1); /* 0 would disarm the timer */
@@ -90,20 +89,18 @@ static void settle(uffd_pager *pager) {
   uffd_links_sweep(pager);
   if (pager->control != NULL) uffd_control_opened(pager->control);
   uffd_looker_check(pager, now);
+  uffd_toll_count(pager);
   set_timer(pager);
 }
 
-/* Waits up to timeout_ms and deals with what has come. One event at a time: an event may free the owner of another. */
+/* Waits up to timeout_ms and deals with what has come. */
 static int take_events(uffd_pager *pager, int timeout_ms) {
-  struct epoll_event event;
+  int result = 1;
   settle(pager);
-  for (int events = 0; events < 64; events++) {
-    int count = epoll_wait(pager->epoll_fd, &event, 1, events == 0 ? timeout_ms : 0);
-    if (count < 0 && errno != EINTR) return fail(errno, "The pager cannot wait: %s.", strerror(errno));
-    if (count <= 0) break;
-    const struct uffd_poll *poll = event.data.ptr;
-    poll->ready(pager, poll->owner);
+  for (int events = 0; events < 64 && result == 1; events++) {
+    result = uffd_poll_one(pager, pager->epoll_fd, events == 0 ? timeout_ms : 0);
   }
+  if (result < 0) return result;
   settle(pager);
   return 0;
 }
@@ -146,8 +143,9 @@ static int open_descriptors(uffd_pager *pager) {
   if (pager->epoll_fd < 0 || pager->timer_fd < 0) {
     return fail(errno, "No descriptors for a pager: %s.", strerror(errno));
   }
-  pager->timer_poll = (struct uffd_poll){take_time, pager};
+  pager->timer_poll = (struct uffd_poll){.ready = take_time, .owner = pager};
   int result = uffd_poll_add(pager, pager->timer_fd, &pager->timer_poll);
+  if (result == 0) result = uffd_toll_open(pager);
   return result < 0 ? result : uffd_orders_open(pager);
 }
 
@@ -162,7 +160,7 @@ static int open_control(uffd_pager *pager) {
   if (opts->control == NULL && fd < 0) return 0;
   int result = uffd_control_open(opts->control, fd, opts->control_mode, opts->control_uid, pager, &pager->control);
   if (result < 0) return result;
-  pager->control_poll = (struct uffd_poll){step_control, pager};
+  pager->control_poll = (struct uffd_poll){.ready = step_control, .outside = true};
   return uffd_poll_add(pager, uffd_control_fd(pager->control), &pager->control_poll);
 }
 
@@ -208,7 +206,7 @@ int uffd_pager_create(const struct uffd_pager_opts *user_opts, uffd_pager **made
   uffd_reserve_standard_fds();
   pager->fds_limit = uffd_raise_fd_limit();
   pager->opts = opts;
-  pager->epoll_fd = pager->timer_fd = pager->order_fd = pager->keep.fd = pager->record_fd = -1;
+  pager->epoll_fd = pager->toll.fd = pager->timer_fd = pager->order_fd = pager->keep.fd = pager->record_fd = -1;
   result = open_pager(pager);
   if (result < 0) {
     struct uffd_sentence kept = uffd_keep_sentence();

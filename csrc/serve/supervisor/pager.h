@@ -6,16 +6,19 @@
  * last close turns missing pages into zeros.
  *
  * Arrows of this room, from the file that calls to the one that is called:
- *   configure -> {options, entrance, control, image, report}; single -> {client, link}; pager -> {options, forget,
- * link, control, scrape, liveness, slot, task, client, order} liveness -> {slot, blame, worker, report}          which
- * workers hang slot -> {task, client, worker, forget}      processes in their slots task -> {children, client, blame,
- * image, worker, stage}      who serves whom children -> {client, refused, report, worker} control -> {status, metrics,
- * order, image}; scrape -> metrics -> {refusal, sum} link -> {entrance, arrival, client, keep, refused} connections
- *   arrival -> {client, image, helper, keep, looker}   clients that are not served yet
- *   forget -> {link, arrival, control, scrape, client, worker}
- *   client -> {record, looker, image, report, stage, worker}
- *   {client, refused, children, link, image} -> looker -> family
- *   image -> {report, worker}; worker -> poll; status -> {report, sum}; report -> {stage, sum}
+ * - configure -> {options, entrance, control, image, report}; single -> {client, link}
+ * - pager -> {options, forget, link, control, scrape, liveness, slot, task, client, order, toll}
+ * - liveness -> {slot, blame, worker, report}: which workers hang
+ * - slot -> {task, client, worker, forget}: processes in their slots
+ * - task -> {children, client, blame, image, worker, stage}: who serves whom
+ * - children -> {client, refused, report, worker}
+ * - control -> {status, metrics, order, image}; scrape -> metrics -> {refusal, sum}
+ * - link -> {entrance, arrival, client, keep, refused, toll}: connections
+ * - arrival -> {client, image, helper, keep, looker}: clients that are not served yet
+ * - forget -> {link, arrival, control, scrape, client, worker}
+ * - client -> {record, looker, image, report, stage, worker}; {client, refused, link} -> share: what one may have
+ * - {client, refused, children, link, image} -> looker -> family
+ * - image -> {report, worker}; {worker, toll} -> poll; status -> {report, sum}; report -> {stage, sum}
  */
 #ifndef UFFD_SERVE_PAGER_H
 #define UFFD_SERVE_PAGER_H
@@ -28,6 +31,7 @@
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/poll.h"
 #include "serve/supervisor/refusal.h"
+#include "serve/supervisor/toll.h"
 #include "uffd_pager.h"
 
 struct uffd_announced;
@@ -58,6 +62,7 @@ struct uffd_pager {
   struct uffd_pager_opts opts; /* our own copies of the strings */
   int epoll_fd, timer_fd, order_fd;
   struct uffd_poll control_poll, timer_poll, order_poll;
+  struct uffd_toll toll;
   /* any thread */
   _Atomic uint32_t orders; /* UFFD_ORDER_* */
   /* the supervisor's thread */

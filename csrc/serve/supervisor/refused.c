@@ -13,6 +13,7 @@
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
+#include "serve/supervisor/share.h"
 
 #define KEPT_MAX     256u                /* beyond it the oldest is poisoned and let go of */
 #define CHECK_MIN_NS UINT64_C(100000000) /* the first pause between two checks; doubles up to */
@@ -64,12 +65,24 @@ static void hold_on(uffd_pager *pager, const struct uffd_handshake *handshake) {
   (void)uffd_looker_ask(pager, &look, NULL);
 }
 
-static void make_room(uffd_pager *pager) {
-  if (pager->refused_kept < KEPT_MAX || !can_poison()) return; /* check_fds() of client.c counts them */
-  struct uffd_refused **at = &pager->refused_list;
-  while ((*at)->next != NULL) {
-    at = &(*at)->next;
+/* How many of the process are kept; 0: of all. And the oldest of them. */
+static uint32_t count_kept(uffd_pager *pager, int32_t process, struct uffd_refused ***oldest) {
+  uint32_t count = 0;
+  *oldest = NULL;
+  for (struct uffd_refused **at = &pager->refused_list; *at != NULL; at = &(*at)->next) {
+    if (process != 0 && (*at)->handshake.asker != process) continue;
+    count++;
+    *oldest = at;
   }
+  return count;
+}
+
+/* Who is refused again and again loses its own, not those of others. */
+static void make_room(uffd_pager *pager, int32_t process) {
+  struct uffd_refused **at;
+  uint32_t count = process != 0 ? count_kept(pager, process, &at) : 0;
+  if (count < uffd_share_of_process(pager, KEPT_MAX) && count_kept(pager, 0, &at) < KEPT_MAX) return;
+  if (!can_poison()) return; /* check_fds() of client.c counts them */
   poison(pager, &(*at)->handshake);
   uffd_keep_drop_refused(pager, (*at)->number);
   free_refused(pager, at);
@@ -113,7 +126,7 @@ const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshak
   if (object == NULL) return "";
   uffd_close(object);
   bool killed = !told && pager->opts.on_crash == UFFD_PAGER_KILL && kill_owner(pager, handshake);
-  make_room(pager);
+  make_room(pager, handshake->asker);
   struct uffd_refused *refused = NEW(struct uffd_refused);
   if (refused == NULL) {
     if (!can_poison()) {

@@ -22,8 +22,7 @@
 #include "serve/paper/channel.h"
 #include "serve/paper/descriptors.h"
 
-#define LOOK_MS 1                   /* between two looks whether the supervisor has taken it */
-#define NUMBERS (UINT64_C(1) << 63) /* of its announcements, from here on: the worker's are below */
+#define LOOK_MS 1 /* between two looks whether the supervisor has taken it */
 
 struct guard {
   struct uffd_mouth mouth;
@@ -34,7 +33,7 @@ struct guard {
 
 static void announce(struct guard *guard, uint64_t parent, uint32_t index, int fd) {
   struct uffd_message message = {.kind = UFFD_SAY_FORKED, .client = parent, .flags = index};
-  message.number = NUMBERS + guard->announced++;
+  message.number = UFFD_GUARD_NUMBERS + guard->announced++;
   guard->heard = uffd_say_message(&guard->mouth, &message, &fd, 1) && guard->heard;
 }
 

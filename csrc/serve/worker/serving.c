@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -15,7 +16,9 @@
 #include "serve/paper/closer.h"
 #include "serve/worker/prefetch.h"
 
-#define SAME_NS UINT64_C(1000000) /* the age of a fault and the clock are not read at the same moment */
+#define SAME_NS  UINT64_C(1000000) /* the age of a fault and the clock are not read at the same moment */
+#define FORK_NS  UINT64_C(5000000) /* a fork costs a client so much time when it has forked often, */
+#define FORK_MAX 64u               /* so many times at once */
 
 /* In the client's only handler: plain stores are enough. */
 static void trace(void *ctx, const struct uffd_trace *record) {
@@ -75,6 +78,18 @@ static int send_book(struct uffd_serving *serving, uint64_t number, const uffd_o
   return result;
 }
 
+/*
+ * A storm of forks makes worker and supervisor work for each child. It is slowed down where it costs nobody but the
+ * client: its handler waits, and a fork returns only when the one before was read.
+ */
+static void slow_down(struct uffd_serving *serving) {
+  uint64_t now = uffd_now(), ahead = FORK_MAX * FORK_NS;
+  serving->forks_ns = max_u64(serving->forks_ns, now) + FORK_NS;
+  if (serving->forks_ns <= now + ahead) return;
+  uint64_t pause = serving->forks_ns - now - ahead;
+  (void)nanosleep(&(struct timespec){.tv_nsec = (long)pause}, NULL);
+}
+
 /* In the handler, when all before the FORK was applied: the book follows the descriptor. */
 static int forked(void *ctx, uffd_object *child, const void *ledger, uint64_t length) {
   struct uffd_serving *serving = ctx;
@@ -88,6 +103,7 @@ static int forked(void *ctx, uffd_object *child, const void *ledger, uint64_t le
   uint64_t number = take_announced(serving);
   BARRIER("booking", serving);
   int result = send_book(serving, number, child, ledger, length);
+  slow_down(serving);
   if (result == 0) {
     uffd_close(child);
     return 0;

@@ -51,6 +51,7 @@ struct uffd_serving {
   /* the handler's: numbers of the forked children that were announced, and whose books have not been made yet */
   uint64_t announced[UFFD_CHILDREN];
   uint32_t announced_count;
+  uint64_t forks_ns; /* when its forks so far are paid for: see slow_down() */
   /* the watchdog's */
   uint64_t late_ns; /* when the last fault that was reported as late was read */
   struct uffd_flaws flaws;
