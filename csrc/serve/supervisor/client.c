@@ -50,7 +50,7 @@ static void exited(uffd_pager *pager, void *owner) {
  * live on, and hold the connection, when the memory is gone: it executes another program, or it was another's memory.
  */
 static int poll_exit(uffd_pager *pager, struct uffd_supervised *client) {
-  client->exit = (struct uffd_poll){exited, client};
+  client->exit = (struct uffd_poll){.ready = exited, .owner = client};
   client->probe_step = client->pidfd >= 0 ? PROBE_MAX_NS : PROBE_MIN_NS;
   client->probe_ns = uffd_now() + client->probe_step;
   return client->pidfd >= 0 ? uffd_poll_add(pager, client->pidfd, &client->exit) : 0;

@@ -59,7 +59,7 @@ static int open_one(uffd_pager *pager, const struct uffd_door_opts *opts, const 
     return result;
   }
   snprintf(entrance->kept, sizeof(entrance->kept), "%s", kept);
-  entrance->poll = (struct uffd_poll){accept, entrance->door, .outside = true};
+  entrance->poll = (struct uffd_poll){.ready = accept, .owner = entrance->door, .outside = true};
   entrance->next = pager->entrances;
   pager->entrances = entrance;
   return uffd_poll_add(pager, uffd_door_fd(entrance->door), &entrance->poll);

@@ -112,7 +112,7 @@ int uffd_helper_start(uffd_pager *pager, const struct uffd_helper_work *work) {
   if (helper == NULL) return fail(ENOMEM, "No memory for a helper.");
   *helper = (struct uffd_helper){.work = *work, .channel = -1, .pidfd = -1, .deadline_ns = UINT64_MAX};
   if (work->timeout_ns != 0) helper->deadline_ns = uffd_now() + work->timeout_ns;
-  helper->exit = (struct uffd_poll){ended, helper};
+  helper->exit = (struct uffd_poll){.ready = ended, .owner = helper};
   int result = uffd_channel_open(ends);
   if (result == 0) {
     int pid = (int)fork();

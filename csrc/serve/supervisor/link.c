@@ -213,7 +213,7 @@ static int link_in(uffd_pager *pager, struct uffd_connection *connection) {
   struct uffd_link *link = NEW(struct uffd_link);
   if (link == NULL) return fail(ENOMEM, "No memory for a connection.");
   link->connection = connection;
-  link->poll = (struct uffd_poll){read_link, link, .outside = true};
+  link->poll = (struct uffd_poll){.ready = read_link, .owner = link, .outside = true};
   int result = uffd_poll_add(pager, uffd_connection_fd(connection), &link->poll);
   if (result < 0) {
     DELETE(link);
@@ -246,7 +246,7 @@ static uint32_t count_links(const uffd_pager *pager, int32_t process, struct uff
 
 /* Silent connections must not keep others out: the oldest of them gives way, and first those of the same process. */
 static int make_room(uffd_pager *pager, const struct uffd_connection *connection) {
-  struct uffd_link *half_open;
+  struct uffd_link *half_open = NULL;
   uint32_t most = pager->opts.max_clients + LINKS_SPARE;
   int32_t process = uffd_connection_peer(connection)->pid;
   uint32_t count = process != 0 ? count_links(pager, process, &half_open) : 0;

@@ -265,8 +265,8 @@ static int start(uffd_pager *pager) {
   struct uffd_looker *looker = NEW(struct uffd_looker);
   if (looker == NULL) return fail(ENOMEM, "No memory for a looker.");
   *looker = (struct uffd_looker){.channel = -1, .pidfd = -1};
-  looker->exit = (struct uffd_poll){ended, looker};
-  looker->said = (struct uffd_poll){said, looker};
+  looker->exit = (struct uffd_poll){.ready = ended, .owner = looker};
+  looker->said = (struct uffd_poll){.ready = said, .owner = looker};
   int result = uffd_channel_open(ends);
   if (result < 0) {
     DELETE(looker);

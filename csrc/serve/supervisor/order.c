@@ -37,7 +37,7 @@ static void take_order(uffd_pager *pager, void *owner) {
 int uffd_orders_open(uffd_pager *pager) {
   pager->order_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK); /* 1: the first step has work, it starts the workers */
   if (pager->order_fd < 0) return fail(errno, "No descriptor for a pager: %s.", strerror(errno));
-  pager->order_poll = (struct uffd_poll){take_order, pager};
+  pager->order_poll = (struct uffd_poll){.ready = take_order, .owner = pager};
   return uffd_poll_add(pager, pager->order_fd, &pager->order_poll);
 }
 

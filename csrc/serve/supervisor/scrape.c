@@ -136,7 +136,7 @@ static void accept_some(uffd_pager *pager, void *owner) {
     if (fd == -EAGAIN) return;
     if (fd < 0) continue;
     struct place *place = free_place(pager, scrape);
-    *place = (struct place){.fd = fd, .came = ++scrape->came, .poll = {step, place, .outside = true}};
+    *place = (struct place){.fd = fd, .came = ++scrape->came, .poll = {.ready = step, .owner = place, .outside = true}};
     if (uffd_poll_add(pager, fd, &place->poll) < 0) leave(pager, place);
   }
 }
@@ -178,7 +178,7 @@ int uffd_scrape_open(uffd_pager *pager) {
   int result = fd >= 0 ? uffd_listener_adopt(&scrape->listener, fd, NULL)
                        : listen_at(scrape, pager->opts.metrics, pager->opts.socket_mode);
   if (result < 0) return result;
-  scrape->poll = (struct uffd_poll){accept_some, scrape, .outside = true};
+  scrape->poll = (struct uffd_poll){.ready = accept_some, .owner = scrape, .outside = true};
   return uffd_poll_add(pager, scrape->listener.fd, &scrape->poll);
 }
 

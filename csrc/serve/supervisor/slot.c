@@ -60,7 +60,7 @@ static void guard_died(uffd_pager *pager, void *owner);
 static void meet_guard(uffd_pager *pager, struct uffd_worker *worker, int pid) {
   if (worker->guard_fd >= 0 || pid <= 0) return;
   worker->guard_fd = (int)syscall(SYS_pidfd_open, pid, 0);
-  worker->guard_exit = (struct uffd_poll){guard_died, worker};
+  worker->guard_exit = (struct uffd_poll){.ready = guard_died, .owner = worker};
   if (worker->guard_fd >= 0 && uffd_poll_add(pager, worker->guard_fd, &worker->guard_exit) < 0)
     uffd_close_fds(&worker->guard_fd, 1);
 }
@@ -265,8 +265,8 @@ static int spawn_worker(const uffd_pager *pager, int channel, int *pid) {
 static int poll_worker(uffd_pager *pager, struct uffd_worker *worker) {
   worker->pidfd = (int)syscall(SYS_pidfd_open, worker->pid, 0);
   if (worker->pidfd < 0) return fail(errno, "No descriptor for a worker's process: %s.", strerror(errno));
-  worker->exit = (struct uffd_poll){died, worker};
-  worker->said = (struct uffd_poll){said, worker};
+  worker->exit = (struct uffd_poll){.ready = died, .owner = worker};
+  worker->said = (struct uffd_poll){.ready = said, .owner = worker};
   int result = uffd_poll_add(pager, worker->pidfd, &worker->exit);
   if (result == 0) result = uffd_poll_add(pager, worker->channel, &worker->said);
   return result;

@@ -17,12 +17,23 @@
 #include "serve/worker/prefetch.h"
 #include "serve/worker/roster.h"
 
-#define ALONE_MS 100 /* how often a worker without a supervisor looks after its clients */
+#define ALONE_MS 100                /* how often a worker without a supervisor looks after its clients */
+#define LINE_MAX 64u                /* clients that are made and not started */
+#define LINE_NS  UINT64_C(20000000) /* that the first of them waits for the others */
+
+/* A client that is made, and waits until those that came with it are made, too. */
+struct made {
+  struct uffd_serving *serving;
+  uint64_t ns; /* that making it took */
+};
 
 struct uffd_work {
   struct uffd_shop shop;
   struct uffd_roster roster;
   bool alone; /* the supervisor has died, or has told this worker to end */
+  struct made line[LINE_MAX];
+  uint32_t line_count;
+  uint64_t line_ns; /* when the first of them was made */
 };
 
 static void end(struct uffd_work *work, struct uffd_serving *serving, uint32_t phase) {
@@ -30,28 +41,48 @@ static void end(struct uffd_work *work, struct uffd_serving *serving, uint32_t p
   uffd_serving_end(serving, phase);
 }
 
-/* Makes a client and, unless it is to be held, starts it. 0 or -errno. */
-static int make(struct uffd_work *work, struct uffd_parcel *parcel, bool hold, bool unsupervised) {
-  struct uffd_serving *serving;
+static int make(struct uffd_work *work, struct uffd_parcel *parcel, bool hold, struct uffd_serving **made) {
   /* If this process dies while it makes the client, the supervisor finds out which client it was. */
   if (hold) {
     atomic_store_explicit(&parcel->book.head->preparing, 1, memory_order_release);
   } else {
     atomic_store_explicit(&parcel->book.head->phase, UFFD_BOOK_MAKING, memory_order_release);
   }
-  int result = uffd_serving_make(&work->shop, parcel, &serving);
+  int result = uffd_serving_make(&work->shop, parcel, made);
   if (result < 0) return result;
-  atomic_store_explicit(&serving->book.head->preparing, 0, memory_order_release);
-  serving->unsupervised = unsupervised;
-  if (!hold) result = uffd_serving_start(serving);
+  struct uffd_book_head *head = (*made)->book.head;
+  atomic_store_explicit(&head->preparing, 0, memory_order_release);
+  if (!hold) atomic_store_explicit(&head->phase, UFFD_BOOK_NOBODY, memory_order_release);
+  return 0;
+}
+
+static int start_made(struct uffd_work *work, struct uffd_serving *serving) {
+  int result = uffd_serving_start(serving);
   if (result == 0) {
     uffd_roster_add(&work->roster, serving);
-  } else {
-    struct uffd_sentence why = uffd_keep_sentence();
-    uffd_serving_end(serving, UFFD_BOOK_NOBODY);
-    uffd_restore_sentence(&why);
+    return 0;
   }
+  struct uffd_sentence why = uffd_keep_sentence();
+  uffd_serving_end(serving, UFFD_BOOK_NOBODY);
+  uffd_restore_sentence(&why);
   return result;
+}
+
+static void say_made(struct uffd_work *work, uint32_t kind, uint64_t client, int result, uint64_t ns) {
+  struct uffd_message answer = {.kind = kind, .client = client, .error = -result, .number = ns};
+  snprintf(answer.text, sizeof(answer.text), "%s", result < 0 ? uffd_errmsg() : "");
+  (void)uffd_say_message(&work->shop.mouth, &answer, NULL, 0);
+}
+
+/* Those that wait in the line. */
+static void start_all(struct uffd_work *work) {
+  for (uint32_t i = 0; i < work->line_count; i++) {
+    struct made *made = &work->line[i];
+    uint64_t client = made->serving->client.id, begun = uffd_now();
+    int result = start_made(work, made->serving);
+    say_made(work, UFFD_SAY_SERVING, client, result, made->ns + uffd_now() - begun);
+  }
+  work->line_count = 0;
 }
 
 /* The image of the parcel; 0: none. Where it cannot be had, the parcel is closed. */
@@ -73,8 +104,13 @@ static void keep_orphan(struct uffd_work *work, struct uffd_orphan *orphan) {
     uffd_book_close(&parcel.book);
     close(orphan->object_fd);
   } else if (result == 0) {
+    struct uffd_serving *made;
     result = take_stock(work, &parcel, orphan->image);
-    if (result == 0) result = make(work, &parcel, false, true);
+    if (result == 0) result = make(work, &parcel, false, &made);
+    if (result == 0) {
+      made->unsupervised = true;
+      result = start_made(work, made);
+    }
   }
   if (result < 0) (void)uffd_say_error(&work->shop.mouth, 0, -result);
   DELETE(orphan);
@@ -87,7 +123,12 @@ static void keep_orphans(struct uffd_work *work) {
   }
 }
 
+/*
+ * When a worker has died, the next one gets all of its clients at once. A client that goes on while others are still
+ * made takes processor time from that, and who comes last waits long: they are started together.
+ */
 static void serve(struct uffd_work *work, const struct uffd_message *message, int *fds) {
+  struct uffd_serving *made = NULL;
   struct uffd_parcel parcel = {.object_fd = fds[0], .pidfd = -1};
   uint64_t begun = uffd_now();
   bool hold = (message->flags & UFFD_SAY_HOLD) != 0;
@@ -106,12 +147,16 @@ static void serve(struct uffd_work *work, const struct uffd_message *message, in
     parcel.fds_count = message->fds_count - first;
     memcpy(parcel.fds, &fds[first], parcel.fds_count * sizeof(int));
     result = take_stock(work, &parcel, message->number);
-    if (result == 0) result = make(work, &parcel, hold, false);
+    if (result == 0) result = make(work, &parcel, hold, &made);
   }
-  struct uffd_message answer = {.kind = kind, .client = message->client, .error = -result};
-  answer.number = uffd_now() - begun;
-  snprintf(answer.text, sizeof(answer.text), "%s", result < 0 ? uffd_errmsg() : "");
-  (void)uffd_say_message(&work->shop.mouth, &answer, NULL, 0);
+  uint64_t now = uffd_now();
+  if (result == 0 && !hold) {
+    if (work->line_count == 0) work->line_ns = now;
+    work->line[work->line_count++] = (struct made){made, now - begun};
+    return;
+  }
+  if (result == 0) uffd_roster_add(&work->roster, made);
+  say_made(work, kind, message->client, result, now - begun);
 }
 
 static void start(struct uffd_work *work, uint64_t client) {
@@ -156,6 +201,8 @@ static void drop_image(struct uffd_work *work, uint64_t number) {
 
 static void obey(struct uffd_work *work, const struct uffd_message *message, int *fds) {
   struct uffd_serving *serving;
+  bool comes = message->kind == UFFD_SAY_SERVE;
+  if (!comes || work->line_count == LINE_MAX || uffd_now() > work->line_ns + LINE_NS) start_all(work);
   switch (message->kind) {
   case UFFD_SAY_PING:
     uffd_say(&work->shop.mouth, UFFD_SAY_PONG, 0, 0, "");
@@ -232,15 +279,18 @@ static void hear(struct uffd_work *work) {
   int result = uffd_channel_receive(work->shop.mouth.channel, &message, fds);
   if (result == 1) obey(work, &message, fds);
   if (result == 0) work->alone = true;
+  if (work->alone) start_all(work);
 }
 
 static void go_on(struct uffd_work *work) {
   while (!work->alone || work->roster.clients != NULL) {
     struct pollfd polls[2] = {{.fd = work->alone ? -1 : work->shop.mouth.channel, .events = POLLIN},
                               {.fd = work->shop.orphans.wake_fd, .events = POLLIN}};
-    if (poll(polls, 2, work->alone ? ALONE_MS : -1) < 0 && errno != EINTR) break;
+    int wait_ms = work->line_count != 0 ? 0 : work->alone ? ALONE_MS : -1;
+    if (poll(polls, 2, wait_ms) < 0 && errno != EINTR) break;
     uint64_t count;
     (void)!read(work->shop.orphans.wake_fd, &count, sizeof(count));
+    if (polls[0].revents == 0) start_all(work);
     if (polls[0].revents != 0) hear(work);
     if (!work->alone) continue;
     keep_orphans(work);
