@@ -193,7 +193,8 @@ struct uffd_pager_opts {
    * connections, of descriptors and of the memory for bookkeeping is theirs. 0: three quarters for a process, so that
    * one that comes with more and more does not keep the others out; all for a user.
    */
-  uint32_t max_clients_per_process, max_clients_per_user;
+  uint32_t max_clients_per_process;
+  uint32_t max_clients_per_user;
 };
 #define UFFD_PAGER_OPTS_INIT                                                                                           \
   {                                                                                                                    \
