@@ -597,7 +597,7 @@ static void forked_children_keep_nobody_out(void) {
 static void clients_beyond_the_descriptors_are_refused(void) {
   struct paging paging;
   struct uffd_pager_opts opts = image_opts();
-  struct rlimit limit = {40, 64 + 7 * 4}; /* the soft one is raised */
+  struct rlimit limit = {40, 65 + 7 * 4}; /* the soft one is raised */
   pid_t clients[6];
   paging_set_up(&paging, MIB);
   CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);

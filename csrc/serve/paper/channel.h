@@ -45,6 +45,7 @@ enum {
 enum {
   UFFD_SAY_HOLD = 1,  /* SERVE: make everything, but read no fault before START */
   UFFD_SAY_PIDFD = 2, /* SERVE: the third descriptor is a pidfd; the client's own descriptors follow */
+  UFFD_SAY_ALONE = 4  /* SERVE: a worker may have died of it; those that came before it are to get on first */
 };
 
 #define UFFD_GUARD_NUMBERS (UINT64_C(1) << 63) /* of what a guard announces, from here on: its worker's are below */

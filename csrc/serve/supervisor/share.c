@@ -17,7 +17,9 @@ struct share {
   uint64_t fds, book_bytes;
 };
 
+/* Who leaves has no more use of what it has. */
 static void count(struct share *share, const struct uffd_supervised *client) {
+  if (uffd_stage_is_leaving(client->stage)) return;
   share->clients += client->who.of == 0;
   share->children += client->who.of != 0;
   share->fds += UFFD_FDS_A_CLIENT + client->who.fds_count;

@@ -31,6 +31,7 @@ static bool hand_over(uffd_pager *pager, struct uffd_worker *worker, const struc
                                  .flags = hold ? UFFD_SAY_HOLD : 0};
   int fds[UFFD_MESSAGE_FDS] = {client->object_fd, client->book.fd};
   uint32_t count = 2;
+  if (client->strikes + client->hangs != 0) message.flags |= UFFD_SAY_ALONE;
   if (client->pidfd >= 0) {
     message.flags |= UFFD_SAY_PIDFD;
     fds[count++] = client->pidfd;

@@ -153,6 +153,7 @@ static void serve(struct uffd_work *work, const struct uffd_message *message, in
   if (result == 0 && !hold) {
     if (work->line_count == 0) work->line_ns = now;
     work->line[work->line_count++] = (struct made){made, now - begun};
+    if ((message->flags & UFFD_SAY_ALONE) != 0) start_all(work);
     return;
   }
   if (result == 0) uffd_roster_add(&work->roster, made);
@@ -201,8 +202,8 @@ static void drop_image(struct uffd_work *work, uint64_t number) {
 
 static void obey(struct uffd_work *work, const struct uffd_message *message, int *fds) {
   struct uffd_serving *serving;
-  bool comes = message->kind == UFFD_SAY_SERVE;
-  if (!comes || work->line_count == LINE_MAX || uffd_now() > work->line_ns + LINE_NS) start_all(work);
+  bool joins = message->kind == UFFD_SAY_SERVE && (message->flags & UFFD_SAY_ALONE) == 0;
+  if (!joins || work->line_count == LINE_MAX || uffd_now() > work->line_ns + LINE_NS) start_all(work);
   switch (message->kind) {
   case UFFD_SAY_PING:
     uffd_say(&work->shop.mouth, UFFD_SAY_PONG, 0, 0, "");
