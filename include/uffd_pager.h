@@ -527,8 +527,9 @@ UFFD_EXPORT int uffd_handoff_fill(uffd_handoff *handoff);
  * Hands the same userfaultfd and memories over once more, by a new connection: to the same pager, which knows them and
  * goes on with the same client, or, when that is gone, to another one, which serves what is still missing. To another
  * pager, pages that were dropped before are pages of its image again, and not zeros. Errors: those of
- * uffd_handoff_send() from connect(2) on: the old connection stays then. -EINVAL the memories are complete; -EOWNERDEAD
- * in a forked child. Not in two threads at once.
+ * uffd_handoff_send() from connect(2) on: the old connection stays then. -EBUSY it is another pager, and the one that
+ * serves the memories lives; -EINVAL the memories are complete; -EOWNERDEAD in a forked child. Not in two threads at
+ * once.
  */
 UFFD_EXPORT int uffd_handoff_attach(uffd_handoff *handoff, const char *socket);
 /*

@@ -1022,7 +1022,8 @@ function handoff:fill() end
 
 ---Hands the same userfaultfd and memory over once more, by a new connection: to the same pager, which goes on with the
 ---same client, or, when that is gone, to another one. To another pager, pages that were dropped before are pages of its
----image again. Errors: those of `uffd.handoff` from connecting on; EINVAL it is complete.
+---image again. Errors: those of `uffd.handoff` from connecting on; EBUSY it is another pager, and the one that serves it
+---lives; EINVAL it is complete.
 ---@param socket string path of the pager's front door
 ---@return true? done
 ---@return string? message

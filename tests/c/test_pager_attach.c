@@ -88,6 +88,30 @@ static void its_pager_lives(void) {
   paging_tear_down(&paging);
 }
 
+/* Two would each hear of half of what is dropped. */
+static void another_pager_is_refused_while_it_lives(void) {
+  struct paging first, second;
+  paging_set_up(&first, MIB);
+  paging_set_up(&second, MIB);
+  paging_start(&first, NULL);
+  paging_start(&second, NULL);
+  hand_over(&first, 0);
+  CHECK_ERR(uffd_handoff_attach(handoff, second.socket), -EBUSY);
+  CHECK_SAYS("two cannot serve it");
+  CHECK_EQ(uffd_handoff_connected(handoff), 1);
+  complete(&first);
+  for (uint64_t page = 0; page < MIB / PAGE; page++) {
+    CHECK(is_image(&first, page));
+  }
+  paging_turn(&second);
+  CHECK_EQ(paging_reports(&second, UFFD_REPORT_CLIENT), 0);
+  let_go();
+  CHECK_EQ(paging_end(&second), 1);
+  CHECK_EQ(paging_end(&first), 1);
+  paging_tear_down(&second);
+  paging_tear_down(&first);
+}
+
 /* Answers one page never: its fault has been read, and its worker is killed with it. */
 static int stop_at_page_7(void *ctx, void *state, const struct uffd_fault *fault, struct uffd_answer *answer) {
   const struct paging *paging = ctx;
@@ -166,6 +190,7 @@ static void all_of_its_pager_is_killed(void) {
 
 static const struct check_test tests[] = {
     TEST(its_pager_lives),
+    TEST(another_pager_is_refused_while_it_lives),
     TEST(all_of_its_pager_is_killed),
 };
 

@@ -225,11 +225,31 @@ static int await_answer(int socket, uint32_t timeout_ms) {
   return result;
 }
 
-static int hand_over(uffd_handoff *handoff, const char *path) {
+/* Who listens there: 0 where that cannot be told, in another pid namespace for instance. */
+static int32_t listener_of(int socket) {
+  struct ucred peer = {.pid = 0};
+  socklen_t length = sizeof(peer);
+  return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 ? (int32_t)peer.pid : 0;
+}
+
+/* Each of two pagers would hear of half of the pages that are dropped: the other would bring them back. */
+static int check_alone(const uffd_handoff *handoff, int before) {
+  if (before < 0 || uffd_ready(before, POLLRDHUP) != 0) return 0;
+  int32_t old = listener_of(before);
+  if (old == listener_of(handoff->socket) || BROKEN("attach-alone")) return 0;
+  return fail(EBUSY,
+              "The pager that serves the memory, process %" PRId32
+              ", lives: two cannot serve it. Attach to another one when it is gone.",
+              old);
+}
+
+/* before: the socket by which it was handed over last; -1: never. */
+static int hand_over(uffd_handoff *handoff, const char *path, int before) {
   size_t length;
   char *text = write_list(handoff, &length);
   if (text == NULL) return fail(ENOMEM, "No memory for a handshake of %" PRIu32 " regions.", handoff->count);
   int result = connect_to(&handoff->socket, path, handoff->timeout_ms);
+  if (result == 0) result = check_alone(handoff, before);
   if (result == 0) result = send_all(handoff->socket, text, length, uffd_fd(handoff->object));
   uffd_release(text, length);
   return result == 0 && is_answered(handoff) ? await_answer(handoff->socket, handoff->timeout_ms) : result;
@@ -249,7 +269,7 @@ static int make(uffd_handoff *handoff, const char *path, const struct uffd_hando
   if (result == 0 && opts->label != NULL) snprintf(handoff->label, sizeof(handoff->label), "%s", opts->label);
   if (result == 0) result = take_parts(handoff, parts);
   if (result == 0) result = make_object(handoff, opts);
-  return result == 0 ? hand_over(handoff, path) : result;
+  return result == 0 ? hand_over(handoff, path, -1) : result;
 }
 
 int uffd_handoff_send(const char *socket, const struct uffd_handoff_part *parts, size_t count,
@@ -376,7 +396,7 @@ int uffd_handoff_attach(uffd_handoff *handoff, const char *socket) {
   if (socket == NULL) return fail(EINVAL, "The socket has no path.");
   int before = handoff->socket;
   handoff->socket = -1;
-  result = hand_over(handoff, socket);
+  result = hand_over(handoff, socket, before);
   int unused = result == 0 ? before : handoff->socket;
   if (result < 0) handoff->socket = before;
   if (unused >= 0) close(unused);
