@@ -99,7 +99,7 @@ static void set_up(struct uffd_pager_opts *opts) {
 /* In the next supervisor: descriptors from 3 on, as sd_listen_fds(3) has it. */
 static void give_back(struct paging *paging) {
   char names[RELICS * 64] = "", number[16];
-  int copies[RELICS];
+  int copies[RELICS] = {0};
   (void)paging;
   for (unsigned i = 0; i < store.count; i++) {
     copies[i] = fcntl(store.relics[i].fd, F_DUPFD_CLOEXEC, 256);

@@ -457,7 +457,7 @@ static void others_are_served_beside(void) {
 /* Workers are killed again and again while two clients read all in their own order, and write. */
 static void read_in_disorder(struct clone *clone) {
   for (uint64_t i = 0; i < WHOLE / PAGE; i++) {
-    uint64_t page = (i * 67 + clone->index * 31) % (WHOLE / PAGE);
+    uint64_t page = (i * 67 + (uint64_t)clone->index * 31) % (WHOLE / PAGE);
     CHECK(is_image(clone, page * PAGE, PAGE));
     if (page % 5 == clone->index) clone->at[page * PAGE + 1] = 1;
     check_progress();

@@ -137,12 +137,12 @@ void uffd_connection_give_up(struct uffd_connection *connection, struct uffd_han
 }
 
 /* fd -1: none goes with it. */
-static void send_answer(int socket, char *text, size_t length, int fd) {
+static void send_answer(int socket, const char *text, size_t length, int fd) {
   union {
     struct cmsghdr header; /* for its alignment */
     char room[CMSG_SPACE(sizeof(int))];
   } control = {.header = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))}};
-  struct iovec data = {text, length};
+  struct iovec data = {(char *)(uintptr_t)text, length};
   struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
   memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
   if (fd >= 0) {

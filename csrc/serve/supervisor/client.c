@@ -271,9 +271,9 @@ int uffd_client_come(uffd_pager *pager, struct uffd_handshake *handshake, struct
   if (result == 0) {
     client->later = handshake->later;
     client->restored = handshake->task != 0;
-    client->book.head->shared = handshake->token != 0;
     client->book.head->later = handshake->later; /* NOLINT(clang-analyzer-core.NullDereference): it was made */
     client->book.head->asker = handshake->asker;
+    client->book.head->shared = handshake->token != 0;
   }
   if (result != 0) {
     handshake->pidfd = client->pidfd;
