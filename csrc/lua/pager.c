@@ -450,6 +450,13 @@ static int pager_on_signals(lua_State *L) {
   return 0;
 }
 
+/* core.pager_hold_signals(): those that come before on_signals() wait until then. */
+static int hold_signals(lua_State *L) {
+  (void)L;
+  uffd_lua_signals_hold();
+  return 0;
+}
+
 /* One step of the core; its callbacks use this call's frame. */
 static int step_once(lua_State *L, struct pager *pager, int timeout_ms) {
   pager->host = (struct host){L, 2, 1};
@@ -721,6 +728,7 @@ static const luaL_Reg functions[] = {{"pager_create", create},
                                      {"pager_work", work},
                                      {"pager_keep", keep},
                                      {"pager_ask", ask},
+                                     {"pager_hold_signals", hold_signals},
                                      {"client_path", client_path},
                                      {"pager_configure", pager_configure},
                                      {NULL, NULL}};

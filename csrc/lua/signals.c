@@ -11,6 +11,8 @@ static atomic_bool second;
 static const int heeded[] = {SIGHUP, SIGTERM, SIGINT, SIGPIPE};
 enum { HEEDED = sizeof(heeded) / sizeof(heeded[0]) };
 static struct sigaction earlier[HEEDED];
+static sigset_t unblocked; /* the mask before uffd_lua_signals_hold() */
+static bool held;
 
 static void on_signal(int signal) {
   int error = errno;
@@ -18,6 +20,20 @@ static void on_signal(int signal) {
   if (pager != NULL && signal == SIGHUP) uffd_pager_reload(pager);
   if (pager != NULL && signal != SIGHUP && uffd_pager_drain(pager) == -EALREADY) atomic_store(&second, true);
   errno = error;
+}
+
+void uffd_lua_signals_hold(void) {
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  for (int i = 0; i < HEEDED; i++) {
+    sigaddset(&blocked, heeded[i]);
+  }
+  held = pthread_sigmask(SIG_BLOCK, &blocked, &unblocked) == 0;
+}
+
+static void let_go(void) {
+  if (held) pthread_sigmask(SIG_SETMASK, &unblocked, NULL);
+  held = false;
 }
 
 /* SIGPIPE would end the supervisor when nobody reads its output. */
@@ -31,6 +47,7 @@ bool uffd_lua_signals_take(uffd_pager *pager) {
     sigemptyset(&action.sa_mask);
     sigaction(heeded[i], &action, &earlier[i]);
   }
+  let_go();
   return true;
 }
 

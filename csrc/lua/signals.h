@@ -6,6 +6,11 @@
 
 #include "uffd_pager.h"
 
+/*
+ * Until a pager takes them, signals wait: one that ended this process after its front door was opened would end those
+ * who have connected meanwhile. The main thread, before it has others.
+ */
+void uffd_lua_signals_hold(void);
 /* SIGHUP reloads, SIGTERM and SIGINT drain, SIGPIPE is ignored. False: another pager has the signals. */
 bool uffd_lua_signals_take(uffd_pager *pager);
 bool uffd_lua_signals_taken(const uffd_pager *pager);

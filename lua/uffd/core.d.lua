@@ -1361,6 +1361,10 @@ function core.client_path(template, client) end
 ---@return integer? errno
 function core.pager_ask(control, request, timeout_ms) end
 
+---Signals that come before `pager:on_signals` wait until then: one that ended the process when its front door is open
+---already would end those who have connected meanwhile.
+function core.pager_hold_signals() end
+
 ---@param socket string
 ---@param parts table
 ---@param timeout_ms? integer

@@ -544,6 +544,7 @@ local function supervise(given, options, read)
     end
     view:tell(event)
   end
+  core.pager_hold_signals()
   local pager, message, errno = uffd.pager(complete(given, options, report))
   if not pager then return fail(message, errno) end
   pager:on_signals()
