@@ -290,6 +290,7 @@ static void set_terms(struct uffd_terms *terms, const uffd_loop *loop, uffd_memo
       .alias = memory->private_mapping || memory->alias == NULL ? NULL : memory->alias + opts->offset,
       .offset = memory->common_offset + opts->offset,
       .common = memory->common,
+      .others = memory->private_mapping || memory->common != NULL,
   };
   terms->resolver_offset = opts->resolver_offset;
   bool follows = opts->around == 0 || opts->around == UFFD_AROUND_AUTO;

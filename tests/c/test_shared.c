@@ -364,6 +364,45 @@ static void huge_pages_are_shared(void) {
   uffd_resolver_close(shared);
 }
 
+/* Without a free huge page for its zeros it is an error: what the others share is not its contents any more. */
+static void a_dropped_huge_page_is_not_the_others(void) {
+  const uint64_t huge = UINT64_C(2) << 20;
+  needs_minor(UFFD_MEMORY_HUGETLB);
+  check_needs(UFFD_FEAT_EVENT_REMOVE);
+  check_needs(UFFD_FEAT_POISON);
+  uffd_memory *lent = memory_make(MEMORY_HUGETLB_PRIVATE, 1), *clone;
+  struct uffd_map_opts opts = UFFD_MAP_OPTS_INIT;
+  uffd_resolver *below = image_resolver(huge), *shared;
+  opts.of = lent;
+  CHECK_OK(uffd_map(huge, &opts, &clone));
+  uffd_loop *loop = open_loop(UFFD_ENGINE_THREADS, UFFD_FEAT_EVENT_REMOVE);
+  CHECK_OK(uffd_resolver_shared(lent, below, &shared));
+  CHECK_OK(uffd_loop_add(loop, clone, shared, NULL, NULL));
+  CHECK(image_there(uffd_memory_address(clone), 0, huge));
+  CHECK_EQ(madvise(uffd_memory_address(clone), huge, MADV_DONTNEED), 0);
+  uint64_t length = huge * check_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+  if (length > 64 * huge) SKIP("this machine has more free huge pages than a test should take");
+  unsigned char *hog = NULL;
+  for (; length != 0 && hog == NULL; length -= hog == NULL ? huge : 0) { /* the reserved ones are not to be had */
+    hog = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+    if (hog == MAP_FAILED) hog = NULL;
+  }
+  for (uint64_t i = 0; i < length; i += huge) {
+    hog[i] = 1;
+  }
+  struct check_touch touch;
+  check_touch_read(&touch, uffd_memory_address(clone));
+  CHECK_EQ(pthread_join(touch.thread, NULL), 0);
+  if (touch.signal == 0) CHECK_EQ(touch.value, 0); /* somebody has given one back */
+  CHECK(touch.signal == 0 || touch.signal == SIGBUS);
+  if (hog != NULL) munmap(hog, length);
+  CHECK_OK(uffd_loop_close(loop));
+  uffd_memory_close(lent);
+  uffd_memory_close(clone);
+  uffd_resolver_close(below);
+  uffd_resolver_close(shared);
+}
+
 static void what_cannot_be_shared_is_refused(void) {
   needs_minor(UFFD_MEMORY_MEMFD);
   page = check_page();
@@ -435,6 +474,7 @@ static const struct check_test tests[] = {
     TEST(pages_that_fail_are_poison_for_each),
     TEST(forked_children_share),
     TEST(huge_pages_are_shared),
+    TEST(a_dropped_huge_page_is_not_the_others),
     TEST(what_cannot_be_shared_is_refused),
     TEST(an_older_region_does_not_get_it),
 };

@@ -276,10 +276,11 @@ static int try_other_way(struct work *work, uint32_t kind, int error) {
   if (kind == UFFD_ANSWER_MOVE && verdict(work, error) == UFFD_VERDICT_COPY) {
     return step(work, UFFD_ANSWER_BYTES, page_size_of(work));
   }
-  bool minor = install->minor && work->at == install->page, copies = kind <= UFFD_ANSWER_BYTES;
-  bool cached = install->slice->terms->cache.alias != NULL;
-  bool doubtful = minor || cached || page_size_of(work) != BASE_PAGE;
-  return error == -EEXIST && copies && doubtful ? map_cached(work, kind, minor) : error;
+  if (error != -EEXIST || kind > UFFD_ANSWER_BYTES) return error;
+  const struct uffd_terms *terms = install->slice->terms;
+  bool minor = install->minor && work->at == install->page, huge = page_size_of(work) != BASE_PAGE;
+  if (terms->cache.others) return huge && !is_mapped(work) ? -ENOMEM : error;
+  return minor || terms->cache.alias != NULL || huge ? map_cached(work, kind, minor) : error;
 }
 
 /* Pages are continued up to the first that only seems to be there. */

@@ -23,6 +23,7 @@ struct uffd_cache {
   char *alias;     /* of the region's first byte, in the second mapping of the file; NULL: the memory is private */
   uint64_t offset; /* of the region's first byte in the file */
   struct uffd_common *common; /* what the memory shares with other private mappings of the file; NULL: nothing */
+  bool others; /* the mapping is private: what the file has is no answer to what was asked for it alone */
 };
 
 #define UFFD_KIND_WORDS 4u /* of a resolver's name, as struct uffd_waiting has it */
