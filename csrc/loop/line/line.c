@@ -210,8 +210,11 @@ static struct uffd_filled fill(struct walk *walk, uint64_t low, uint64_t high) {
   return filled;
 }
 
-/* The page cache may have lost a page between the message and CONTINUE: then it is missing, and asked for as such. */
-static struct uffd_filled fill_or_refill(struct walk *walk, uint64_t low, uint64_t high) {
+/*
+ * The page cache may have lost a page between the message and CONTINUE: then it is missing, and asked for as such.
+ * inline: a frame more is stack more that a signal handler needs.
+ */
+static inline struct uffd_filled fill_or_refill(struct walk *walk, uint64_t low, uint64_t high) {
   struct uffd_filled filled = fill(walk, low, high);
   if (filled.outcome != UFFD_OUTCOME_ABSENT) return filled;
   walk->flags &= ~UFFD_FAULT_MINOR;
