@@ -63,11 +63,11 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --json                a line of JSON for each thing that happens, and each client's figures at the end
   --help                show this and stop
 SIGHUP replaces the workers, without a lost fault; the policy and the --config are read anew. What changes: --around,
---prefetch, --rate, --watchdog, --log, --timestamps, --max-clients..., --max-regions, --max-bytes, --on-crash, --on-drain,
---hang, --control-uid, and --image for new clients; what cannot is told, and stays. SIGTERM and SIGINT drain (see
---on-drain); another one ends at once, and the clients that are there are killed. On a terminal, a line on stderr tells
-how it goes; at the end, a table on stdout how it went. systemd: uffd-pager.service and .socket are installed;
-their sockets take the place of --socket.
+--prefetch, --rate, --watchdog, --log, --timestamps, --max-clients..., --max-regions, --max-bytes, --on-crash,
+--on-drain, --hang, --control-uid, and --image for new clients; what cannot is told, and stays. SIGTERM and SIGINT
+drain (see --on-drain); another one ends at once, and the clients that are there are killed. On a terminal, a line on
+stderr tells how it goes; at the end, a table on stdout how it went. systemd: uffd-pager.service and .socket are
+installed; their sockets take the place of --socket.
 exit codes: 0 done, 1 failed, or a client could not be served, 2 wrong usage, 3 served, but pages of a client failed or
 were poisoned: it lost data, 77 the kernel or the permissions lack what is needed]]
 

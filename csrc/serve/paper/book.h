@@ -66,7 +66,7 @@ struct uffd_book_head {
   _Atomic uint32_t later;        /* 1: nothing is prefetched until the client says so. Written by the supervisor */
   _Atomic int32_t reader;        /* pid of the worker that has claimed it last; 0: none yet */
   uint32_t shared; /* 1: its memory is a private mapping of what its image shares. Set once, by the supervisor */
-  int32_t asker;                 /* pid of the process that brought it; 0: not known. Written by the supervisor */
+  int32_t asker;   /* pid of the process that brought it; 0: not known. Written by the supervisor */
 };
 
 struct uffd_book {
