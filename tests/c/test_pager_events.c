@@ -209,6 +209,19 @@ static void await_sleep(pid_t process) {
   }
 }
 
+/* The client and its child. */
+static void both_sleep(const struct paging *paging, pid_t client) {
+  pid_t child;
+  while ((child = atomic_load(&paging->seen->flags[3])) == 0) {
+    check_pause();
+  }
+  await_sleep(child);
+  kill(child, SIGKILL);
+  await_sleep(client);
+  kill(client, SIGKILL);
+  CHECK_EQ(waitpid(client, NULL, 0), client);
+}
+
 /* Supervisor and worker are killed together, and nothing is kept: whose pages are missing sleeps. */
 static void guard_holds_what_nobody_else_has(void) {
   struct paging paging;
@@ -221,17 +234,10 @@ static void guard_holds_what_nobody_else_has(void) {
   atomic_store(&uffd_barrier_hook, die);
   paging_start(&paging, &opts);
   struct paging_job job = {.paging = &paging, .features = UFFD_FEATURE_EVENT_FORK, .run = fork_and_sleep};
-  pid_t client = paging_client(&job), child;
+  pid_t client = paging_client(&job);
   CHECK_EQ(waitpid(paging.supervisor, NULL, 0), paging.supervisor);
   paging_await_dead(atomic_load(&paging.seen->workers[0]));
-  while ((child = atomic_load(&paging.seen->flags[3])) == 0) {
-    check_pause();
-  }
-  await_sleep(child);
-  kill(child, SIGKILL);
-  await_sleep(client);
-  kill(client, SIGKILL);
-  CHECK_EQ(waitpid(client, NULL, 0), client);
+  both_sleep(&paging, client);
   paging_tear_down(&paging);
 }
 
@@ -254,20 +260,13 @@ static void guard_waits_until_it_is_read(void) {
   atomic_store(&uffd_barrier_hook, die_unread);
   paging_start(&paging, &opts);
   struct paging_job job = {.paging = &paging, .features = UFFD_FEATURE_EVENT_FORK, .run = fork_and_sleep};
-  pid_t client = paging_client(&job), child;
+  pid_t client = paging_client(&job);
   while (atomic_load(&paging.seen->flags[1]) == 0) {
     check_pause();
   }
   kill(paging.supervisor, SIGKILL);
   CHECK_EQ(waitpid(paging.supervisor, NULL, 0), paging.supervisor);
-  while ((child = atomic_load(&paging.seen->flags[3])) == 0) {
-    check_pause();
-  }
-  await_sleep(child);
-  kill(child, SIGKILL);
-  await_sleep(client);
-  kill(client, SIGKILL);
-  CHECK_EQ(waitpid(client, NULL, 0), client);
+  both_sleep(&paging, client);
   paging_tear_down(&paging);
 }
 
