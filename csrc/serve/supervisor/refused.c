@@ -79,13 +79,13 @@ static uint32_t count_kept(uffd_pager *pager, int32_t process, struct uffd_refus
 
 /* Who is refused again and again loses its own, not those of others. */
 static void make_room(uffd_pager *pager, int32_t process) {
-  struct uffd_refused **at = NULL;
-  uint32_t count = process != 0 ? count_kept(pager, process, &at) : 0;
-  if (count < uffd_share_of_process(pager, KEPT_MAX) && count_kept(pager, 0, &at) < KEPT_MAX) return;
-  if (!can_poison()) return; /* check_fds() of client.c counts them */
-  poison(pager, &(*at)->handshake);
-  uffd_keep_drop_refused(pager, (*at)->number);
-  free_refused(pager, at);
+  struct uffd_refused **oldest = NULL;
+  if (process != 0 && count_kept(pager, process, &oldest) < uffd_share_of_process(pager, KEPT_MAX)) oldest = NULL;
+  if (oldest == NULL && count_kept(pager, 0, &oldest) < KEPT_MAX) return;
+  if (oldest == NULL || !can_poison()) return; /* check_fds() of client.c counts them */
+  poison(pager, &(*oldest)->handshake);
+  uffd_keep_drop_refused(pager, (*oldest)->number);
+  free_refused(pager, oldest);
 }
 
 static bool kill_owner(uffd_pager *pager, const struct uffd_handshake *handshake) {
