@@ -121,6 +121,51 @@ static void connections_of_one_process_leave_room(void) {
   close_pager(&paging);
 }
 
+/* Memory that no part of the image fits. */
+static void be_refused(struct paging *paging, struct vmm *vmm) {
+  make_memory(vmm, 0);
+  vmm->regions[0].offset = 16 * MIB;
+  vmm->socket = connect_to(paging);
+  CHECK_EQ(vmm_hand_over(vmm, NULL), 0);
+}
+
+static void be_refused_and_touch(struct paging *paging) {
+  static struct vmm vmm;
+  be_refused(paging, &vmm);
+  while (atomic_load(&paging->seen->flags[1]) == 0) {
+    paging_sleep_us(1000);
+  }
+  (void)*(volatile unsigned char *)vmm.regions[0].at;
+}
+
+/* The userfaultfds of 256 are kept; beyond that, who has too many loses its own, though that of another one is older.
+ */
+static void refused_clients_of_one_process_leave_room(void) {
+  enum { COUNT = 260 };
+  struct paging paging;
+  check_needs(UFFD_FEAT_POISON);
+  if (!check_is_root()) SKIP("who sleeps is told to root");
+  open_pager(&paging, 8);
+  struct vmm *vmms = calloc(COUNT, sizeof(*vmms));
+  pid_t other = start(be_refused_and_touch, &paging);
+  paging_await(&paging, UFFD_REPORT_REFUSED, 1);
+  for (unsigned i = 0; i < COUNT; i++) {
+    be_refused(&paging, &vmms[i]);
+  }
+  paging_await(&paging, UFFD_REPORT_REFUSED, 1 + COUNT);
+  atomic_store(&paging.seen->flags[1], 1);
+  while (!paging_sleeps(other)) {
+    CHECK_EQ(waitpid(other, NULL, WNOHANG), 0);
+    check_pause();
+  }
+  stop(other);
+  for (unsigned i = 0; i < COUNT; i++) {
+    vmm_unmap(&vmms[i]);
+  }
+  free(vmms);
+  close_pager(&paging);
+}
+
 static void hand_over_without_end(struct paging *paging) {
   static struct vmm vmm;
   char text[1024];
@@ -205,11 +250,9 @@ static void storm_of_forks_is_slowed_down(void) {
 }
 
 static const struct check_test tests[] = {
-    TEST(clients_of_one_process_leave_room),
-    TEST(connections_of_one_process_leave_room),
-    TEST(handshakes_of_one_connection_hold_up_nobody),
-    TEST(flood_costs_a_share_of_a_processor),
-    TEST(storm_of_forks_is_slowed_down),
+    TEST(clients_of_one_process_leave_room),         TEST(connections_of_one_process_leave_room),
+    TEST(refused_clients_of_one_process_leave_room), TEST(handshakes_of_one_connection_hold_up_nobody),
+    TEST(flood_costs_a_share_of_a_processor),        TEST(storm_of_forks_is_slowed_down),
 };
 
 int main(int argc, char **argv) {
