@@ -34,8 +34,8 @@ Answers the page faults of processes that hand over their userfaultfd at a socke
   --rate SIZE           of prefetching, a second and client, such as 64M (no limit)
   --once                serve one client, and end when it is gone
   --max-clients N       clients at a time; more are refused (256)
-  --max-clients-per-process N, --max-clients-per-user N
-                        of them (three quarters; all)
+  --max-clients-per-process N  of them, that one process may bring (three quarters)
+  --max-clients-per-user N  of them, that one user may have (all)
   --max-regions N       of a client (4096)
   --max-bytes SIZE      of a handshake (1M)
   --mode OCTAL          of the front door's file (600)
