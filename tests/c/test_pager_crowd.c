@@ -166,6 +166,29 @@ static void refused_clients_of_one_process_leave_room(void) {
   close_pager(&paging);
 }
 
+static void hand_over_wrongly(struct paging_job *job) {
+  enum { COUNT = 260 };
+  static struct vmm again;
+  for (unsigned i = 0; i < COUNT; i++) {
+    again = job->vmm;
+    again.regions[0].offset = 16 * MIB;
+    again.socket = connect_to(job->paging);
+    CHECK_EQ(vmm_hand_over(&again, NULL), 0);
+    close(again.socket);
+  }
+  paging_await(job->paging, UFFD_REPORT_REFUSED, COUNT);
+  CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
+}
+
+/* What is refused then is a client's, and is not dealt with as if nobody served it. */
+static void client_that_comes_again_wrongly_is_served_on(void) {
+  struct paging paging;
+  open_pager(&paging, 8);
+  struct paging_job job = {.paging = &paging, .run = hand_over_wrongly};
+  paging_client_ok(paging_client(&job));
+  close_pager(&paging);
+}
+
 static void hand_over_without_end(struct paging *paging) {
   static struct vmm vmm;
   char text[1024];
@@ -250,9 +273,13 @@ static void storm_of_forks_is_slowed_down(void) {
 }
 
 static const struct check_test tests[] = {
-    TEST(clients_of_one_process_leave_room),         TEST(connections_of_one_process_leave_room),
-    TEST(refused_clients_of_one_process_leave_room), TEST(handshakes_of_one_connection_hold_up_nobody),
-    TEST(flood_costs_a_share_of_a_processor),        TEST(storm_of_forks_is_slowed_down),
+    TEST(clients_of_one_process_leave_room),
+    TEST(connections_of_one_process_leave_room),
+    TEST(refused_clients_of_one_process_leave_room),
+    TEST(client_that_comes_again_wrongly_is_served_on),
+    TEST(handshakes_of_one_connection_hold_up_nobody),
+    TEST(flood_costs_a_share_of_a_processor),
+    TEST(storm_of_forks_is_slowed_down),
 };
 
 int main(int argc, char **argv) {

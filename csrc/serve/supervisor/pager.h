@@ -17,7 +17,7 @@
  * - arrival -> {client, image, helper, keep, looker}: clients that are not served yet
  * - forget -> {link, arrival, control, scrape, client, worker}
  * - client -> {record, looker, image, report, stage, worker}; {client, refused, link} -> share: what one may have
- * - {client, refused, children, link, image} -> looker -> family
+ * - refused -> client; {client, refused, children, link, image} -> looker -> family
  * - image -> {report, worker}; {worker, toll} -> poll; status -> {report, sum}; report -> {stage, sum}
  */
 #ifndef UFFD_SERVE_PAGER_H

@@ -10,6 +10,7 @@
 #include "base/base.h"
 #include "serve/paper/alive.h"
 #include "serve/paper/closer.h"
+#include "serve/supervisor/client.h"
 #include "serve/supervisor/keep.h"
 #include "serve/supervisor/looker.h"
 #include "serve/supervisor/pager.h"
@@ -121,11 +122,26 @@ void uffd_refused_adopt(uffd_pager *pager, uint64_t number, int object_fd) {
   link_in(pager, refused);
 }
 
+/*
+ * A client's, that was handed over once more and is served on: its pages are never poisoned. Or it was refused before.
+ */
+static bool is_held(const uffd_pager *pager, int object_fd) {
+  const struct uffd_refused *refused = pager->refused_list;
+  while (refused != NULL && !uffd_same_file(refused->handshake.object_fd, object_fd)) {
+    refused = refused->next;
+  }
+  return refused != NULL || uffd_client_has(pager, object_fd);
+}
+
 const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshake, bool told) {
   uffd_object *object = handshake->object_fd >= 0 ? adopt(handshake) : NULL;
   if (object == NULL) return "";
   uffd_close(object);
   bool killed = !told && pager->opts.on_crash == UFFD_PAGER_KILL && kill_owner(pager, handshake);
+  if (is_held(pager, handshake->object_fd)) {
+    uffd_looker_close(pager, &handshake->object_fd);
+    return killed ? " It is killed if the memory is its own." : "";
+  }
   make_room(pager, handshake->asker);
   struct uffd_refused *refused = NEW(struct uffd_refused);
   if (refused == NULL) {
