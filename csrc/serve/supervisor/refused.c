@@ -122,23 +122,12 @@ void uffd_refused_adopt(uffd_pager *pager, uint64_t number, int object_fd) {
   link_in(pager, refused);
 }
 
-/*
- * A client's, that was handed over once more and is served on: its pages are never poisoned. Or it was refused before.
- */
-static bool is_held(const uffd_pager *pager, int object_fd) {
-  const struct uffd_refused *refused = pager->refused_list;
-  while (refused != NULL && !uffd_same_file(refused->handshake.object_fd, object_fd)) {
-    refused = refused->next;
-  }
-  return refused != NULL || uffd_client_has(pager, object_fd);
-}
-
 const char *uffd_refused_keep(uffd_pager *pager, struct uffd_handshake *handshake, bool told) {
   uffd_object *object = handshake->object_fd >= 0 ? adopt(handshake) : NULL;
   if (object == NULL) return "";
   uffd_close(object);
   bool killed = !told && pager->opts.on_crash == UFFD_PAGER_KILL && kill_owner(pager, handshake);
-  if (is_held(pager, handshake->object_fd)) {
+  if (uffd_client_has(pager, handshake->object_fd)) { /* handed over once more: it is served on, and never poisoned */
     uffd_looker_close(pager, &handshake->object_fd);
     return killed ? " It is killed if the memory is its own." : "";
   }
