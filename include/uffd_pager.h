@@ -565,7 +565,8 @@ struct uffd_offload_opts {
                             that length */
   const char *label;     /* restore: what the pager is to call the machine: see uffd_pager_label(); NULL: nothing */
   uint64_t page_size;    /* restore: bytes, of the pages of the machine's memory, 4096 or 2097152; 0: 4096 */
-  uint32_t timeout_ms;   /* for each answer of Cloud Hypervisor; 0: 60000 */
+  uint32_t timeout_ms;   /* for each answer of Cloud Hypervisor; restore: also how long a page waits for another pager
+                            when the pager is gone; 0: 60000 */
   uint32_t flags;        /* UFFD_OFFLOAD_* */
   void (*restored)(void *ctx); /* restore: called when the machine runs, or is paused as wanted; NULL: nobody */
   void *restored_ctx;
@@ -592,15 +593,15 @@ struct uffd_offload_result {
  * hands it memfds with nothing in them, its config and its state, and answers its requests for pages, until it hangs
  * up, because it has all or has ended. The memfds are a client of the pager behind door, in a process that this one
  * forks: a request is answered when the pager has filled the page. Whoever dies meanwhile (a worker of the pager, its
- * supervisor, that process) is replaced, or the machine ends: it never reads zeros instead of its memory. A process
- * that ends in this function leaves the other one, which goes on. It needs no privilege: UFFD_OPEN_USER_MODE_ONLY
- * serves.
+ * supervisor, that process) is replaced, or the machine ends: it never reads zeros instead of its memory. When the
+ * whole pager is gone and a page waits, the memory is handed to the next pager that listens at door. A process that
+ * ends in this function leaves the other one, which goes on. It needs no privilege: UFFD_OPEN_USER_MODE_ONLY serves.
  *
  * Errors: -ENOENT, -ECONNREFUSED nobody at the socket, or at the door; -EREMOTEIO Cloud Hypervisor refuses a step, its
- * log says why; -EPIPE it, or the pager, has hung up; -ETIMEDOUT; -EPROTO another protocol, or another config; -EINVAL,
- * -E2BIG a config, or option, that cannot be; -ECHILD the process that answers died again and again; those of open(2),
- * memfd_create(2) (huge pages: -ENOSYS, -ENOMEM) and uffd_handoff_send(); -ENOMEM. Before the machine runs, an error
- * ends its restore.
+ * log says why; -EPIPE it, or the pager, has hung up, and no other pager has come for a page that waits; -ETIMEDOUT;
+ * -EPROTO another protocol, or another config; -EINVAL, -E2BIG a config, or option, that cannot be; -ECHILD the process
+ * that answers died again and again; those of open(2), memfd_create(2) (huge pages: -ENOSYS, -ENOMEM) and
+ * uffd_handoff_send(); -ENOMEM. Before the machine runs, an error ends its restore.
  *
  * Any thread; forks, so a program with threads must not hold locks of its allocator in others. Linux 5.11; Cloud
  * Hypervisor itself needs 5.14.

@@ -1120,7 +1120,7 @@ uffd.offload = offload
 ---@field door? string restore: front door of the pager whose image is memory.img, or has its contents
 ---@field label? string restore: what the pager is to call the machine
 ---@field page_size? integer restore: of the machine's memory, 4096 (default) or 2097152
----@field timeout? integer milliseconds for each answer of Cloud Hypervisor (default 60000)
+---@field timeout? integer milliseconds for each answer of Cloud Hypervisor, and for another pager (default 60000)
 ---@field paused? boolean restore: the machine stays paused
 ---@field restored? fun() restore: called when the machine runs, or is paused as wanted; what it raises is dropped
 

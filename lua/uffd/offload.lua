@@ -29,7 +29,8 @@ of restore:
   --label TEXT    what the pager is to call the machine
   --page-size N   of the machine's memory: 4K (default), or 2M for huge pages of the host
 of both:
-  --timeout TIME  for each answer of Cloud Hypervisor (default 60s)
+  --timeout TIME  for each answer of Cloud Hypervisor (default 60s); restore: also how long a page waits for
+                  another pager when the pager is gone
   --json          what was done as JSON
   --help          show this and stop
 exit codes: 0 done, 1 failed, 2 wrong usage, 77 the kernel or the permissions lack what is needed]]

@@ -425,15 +425,38 @@ static void bad_options(void) {
   tear_down(&stage);
 }
 
-struct restoring {
-  struct stage *stage;
+/* In a process of its own, which has one thread: what it forks starts threads, and so do pagers of this test. */
+struct restoring { /* shared with it */
+  pid_t process;
+  _Atomic int over;
+  int error;
+  char text[512];
   struct uffd_offload_result result;
 };
 
-static void restore_in_thread(void *ctx) {
-  struct restoring *restoring = ctx;
-  struct uffd_offload_opts opts = options(restoring->stage);
-  CHECK_OK(uffd_offload_restore(&opts, &restoring->result));
+static struct restoring *restore_start(const struct stage *stage) {
+  struct restoring *restoring = share(sizeof(*restoring));
+  fflush(NULL);
+  pid_t process = fork();
+  CHECK(process >= 0);
+  if (process != 0) restoring->process = process;
+  if (process != 0) return restoring;
+  struct uffd_offload_opts opts = options(stage);
+  restoring->result = (struct uffd_offload_result)UFFD_OFFLOAD_RESULT_INIT;
+  restoring->error = uffd_offload_restore(&opts, &restoring->result);
+  if (restoring->error < 0) snprintf(restoring->text, sizeof(restoring->text), "%s", uffd_errmsg());
+  atomic_store(&restoring->over, 1);
+  exit(0);
+}
+
+/* It has ended well; the caller gives the result back. */
+static struct uffd_offload_result restore_end(struct restoring *restoring) {
+  check_child(restoring->process);
+  if (restoring->error < 0) fprintf(stderr, "%s\n", restoring->text);
+  CHECK_EQ(restoring->error, 0);
+  struct uffd_offload_result result = restoring->result;
+  munmap(restoring, sizeof(*restoring));
+  return result;
 }
 
 static void await_run(const struct stage *stage) {
@@ -505,24 +528,22 @@ static void who_answers_dies_at_each_point(void) {
  */
 static void an_answer_too_many(void) {
   struct stage stage;
-  struct restoring restoring = {&stage, UFFD_OFFLOAD_RESULT_INIT};
-  struct check_thread thread;
   set_up(&stage, 1 * MIB, PAGE);
   atomic_store(&stage.machine.seen->hold, 1);
   paging_start(&stage.paging, NULL);
   start_machine(&stage);
   kill_at("offload-told", 0, 1);
-  check_thread_start(&thread, restore_in_thread, &restoring);
+  struct restoring *restoring = restore_start(&stage);
   await_run(&stage);
   while (atomic_load(&killing->answered) == 0) { /* the first one has died before it noted its answer */
     check_pause();
   }
   atomic_store(&stage.machine.seen->hold, 0);
-  check_thread_join(&thread);
+  struct uffd_offload_result result = restore_end(restoring);
   atomic_store(&uffd_barrier_hook, NULL);
   check_machine(&stage);
-  CHECK_EQ(restoring.result.restarts, 1);
-  CHECK_EQ(restoring.result.doubts, 1);
+  CHECK_EQ(result.restarts, 1);
+  CHECK_EQ(result.doubts, 1);
   close_pager(&stage);
   tear_down(&stage);
 }
@@ -575,19 +596,6 @@ static void who_answers_dies_in_a_row(void) {
   tear_down(&stage);
 }
 
-/* In a process of its own: a pager that is started meanwhile is not forked beside a thread. */
-static pid_t restore_in_process(struct stage *stage, unsigned restarts) {
-  fflush(NULL);
-  pid_t process = fork();
-  CHECK(process >= 0);
-  if (process != 0) return process;
-  struct uffd_offload_opts opts = options(stage);
-  struct uffd_offload_result result = UFFD_OFFLOAD_RESULT_INIT;
-  CHECK_OK(uffd_offload_restore(&opts, &result));
-  CHECK_EQ(result.restarts, restarts);
-  _exit(0);
-}
-
 /* The pager has ended, and another one is started; whoever answered is dead: another one finds the new pager. */
 static void pager_is_started_anew(void) {
   struct stage stage;
@@ -596,7 +604,7 @@ static void pager_is_started_anew(void) {
   paging_start(&stage.paging, NULL);
   start_machine(&stage);
   kill_at(NULL, 0, 0);
-  pid_t restores = restore_in_process(&stage, 1);
+  struct restoring *restoring = restore_start(&stage);
   await_run(&stage);
   paging_await_clients(&stage.paging, 1, UFFD_CLIENT_SERVED);
   pid_t answers = stage.paging.seen->clients[0].client.pid;
@@ -608,7 +616,7 @@ static void pager_is_started_anew(void) {
   atomic_store(&uffd_barrier_hook, NULL);
   paging_start(&stage.paging, NULL);
   atomic_store(&stage.machine.seen->hold, 0);
-  check_child(restores);
+  CHECK_EQ(restore_end(restoring).restarts, 1);
   check_machine(&stage);
   close_pager(&stage);
   tear_down(&stage);
@@ -617,9 +625,7 @@ static void pager_is_started_anew(void) {
 /* Pages that a worker of the pager has not filled yet are filled by the next. */
 static void workers_of_the_pager_die(void) {
   struct stage stage;
-  struct restoring restoring = {&stage, UFFD_OFFLOAD_RESULT_INIT};
   struct uffd_pager_opts pager = UFFD_PAGER_OPTS_INIT;
-  struct check_thread thread;
   pager.image = "";
   pager.around = PAGE;
   set_up(&stage, 16 * MIB / PAGING_SCALE, PAGE);
@@ -627,13 +633,13 @@ static void workers_of_the_pager_die(void) {
   atomic_store(&seen->hold, 1);
   paging_start(&stage.paging, &pager);
   start_machine(&stage);
-  check_thread_start(&thread, restore_in_thread, &restoring);
+  struct restoring *restoring = restore_start(&stage);
   await_run(&stage);
   CHECK(paging_kill_worker(&stage.paging, 0)); /* the guest has seen one page */
   atomic_store(&seen->hold, 0);
   uint64_t last = 0;
   unsigned kills = 1;
-  while (!atomic_load(&thread.done)) { /* each has answered something */
+  while (atomic_load(&restoring->over) == 0) { /* each has answered something */
     uint64_t pages = atomic_load(&seen->demanded) + atomic_load(&seen->prefaulted);
     if (pages > last + 50 && kills < 10 && paging_kill_worker(&stage.paging, 0)) {
       last = pages;
@@ -642,9 +648,9 @@ static void workers_of_the_pager_die(void) {
     }
     check_pause();
   }
-  check_thread_join(&thread);
+  struct uffd_offload_result result = restore_end(restoring);
   check_machine(&stage);
-  CHECK_EQ(restoring.result.restarts, 0); /* whoever answers the machine has noticed nothing */
+  CHECK_EQ(result.restarts, 0); /* whoever answers the machine has noticed nothing */
   close_pager(&stage);
   tear_down(&stage);
 }
@@ -658,7 +664,7 @@ static void who_restores_dies(void) {
   atomic_store(&stage.machine.seen->hold, 1);
   paging_start(&stage.paging, NULL);
   start_machine(&stage);
-  pid_t restores = restore_in_process(&stage, 0);
+  pid_t restores = restore_start(&stage)->process;
   await_run(&stage);
   paging_await_clients(&stage.paging, 1, UFFD_CLIENT_SERVED);
   pid_t answers = stage.paging.seen->clients[0].client.pid;
@@ -676,14 +682,12 @@ static void who_restores_dies(void) {
 /* The pager is told to end: it fills all, and the machine goes on asking, of whom nobody is left. */
 static void pager_is_drained(void) {
   struct stage stage;
-  struct restoring restoring = {&stage, UFFD_OFFLOAD_RESULT_INIT};
-  struct check_thread thread;
   set_up(&stage, 4 * MIB, PAGE);
   atomic_store(&stage.machine.seen->hold, 1);
   stage.machine.threads = 1;
   paging_start(&stage.paging, NULL);
   start_machine(&stage);
-  check_thread_start(&thread, restore_in_thread, &restoring);
+  struct restoring *restoring = restore_start(&stage);
   paging_await_clients(&stage.paging, 1, UFFD_CLIENT_SERVED);
   await_run(&stage);
   paging_signal(&stage.paging, SIGTERM);
@@ -691,8 +695,132 @@ static void pager_is_drained(void) {
   paging_await_over(&stage.paging);
   CHECK_EQ(paging_end(&stage.paging), 0);
   atomic_store(&stage.machine.seen->hold, 0);
-  check_thread_join(&thread);
+  (void)restore_end(restoring);
   check_machine(&stage);
+  tear_down(&stage);
+}
+
+/*
+ * Page 7 of the image is asked for, and not answered while flags[1] is 0. flags[0]: how often it was asked for.
+ */
+static int hold_page_7(void *ctx, void *own, const struct uffd_fault *fault, struct uffd_answer *answer) {
+  const struct paging *paging = ctx;
+  (void)own;
+  if (fault->offset == 7 * PAGE) atomic_fetch_add(&paging->seen->flags[0], 1);
+  while (fault->offset == 7 * PAGE && atomic_load(&paging->seen->flags[1]) == 0) {
+    check_pause();
+  }
+  answer->kind = UFFD_ANSWER_BYTES;
+  answer->data = paging->bytes + fault->offset;
+  return 0;
+}
+
+static int make_holding(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver) {
+  struct uffd_callback_ops ops = UFFD_CALLBACK_OPS_INIT;
+  (void)client;
+  (void)image;
+  ops.resolve = hold_page_7;
+  return uffd_resolver_callback(&ops, ctx, "holding", NULL, 0, resolver);
+}
+
+static void start_holding(struct stage *stage) {
+  struct uffd_pager_opts pager = UFFD_PAGER_OPTS_INIT;
+  pager.image = "";
+  pager.around = UFFD_AROUND_PAGE;
+  pager.resolver = make_holding;
+  pager.resolver_ctx = &stage->paging;
+  paging_start(&stage->paging, &pager);
+}
+
+/* Starts all of it. When it returns, the machine has asked for page 7, and waits for the answer. */
+static struct restoring *ask_for_page_7(struct stage *stage) {
+  set_up(stage, 1 * MIB, PAGE);
+  start_holding(stage);
+  start_machine(stage);
+  struct restoring *restoring = restore_start(stage);
+  while (atomic_load(&stage->paging.seen->flags[0]) == 0) {
+    check_pause();
+  }
+  return restoring;
+}
+
+static void kill_supervisor(const struct stage *stage) {
+  kill(stage->paging.supervisor, SIGKILL);
+  CHECK_EQ(waitpid(stage->paging.supervisor, NULL, 0), stage->paging.supervisor);
+}
+
+/* Whoever answers the machine notices nothing: the page comes from the next worker. */
+static void worker_dies_amid_a_request(void) {
+  struct stage stage;
+  struct restoring *restoring = ask_for_page_7(&stage);
+  CHECK(paging_kill_worker(&stage.paging, 0));
+  while (atomic_load(&stage.paging.seen->flags[0]) < 2) {
+    check_pause();
+  }
+  atomic_store(&stage.paging.seen->flags[1], 1);
+  CHECK_EQ(restore_end(restoring).restarts, 0);
+  check_machine(&stage);
+  close_pager(&stage);
+  tear_down(&stage);
+}
+
+/* The worker goes on without it, to the end. */
+static void supervisor_dies_amid_a_request(void) {
+  struct stage stage;
+  struct restoring *restoring = ask_for_page_7(&stage);
+  kill_supervisor(&stage);
+  atomic_store(&stage.paging.seen->flags[1], 1);
+  CHECK_EQ(restore_end(restoring).restarts, 0);
+  check_machine(&stage);
+  paging_await_dead(atomic_load(&stage.paging.seen->workers[0]));
+  tear_down(&stage);
+}
+
+static void kill_pager(struct stage *stage) {
+  kill_supervisor(stage);
+  CHECK(paging_kill_worker(&stage->paging, 0));
+  paging_await_dead(atomic_load(&stage->paging.seen->workers[0]));
+}
+
+/* The machine waits until another pager listens at the door, which gets the memory from whoever answers. */
+static void pager_dies_amid_a_request(void) {
+  struct stage stage;
+  struct restoring *restoring = ask_for_page_7(&stage);
+  kill_pager(&stage);
+  unsigned before = atomic_load(&stage.paging.seen->begun);
+  start_holding(&stage);
+  while (atomic_load(&stage.paging.seen->flags[0]) < 2) {
+    check_pause();
+  }
+  CHECK(atomic_load(&stage.paging.seen->begun) > before);
+  CHECK_EQ(atomic_load(&restoring->over), 0);
+  atomic_store(&stage.paging.seen->flags[1], 1);
+  CHECK_EQ(restore_end(restoring).restarts, 0);
+  check_machine(&stage);
+  paging_await(&stage.paging, UFFD_REPORT_GONE, 1);
+  close_pager(&stage);
+  tear_down(&stage);
+}
+
+static void lose_patience(const char *name, void *ctx) {
+  if (strcmp(name, "offload-alone") == 0) *(uint64_t *)ctx = 0;
+}
+
+/* The restore fails in words, and the machine ends: it waits for no page for ever, and reads no zeros. */
+static void pager_dies_and_none_comes(void) {
+  struct stage stage;
+  atomic_store(&uffd_barrier_hook, lose_patience);
+  struct restoring *restoring = ask_for_page_7(&stage);
+  kill_pager(&stage);
+  atomic_store(&uffd_barrier_hook, NULL);
+  check_child(restoring->process);
+  CHECK_EQ(restoring->error, -EPIPE);
+  CHECK(strstr(restoring->text, "The pager is gone, and a page has waited") != NULL);
+  CHECK(strstr(restoring->text, "Nobody listens at") != NULL);
+  munmap(restoring, sizeof(*restoring));
+  int end = end_machine(&stage);
+  CHECK(end == 2 || end == 3); /* the migration, or a machine that runs already */
+  CHECK_EQ(atomic_load(&stage.machine.seen->wrong), 0);
   tear_down(&stage);
 }
 
@@ -987,6 +1115,10 @@ static const struct check_test tests[] = {
     TEST(pager_is_started_anew),
     TEST(who_restores_dies),
     TEST(pager_is_drained),
+    TEST(worker_dies_amid_a_request),
+    TEST(supervisor_dies_amid_a_request),
+    TEST(pager_dies_amid_a_request),
+    TEST(pager_dies_and_none_comes),
     TEST(machine_is_saved_and_restored),
     TEST(huge_pages_are_saved_and_restored),
     TEST(nothing_is_kept_of_a_snapshot_that_fails),

@@ -12,6 +12,7 @@
 #include "base/base.h"
 #include "memory/lending.h"
 #include "serve/door/door_firecracker.h"
+#include "serve/door/handoff.h"
 #include "serve/door/regions.h"
 #include "serve/paper/descriptors.h"
 
@@ -362,6 +363,10 @@ int uffd_handoff_map(const char *socket, const struct uffd_handoff_map_opts *use
   uffd_close_fds(&connection, 1);
   if (result < 0) uffd_restore_sentence(&why);
   return result;
+}
+
+int uffd_handoff_socket(const uffd_handoff *handoff) {
+  return handoff->socket;
 }
 
 uffd_object *uffd_handoff_object(const uffd_handoff *handoff) {

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "serve/offload/attached.h"
 #include "serve/offload/frames.h"
 #include "uffd_pager.h"
 
@@ -26,6 +27,7 @@ struct answering {
   char **mapped; /* a slot's each */
   struct uffd_handoff_part *parts;
   uffd_handoff *handoff;
+  struct uffd_ch_attached attached;
   uint64_t page_size;
 };
 
@@ -48,7 +50,8 @@ static void set_trap(void) {
 }
 
 /* In user mode, so the userfaultfd need not be for more. False: some page of it cannot be filled. */
-static bool touch(const char *start, uint64_t length, uint64_t page_size) {
+static bool touch(struct uffd_ch_attached *attached, const char *start, uint64_t length, uint64_t page_size) {
+  uffd_ch_touch_begins(attached);
   trapped = 1;
   bool whole = sigsetjmp(trap, 0) == 0;
   if (whole) {
@@ -57,6 +60,7 @@ static bool touch(const char *start, uint64_t length, uint64_t page_size) {
     }
   }
   trapped = 0;
+  uffd_ch_touch_ends(attached);
   return whole;
 }
 
@@ -132,7 +136,7 @@ static int refuse(const struct answering *answering, int result) {
 }
 
 /* 0: the page is there; 1: it cannot be filled; -EPROTO: it is in no slot. */
-static int fill(const struct answering *answering, uint64_t address, uint64_t length) {
+static int fill(struct answering *answering, uint64_t address, uint64_t length) {
   const struct uffd_ch_slots *slots = answering->guest->slots;
   const struct uffd_ch_slot *slot = uffd_ch_slots_find(slots, address, length);
   if (slot == NULL || length == 0 || address % BASE_PAGE != 0 || length % BASE_PAGE != 0) {
@@ -140,7 +144,7 @@ static int fill(const struct answering *answering, uint64_t address, uint64_t le
                 length, address);
   }
   const char *at = answering->mapped[slot - slots->slots] + (address - slot->address);
-  return touch(at, length, min_u64(answering->page_size, length)) ? 0 : 1;
+  return touch(&answering->attached, at, length, min_u64(answering->page_size, length)) ? 0 : 1;
 }
 
 /* 1; 0: it has hung up while it was to hear; -errno. */
@@ -157,7 +161,7 @@ static int tell(const struct answering *answering, uint16_t status) {
 }
 
 /* 1: a request was answered; 0: the machine has hung up; -errno. */
-static int answer_one(const struct answering *answering) {
+static int answer_one(struct answering *answering) {
   const struct uffd_ch_guest *guest = answering->guest;
   struct uffd_ch_notes *notes = guest->notes;
   struct uffd_ch_request request;
@@ -204,7 +208,7 @@ static bool is_answered(int fd) {
  * for anything now. Where all pages are there, it may be answered again: an answer that it takes for a later request's
  * is true.
  */
-static int clear_doubt(const struct answering *answering) {
+static int clear_doubt(struct answering *answering) {
   const struct uffd_ch_guest *guest = answering->guest;
   atomic_fetch_add(&guest->notes->doubts, 1);
   for (uint32_t i = 0; i < guest->slots->count; i++) {
@@ -212,7 +216,7 @@ static int clear_doubt(const struct answering *answering) {
     for (uint64_t at = 0; at < slot->length; at += answering->page_size) {
       if (is_answered(guest->socket)) return 1;
       if (BROKEN("offload-fill")) continue;
-      if (touch(answering->mapped[i] + at, answering->page_size, answering->page_size)) continue;
+      if (touch(&answering->attached, answering->mapped[i] + at, answering->page_size, answering->page_size)) continue;
       return fail(EHWPOISON, "The page at 0x%" PRIx64 " of the machine cannot be filled.", slot->address + at);
     }
   }
@@ -220,7 +224,7 @@ static int clear_doubt(const struct answering *answering) {
   return is_answered(guest->socket) ? 1 : tell(answering, UFFD_CH_OK);
 }
 
-static int answer_all(const struct answering *answering) {
+static int answer_all(struct answering *answering) {
   int result = 1;
   if (atomic_load(&answering->guest->notes->state) == UFFD_CH_ANSWERING) result = clear_doubt(answering);
   while (result > 0) {
@@ -231,6 +235,7 @@ static int answer_all(const struct answering *answering) {
 
 static void release(struct answering *answering) {
   uint32_t count = answering->guest->slots->count;
+  uffd_ch_attached_end(&answering->attached);
   uffd_handoff_close(answering->handoff);
   for (uint32_t i = 0; i < count; i++) {
     if (answering->parts != NULL) uffd_memory_close(answering->parts[i].memory);
@@ -243,7 +248,7 @@ static void release(struct answering *answering) {
 
 int uffd_ch_answer(const struct uffd_ch_guest *guest) {
   uint32_t count = guest->slots->count;
-  struct answering answering = {.guest = guest, .page_size = BASE_PAGE};
+  struct answering answering = {.guest = guest, .page_size = BASE_PAGE, .attached = UFFD_CH_ATTACHED_INIT};
   answering.mapped = uffd_alloc(count * sizeof(*answering.mapped));
   answering.parts = uffd_alloc(count * sizeof(*answering.parts));
   int result = 0;
@@ -252,6 +257,7 @@ int uffd_ch_answer(const struct uffd_ch_guest *guest) {
   if (result == 0) result = map(&answering);
   bool again = atomic_load(&guest->notes->began) != 0;
   if (result == 0) result = again ? hand_over_again(&answering) : hand_over(&answering);
+  if (result == 0) result = uffd_ch_attached_begin(&answering.attached, answering.handoff, guest);
   BARRIER("offload-handed", NULL);
   if (result == 0) result = answer_all(&answering);
   struct uffd_sentence why = uffd_keep_sentence();

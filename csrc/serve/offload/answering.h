@@ -14,7 +14,7 @@
 
 #include "serve/offload/slots.h"
 
-#define UFFD_CH_TEXT 512u
+#define UFFD_CH_TEXT 1024u
 
 enum { UFFD_CH_IDLE = 0, UFFD_CH_FILLING = 1, UFFD_CH_ANSWERING = 2 };
 
@@ -35,7 +35,7 @@ struct uffd_ch_guest {
   int socket;       /* that requests come by, which blocks */
   int ready;        /* a byte is written to it when the memory has been handed over */
   const char *door, *label;
-  uint32_t timeout_ms; /* for the pager's answer */
+  uint32_t timeout_ms; /* for the pager's answer, and for another pager, while a page waits for one */
   struct uffd_ch_notes *notes;
 };
 
