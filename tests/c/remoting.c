@@ -89,7 +89,7 @@ static bool give(struct answer *answer, enum remoting_manner manner) {
   const struct remoting_file *file = &answer->file;
   uint64_t length = answer->high - answer->low + 1, total = file->length, some = length < 1000 ? length / 2 : 1000;
   const char *etag = file->etag;
-  char multipart[] = "Content-Type: multipart/byteranges; boundary=x\r\n";
+  char weak[48], multipart[] = "Content-Type: multipart/byteranges; boundary=x\r\n";
 #define RANGE(...) reply_range(answer, __VA_ARGS__)
   switch (manner) {
   case REMOTING_STALL:
@@ -148,9 +148,10 @@ static bool give(struct answer *answer, enum remoting_manner manner) {
   case REMOTING_DRIP:
     return drip(answer, length);
   case REMOTING_NO_ETAG:
-    return RANGE("", answer->low, answer->high, total, "", length, length);
+    return RANGE("", answer->low, answer->high, total, file->date, length, length);
   case REMOTING_WEAK_ETAG:
-    return RANGE("W/\"weak\"", answer->low, answer->high, total, "", length, length);
+    snprintf(weak, sizeof(weak), "W/%s", etag);
+    return RANGE(weak, answer->low, answer->high, total, "", length, length);
   default:
     return RANGE(etag, answer->low, answer->high, total, "", length, length);
   }
@@ -295,6 +296,8 @@ void remoting_add(struct remoting *server, const char *name, const unsigned char
   struct remoting_file *file = file_named(server, name);
   *file = (struct remoting_file){.name = name, .bytes = keep_copy(server, bytes, length), .length = length};
   snprintf(file->etag, sizeof(file->etag), "\"%.16s-%u\"", name, ++made);
+  snprintf(file->date, sizeof(file->date), "Last-Modified: Thu, 01 Jan 1970 00:%02u:%02u GMT\r\n", made / 60 % 60,
+           made % 60);
   if (server->keeps_versions) snprintf(file->version, sizeof(file->version), "v%u.x-Q_", made);
   pthread_mutex_unlock(&server->lock);
 }

@@ -56,6 +56,7 @@ struct remoting_file {
   const unsigned char *bytes;
   uint64_t length;
   char etag[32];
+  char date[48];    /* a header line, sent where the ETag is not, or is weak */
   char version[32]; /* its id, where the server keeps versions; "" none */
 };
 

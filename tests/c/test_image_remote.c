@@ -399,7 +399,7 @@ static void what_fails_is_waited_for(void) {
 /* Opening */
 
 static void opening(void) {
-  unsigned char *pages, page[PAGE];
+  unsigned char *pages, *others = imaging_pages(9000, COUNT + 1), page[PAGE];
   struct remoting *server = serve(&pages);
   uffd_image *image;
   remoting_add(server, "empty", pages, 0);
@@ -428,8 +428,14 @@ static void opening(void) {
     CHECK_OK(uffd_image_open(&uri, 1, &opts, &image));
     CHECK_OK(uffd_image_read(image, 300 * PAGE, page, PAGE));
     CHECK(memcmp(page, pages + 300 * PAGE, PAGE) == 0);
+    remoting_add(server, "raw", others, LENGTH); /* of the same length */
+    CHECK_ERR(uffd_image_read(image, 400 * PAGE, page, PAGE), -ESTALE);
+    CHECK_SAYS("has changed");
+    CHECK_OK(uffd_image_read(image, 300 * PAGE, page, PAGE));
+    remoting_add(server, "raw", pages, LENGTH);
     uffd_image_close(image);
   }
+  free(others);
   free(pages);
 }
 

@@ -45,6 +45,7 @@ static void check(const struct uffd_reply *reply, const struct uffd_reply_wanted
   MUST(reply->low == wanted->offset && reply->high - reply->low + 1 == wanted->length && wanted->got == wanted->length);
   MUST(reply->high < reply->total && (wanted->total == 0 || reply->total == wanted->total));
   MUST(wanted->version[0] == '\0' || strcmp(wanted->version, reply->version) == 0);
+  MUST(wanted->date[0] == '\0' || strcmp(wanted->date, reply->date) == 0);
   MUST(wanted->etag[0] == '\0' || strcmp(wanted->etag, reply->etag) == 0);
 }
 
@@ -56,12 +57,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   MUST(memchr(reply.version, '\0', sizeof(reply.version)) != NULL);
   MUST(!reply.has_range || (reply.low <= reply.high && reply.high < reply.total));
   MUST(!uffd_reply_is_strong(reply.etag) || reply.etag[0] == '"');
-  check(&reply, &(struct uffd_reply_wanted){4096, 4096, 1048576, "\"v1\"", "", 4096});
-  check(&reply, &(struct uffd_reply_wanted){0, 65536, 0, "", "v.1", 65536});
+  check(&reply, &(struct uffd_reply_wanted){4096, 4096, 1048576, "\"v1\"", "", "", 4096});
+  check(&reply, &(struct uffd_reply_wanted){0, 65536, 0, "", "v.1", "", 65536});
   if (reply.has_range && reply.low < reply.high) {
     check(&reply, &(struct uffd_reply_wanted){reply.low, reply.high - reply.low + 1, reply.total, reply.etag,
-                                              reply.version, reply.high - reply.low + 1});
-    check(&reply, &(struct uffd_reply_wanted){reply.low, reply.high - reply.low + 1, reply.total, "", "", 3});
+                                              reply.version, reply.date, reply.high - reply.low + 1});
+    check(&reply, &(struct uffd_reply_wanted){reply.low, reply.high - reply.low + 1, reply.total, "", "", "", 3});
   }
   return 0;
 }

@@ -102,8 +102,10 @@ struct http {
   char *uri; /* as it was given */
   char *credentials_file, *ca_file;
   struct uffd_credentials credentials;
-  char url[4096], etag[256], agent[32];
-  char version[160]; /* of a store that keeps versions: its id, which is part of url; "" none */
+  char url[4096], agent[32];
+  char etag[256];           /* strong: sent with If-Match; "" none */
+  char weak[256], date[64]; /* of a file that is not versioned: compared only */
+  char version[160];        /* of a store that keeps versions: its id, which is part of url; "" none */
   uint32_t patience_ms;
   bool signs;
 };
@@ -258,8 +260,15 @@ static bool renew(struct http *http) {
 
 static void judge(struct http *http, struct flight *flight, CURLcode code) {
   struct uffd_request *request = flight->request;
-  const struct uffd_reply_wanted wanted = {request->offset, request->length, http->head.bytes,
-                                           http->etag,      http->version,   flight->got};
+  const struct uffd_reply_wanted wanted = {
+      .offset = request->offset,
+      .length = request->length,
+      .total = http->head.bytes,
+      .etag = http->etag[0] != '\0' ? http->etag : http->weak,
+      .version = http->version,
+      .date = http->date,
+      .got = flight->got,
+  };
   request->wait_ms = flight->reply.wait_ms;
   if (code != CURLE_OK && code != CURLE_WRITE_ERROR) {
     request->error = code == CURLE_OPERATION_TIMEDOUT ? ETIMEDOUT : EIO;
@@ -392,7 +401,10 @@ static int keep_state(struct http *http, const struct uffd_reply *reply, bool un
   } else if (strong) {
     snprintf(http->head.version, sizeof(http->head.version), "%s", reply->etag);
   } else if (unversioned) {
-    snprintf(http->head.version, sizeof(http->head.version), "date %s", reply->date);
+    snprintf(http->weak, sizeof(http->weak), "%s", reply->etag);
+    snprintf(http->date, sizeof(http->date), "%s", reply->date);
+    snprintf(http->head.version, sizeof(http->head.version), "date %s%s%s", reply->date,
+             reply->etag[0] != '\0' ? ", " : "", reply->etag);
   }
   return 0;
 }

@@ -171,6 +171,10 @@ int uffd_reply_check(const struct uffd_reply *reply, const struct uffd_reply_wan
     snprintf(why, room, "the file has changed since it was opened: its ETag is another");
     return ESTALE;
   }
+  if (wanted->date[0] != '\0' && strcmp(wanted->date, reply->date) != 0) {
+    snprintf(why, room, "the file has changed since it was opened: its date is another");
+    return ESTALE;
+  }
   if (wanted->version[0] != '\0' && strcmp(wanted->version, reply->version) != 0) {
     snprintf(why, room, "the store sends another version of the file than the one that was opened");
     return ESTALE;

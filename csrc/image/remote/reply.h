@@ -29,8 +29,9 @@ void uffd_reply_line(struct uffd_reply *reply, const char *line, size_t length);
 struct uffd_reply_wanted {
   uint64_t offset, length;
   uint64_t total;      /* of the file; 0: not known yet */
-  const char *etag;    /* that was sent with If-Match; "": none */
+  const char *etag;    /* of the file when it was opened; "": none */
   const char *version; /* that was asked for by its id; "": none */
+  const char *date;    /* Last-Modified then, where no strong ETag tells of a change; "": not looked at */
   uint64_t got;        /* bytes that came */
 };
 

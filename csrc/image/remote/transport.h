@@ -44,7 +44,7 @@ struct uffd_transport {
   const struct uffd_transport_class *class;
   const char *name;  /* of the file, without secrets */
   uint64_t bytes;    /* of the file */
-  char version[256]; /* what the server calls its state; "": it says nothing that could be relied on */
+  char version[384]; /* what the server calls its state; "": it says nothing that could be relied on */
 };
 
 struct uffd_transport_opts {
