@@ -6,10 +6,10 @@
  *
  * A layer is one of these files, told by its contents:
  *   raw        the bytes themselves; holes are zeros. With the file NAME.uidx beside it (a sidecar), it has an identity
- *              and may be an increment.
- *   zstd       a zstd file of many frames, with or without a seek table (the zstd seekable format)
- *   increment  such a file with one more skippable frame, the index: which pages it has, what its parent is
- * `zstd -d` reads all that this library writes.
+ *              and may be an increment. A sidecar that is older than its file is refused: what it calls zero is not
+ * read. zstd       a zstd file of many frames, with or without a seek table (the zstd seekable format) increment  such
+ * a file with one more skippable frame, the index: which pages it has, what its parent is `zstd -d` reads all that this
+ * library writes.
  *
  * Damage is an error of the pages that it concerns, never zeros: a frame's checksums are looked at whenever it is read.
  * What <uffd.h> says of results, options and errors holds here too: 0 or a positive count, -errno on failure, and a
@@ -55,8 +55,8 @@ enum {
  * What a path has beyond its parent is checked by the parent's identity, so a parent may be moved or compressed anew,
  * but not changed. Nothing is decoded or digested here. Errors: those of open(2); -EINVAL no layer, or a file that is
  * damaged (the sentence tells the place), is not the parent that the layer above it names, or stands in the stack
- * twice; -ELOOP more than UFFD_IMAGE_DEPTH layers; -EFBIG a frame beyond frame_limit, or an image beyond 2^47 bytes;
- * -ENOMEM.
+ * twice; -ESTALE a raw file was written to after its sidecar was made; -ELOOP more than UFFD_IMAGE_DEPTH layers; -EFBIG
+ * a frame beyond frame_limit, or an image beyond 2^47 bytes; -ENOMEM.
  */
 UFFD_EXPORT int uffd_image_open(const char *const *paths, size_t count, const struct uffd_image_opts *opts,
                                 uffd_image **image);
@@ -395,8 +395,9 @@ struct uffd_image_verify_opts {
 
 /*
  * Reads the image and compares it with the digests of its top layer; a top layer without an index has none, and then
- * what is checked is that all of it can be read and decoded. Returns the number of bad chunks (INT_MAX at most), 0 when
- * all is well. Errors: -ENOMEM; -ECANCELED by progress; -EOWNERDEAD in a forked child.
+ * what is checked is that all of it can be read and decoded. What a sidecar calls zero is read of its file too. Returns
+ * the number of bad chunks (INT_MAX at most), 0 when all is well. Errors: -ENOMEM; -ECANCELED by progress; -EOWNERDEAD
+ * in a forked child.
  */
 UFFD_EXPORT int uffd_image_verify(uffd_image *image, const struct uffd_image_verify_opts *opts);
 

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -102,6 +103,34 @@ int uffd_image_copy(uffd_image *image, uffd_store *store, const struct uffd_imag
 
 /* ---- checking */
 
+static bool is_zero(const char *at, uint64_t length) {
+  return at[0] == 0 && memcmp(at, at + 1, length - 1) == 0;
+}
+
+/*
+ * What a sidecar calls zero is not read for an image: here its file is. The place of a zero piece is its place in that
+ * file. 0; -EIO, and a sentence.
+ */
+static int check_zeros(const struct reading *reading, uint64_t start, uint64_t bytes) {
+  const uffd_image *image = reading->image;
+  const struct uffd_piece *piece = &image->pieces[uffd_stack_find(image, start)];
+  for (uint64_t at = start; at < start + bytes; piece++) {
+    const struct uffd_layer_file *layer = image->layers[piece->layer];
+    uint64_t part = min_u64(piece[1].offset, start + bytes) - at, length = layer->index.length;
+    if (piece->kind == UFFD_IMAGE_ZERO && layer->in_place && at < length) {
+      uint64_t has = min_u64(part, length - at);
+      int result = layer->source->class->read(layer->source, reading->reader, at, reading->buffer, has);
+      if (result < 0) return result;
+      if (!is_zero(reading->buffer, has)) {
+        return fail(EIO, "%s has data at offset %" PRIu64 ", where its index %s says zeros.", layer->path, at,
+                    layer->sidecar);
+      }
+    }
+    at += part;
+  }
+  return 0;
+}
+
 /* 0 or 1 bad chunk, told. */
 static int check_chunk(const struct reading *reading, uint64_t chunk, const struct uffd_image_verify_opts *opts) {
   const struct uffd_index *index = &reading->image->layers[reading->image->count - 1]->index;
@@ -115,6 +144,7 @@ static int check_chunk(const struct reading *reading, uint64_t chunk, const stru
                     reading->image->layers[reading->image->count - 1]->path);
     }
   }
+  if (result == 0) result = check_zeros(reading, start, bytes);
   if (result == 0) return 0;
   if (opts->problem != NULL) opts->problem(opts->problem_ctx, start, bytes, uffd_errmsg());
   return 1;
@@ -139,10 +169,6 @@ int uffd_image_verify(uffd_image *image, const struct uffd_image_verify_opts *us
 }
 
 /* ---- sidecars */
-
-static bool is_zero(const char *at, uint64_t length) {
-  return at[0] == 0 && memcmp(at, at + 1, length - 1) == 0;
-}
 
 /* The extents of what was read, page by page, and its digests. */
 static int index_step(struct uffd_index *index, uint64_t at, const char *bytes, uint64_t length) {
@@ -184,7 +210,17 @@ static int fill_index(const struct reading *reading, struct uffd_index *index) {
   return tell(reading, index->length);
 }
 
-static int write_sidecar(const char *path, const struct uffd_index *index) {
+/* An index is as new as its file, also where the file's time is ahead of the clock. */
+static int set_age(const struct uffd_newfile *file, const struct uffd_stamp *of) {
+  struct stat own;
+  if (fstat(file->fd, &own) != 0) return fail(errno, "Cannot look at %s: %s.", file->path, strerror(errno));
+  if (own.st_mtim.tv_sec > of->mtime_s) return 0;
+  const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = of->mtime_s, .tv_nsec = of->mtime_ns}};
+  if (own.st_mtim.tv_sec == of->mtime_s && own.st_mtim.tv_nsec >= of->mtime_ns) return 0;
+  return futimens(file->fd, times) == 0 ? 0 : fail(errno, "Cannot date %s: %s.", file->path, strerror(errno));
+}
+
+static int write_sidecar(const char *path, const struct uffd_stamp *of, const struct uffd_index *index) {
   struct uffd_newfile file;
   char name[sizeof(file.target)];
   uint64_t bytes;
@@ -194,6 +230,7 @@ static int write_sidecar(const char *path, const struct uffd_index *index) {
   int result = uffd_newfile_open(&file, name);
   if (result < 0) return result;
   result = uffd_index_write(file.fd, file.path, 0, index, &bytes);
+  if (result == 0) result = set_age(&file, of);
   if (result == 0) return uffd_newfile_keep(&file);
   uffd_newfile_discard(&file);
   return result;
@@ -223,7 +260,7 @@ int uffd_image_index(const char *path, const struct uffd_image_index_opts *user_
   result = open_reading(&reading, image, opts.progress, opts.progress_ctx);
   if (result == 0) {
     result = fill_index(&reading, &index);
-    if (result == 0) result = write_sidecar(path, &index);
+    if (result == 0) result = write_sidecar(path, &image->layers[0]->stamp, &index);
     close_reading(&reading);
   }
   uffd_index_free(&index);

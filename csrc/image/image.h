@@ -19,6 +19,7 @@ struct uffd_layer_file {
   char *uri;     /* of a file that lies elsewhere, with what is secret; NULL: it is a local file */
   char *sidecar; /* path of its index, or NULL */
   uint32_t format;
+  bool in_place;  /* the file of a sidecar has each byte of the image at its own offset, and digests are of it */
   int fd;         /* the source's, to read; -1: it is no local file */
   int sidecar_fd; /* -1: none */
   struct uffd_stamp stamp;

@@ -253,6 +253,16 @@ int uffd_index_parse(const unsigned char *payload, uint64_t length, const char *
   return result;
 }
 
+bool uffd_index_describes_file(const struct uffd_index *index) {
+  if (index->digest == UFFD_DIGEST_NONE || index->digests == NULL) return false;
+  if ((index->flags & UFFD_INDEX_HAS_PARENT) != 0 || index->length != index->stream_bytes) return false;
+  for (size_t i = 0; i < index->extents_count; i++) {
+    const struct uffd_index_extent *extent = &index->extents[i];
+    if (extent->kind == UFFD_IMAGE_DATA && extent->stream_offset != extent->offset) return false;
+  }
+  return true;
+}
+
 void uffd_index_identify(struct uffd_index *index) {
   unsigned char head[12];
   struct uffd_sha256 sha;

@@ -48,6 +48,11 @@ int uffd_index_add(struct uffd_index *index, const struct uffd_index_extent *ext
 /* The extent that holds offset, which is below the length. */
 size_t uffd_index_find(const struct uffd_index *index, uint64_t offset);
 uint64_t uffd_index_chunks(const struct uffd_index *index);
+/*
+ * Do the digests of a sidecar say what each chunk of its file is? Not where pages are a parent's, or the image has them
+ * in another order.
+ */
+bool uffd_index_describes_file(const struct uffd_index *index);
 /* Sets the id, which is the contents': SHA-256 of the length, the kind of digest, and the digests. */
 void uffd_index_identify(struct uffd_index *index);
 

@@ -65,7 +65,7 @@ static int open_file(const char *path, uint64_t *bytes) {
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
     return fail(EINVAL, "%s is not a file, nor a block device.", path);
   }
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* nor for that of one which has just taken the name */
   if (fd < 0) return fail(errno, "Cannot open %s: %s.", path, strerror(errno));
   return measure(fd, path, bytes);
 }
@@ -146,6 +146,25 @@ static int take_sidecar(struct uffd_layer_file *layer, const struct uffd_packed 
               layer->path, file_bytes, layer->sidecar, layer->index.stream_bytes);
 }
 
+static bool is_later(const struct timespec *a, const struct timespec *b) {
+  return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
+}
+
+/*
+ * What an index calls zero is not read: one that is older than its file would give zeros for what was written since.
+ * Who handed open files over has looked, and has a stamp of them.
+ */
+static int check_age(const struct uffd_layer_file *layer) {
+  struct stat file, index;
+  if (fstat(layer->fd, &file) != 0 || fstat(layer->sidecar_fd, &index) != 0) {
+    return fail(errno, "Cannot look at %s: %s.", layer->path, strerror(errno));
+  }
+  if (!S_ISREG(file.st_mode) || !is_later(&file.st_mtim, &index.st_mtim)) return 0;
+  return fail(ESTALE,
+              "%s was written to after its index %s was made: `uffd-lua image index` makes one of what it holds now.",
+              layer->path, layer->sidecar);
+}
+
 /* given: a descriptor that somebody else has opened; -1: none. */
 static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes, int given) {
   uint64_t bytes = 0;
@@ -153,7 +172,9 @@ static int read_sidecar(struct uffd_layer_file *layer, uint64_t file_bytes, int 
   if (fd < 0) return fd;
   layer->sidecar_fd = fd;
   const struct uffd_packed packed = {fd, NULL, layer->sidecar, bytes, NULL};
-  return take_sidecar(layer, &packed, file_bytes);
+  int result = take_sidecar(layer, &packed, file_bytes);
+  layer->in_place = result == 0 && uffd_index_describes_file(&layer->index);
+  return result < 0 || given >= 0 ? result : check_age(layer);
 }
 
 static bool has_sidecar(const struct uffd_layer_origin *origin, const char *name) {
@@ -269,18 +290,6 @@ static int read_remote_sidecar(struct uffd_layer_file *layer, const struct uffd_
   return result;
 }
 
-/* Do the digests of a sidecar say what each chunk of its file is? Not where the image has its parts in another order.
- */
-static bool describes_file(const struct uffd_index *index) {
-  if (index->digest == UFFD_DIGEST_NONE || index->digests == NULL) return false;
-  if ((index->flags & UFFD_INDEX_HAS_PARENT) != 0 || index->length != index->stream_bytes) return false;
-  for (size_t i = 0; i < index->extents_count; i++) {
-    const struct uffd_index_extent *extent = &index->extents[i];
-    if (extent->kind == UFFD_IMAGE_DATA && extent->stream_offset != extent->offset) return false;
-  }
-  return true;
-}
-
 /* Without a strong ETag, or digests, nothing would tell that a file has changed while it is served. */
 static int check_version(const struct uffd_layer_file *layer, const struct uffd_remote *remote, bool digests) {
   if (digests || remote->transport->version[0] != '\0') return 0;
@@ -306,11 +315,11 @@ static int open_remote(struct uffd_layer_file *layer, struct uffd_remote *remote
   layer->format = layer->sidecar != NULL ? UFFD_IMAGE_SIDECAR : UFFD_IMAGE_RAW;
   if (result == 0 && layer->sidecar == NULL) result = imply(layer, packed.bytes);
   if (result == 0 && layer->sidecar == NULL) result = add(layer, UFFD_IMAGE_DATA, 0, packed.bytes);
-  bool digests = describes_file(&layer->index);
-  if (result == 0) result = check_version(layer, remote, digests);
+  layer->in_place = uffd_index_describes_file(&layer->index);
+  if (result == 0) result = check_version(layer, remote, layer->in_place);
   const struct uffd_chunk_digests chunks = {layer->index.digest, uffd_index_chunks(&layer->index), layer->index.digests,
                                             layer->index.id};
-  return result < 0 ? result : uffd_source_remote(remote, NULL, digests ? &chunks : NULL, &layer->source);
+  return result < 0 ? result : uffd_source_remote(remote, NULL, layer->in_place ? &chunks : NULL, &layer->source);
 }
 
 static int connect_layer(struct uffd_layer_file *layer, const struct uffd_image_opts *opts, uint64_t frame_limit,

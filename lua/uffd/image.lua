@@ -47,7 +47,8 @@ A FILE may be a URI: http, https, s3 or nbd.
   diff     the ranges of pages that differ
   verify   reads all, and compares it with the digests of the top layer; without an index, reads all
     --sample N   only N chunks of 64 KiB, spread over the image
-  index    makes RAW.uidx: digests, which give a raw file an identity, and where it is zero
+  index    makes RAW.uidx: digests, which give a raw file an identity, and where it is zero; to be made anew when RAW was
+           written to
   create   an empty layer: zero, or an increment that has nothing yet
   convert  the image as one file; `zstd -d` gives all of it back, unless it is an increment
     --format F     zstd (default), or raw, where zeros are holes
@@ -63,7 +64,7 @@ A FILE may be a URI: http, https, s3 or nbd.
     verify       the same, after all has been compared with its digests
     gc           removes what nobody has open, the longest unused first
     --max N      until so many bytes are left (default 0)
-  --unversioned  a server that does not say when a file changes is believed
+  --unversioned  a server without strong ETags is believed: what has the same length and date is the same
   -o OUT           the file to be written; it appears when it is whole
     --against FILE   what OUT is an increment on; several times for a stack, the lowest first
     --size N         bytes of the image, such as 64M (default: as below)

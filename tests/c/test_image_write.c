@@ -336,6 +336,32 @@ static void a_sidecar(void) {
   free(pages);
 }
 
+static void date(const char *path, time_t seconds, long ns) {
+  const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = seconds, .tv_nsec = ns}};
+  CHECK_EQ(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+/* What a sidecar calls zero is not read: it is of no use for a file that was written to since. */
+static void a_sidecar_that_is_too_old(void) {
+  unsigned char *pages = contents();
+  const char *raw = imaging_path("raw"), *sidecar = imaging_path("raw.uidx");
+  imaging_write(raw, pages, LENGTH);
+  CHECK_OK(uffd_image_index(raw, NULL));
+  date(sidecar, 1000000, 5);
+  date(raw, 1000000, 5);
+  uffd_image_close(imaging_open(raw, NULL, NULL));
+  date(raw, 1000000, 6);
+  imaging_refused(raw, NULL, ESTALE, "written to after its index");
+  date(raw, 1000001, 0);
+  imaging_refused(raw, NULL, ESTALE, "image index");
+  date(raw, time(NULL) + 100000, 7); /* the clock was set back since */
+  CHECK_OK(uffd_image_index(raw, NULL));
+  uffd_image *image = imaging_open(raw, NULL, NULL);
+  imaging_expect(image, pages, LENGTH);
+  uffd_image_close(image);
+  free(pages);
+}
+
 struct problems {
   unsigned count;
   uint64_t offset, length;
@@ -362,6 +388,7 @@ static void damage_is_found(void) {
   int fd = open(imaging_path("raw"), O_WRONLY | O_CLOEXEC);
   CHECK_EQ(pwrite(fd, pages + 50 * PAGE, PAGE, 50 * PAGE), PAGE);
   CHECK_EQ(close(fd), 0);
+  date(imaging_path("raw"), 1000000, 0); /* as a disk that forgets would leave it */
   uffd_image *image = imaging_open(imaging_path("raw"), NULL, NULL);
   CHECK_EQ(uffd_image_verify(image, &opts), 1);
   CHECK_EQ(problems.count, 1);
@@ -370,6 +397,27 @@ static void damage_is_found(void) {
   CHECK(strstr(problems.sentence, "raw") != NULL);
   opts.sample = 1;
   CHECK_EQ(uffd_image_verify(image, &opts), 0);
+  uffd_image_close(image);
+  free(pages);
+}
+
+/* Data where the sidecar says zeros, which no digest of what is served shows. */
+static void data_instead_of_zeros_are_found(void) {
+  unsigned char *pages = contents();
+  struct problems problems = {0};
+  struct uffd_image_verify_opts opts = UFFD_IMAGE_VERIFY_OPTS_INIT;
+  opts.problem = note;
+  opts.problem_ctx = &problems;
+  imaging_write(imaging_path("raw"), pages, LENGTH);
+  CHECK_OK(uffd_image_index(imaging_path("raw"), NULL));
+  int fd = open(imaging_path("raw"), O_WRONLY | O_CLOEXEC);
+  CHECK_EQ(pwrite(fd, "x", 1, 100 * PAGE + 9), 1);
+  CHECK_EQ(close(fd), 0);
+  date(imaging_path("raw"), 1000000, 0);
+  uffd_image *image = imaging_open(imaging_path("raw"), NULL, NULL);
+  CHECK_EQ(uffd_image_verify(image, &opts), 1);
+  CHECK_EQ(problems.offset, 96 * PAGE);
+  CHECK(strstr(problems.sentence, "raw has data at offset 409600") != NULL);
   uffd_image_close(image);
   free(pages);
 }
@@ -455,7 +503,9 @@ static const struct check_test tests[] = {
     TEST(a_chain_of_random_layers),
     TEST(copies),
     TEST(a_sidecar),
+    TEST(a_sidecar_that_is_too_old),
     TEST(damage_is_found),
+    TEST(data_instead_of_zeros_are_found),
     TEST(wrong_options),
     TEST(no_room),
 };

@@ -118,10 +118,13 @@ base.raw.uidx: id *, sha256; 4 KiB of 32 KiB are zero
 $ uffd-lua image convert -o x.img --against base.raw next.raw && uffd-lua image compare x.img next.raw
 x.img: 36 KiB: data 8 KiB, zero 4 KiB, below 24 KiB; *
 the same
-$ uffd-lua image verify x.img && printf x | dd of=base.raw bs=1 seek=4100 conv=notrunc 2>/dev/null; uffd-lua image verify x.img
+$ uffd-lua image verify x.img && printf x | dd of=base.raw bs=1 seek=4100 conv=notrunc 2>/dev/null; touch -r base.raw.uidx base.raw; uffd-lua image verify x.img
 0 problems of 36 KiB
 0x00000000+36864: The contents at offset 0 are not those that x.img was made with.
 1 problem of 36 KiB
+[1]
+$ touch base.raw; uffd-lua image verify x.img
+uffd-lua image verify: The parent of x.img: base.raw was written to after its index base.raw.uidx was made: `uffd-lua image index` makes one of what it holds now.
 [1]
 
 # Damage is told with its place, and nothing is written of it.
