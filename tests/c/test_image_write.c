@@ -91,7 +91,7 @@ static void any_order(void) {
     struct uffd_store_layer_opts opts = UFFD_STORE_LAYER_OPTS_INIT;
     uffd_store *store = NULL;
     opts.length = LENGTH;
-    opts.level = i == 0 ? 0 : -1;
+    opts.level = i == 0 ? 0 : 3;
     opts.frame_bytes = i == 0 ? 0 : 20000;
     CHECK_OK(uffd_store_layer(imaging_path("layer"), &opts, &store));
     put(store, 0, pages + PAGE, 300 * PAGE); /* wrong ones, put anew below */
@@ -493,9 +493,41 @@ static void no_room(void) {
   free(pages);
 }
 
+/* 16 pages of text, the same each time. */
+static uint64_t packed_bytes(int32_t level) {
+  static const char *const words[] = {"page ", "fault ", "memory ", "is ", "not ", "there ", "yet ", "and "};
+  struct uffd_store_layer_opts opts = UFFD_STORE_LAYER_OPTS_INIT;
+  char text[16 * PAGE + 8];
+  uint64_t draw = 1;
+  uffd_store *store = NULL;
+  for (size_t at = 0; at < 16 * PAGE;) {
+    draw = draw * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    const char *word = words[draw >> 61];
+    memcpy(text + at, word, strlen(word));
+    at += strlen(word);
+  }
+  opts.length = 16 * PAGE;
+  opts.level = level;
+  CHECK_OK(uffd_store_layer(imaging_path("packed"), &opts, &store));
+  put(store, 0, text, 16 * PAGE);
+  finish(store);
+  uffd_image *image = imaging_open(imaging_path("packed"), NULL, NULL);
+  uint64_t bytes = top_of(image).file_bytes;
+  uffd_image_close(image);
+  return bytes;
+}
+
+/* Without a level, files are made to be decoded fast: as at level -1. */
+static void the_level(void) {
+  uint64_t plain = packed_bytes(0);
+  CHECK_EQ(plain, packed_bytes(-1));
+  CHECK(packed_bytes(3) < plain);
+}
+
 static const struct check_test tests[] = {
     TEST(a_whole_image),
     TEST(any_order),
+    TEST(the_level),
     TEST(what_is_not_put_is_zero),
     TEST(the_zstd_program_reads_it),
     TEST(as_below_by_comparing),
