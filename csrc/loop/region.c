@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "loop/addition.h"
 #include "loop/line/huge.h"
 #include "loop/loop.h"
 
@@ -36,7 +37,9 @@ static void share_out(uffd_region *region) {
 
 struct attach_job {
   struct uffd_job job;
-  uffd_region *region;
+  const struct uffd_addition *additions; /* of one object and one reader; detaching: NULL */
+  size_t count;
+  uffd_region *region;        /* detaching */
   uint32_t index;             /* of the slice */
   struct uffd_source *source; /* a new one for the object, used if it has none in this handler yet; else left */
   bool unregister;            /* detaching: what is foreign, too */
@@ -61,39 +64,50 @@ static int insert_slice(struct uffd_source *source, const struct uffd_slice *sli
   return 0;
 }
 
-/* The slices that a predecessor has left, or if the region is new, one. */
+/* The slices that a predecessor has left, or if the region is new, one. 1: the ledger does not have it yet. */
 static int insert_entry(struct uffd_ledger *ledger, struct uffd_source *source, const struct uffd_slice *slice) {
   source->foreign = true;
   int result = uffd_ledger_take_slices(ledger, slice->terms, source);
   if (result != 0) return result < 0 ? result : 0;
   if (uffd_ledger_is_placed(ledger, slice->terms)) return 0;
   result = insert_slice(source, slice);
-  return result < 0 ? result : uffd_ledger_commit(ledger, source);
+  return result < 0 ? result : 1;
 }
 
-static enum uffd_job_result attach(struct uffd_lane *lane, struct uffd_job *job) {
-  struct attach_job *wanted = (struct attach_job *)job;
-  uffd_region *region = wanted->region;
+static int insert_region(struct uffd_ledger *ledger, struct uffd_source *source, const uffd_region *region,
+                         uint32_t index) {
   const struct uffd_terms *terms = &region->terms;
-  struct uffd_reader *reader = uffd_reader_of(lane);
-  struct uffd_source *source = uffd_reader_find_source(reader, uffd_region_object(region, wanted->index));
-  if (source == NULL) {
-    source = wanted->source;
-    source->foreign = terms->foreign;
-    job->result = uffd_reader_add_source(reader, source);
-    if (job->result < 0) return UFFD_JOB_DONE;
-    wanted->source = NULL;
-  }
-  uint64_t start = slice_start(region, wanted->index);
+  uint64_t start = slice_start(region, index);
   const struct uffd_slice slice = {
       .start = terms->address + start,
-      .end = terms->address + slice_end(region, wanted->index),
+      .end = terms->address + slice_end(region, index),
       .offset = start,
       .pages = terms->pages + start / terms->page_size,
       .terms = terms,
   };
+  return ledger != NULL ? insert_entry(ledger, source, &slice) : insert_slice(source, &slice);
+}
+
+/* The ledger's table is written once for all of them: it has the slices of all regions. */
+static enum uffd_job_result attach(struct uffd_lane *lane, struct uffd_job *job) {
+  struct attach_job *wanted = (struct attach_job *)job;
+  const uffd_region *first = wanted->additions[0].region;
+  struct uffd_reader *reader = uffd_reader_of(lane);
   struct uffd_ledger *ledger = reader->engine->ledger;
-  job->result = ledger != NULL ? insert_entry(ledger, source, &slice) : insert_slice(source, &slice);
+  struct uffd_source *source = uffd_reader_find_source(reader, uffd_region_object(first, wanted->index));
+  bool lacking = false;
+  if (source == NULL) {
+    source = wanted->source;
+    source->foreign = first->terms.foreign;
+    job->result = uffd_reader_add_source(reader, source);
+    if (job->result < 0) return UFFD_JOB_DONE;
+    wanted->source = NULL;
+  }
+  for (size_t i = 0; i < wanted->count && job->result >= 0; i++) {
+    job->result = insert_region(ledger, source, wanted->additions[i].region, wanted->index);
+    lacking = lacking || job->result > 0;
+  }
+  if (job->result >= 0) job->result = lacking ? uffd_ledger_commit(ledger, source) : 0;
   return UFFD_JOB_DONE;
 }
 
@@ -129,8 +143,10 @@ static enum uffd_job_result detach(struct uffd_lane *lane, struct uffd_job *job)
   return UFFD_JOB_DONE;
 }
 
-static int attach_slice(uffd_region *region, uint32_t i) {
-  struct attach_job job = {.region = region, .index = i};
+/* All of one object and one reader, which has as many slices of each: those of that index. */
+static int attach_slices(const struct uffd_addition *additions, size_t count, uint32_t i) {
+  struct attach_job job = {.additions = additions, .count = count, .index = i};
+  const uffd_region *region = additions[0].region;
   uffd_job_init(&job.job, attach);
   job.source = uffd_source_create(uffd_region_object(region, i));
   int result = job.source == NULL ? -ENOMEM : run_job(region, i, &job.job);
@@ -372,49 +388,72 @@ static int choose_reader(uffd_region *region) {
   return region->object != NULL ? 0 : open_objects(region);
 }
 
-/* Under loop->lock: the last step that is undone here, when what follows fails. */
+/* Under loop->lock. All regions of such a loop have one object, so any other tells which. */
 static int enter_ledger(uffd_region *region) {
   struct uffd_ledger *ledger = ledger_of(region);
+  const uffd_region *other = region->loop->regions;
   if (ledger == NULL) return 0;
-  for (const uffd_region *other = region->loop->regions; other != NULL; other = other->next) {
-    if (other->object != region->object) return fail(EINVAL, "A loop with a ledger serves one object.");
+  if (other != NULL && other->object != region->object) {
+    return fail(EINVAL, "A loop with a ledger serves one object.");
   }
   return uffd_ledger_enter(ledger, &region->terms);
 }
 
 /* In the order in which a fault needs it: first what answers, then the registration that lets faults come. */
-static int begin_in_readers(uffd_region *region) {
+static int begin_in_readers(struct uffd_addition *additions, size_t count) {
   int result = 0;
-  for (uint32_t i = 0; i < region->count && result == 0; i++) {
-    result = attach_slice(region, i);
+  for (uint32_t i = 0; i < additions[0].region->count && result == 0; i++) {
+    result = attach_slices(additions, count, i);
   }
-  if (result == 0) result = publish(region);
-  if (result == 0 && !region->terms.foreign) result = register_slices(region);
-  region->registered = result == 0 && region->object == NULL;
-  region->served = true;
+  for (size_t i = 0; i < count; i++) {
+    uffd_region *region = additions[i].region;
+    if (result == 0) result = publish(region);
+    if (result == 0 && !region->terms.foreign) result = register_slices(region);
+    region->registered = result == 0 && region->object == NULL;
+    region->served = true;
+  }
   if (result == 0) return 0;
   const struct uffd_sentence why = uffd_keep_sentence();
-  uffd_region_unregister(region);
-  region->served = false;
-  detach_slices(region, false);
-  give_object_back(region);
+  for (size_t i = 0; i < count; i++) {
+    uffd_region *region = additions[i].region;
+    uffd_region_unregister(region);
+    region->served = false;
+    detach_slices(region, false);
+  }
+  give_object_back(additions[0].region);
   uffd_restore_sentence(&why);
   return result;
 }
 
-static int begin(uffd_region *region) {
-  uffd_loop *loop = region->loop;
+/* Under loop->lock: the last step that is undone here, when what follows fails. */
+static int enter(uffd_region *region) {
   struct uffd_terms *terms = &region->terms;
-  int result = choose_reader(region);
-  if (result == 0) result = enter_ledger(region);
+  int result = enter_ledger(region);
   if (result < 0) return result;
-  result = uffd_uses_add(loop, terms->resolver, terms->page_size);
-  bool asked = result == 0;
-  if (asked) result = begin_in_readers(region);
+  result = uffd_uses_add(region->loop, terms->resolver, terms->page_size);
+  if (result < 0 && ledger_of(region) != NULL) uffd_ledger_leave(ledger_of(region), terms);
+  return result;
+}
+
+static void leave_again(uffd_region *region) {
+  uffd_uses_drop(region->loop, region->terms.resolver);
+  if (ledger_of(region) != NULL) uffd_ledger_leave(ledger_of(region), &region->terms);
+}
+
+/* Under loop->lock. */
+static int begin(struct uffd_addition *additions, size_t count) {
+  int result = choose_reader(additions[0].region);
+  size_t entered = 0;
+  for (; entered < count && result == 0; entered += result == 0) {
+    additions[entered].region->first = additions[0].region->first;
+    result = enter(additions[entered].region);
+  }
+  if (result == 0) result = begin_in_readers(additions, count);
   if (result == 0) return 0;
   const struct uffd_sentence why = uffd_keep_sentence();
-  if (asked) uffd_uses_drop(loop, terms->resolver);
-  if (ledger_of(region) != NULL) uffd_ledger_leave(ledger_of(region), terms);
+  while (entered > 0) {
+    leave_again(additions[--entered].region);
+  }
   uffd_restore_sentence(&why);
   return result;
 }
@@ -425,42 +464,63 @@ static int check_call(const uffd_loop *loop, const uffd_memory *memory, const uf
   return uffd_loop_check_stopped(loop);
 }
 
-static int add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver, const struct uffd_region_opts *user_opts,
-               uffd_region **added) {
-  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+/* Makes the region, which nobody knows yet. */
+static int prepare(uffd_loop *loop, struct uffd_addition *addition) {
+  struct uffd_region_opts *opts = &addition->opts;
   uint64_t guard = 0;
-  int result = check_call(loop, memory, resolver);
-  if (result == 0) result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_region_opts");
-  if (result == 0) result = uffd_region_check_opts(loop, memory, resolver, &opts, &guard);
+  int result = check_call(loop, addition->memory, addition->resolver);
+  if (result == 0) result = uffd_region_check_opts(loop, addition->memory, addition->resolver, opts, &guard);
   if (result < 0) return result;
-  uffd_region *region = new_region(loop, memory, resolver, &opts, guard);
-  if (region == NULL) return fail(ENOMEM, "No memory for a region of %" PRIu64 " bytes.", opts.length);
-  if (!region->terms.foreign) result = uffd_claim(&region->claim);
-  if (result == 0) result = uffd_memory_settle(memory, opts.offset, opts.length);
+  addition->region = new_region(loop, addition->memory, addition->resolver, opts, guard);
+  if (addition->region == NULL) return fail(ENOMEM, "No memory for a region of %" PRIu64 " bytes.", opts->length);
+  if (!addition->region->terms.foreign) result = uffd_claim(&addition->region->claim);
+  return result == 0 ? uffd_memory_settle(addition->memory, opts->offset, opts->length) : result;
+}
+
+static void make_known(uffd_loop *loop, const struct uffd_addition *additions, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    const struct uffd_addition *addition = &additions[i];
+    addition->region->next = loop->regions;
+    loop->regions = addition->region;
+    uffd_memory_settled(addition->memory, addition->opts.offset, addition->opts.length);
+  }
+}
+
+static int add(uffd_loop *loop, struct uffd_addition *additions, size_t count) {
+  int result = 0;
+  for (size_t i = 0; i < count && result == 0; i++) {
+    result = prepare(loop, &additions[i]);
+  }
   if (result == 0) {
     pthread_mutex_lock(&loop->lock);
-    result = begin(region);
-    if (result == 0) {
-      region->next = loop->regions;
-      loop->regions = region;
-      uffd_memory_settled(memory, opts.offset, opts.length);
-    }
+    result = begin(additions, count);
+    if (result == 0) make_known(loop, additions, count);
     pthread_mutex_unlock(&loop->lock);
   }
-  if (result < 0) {
-    uffd_region_destroy(region);
-    return result;
+  for (size_t i = 0; i < count && result < 0; i++) {
+    if (additions[i].region != NULL) uffd_region_destroy(additions[i].region);
+    additions[i].region = NULL;
   }
-  if (added != NULL) *added = region;
-  return 0;
+  return result;
+}
+
+int uffd_loop_add_all(uffd_loop *loop, struct uffd_addition *additions, size_t count) {
+  int result = uffd_loop_enter(loop);
+  if (result < 0) return result;
+  result = count != 0 ? add(loop, additions, count) : 0;
+  uffd_loop_leave(loop);
+  return result;
 }
 
 int uffd_loop_add(uffd_loop *loop, uffd_memory *memory, uffd_resolver *resolver, const struct uffd_region_opts *opts,
                   uffd_region **added) {
+  struct uffd_addition addition = {.memory = memory, .resolver = resolver, .opts = UFFD_REGION_OPTS_INIT};
   if (added != NULL) *added = NULL;
   int result = uffd_loop_enter(loop);
   if (result < 0) return result;
-  result = add(loop, memory, resolver, opts, added);
+  result = uffd_take_opts(&addition.opts, sizeof(addition.opts), opts, "uffd_region_opts");
+  if (result == 0) result = add(loop, &addition, 1);
+  if (result == 0 && added != NULL) *added = addition.region;
   uffd_loop_leave(loop);
   return result;
 }

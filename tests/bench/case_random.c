@@ -3,7 +3,8 @@
  */
 #include "bench.h"
 
-#define LENGTH (64 * MIB)
+#define LENGTH  (64 * MIB)
+#define REGIONS 1024u
 
 static void random_inline(const char *name, const struct plan *plan, const char *limit_name, double over_textbook,
                           double over_pinned) {
@@ -106,5 +107,27 @@ void case_two_threads(const char *name) {
   row.limit_name = "SIGBUS + pread + COPY, two threads";
   row.at_least = 1.7;
   explain(&row, "the bare operations gain %.2f", list[3].figures[MAIN].median / list[2].figures[MAIN].median);
+  report(&row);
+}
+
+/* A fault looks its region up among so many, each of which is a mapping for the kernel, too. */
+void case_regions(const char *name) {
+  struct plan one = {
+      .length = LENGTH, .order = RANDOM, .contents = IMAGE, .image = image_dense(), .engine = UFFD_ENGINE_INLINE};
+  struct plan many = one;
+  many.regions = REGIONS;
+  struct contender list[] = {{.run = serve, .plan = &many},
+                             {.run = serve, .plan = &one},
+                             {.run = limit_signal, .plan = &many},
+                             {.run = limit_signal, .plan = &one}};
+  struct row row = {.name = name, .unit = "ns/page", .engine = "inline", .base_name = "one region"};
+  row.runs = RUNS_OF(list);
+  row.uffd = list[0].figures[MAIN];
+  row.base = list[1].figures[MAIN];
+  row.limit = list[2].figures[MAIN];
+  row.limit_name = "SIGBUS + pread + COPY, as many mappings";
+  row.at_least = 1 / 1.1;
+  explain(&row, "the bare operations take %.2f times as long with so many mappings",
+          list[2].figures[MAIN].median / list[3].figures[MAIN].median);
   report(&row);
 }

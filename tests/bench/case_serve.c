@@ -15,6 +15,8 @@
 #define TEXTBOOK_SHARE 64u
 #define TEXTBOOK_PART  (8 * MIB)
 
+#define REGIONS 1024u
+
 static struct plan serving(enum order order) {
   return (struct plan){.length = IMAGE_BYTES, .order = order, .share = 8, .contents = IMAGE, .image = image_dense()};
 }
@@ -103,4 +105,27 @@ void case_serve_policy(const char *name) {
   explain_usage(&row, "policy", &list[0]);
   explain_usage(&row, "base", &list[1]);
   report(&row);
+}
+
+static void many_beside_one(const char *name, const char *unit, const struct plan *one) {
+  struct plan many = *one;
+  many.regions = REGIONS;
+  struct contender list[] = {{.run = serve_pager, .plan = &many}, {.run = serve_pager, .plan = one}};
+  struct row row = {.name = name, .unit = unit, .engine = "pager", .base_name = "one region"};
+  row.runs = RUNS_WITHIN(list, BUDGET_NS / 2);
+  row.uffd = list[0].figures[MAIN];
+  row.base = list[1].figures[MAIN];
+  explain_faults(&row, &list[0]);
+  explain_usage(&row, "uffd", &list[0]);
+  explain_usage(&row, "base", &list[1]);
+  report(&row);
+}
+
+/* All regions are taken in before the first page comes. */
+void case_serve_regions(const char *name) {
+  const struct plan random = serving(RANDOM);
+  struct plan first = serving(FORWARD);
+  first.part = PAGE;
+  many_beside_one(name, "ns until the first page", &first);
+  many_beside_one(name, "ns/page", &random);
 }

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -17,6 +18,8 @@
 #include "baseline.h"
 #include "raw.h"
 
+#define REGION_TEXT 192 /* bytes of a region in the handshake */
+
 /* The client's descriptors. */
 enum { PARENT = 3, IMAGE_FILE = 4 };
 
@@ -26,6 +29,7 @@ struct errand {
   enum order order;
   unsigned share;
   enum contents contents;
+  unsigned regions;
   bool told, check;
   struct sockaddr_un server;
 };
@@ -35,18 +39,30 @@ struct errand {
 static struct errand errand;
 static int uffd;
 
+static size_t write_regions(char *text, const char *memory, uint64_t length) {
+  size_t written = 0;
+  for (uint64_t offset = 0; offset < errand.length; offset += length) {
+    written += (size_t)snprintf(text + written, REGION_TEXT,
+                                "%c{\"base_host_virt_addr\":%llu,\"size\":%llu,\"offset\":%llu,\"page_size\":4096,"
+                                "\"page_size_kib\":4096}",
+                                offset == 0 ? '[' : ',', (unsigned long long)(uintptr_t)(memory + offset),
+                                (unsigned long long)length, (unsigned long long)offset);
+  }
+  text[written++] = ']';
+  return written;
+}
+
 static void send_handshake(int connection, const char *memory, uint64_t length) {
-  char text[256], control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
-  snprintf(text, sizeof(text),
-           "[{\"base_host_virt_addr\":%llu,\"size\":%llu,\"offset\":0,\"page_size\":4096,\"page_size_kib\":4096}]",
-           (unsigned long long)(uintptr_t)memory, (unsigned long long)length);
-  struct iovec bytes = {text, strlen(text)};
+  char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
+  char *text = malloc(errand.length / length * REGION_TEXT + 1);
+  struct iovec bytes = {text, write_regions(text, memory, length)};
   struct msghdr message = {
       .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
   struct cmsghdr *header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS, header->cmsg_len = CMSG_LEN(sizeof(int));
   memcpy(CMSG_DATA(header), &uffd, sizeof(int));
   if (sendmsg(connection, &message, MSG_NOSIGNAL) != (ssize_t)bytes.iov_len) die("the client's handshake: %m");
+  free(text);
 }
 
 /* The connection stays open until the process ends. */
@@ -54,7 +70,7 @@ static void hand_over(const struct plan *plan, const char *memory) {
   char byte;
   int connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (connect(connection, (struct sockaddr *)&errand.server, sizeof(errand.server)) != 0) die("the client: %m");
-  send_handshake(connection, memory, plan->length);
+  send_handshake(connection, memory, plan->regions != 0 ? plan->length / plan->regions : plan->length);
   if (errand.told && read(connection, &byte, 1) != 1) die("the server has ended");
 }
 
@@ -68,10 +84,12 @@ int client_main(void) {
       .order = errand.order,
       .share = errand.share,
       .contents = errand.contents,
+      .regions = errand.regions,
       .image = &image,
       .begin = hand_over,
   };
   char *memory = map_fresh(plan.length, false);
+  (void)plan_split(&plan, memory);
   uffd = raw_open(UFFD_FEATURE_EVENT_REMOVE);
   raw_register(uffd, memory, plan.length, UFFDIO_REGISTER_MODE_MISSING);
   plan_touch(&plan, memory, figures);
@@ -102,6 +120,7 @@ void client_run(const struct plan *plan, const char *path, bool told, bool check
                          .order = plan->order,
                          .share = plan->share,
                          .contents = plan->contents,
+                         .regions = plan->regions,
                          .told = told,
                          .check = check,
                          .server.sun_family = AF_UNIX};

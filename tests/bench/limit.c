@@ -57,6 +57,7 @@ void limit_signal(const struct plan *plan, bool check, double figures[FIGURES]) 
   current.plan = plan;
   current.memory = memory;
   current.fd = raw_open(UFFD_FEATURE_SIGBUS);
+  (void)plan_split(plan, memory);
   raw_register(current.fd, memory, plan->length, UFFDIO_REGISTER_MODE_MISSING);
   touch_with(on_missing, plan, memory, figures);
   if (check) plan_check(plan, memory);

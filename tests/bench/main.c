@@ -32,6 +32,7 @@ static const struct {
     {"later", "pages whose resolver says LATER, and rings when it has them", case_later},
     {"continue-memfd", "256 MiB in the page cache", case_continue_memfd},
     {"two-threads", "two threads fault, each in its half", case_two_threads},
+    {"regions", "random-file in 1024 regions, beside one", case_regions},
     {"callback", "a callback in C, one constant page", case_callback},
     {"policy-constant", "a Lua policy, one constant page", case_policy_constant},
     {"policy-fresh", "a Lua policy, a page built for each fault", case_policy_fresh},
@@ -57,6 +58,7 @@ static const struct {
     {"serve-replay", "the same pages, replayed from a record", case_serve_replay},
     {"serve-full", "another process, 256 MiB touched in order", case_serve_full},
     {"serve-policy", "serve-random, the pages from a Lua policy", case_serve_policy},
+    {"serve-regions", "serve-random in 1024 regions, beside one", case_serve_regions},
 #endif
 };
 #define CASES     (sizeof(cases) / sizeof(*cases))

@@ -39,6 +39,15 @@ static size_t all_pages(const struct plan *plan) {
   return (plan->part == 0 ? plan->length : plan->part) / PAGE;
 }
 
+/* Mappings that differ in what a core dump would have of them are not merged. */
+uint64_t plan_split(const struct plan *plan, char *memory) {
+  uint64_t length = plan->regions != 0 ? plan->length / plan->regions : plan->length;
+  for (uint64_t at = length; at < plan->length; at += 2 * length) {
+    if (madvise(memory + at, length, MADV_DONTDUMP) != 0) die("cannot split the memory: %m");
+  }
+  return length;
+}
+
 size_t plan_pages(const struct plan *plan) {
   size_t all = all_pages(plan);
   if (plan->order == RANDOM) return all / (plan->share == 0 ? RANDOM_SHARE : plan->share);

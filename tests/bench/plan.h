@@ -41,11 +41,14 @@ struct plan {
   uint32_t placement; /* UFFD_PLACEMENT_*, of the threads engine */
   uint64_t around;    /* bytes, or UFFD_AROUND_AUTO; 0: one page */
   uint32_t kind;      /* UFFD_MEMORY_* */
+  unsigned regions;   /* of equal length, each a mapping of its own for the kernel; 0: 1 */
   void (*begin)(const struct plan *plan,
                 const char *memory); /* right before the touches, and timed with them; or NULL */
   const void *special;               /* for the case's own contenders */
 };
 
+/* Splits fresh memory into the plan's regions; the length of each. */
+uint64_t plan_split(const struct plan *plan, char *memory);
 /* Pages that the plan touches. */
 size_t plan_pages(const struct plan *plan);
 /* Their numbers, in the order of touching; for free(). */

@@ -23,7 +23,11 @@ uffd_loop *serve_loop(const struct plan *plan) {
 void serve_region(uffd_loop *loop, const struct plan *plan, uffd_memory *memory, uffd_resolver *resolver) {
   struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
   opts.around = plan->around != 0 ? plan->around : UFFD_AROUND_PAGE;
-  must(uffd_loop_add(loop, memory, resolver, &opts, NULL));
+  opts.length = plan_split(plan, uffd_memory_address(memory));
+  for (; opts.offset < plan->length; opts.offset += opts.length) {
+    opts.resolver_offset = opts.offset;
+    must(uffd_loop_add(loop, memory, resolver, &opts, NULL));
+  }
 }
 
 uffd_memory *serve_memory(const struct plan *plan) {

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 
 #include "client.h"
+#include "loop/addition.h"
 #include "loop/loop.h"
 
 #define PAGES  16u
@@ -356,6 +357,40 @@ static void several_regions(void) {
   }
   CHECK_EQ(serving_stats(serving.loop).faults, 0);
   CHECK_OK(uffd_loop_start(serving.loop));
+  CHECK_OK(uffd_loop_start(serving.loop));
+  end();
+}
+
+/* Regions 0, 1 and the last one, which is 2, or 0 once more. */
+static int add_together(unsigned last) {
+  const unsigned which[] = {0, 1, last};
+  struct uffd_addition additions[3];
+  uffd_resolver *resolver = image_resolver(3 * client.length);
+  for (unsigned i = 0; i < 3; i++) {
+    additions[i] = (struct uffd_addition){.memory = client_memory(&client, which[i]), .opts = UFFD_REGION_OPTS_INIT};
+    additions[i].resolver = resolver;
+    additions[i].opts.object = object;
+    additions[i].opts.resolver_offset = which[i] * client.length;
+  }
+  int result = uffd_loop_add_all(serving.loop, additions, 3);
+  for (unsigned i = 0; i < 3; i++) {
+    CHECK((additions[i].region != NULL) == (result == 0));
+    uffd_memory_close(additions[i].memory);
+  }
+  uffd_resolver_close(resolver);
+  return result;
+}
+
+/* Where one cannot be added none is: all of them can be added afterwards. */
+static void regions_are_added_together(void) {
+  client = client_start(&(struct client_opts){.pages = PAGES, .count = 3}, read_regions);
+  object = client_object(&client);
+  open_loop(ENGINE_ONE);
+  CHECK_OK(uffd_loop_add_all(serving.loop, NULL, 0));
+  CHECK_ERR(add_together(0), -EBUSY);
+  CHECK_SAYS("is served already");
+  CHECK_OK(add_together(2));
+  CHECK_ERR(add_together(2), -EBUSY);
   CHECK_OK(uffd_loop_start(serving.loop));
   end();
 }
@@ -718,6 +753,7 @@ static const struct check_test tests[] = {
     TEST(one_of_several_handlers),
     TEST(write_protected),
     TEST(several_regions),
+    TEST(regions_are_added_together),
     TEST(no_fault_before_the_start),
     TEST(never_started),
     TEST(what_cannot_be_paused),

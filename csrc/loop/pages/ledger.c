@@ -173,7 +173,19 @@ static int enter_old(const struct uffd_ledger *ledger, const struct uffd_terms *
               ledger->added, entry->start, entry->length, entry->page_size);
 }
 
-static int enter_new(const struct uffd_ledger *ledger, const struct uffd_terms *terms) {
+/* All that follow, at once: a region whose adding has failed may have left some, also a predecessor's. */
+static void clear_states(struct uffd_ledger *ledger, uint64_t first) {
+  struct uffd_ledger_book *book = ledger->book;
+  const uint64_t end = ledger->pages_max;
+  for (struct run run = next_run(book, first, end); run.begin < end; run = next_run(book, run.end, end)) {
+    for (uint64_t i = run.begin; i < run.end; i++) {
+      atomic_store_explicit(&book->pages[i], UFFD_PAGE_ABSENT, memory_order_relaxed);
+    }
+  }
+  ledger->clean = true;
+}
+
+static int enter_new(struct uffd_ledger *ledger, const struct uffd_terms *terms) {
   struct uffd_ledger_book *book = ledger->book;
   struct uffd_ledger_region entry = {.start = terms->address, .length = terms->length, .page_size = terms->page_size};
   if (ledger->added != 0) {
@@ -185,12 +197,7 @@ static int enter_new(const struct uffd_ledger *ledger, const struct uffd_terms *
     return fail(EINVAL, "The ledger has no room for another %" PRIu64 " pages: uffd_ledger_size() says what it takes.",
                 pages);
   }
-  uint64_t end = entry.first + pages; /* of one whose adding has failed */
-  for (struct run run = next_run(book, entry.first, end); run.begin < end; run = next_run(book, run.end, end)) {
-    for (uint64_t i = run.begin; i < run.end; i++) {
-      atomic_store_explicit(&book->pages[i], UFFD_PAGE_ABSENT, memory_order_relaxed);
-    }
-  }
+  if (!ledger->clean) clear_states(ledger, entry.first);
   memcpy(&book->regions[ledger->added], &entry, sizeof(entry));
   atomic_store_explicit(&book->regions_count, ledger->added + 1, memory_order_release);
   return 0;
@@ -210,6 +217,7 @@ int uffd_ledger_enter(struct uffd_ledger *ledger, struct uffd_terms *terms) {
 void uffd_ledger_leave(struct uffd_ledger *ledger, struct uffd_terms *terms) {
   ledger->entered = terms->next;
   ledger->added = terms->entry;
+  ledger->clean = false;
   if (terms->entry >= ledger->old)
     atomic_store_explicit(&ledger->book->regions_count, ledger->added, memory_order_release);
 }

@@ -55,6 +55,7 @@ struct uffd_ledger {
   uint32_t added;             /* regions, under the loop's lock */
   struct uffd_terms *entered; /* of those regions, under the loop's lock; the newest first */
   uint32_t old;               /* regions that a predecessor has entered */
+  bool clean;                 /* the page states of no region are ABSENT, under the loop's lock */
   bool resumed;               /* the book was not new, and its messages are not applied yet */
   uint32_t used;              /* messages in the buffer */
   uint64_t applied;           /* the number of the last message that was applied */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "loop/addition.h"
 #include "memory/lending.h"
 #include "serve/paper/channel.h"
 #include "serve/paper/closer.h"
@@ -203,36 +204,50 @@ static uint64_t choose_around(const struct uffd_pager_opts *opts) {
   return opts->record != NULL ? UFFD_AROUND_PAGE : opts->around;
 }
 
-static int add_region(struct uffd_serving *serving, struct uffd_place *place) {
+static int describe_region(struct uffd_serving *serving, struct uffd_place *place, struct uffd_addition *addition) {
   struct uffd_foreign_opts foreign = UFFD_FOREIGN_OPTS_INIT;
-  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  *addition = (struct uffd_addition){.resolver = serving->resolver, .opts = UFFD_REGION_OPTS_INIT};
   foreign.page_size = place->is.page_size;
   foreign.pid = serving->client.pid;
   int result = uffd_memory_foreign(place->is.address, place->is.length, &foreign, &place->memory);
   if (result < 0) return result;
   if (is_shared(serving)) {
     uffd_memory_share(place->memory, serving->stock->common, place->is.offset);
-    opts.modes = UFFD_MODE_MISSING | UFFD_MODE_MINOR;
+    addition->opts.modes = UFFD_MODE_MISSING | UFFD_MODE_MINOR;
   }
-  opts.resolver_offset = place->is.offset;
-  opts.around = choose_around(&serving->shop->supply.opts);
-  opts.object = serving->object;
-  opts.cookie = place;
-  return uffd_loop_add(serving->loop, place->memory, serving->resolver, &opts, &place->region);
+  addition->memory = place->memory;
+  addition->opts.resolver_offset = place->is.offset;
+  addition->opts.around = choose_around(&serving->shop->supply.opts);
+  addition->opts.object = serving->object;
+  addition->opts.cookie = place;
+  return 0;
 }
 
-static int add_regions(struct uffd_serving *serving) {
+static int describe_regions(struct uffd_serving *serving, struct uffd_addition *additions) {
   uint64_t page = 0;
-  for (uint32_t i = 0; i < serving->client.regions_count; i++) {
+  int result = 0;
+  for (uint32_t i = 0; i < serving->client.regions_count && result == 0; i++) {
     struct uffd_place *place = &serving->places[i];
     place->is = serving->client.regions[i];
     place->serving = serving;
     place->first_page = page;
     page += place->is.length / place->is.page_size;
-    int result = add_region(serving, place);
-    if (result < 0) return result;
+    result = describe_region(serving, place, &additions[i]);
   }
-  return 0;
+  return result;
+}
+
+static int add_regions(struct uffd_serving *serving) {
+  uint32_t count = serving->client.regions_count;
+  struct uffd_addition *additions = uffd_alloc(count * sizeof(*additions));
+  if (additions == NULL) return fail(ENOMEM, "No memory for a client.");
+  int result = describe_regions(serving, additions);
+  if (result == 0) result = uffd_loop_add_all(serving->loop, additions, count);
+  for (uint32_t i = 0; i < count && result == 0; i++) {
+    serving->places[i].region = additions[i].region;
+  }
+  uffd_release(additions, count * sizeof(*additions));
+  return result;
 }
 
 static int make_all(struct uffd_serving *serving, struct uffd_parcel *parcel) {
