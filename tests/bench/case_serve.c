@@ -107,17 +107,19 @@ void case_serve_policy(const char *name) {
   report(&row);
 }
 
-static void many_beside_one(const char *name, const char *unit, const struct plan *one) {
+static struct spread divided(const struct spread *spread, double by) {
+  return (struct spread){spread->median / by, spread->low / by, spread->high / by};
+}
+
+static void many_beside_one(const char *name, const char *unit, const struct plan *one, double unit_ns) {
   struct plan many = *one;
   many.regions = REGIONS;
   struct contender list[] = {{.run = serve_pager, .plan = &many}, {.run = serve_pager, .plan = one}};
   struct row row = {.name = name, .unit = unit, .engine = "pager", .base_name = "one region"};
   row.runs = RUNS_WITHIN(list, BUDGET_NS / 2);
-  row.uffd = list[0].figures[MAIN];
-  row.base = list[1].figures[MAIN];
+  row.uffd = divided(&list[0].figures[MAIN], unit_ns);
+  row.base = divided(&list[1].figures[MAIN], unit_ns);
   explain_faults(&row, &list[0]);
-  explain_usage(&row, "uffd", &list[0]);
-  explain_usage(&row, "base", &list[1]);
   report(&row);
 }
 
@@ -126,6 +128,6 @@ void case_serve_regions(const char *name) {
   const struct plan random = serving(RANDOM);
   struct plan first = serving(FORWARD);
   first.part = PAGE;
-  many_beside_one(name, "ns until the first page", &first);
-  many_beside_one(name, "ns/page", &random);
+  many_beside_one(name, "us until the first page", &first, 1000);
+  many_beside_one(name, "ns/page", &random, 1);
 }
