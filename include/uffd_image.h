@@ -135,11 +135,12 @@ struct uffd_image_layer {
   uint64_t units, units_there; /* chunks that are fetched and kept one by one, and how many are in the cache */
   uint64_t requests, retries;  /* for chunks, of this process; those of opening are not counted */
   uint64_t fetched_bytes;      /* likewise */
+  uint64_t latency_ns;         /* of a read of 64 KiB, or of all of a smaller file, while it was opened */
 };
 #define UFFD_IMAGE_LAYER_INIT                                                                                          \
   {                                                                                                                    \
     sizeof(struct uffd_image_layer), NULL, 0, 0, 0, 0, {0, 0, 0}, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, {0}, {0}, {0},      \
-        NULL, 0, 0, 0, 0, 0                                                                                            \
+        NULL, 0, 0, 0, 0, 0, 0                                                                                         \
   }
 
 UFFD_EXPORT int uffd_image_info(const uffd_image *image, struct uffd_image_info *info);
@@ -172,7 +173,7 @@ typedef int uffd_progress_fn(void *ctx, uint64_t done, uint64_t total);
  *
  * What is fetched from elsewhere is kept in files that all processes of a user share, decoded. A process that is killed
  * leaves no half chunk. Files that nobody has open are removed when the directory has more bytes than its limit, the
- * longest unused first. `directory` is chosen as uffd_image_opts.cache is.
+ * longest unused first. `directory` is chosen as uffd_image_opts.cache is; these functions do not make it.
  */
 
 enum {
@@ -202,7 +203,8 @@ struct uffd_image_cached {
 /* Told of a file, the longest unused first; what it is told of ends with the call. Not 0: stop. */
 typedef int uffd_image_cached_fn(void *ctx, const struct uffd_image_cached *cached);
 
-/* Errors: those of reading directories; -EINVAL no cache is used; -ECANCELED by each; -ENOMEM. */
+/* Errors: those of reading directories, -ENOENT a directory that was named is not there; -EINVAL no cache is used;
+ * -ECANCELED by each; -ENOMEM. */
 UFFD_EXPORT int uffd_image_cache_list(const char *directory, uffd_image_cached_fn *each, void *ctx);
 /* Also reads all chunks and compares them with their digests. */
 UFFD_EXPORT int uffd_image_cache_verify(const char *directory, uffd_image_cached_fn *each, void *ctx);

@@ -107,6 +107,12 @@ static bool is_zero(const char *at, uint64_t length) {
   return at[0] == 0 && memcmp(at, at + 1, length - 1) == 0;
 }
 
+/* Where a file has no data, there is nothing to read. */
+static bool is_hole(const struct uffd_layer_file *layer, uint64_t at, uint64_t length) {
+  off_t data = layer->fd < 0 ? 0 : lseek(layer->fd, (off_t)at, SEEK_DATA);
+  return data < 0 ? errno == ENXIO : (uint64_t)data >= at + length;
+}
+
 /*
  * What a sidecar calls zero is not read for an image: here its file is. The place of a zero piece is its place in that
  * file. 0; -EIO, and a sentence.
@@ -117,7 +123,7 @@ static int check_zeros(const struct reading *reading, uint64_t start, uint64_t b
   for (uint64_t at = start; at < start + bytes; piece++) {
     const struct uffd_layer_file *layer = image->layers[piece->layer];
     uint64_t part = min_u64(piece[1].offset, start + bytes) - at, length = layer->index.length;
-    if (piece->kind == UFFD_IMAGE_ZERO && layer->in_place && at < length) {
+    if (piece->kind == UFFD_IMAGE_ZERO && layer->in_place && at < length && !is_hole(layer, at, part)) {
       uint64_t has = min_u64(part, length - at);
       int result = layer->source->class->read(layer->source, reading->reader, at, reading->buffer, has);
       if (result < 0) return result;

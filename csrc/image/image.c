@@ -164,6 +164,7 @@ int uffd_image_layer(const uffd_image *image, uint32_t number, struct uffd_image
     layer.requests = figures.requests;
     layer.retries = figures.retries;
     layer.fetched_bytes = figures.fetched_bytes;
+    layer.latency_ns = figures.latency_ns;
   }
   return give(told, &layer, sizeof(layer), told->size, "uffd_image_layer");
 }

@@ -236,6 +236,7 @@ static int image_layer(lua_State *L) {
     uffd_lua_set_integer(L, "requests", layer.requests);
     uffd_lua_set_integer(L, "retries", layer.retries);
     uffd_lua_set_integer(L, "fetched_bytes", layer.fetched_bytes);
+    uffd_lua_set_integer(L, "latency_ns", layer.latency_ns);
   }
   return 1;
 }

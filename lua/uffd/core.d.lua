@@ -647,7 +647,7 @@ function stack:info() end
 ---and `below`, `file_bytes`, `stream_bytes`, `frames`, `frame_bytes`, `checksums`, `generation`, `time_ns`, `parent`,
 ---`attributes`, and in hexadecimal `id`, `parent_id`, `uuid` where it has them. Of a file that lies elsewhere also `version`
 ---(its ETag), `units` (chunks that are kept one by one), `units_there` (in the cache), and what this process did for them:
----`requests`, `retries`, `fetched_bytes`. ERANGE: there is no such layer.
+---`requests`, `retries`, `fetched_bytes`; `latency_ns` is what a read of 64 KiB took while it was opened. ERANGE: there is no such layer.
 ---@param number integer 1 is the lowest
 ---@return table? layer
 ---@return string? message

@@ -231,7 +231,7 @@ end
 
 -- The command line
 
--- What each verb takes beside --json: its options, and how many files (at least, at most).
+-- What each verb takes beside --json and --unversioned: its options, and how many files (at least, at most).
 local writes = { ["-o"] = "output", output = arguments.text, frame = arguments.bytes, level = level,
   digest = arguments.choice("xxh3", "sha256") }
 local function with(more)
@@ -240,15 +240,15 @@ local function with(more)
 end
 
 local takes = {
-  info = { { unversioned = true }, 1 },
-  map = { { unversioned = true, totals = true, layer = arguments.integer }, 1 },
-  cat = { { unversioned = true, range = range }, 1 },
-  compare = { { unversioned = true }, 2, 2, pair = true },
-  diff = { { unversioned = true }, 2, 2, pair = true },
-  verify = { { unversioned = true, sample = arguments.integer }, 1 },
+  info = { {}, 1 },
+  map = { { totals = true, layer = arguments.integer }, 1 },
+  cat = { { range = range }, 1 },
+  compare = { {}, 2, 2, pair = true },
+  diff = { {}, 2, 2, pair = true },
+  verify = { { sample = arguments.integer }, 1 },
   index = { { digest = writes.digest }, 1, 1, raw = true },
   create = { with { size = arguments.bytes, against = arguments.several(arguments.text) }, 0, 0, raw = true },
-  convert = { with { unversioned = true, format = arguments.choice("zstd", "raw"),
+  convert = { with { format = arguments.choice("zstd", "raw"),
     against = arguments.several(arguments.text) }, 1 },
   compact = { with { keep = arguments.integer }, 1, raw = true },
   commit = { { frame = writes.frame, level = level, digest = writes.digest }, 1, raw = true },
@@ -264,7 +264,7 @@ takes.bench = { {}, 1 }
 
 -- The verb's options, and the words after it; or nil and a sentence.
 local function parse(verb, ...)
-  local known = { json = true }
+  local known = { json = true, unversioned = true }
   for name, value in pairs(takes[verb][1]) do known[name] = value end
   local options, words = arguments.parse(known, ...)
   if not options then return nil, words end

@@ -76,6 +76,7 @@ local function layer_lines(layer)
   end
   if layer.version then
     add("version", layer.version == "" and "the server tells none" or layer.version)
+    add("latency", ("%.1f ms for 64 KiB"):format(layer.latency_ns / 1e6))
     add("cached", share_text(layer.units_there, layer.units))
   end
   local has = {}
@@ -87,7 +88,8 @@ local function layer_lines(layer)
   add("pages", table.concat(has, ", "))
   if layer.indexed then
     add("id", ("%s, %s"):format(layer.id:sub(1, 16), layer.digest))
-    add("made", layer.time_ns > 0 and time_text(layer.time_ns) or "not known")
+    add("made", ("%s, generation %d"):format(layer.time_ns > 0 and time_text(layer.time_ns) or "not known",
+      layer.generation))
   end
   if layer.parent_id then
     add("parent", ("%s%s"):format(layer.parent_id:sub(1, 16), layer.parent ~= "" and ", " .. layer.parent or ""))
@@ -111,7 +113,7 @@ end
 
 local layer_fields = { "path", "format", "indexed", "length", "page_size", "data", "zero", "below", "file_bytes",
   "stream_bytes", "frames", "frame_bytes", "checksums", "digest", "generation", "time_ns", "id", "parent_id", "parent",
-  "uuid", "attributes", "version", "units", "units_there", "requests", "retries", "fetched_bytes" }
+  "uuid", "attributes", "version", "units", "units_there", "requests", "retries", "fetched_bytes", "latency_ns" }
 
 function figures.info_json(image)
   local info = image:info()

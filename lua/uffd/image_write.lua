@@ -4,10 +4,15 @@ local uffd = require "uffd"
 
 local write = {}
 
+-- The stack of these layers, the first count of them if it is given.
+local function open_all(options, paths, count)
+  return uffd.image(table.move(paths, 1, count or #paths, 1, { unversioned = options.unversioned }))
+end
+
 -- The image that --against names; nil if it is not given; nil and a sentence if it cannot be opened.
 local function open_below(options)
   if not options.against then return nil end
-  return uffd.image(options.against)
+  return open_all(options, options.against)
 end
 
 local function layer_store(options, more)
@@ -57,26 +62,23 @@ function write.convert(options, image)
   return fill(options, image, store, options.output)
 end
 
--- The paths of an image's layers, the lowest first.
-local function paths_of(image)
-  local paths = {}
-  for i = 1, image:info().layers do paths[i] = image:layer(i).path end
-  return paths
-end
-
-local function open_first(paths, count)
-  return uffd.image(table.move(paths, 1, count, 1, {}))
+-- The paths of an image's layers, the lowest first: those that were given, which may hold what opens a URI, and before
+-- them those that were found.
+local function paths_of(image, words)
+  local paths, found = {}, image:info().layers - #words
+  for i = 1, found do paths[i] = image:layer(i).path end
+  return table.move(words, 1, #words, found + 1, paths)
 end
 
 function write.compact(options, words)
-  local image, message = uffd.image(words)
+  local image, message = open_all(options, words)
   if not image then return nil, message end
-  local paths, keep = paths_of(image), options.keep or 1
+  local paths, keep = paths_of(image, words), options.keep or 1
   if keep < 1 or keep >= #paths then
     return nil, ("of %d layers, 1 to %d can be kept, not %d"):format(#paths, #paths - 1, keep)
   end
   local below
-  below, message = open_first(paths, keep)
+  below, message = open_all(options, paths, keep)
   if not below then return nil, message end
   local store
   store, message = layer_store(options, { length = image.size, below = below })
@@ -85,18 +87,21 @@ function write.compact(options, words)
 end
 
 function write.commit(options, words)
-  local image, message = uffd.image(words)
+  local image, message = open_all(options, words)
   if not image then return nil, message end
-  local paths = paths_of(image)
+  local paths = paths_of(image, words)
   if #paths < 2 then return nil, ("%s has no parent"):format(paths[1]) end
   local parent = image:layer(#paths - 1)
+  if parent.version then
+    return nil, ("%s is not on this machine, and is not written to: convert makes one file of both"):format(parent.path)
+  end
   if parent.format ~= "zstd" then
     return nil, ("%s is a raw file, into which nothing is committed: convert makes one file of both")
       :format(parent.path)
   end
   local below
   if #paths > 2 then
-    below, message = open_first(paths, #paths - 2)
+    below, message = open_all(options, paths, #paths - 2)
     if not below then return nil, message end
   end
   local store

@@ -117,8 +117,8 @@ setmetatable(image, { __call = function(_, layers) return image.open(layers) end
 ---@field digest? "xxh3"|"sha256" (default "xxh3")
 ---@field progress? fun(done: integer, total: integer): boolean? false stops it
 
----Makes `path.uidx`, the sidecar of a raw file: digests, which give it an identity, and where it is zero. It is to be made
----anew when the file was written to: a sidecar that is older than its file is refused (ESTALE).
+---Makes `path.uidx`, the sidecar of a raw file: digests, which give it an identity, and where it is zero. It is to be
+---made anew when the file was written to: a sidecar that is older than its file is refused (ESTALE).
 ---Errors: those of reading and writing; EINVAL a zstd file; ECANCELED by progress; ENOSYS.
 ---@param path string
 ---@param options? uffd.IndexOptions

@@ -17,7 +17,7 @@ image: 36 KiB (36864 bytes), pages of 4 KiB
      frames    up to 8 KiB each, with checksums
      pages     data 8 KiB (22.2%), zero 4 KiB (11.1%), below 24 KiB (66.7%)
      id        *, xxh3
-     made      20*Z
+     made      20*Z, generation 1
      parent    *, base.img
   1  base.img
      format    zstd, with an index
@@ -25,7 +25,7 @@ image: 36 KiB (36864 bytes), pages of 4 KiB
      frames    up to 32 KiB each, with checksums
      pages     data 28 KiB (87.5%), zero 4 KiB (12.5%)
      id        *, xxh3
-     made      20*Z
+     made      20*Z, generation 0
 $ uffd-lua image info --json base.img next.img
 {"length":36864,"page_size":4096,"data":28672,"zero":8192,"layers":2,"pieces":7}
 {"layer":1,"path":"base.img","format":"zstd","indexed":true,"length":32768,*

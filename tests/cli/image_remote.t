@@ -15,6 +15,7 @@ image: 32 KiB (32768 bytes), pages of 4 KiB
      format    raw
      file      32 KiB
      version   the server tells none
+     latency   *.* ms for 64 KiB
      cached    0.0%
      pages     data 32 KiB (100.0%)
 
@@ -33,4 +34,18 @@ removed 1 file, * KiB; left 0 files, 0 bytes
 $ uffd-lua image cache rm cache
 uffd-lua image cache: 'rm' is none of ls, gc and verify
 [1]
+$ uffd-lua image cache ls nowhere; ls nowhere; UFFD_CACHE=$PWD/nowhere uffd-lua image cache ls; ls nowhere
+uffd-lua image cache: The cache nowhere cannot be used: No such file or directory.
+ls: *nowhere*
+ls: *nowhere*
+[2]
+
+# Every verb that reads images takes what an image needs to be opened; a layer that lies elsewhere is not written to.
+$ export UFFD_CACHE=; uffd-lua image plot --unversioned --color never "nbd+unix:///?socket=$PWD/socket" | head -1
+32 KiB in 1 layer*
+$ export UFFD_CACHE=; cp a.raw c.raw; uffd-lua image index c.raw && uffd-lua image convert -o base.img c.raw && uffd-lua image create -o next.img --against base.img && (nbdkit -f -r -U other -P otherpid file base.img > said 2>&1 &); await '[ -s otherpid ]'; uffd-lua image commit "nbd+unix:///?socket=$PWD/other" next.img; kill $(cat otherpid)
+c.raw.uidx: id *
+base.img: 32 KiB: *
+next.img: 32 KiB: *
+uffd-lua image commit: nbd+unix:///?socket=*/other is not on this machine, and is not written to: convert makes one file of both
 $ kill $(cat pid)

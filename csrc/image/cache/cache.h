@@ -30,10 +30,10 @@ struct uffd_cache;
 
 /*
  * The directory that is meant by a user's choice: NULL is UFFD_CACHE of the environment, or uffd in XDG_CACHE_HOME, or
- * ~/.cache/uffd. Written to path, and made with its parents. 0; 1 and no path: none is to be used (the choice is "");
- * or -errno and a sentence.
+ * ~/.cache/uffd. Written to path. make: with its parents, if it is not there. 0; 1 and no path: none is to be used (the
+ * choice is ""); or -errno and a sentence.
  */
-int uffd_cache_directory(const char *choice, char *path, size_t room);
+int uffd_cache_directory(const char *choice, bool make, char *path, size_t room);
 
 /*
  * Opens or makes the file of an image, and takes the lock on its head. directory NULL, or key->version NULL: a file

@@ -42,11 +42,11 @@ static int name_directory(const char *choice, char *path, size_t room) {
   return base == NULL ? 0 : snprintf(path, room, "%s/.cache/uffd", base);
 }
 
-int uffd_cache_directory(const char *choice, char *path, size_t room) {
+int uffd_cache_directory(const char *choice, bool make, char *path, size_t room) {
   int length = name_directory(choice, path, room);
   if (length < 0 || (size_t)length >= room) return fail(ENAMETOOLONG, "The path of the cache is too long.");
   if (length == 0) return 1;
-  int result = make_directories(path);
+  int result = make ? make_directories(path) : 0;
   struct stat status = {.st_mode = 0};
   if (result == 0 && stat(path, &status) != 0) result = -errno;
   if (result < 0) return fail(-result, "The cache %s cannot be used: %s.", path, strerror(-result));

@@ -130,9 +130,11 @@ int uffd_cache_make_room(const char *directory, uint64_t limit, uint64_t *bytes)
 
 /* For users */
 
+/* 1: the usual directory, in which nothing was kept so far. */
 static int choose_directory(const char *choice, char *path, size_t room) {
-  int result = uffd_cache_directory(choice, path, room);
-  return result <= 0 ? result : fail(EINVAL, "No cache is used: UFFD_CACHE is empty.");
+  int result = uffd_cache_directory(choice, false, path, room);
+  if (result > 0) return fail(EINVAL, "No cache is used: UFFD_CACHE is empty.");
+  return result == -ENOENT && choice == NULL ? 1 : result;
 }
 
 int uffd_image_cache_gc(const char *choice, uint64_t limit, struct uffd_image_cache_gc *told) {
@@ -145,7 +147,7 @@ int uffd_image_cache_gc(const char *choice, uint64_t limit, struct uffd_image_ca
   int result = choose_directory(choice, path, sizeof(path));
   if (result == 0) result = make_room(path, limit, &done);
   *told = done;
-  return result;
+  return result < 0 ? result : 0;
 }
 
 /* Counts the units of a file whose head was read. */
@@ -247,7 +249,8 @@ static int for_each(const char *choice, bool verify, uffd_image_cached_fn *each,
   struct files files;
   char path[4096];
   int result = choose_directory(choice, path, sizeof(path));
-  int directory = result < 0 ? result : open_directory(path);
+  if (result != 0) return result < 0 ? result : 0;
+  int directory = open_directory(path);
   if (directory < 0) return directory;
   result = list_files(directory, path, &files);
   if (result == 0) {

@@ -77,7 +77,7 @@ static int connect_to(struct uffd_remote *remote, const struct uffd_image_opts *
 
 /* A cache that was named must be there; without the default one, the file is fetched for this process alone. */
 static int choose_cache(struct uffd_remote *remote, const struct uffd_image_opts *opts) {
-  int result = uffd_cache_directory(opts->cache, remote->cache, sizeof(remote->cache));
+  int result = uffd_cache_directory(opts->cache, true, remote->cache, sizeof(remote->cache));
   remote->is_cached = result == 0;
   remote->cache_limit = opts->cache_limit;
   if (result >= 0 || opts->cache != NULL) return result < 0 ? result : 0;
@@ -129,10 +129,15 @@ static int fetch(struct uffd_remote *remote, uint64_t offset, char *buffer, uint
   struct uffd_request request = {.offset = offset, .length = length, .buffer = buffer}, *list[UFFD_FLIGHTS];
   uint64_t end = uffd_now() + (uint64_t)remote->patience_ms * 1000000;
   for (uint32_t attempts = 0;; attempts++) {
+    uint64_t start = uffd_now();
     remote->transport->class->start(remote->transport, &request);
     while (remote->transport->class->run(remote->transport, -1, 1000, list) == 0) {
     }
-    if (request.error == 0) return 0;
+    if (request.error == 0) {
+      uint64_t took = uffd_now() - start;
+      if (remote->latency_ns == 0 || took < remote->latency_ns) remote->latency_ns = took;
+      return 0;
+    }
     if (request.heals && wait_again(attempts, request.wait_ms, end)) continue;
     return fail(request.error, "%s: %" PRIu64 " bytes from %" PRIu64 " cannot be had: %s.", remote->name, length,
                 offset, request.words);

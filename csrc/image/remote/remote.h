@@ -29,6 +29,7 @@ struct uffd_remote {
   char cache[4096];
   char *block; /* what was read last while opening: files are opened by reading small parts of their end */
   uint64_t block_at, block_bytes;
+  uint64_t latency_ns; /* of a read while it was opened, the quickest; 0: none yet */
 };
 
 /* remote.c: connects, and learns the length. Errors: -ENOENT, -EACCES, -ENOSYS and others, with a sentence. */
@@ -60,6 +61,7 @@ struct uffd_remote_figures {
   const char *version; /* what the server calls the file's state, or "" */
   uint64_t units, units_there;
   uint64_t requests, retries, fetched_bytes; /* of this process */
+  uint64_t latency_ns;
 };
 /* false: it is no remote source. */
 bool uffd_remote_figures(const struct uffd_source *source, struct uffd_remote_figures *figures);

@@ -283,6 +283,7 @@ bool uffd_remote_figures(const struct uffd_source *source, struct uffd_remote_fi
       .requests = atomic_load(&fetching->requests),
       .retries = atomic_load(&fetching->retries),
       .fetched_bytes = atomic_load(&fetching->fetched_bytes),
+      .latency_ns = fetching->remote->latency_ns,
   };
   for (uint64_t i = 0; i < fetching->count; i++) {
     figures->units_there += uffd_cache_has(fetching->cache, i);
