@@ -891,7 +891,8 @@ enum {
 enum {
   UFFD_PLACEMENT_COMPANION = 0, /* two threads a handler: the companion, in SCHED_IDLE, which follows the thread that
                                    faults (its process may be another one) to its processor; and an ordinary one, which
-                                   takes over while the processors are so busy that faults would wait for the first */
+                                   takes over while the processors are so busy that faults would wait for the first,
+                                   and while there is prefetch to be done */
   UFFD_PLACEMENT_NONE = 1       /* one thread a handler, where the scheduler puts it */
 };
 
@@ -991,8 +992,8 @@ UFFD_EXPORT int uffd_loop_engine(const uffd_loop *loop, const char **why);
 
 /*
  * The placement in force now, UFFD_PLACEMENT_*, and in *why (may be NULL) a sentence that says why. It is NONE while
- * the processors are too busy for a companion, where a thread may not enter SCHED_IDLE, and for other engines than
- * threads. With several handlers it is the first one's. Never fails; any thread.
+ * the processors are too busy for a companion, while prefetch has work, where a thread may not enter SCHED_IDLE, and for
+ * other engines than threads. With several handlers it is the first one's. Never fails; any thread.
  */
 UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 

@@ -350,8 +350,9 @@ function loop:add(entry) end
 ---@return string why
 function loop:engine() end
 
----The placement in force now, and why: "none" also while the processors are too busy for a companion, and where a thread
----may not enter SCHED_IDLE. With several handlers it is the first one's; other engines than threads have "none".
+---The placement in force now, and why: "none" also while the processors are too busy for a companion, while prefetch has
+---work, and where a thread may not enter SCHED_IDLE. With several handlers it is the first one's; other engines than
+---threads have "none".
 ---@return "companion"|"none" placement
 ---@return string why
 function loop:placement() end

@@ -686,8 +686,8 @@ end
 ---@field engine? "auto"|"threads"|"pump"|"inline"
 ---@field handlers? integer threads, 1 to 64 (default 1); inline: how many threads resolve at the same time
 ---where handler threads run: on the processor of the thread that faults, in SCHED_IDLE, with an ordinary thread that
----takes over while the processors are busy (companion, the default); or where the scheduler puts them (none). Other
----engines than threads have no threads to place
+---takes over while the processors are busy or prefetch has work (companion, the default); or where the scheduler puts
+---them (none). Other engines than threads have no threads to place
 ---@field placement? "companion"|"none"
 ---what becomes of a page whose resolver failed: zeros, SIGBUS (needs kernel 6.6, where it is the default), SIGBUS from
 ---all pages from then on; retry (the default of older kernels) asks again, with pauses of up to 10 ms, while the thread

@@ -226,6 +226,34 @@ static void jobs_do_not_wait_for_the_companion(void) {
   end();
 }
 
+/* Which thread runs each step of a prefetch: the companion at most the first. */
+static struct { unsigned steps, later_by_companion; } prefetching;
+
+static void note_thread(const char *name, void *ctx) {
+  (void)ctx;
+  if (strcmp(name, "prefetching") != 0) return;
+  bool companion = gettid() == atomic_load(&placement_of()->seats[UFFD_SEAT_COMPANION].tid);
+  if (companion && prefetching.steps != 0) prefetching.later_by_companion++;
+  prefetching.steps++;
+}
+
+static void prefetch_goes_on_beside_the_faulting_thread(void) {
+  enum { MANY = 4096 };
+  serve(UFFD_PLACEMENT_COMPANION, NULL);
+  uffd_memory *large = memory_make(MEMORY_ANON, MANY);
+  uffd_region *whole = region_add(serving.loop, large, image_resolver(MANY * check_page()), NULL);
+  await_companion();
+  atomic_store(&uffd_barrier_hook, note_thread);
+  CHECK_OK(uffd_region_prefetch(whole, 0, 0));
+  atomic_store(&uffd_barrier_hook, NULL);
+  CHECK(prefetching.steps > 4);
+  CHECK_EQ(prefetching.later_by_companion, 0);
+  await_companion(); /* has it back */
+  serving_close(&serving);
+  uffd_memory_close(large);
+  uffd_memory_close(memory);
+}
+
 /* A pass that sleeps, in a file or a callback, is not starving: nobody else could do its work, or share its state. */
 static void a_pass_that_sleeps_is_left_alone(void) {
   struct check_touch touches[2];
@@ -412,6 +440,7 @@ static const struct check_test tests[] = {
 #ifdef UFFD_BARRIERS
     TEST(the_guard_takes_over_and_gives_back),
     TEST(jobs_do_not_wait_for_the_companion),
+    TEST(prefetch_goes_on_beside_the_faulting_thread),
     TEST(a_pass_that_sleeps_is_left_alone),
     TEST(closing_waits_for_the_companion),
 #endif

@@ -38,6 +38,7 @@ serve() {
 
 # CRIU's own daemon, which serves one restore.
 daemon() { # name
+  rm -f "$1.img/lazy-pages.socket" # what a pager left would look like a daemon that listens
   "$CRIU" lazy-pages -D "$1.img" -o lazy.log &
   PAGER=$!
   await_true test -S "$1.img/lazy-pages.socket"

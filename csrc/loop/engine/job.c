@@ -171,6 +171,10 @@ bool uffd_jobs_any(const struct uffd_reader *reader) {
   return reader->foreground.first != NULL || reader->background.first != NULL || reader->waiting != NULL;
 }
 
+bool uffd_jobs_backlog(const struct uffd_reader *reader) {
+  return reader->background.first != NULL;
+}
+
 uint64_t uffd_jobs_due(const struct uffd_reader *reader) {
   uint64_t due = reader->background.first != NULL ? 0 : UINT64_MAX;
   if (reader->waiting != NULL) due = min_u64(due, reader->waiting->due_ns);

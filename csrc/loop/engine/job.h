@@ -35,7 +35,8 @@ bool uffd_semaphore_wait(sem_t *semaphore, uint64_t until_ns);
 
 /* The reader's side: takes what was posted, runs what it may. True if a background job did some work. */
 bool uffd_jobs_run(struct uffd_reader *reader, bool background);
-bool uffd_jobs_any(const struct uffd_reader *reader); /* taken, and not done */
+bool uffd_jobs_any(const struct uffd_reader *reader);     /* taken, and not done */
+bool uffd_jobs_backlog(const struct uffd_reader *reader); /* in the background, and not waiting for its time */
 void uffd_jobs_cancel(struct uffd_reader *reader);
 void uffd_jobs_hasten(struct uffd_reader *reader);        /* what waits for its time looks around once more */
 uint64_t uffd_jobs_due(const struct uffd_reader *reader); /* of the first; UINT64_MAX: there is none */

@@ -5,6 +5,8 @@
  */
 #include "loop/engine/placed/placement.h"
 
+#include <unistd.h>
+
 #define LOOK_EVERY 64u /* faults: a look costs about as much as a quarter of one */
 #define LOOK_AGAIN 8u  /* when the thread was seen elsewhere: two threads that fault by turns are not chased */
 
@@ -55,10 +57,25 @@ static void wait_for_charge(struct uffd_seat *seat) {
   uffd_placement_sleep(placement, seen, UINT64_MAX);
 }
 
-static void give_up(struct uffd_placement *placement) {
-  atomic_store_explicit(&placement->refused, true, memory_order_relaxed);
+/* The guard may be asleep until a descriptor is readable, or until it is called. */
+static void charge_guard(struct uffd_placement *placement) {
+  uint64_t one = 1;
   atomic_store_explicit(&placement->charge, UFFD_SEAT_GUARD, memory_order_release);
   uffd_placement_call(placement);
+  (void)!write(placement->reader->wake_fd, &one, sizeof(one));
+}
+
+/*
+ * Prefetch in SCHED_IDLE would go on only while the faulting thread sleeps, though another processor may be idle. The
+ * state is given before: the guard, which waits for nothing then, has to find that a pass is due.
+ */
+static void leave_backlog(struct uffd_placement *placement) {
+  if (atomic_load_explicit(&placement->backlog, memory_order_relaxed)) charge_guard(placement);
+}
+
+static void give_up(struct uffd_placement *placement) {
+  atomic_store_explicit(&placement->refused, true, memory_order_relaxed);
+  charge_guard(placement);
 }
 
 void uffd_companion_run(struct uffd_seat *seat) {
@@ -74,6 +91,7 @@ void uffd_companion_run(struct uffd_seat *seat) {
     } else if (uffd_seat_pass(seat, &answered)) {
       if (answered != 0) follow(seat, answered);
       uffd_seat_give(seat);
+      leave_backlog(placement);
     }
   }
 }

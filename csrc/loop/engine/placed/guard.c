@@ -128,6 +128,7 @@ static void ask(struct uffd_placement *placement) {
 
 /* The caller owns the handler's state. True: the companion is to be woken, for the question or with the charge. */
 static bool ask_for_idle_time(struct uffd_placement *placement) {
+  if (uffd_jobs_backlog(placement->reader)) return false;
   switch (atomic_load_explicit(&placement->question, memory_order_acquire)) {
   case UFFD_QUESTION_NONE:
     if (uffd_now() < placement->ask_ns) return false;

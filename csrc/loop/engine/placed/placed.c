@@ -159,8 +159,9 @@ static uint32_t tell_placement(const struct uffd_engine *engine, const char **wh
     *why = "A thread in SCHED_IDLE follows the thread that faults: it is the default.";
     return UFFD_PLACEMENT_COMPANION;
   }
-  *why = atomic_load_explicit(&placement->refused, memory_order_relaxed)
-             ? "A thread may not enter SCHED_IDLE here."
+  *why = atomic_load_explicit(&placement->refused, memory_order_relaxed) ? "A thread may not enter SCHED_IDLE here."
+         : atomic_load_explicit(&placement->backlog, memory_order_relaxed)
+             ? "Prefetch goes on beside the thread that faults."
              : "The processors are busy: faults would wait for a thread in SCHED_IDLE. It is asked now and then.";
   return UFFD_PLACEMENT_NONE;
 }

@@ -41,6 +41,7 @@ struct uffd_placement {
   _Atomic uint32_t owner;  /* of the reader: index + 1 of a seat; 0: nobody */
   _Atomic uint32_t charge; /* the UFFD_SEAT_* that serves */
   _Atomic bool refused;    /* a thread may not enter SCHED_IDLE here: the guard keeps the charge */
+  _Atomic bool backlog;    /* prefetch has more to do: the guard keeps the charge until it has not */
   _Atomic uint32_t question;
   _Atomic uint64_t question_ns; /* when it was asked; then how long the answer took */
   _Atomic uint32_t calls;       /* futex, for those who sleep: the charge has changed, a question, the end */

@@ -56,6 +56,7 @@ void uffd_seat_give(struct uffd_seat *seat) {
   uint64_t due = uffd_handler_due(placement->reader);
   if (due != UINT64_MAX && due != 0) due += uffd_now();
   atomic_store_explicit(&placement->due_ns, due, memory_order_relaxed);
+  atomic_store_explicit(&placement->backlog, uffd_jobs_backlog(placement->reader), memory_order_relaxed);
   atomic_fetch_add_explicit(&placement->passes, 1, memory_order_relaxed);
   atomic_store_explicit(&placement->owner, 0, memory_order_release);
 }
