@@ -40,9 +40,15 @@ struct uffd_image_opts {
   const char *ca_file;     /* PEM: whom to trust instead of the system's authorities; NULL: UFFD_CA_FILE */
   uint32_t patience_ms;    /* how long a page waits for a server that may come back; 0: 60000 */
   uint32_t flags;          /* UFFD_IMAGE_UNVERSIONED */
+  /* Threads that decode what a prefetch will ask for, while its handler installs what they have decoded; -1: none, the
+     handler decodes. 0: one less than the process may use processors. At most UFFD_IMAGE_DECODERS. They start with the
+     first region; files of frames beyond 256 KiB, and files that lie elsewhere, need none */
+  int32_t decoders;
+  uint32_t reserved; /* 0 */
 };
 #define UFFD_IMAGE_OPTS_INIT                                                                                           \
-  { sizeof(struct uffd_image_opts), 0, NULL, 0, NULL, NULL, 0, 0 }
+  { sizeof(struct uffd_image_opts), 0, NULL, 0, NULL, NULL, 0, 0, 0, 0 }
+#define UFFD_IMAGE_DECODERS 4u
 
 enum {
   UFFD_IMAGE_UNVERSIONED = 1 /* a server that does not say when a file changes (no strong ETag; NBD) is believed: what
@@ -54,9 +60,9 @@ enum {
  * under the name that the increment tells, in the increment's directory, and so on down to a layer without a parent.
  * What a path has beyond its parent is checked by the parent's identity, so a parent may be moved or compressed anew,
  * but not changed. Nothing is decoded or digested here. Errors: those of open(2); -EINVAL no layer, or a file that is
- * damaged (the sentence tells the place), is not the parent that the layer above it names, or stands in the stack
- * twice; -ESTALE a raw file was written to after its sidecar was made; -ELOOP more than UFFD_IMAGE_DEPTH layers; -EFBIG
- * a frame beyond frame_limit, or an image beyond 2^47 bytes; -ENOMEM.
+ * damaged (the sentence tells the place), decoders that are no number of threads, is not the parent that the layer
+ * above it names, or stands in the stack twice; -ESTALE a raw file was written to after its sidecar was made; -ELOOP
+ * more than UFFD_IMAGE_DEPTH layers; -EFBIG a frame beyond frame_limit, or an image beyond 2^47 bytes; -ENOMEM.
  */
 UFFD_EXPORT int uffd_image_open(const char *const *paths, size_t count, const struct uffd_image_opts *opts,
                                 uffd_image **image);

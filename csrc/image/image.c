@@ -3,8 +3,10 @@
  */
 #include "image/image.h"
 
+#include <inttypes.h>
 #include <string.h>
 
+#include "image/ahead.h"
 #include "image/remote/remote.h"
 
 void uffd_image_hold(uffd_image *image) {
@@ -13,6 +15,7 @@ void uffd_image_hold(uffd_image *image) {
 
 void uffd_image_close(uffd_image *image) {
   if (image == NULL || atomic_fetch_sub_explicit(&image->references, 1, memory_order_acq_rel) != 1) return;
+  uffd_ahead_end(image->ahead);
   for (size_t i = 0; i < image->count; i++) {
     uffd_layer_close(image->layers[i]);
   }
@@ -40,6 +43,7 @@ static int open_image(const struct uffd_layer_origin *origins, size_t count, con
   if (image == NULL) return fail(ENOMEM, "No memory for an image.");
   atomic_init(&image->references, 1);
   image->process = uffd_process();
+  image->decoders = opts->decoders;
   pthread_mutex_init(&image->lock, NULL);
   image->layers = uffd_alloc(UFFD_IMAGE_DEPTH * sizeof(*image->layers));
   int result =
@@ -91,6 +95,10 @@ int uffd_image_open(const char *const *paths, size_t count, const struct uffd_im
   int result = uffd_take_opts(&opts, sizeof(opts), user_opts, "uffd_image_opts");
   if (result < 0) return result;
   if (paths == NULL || count == 0) return fail(EINVAL, "No layers: give the path of at least one.");
+  if (opts.decoders < -1 || opts.decoders > (int32_t)UFFD_IMAGE_DECODERS) {
+    return fail(EINVAL, "%" PRId32 " threads that decode ahead: -1 for none, or 1 to %u.", opts.decoders,
+                UFFD_IMAGE_DECODERS);
+  }
   result = check_count(count);
   struct uffd_layer_origin origins[UFFD_IMAGE_DEPTH];
   for (size_t i = 0; result == 0 && i < count; i++) {

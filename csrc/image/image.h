@@ -50,6 +50,9 @@ struct uffd_image {
   struct uffd_reader_need need; /* of a reader for any of its layers */
   pthread_mutex_t lock;         /* of the reader that uffd_image_read() uses */
   struct uffd_reader *reader;   /* made by the first read */
+  int32_t decoders;             /* as in uffd_image_opts */
+  struct uffd_ahead *ahead;     /* under lock: started for the first handler; NULL: nothing is decoded ahead */
+  bool ahead_started;
 };
 
 void uffd_image_hold(uffd_image *image);
@@ -107,10 +110,12 @@ int uffd_image_gather(const uffd_image *image, struct uffd_reader *reader, uint6
  * sentence. handler is told by uffd_handler_ready() when it may be asked again.
  */
 struct uffd_image_asker;
-int uffd_image_asker_make(const uffd_image *image, const struct uffd_handler *handler, struct uffd_image_asker **made);
+int uffd_image_asker_make(uffd_image *image, const struct uffd_handler *handler, struct uffd_image_asker **made);
 void uffd_image_asker_free(struct uffd_image_asker *state); /* NULL is allowed */
 /* A hint: these bytes of the image will be asked for soon. */
-void uffd_image_want(const uffd_image *image, uint64_t offset, uint64_t length);
+void uffd_image_want(const uffd_image *image, const struct uffd_image_asker *state, uint64_t offset, uint64_t length);
+/* The handler has nothing to do. 1: call it again, 0: all is tidy. */
+int uffd_image_asker_tidy(const struct uffd_image_asker *state);
 int uffd_image_asker_read(const uffd_image *image, const struct uffd_image_asker *state, uint64_t offset, char *buffer,
                           uint64_t length);
 /* The answer may reach beyond the fault's cover: a frame is installed whole. */

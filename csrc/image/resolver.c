@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <sys/mman.h>
 
-#include "image/image.h"
+#include "image/ahead.h"
 #include "resolver/resolver.h"
 
 /* Bytes gathered at once, unless a page is larger: more do not stay in the processor's cache, or take too long to
@@ -19,7 +19,8 @@ struct uffd_image_asker {
   size_t joined; /* layers, the lowest first, whose sources know the bell */
   struct uffd_bell bell;
   struct uffd_reader *reader;
-  char *buffer; /* HUGE_PAGE bytes; those that are not touched cost nothing */
+  char *buffer;                   /* HUGE_PAGE bytes; those that are not touched cost nothing */
+  struct uffd_ahead_queue *queue; /* NULL: nothing is decoded ahead */
 };
 
 static void ring(void *key) {
@@ -42,6 +43,7 @@ static int join_sources(struct uffd_image_asker *state, const struct uffd_handle
 
 void uffd_image_asker_free(struct uffd_image_asker *state) {
   if (state == NULL) return;
+  uffd_ahead_leave(state->queue);
   for (size_t i = 0; i < state->joined; i++) {
     struct uffd_source *source = state->image->layers[i]->source;
     if (source->class->leave != NULL) source->class->leave(source, &state->bell);
@@ -51,7 +53,16 @@ void uffd_image_asker_free(struct uffd_image_asker *state) {
   DELETE(state);
 }
 
-int uffd_image_asker_make(const uffd_image *image, const struct uffd_handler *handler, struct uffd_image_asker **made) {
+/* What cannot be decoded ahead is decoded by the handler: that is no failure. */
+static struct uffd_ahead_queue *join_ahead(uffd_image *image, const struct uffd_bell *bell) {
+  pthread_mutex_lock(&image->lock);
+  if (!image->ahead_started) image->ahead = uffd_ahead_start(image);
+  image->ahead_started = true;
+  pthread_mutex_unlock(&image->lock);
+  return image->ahead == NULL ? NULL : uffd_ahead_join(image->ahead, bell);
+}
+
+int uffd_image_asker_make(uffd_image *image, const struct uffd_handler *handler, struct uffd_image_asker **made) {
   struct uffd_image_asker *state = NEW(struct uffd_image_asker);
   if (state == NULL) return fail(ENOMEM, "No memory for a handler's reader.");
   state->image = image;
@@ -66,6 +77,7 @@ int uffd_image_asker_make(const uffd_image *image, const struct uffd_handler *ha
     uffd_image_asker_free(state);
     return result;
   }
+  state->queue = join_ahead(image, &state->bell);
   *made = state;
   return 0;
 }
@@ -141,6 +153,10 @@ static int ask(const uffd_image *image, const struct uffd_image_asker *state, co
     return 0;
   }
   if (piece->kind == UFFD_IMAGE_ZERO) return answer_bytes(image, state, offset, offset + page, answer);
+  if (state->queue != NULL && (fault->flags & UFFD_FAULT_PREFETCH) != 0) {
+    int taken = uffd_ahead_take(state->queue, fault, answer);
+    if (taken != 0) return taken < 0 ? taken : 0;
+  }
   choose_range(image, fault, i, &low, &high);
   uffd_reader_bell(state->reader)->hints = high - low > page; /* the page itself is what somebody waits for */
   int result = answer_bytes(image, state, low, high, answer);
@@ -157,8 +173,12 @@ int uffd_image_ask(const uffd_image *image, const struct uffd_image_asker *state
   return 0;
 }
 
-void uffd_image_want(const uffd_image *image, uint64_t offset, uint64_t length) {
+void uffd_image_want(const uffd_image *image, const struct uffd_image_asker *state, uint64_t offset, uint64_t length) {
   if (offset >= image->length) return;
+  if (state->queue != NULL) {
+    uffd_ahead_want(state->queue, offset, length);
+    return;
+  }
   uint64_t end = min_u64(image->length, offset + min_u64(length, image->length - offset));
   for (const struct uffd_piece *piece = &image->pieces[uffd_stack_find(image, offset)]; offset < end; piece++) {
     uint64_t part = min_u64(piece[1].offset, end) - offset;
@@ -187,8 +207,16 @@ static void teardown(void *ctx, void *argument) {
 }
 
 static void want(void *ctx, void *state, uint64_t offset, uint64_t length) {
-  (void)state;
-  uffd_image_want(ctx, offset, length);
+  uffd_image_want(ctx, state, offset, length);
+}
+
+int uffd_image_asker_tidy(const struct uffd_image_asker *state) {
+  return state->queue == NULL ? 0 : uffd_ahead_tidy(state->queue);
+}
+
+static int idle(void *ctx, void *state) {
+  (void)ctx;
+  return uffd_image_asker_tidy(state);
 }
 
 static void destroy(void *ctx) {
@@ -202,6 +230,7 @@ int uffd_image_resolver(uffd_image *image, uffd_resolver **resolver) {
   ops.teardown = teardown;
   ops.destroy = destroy;
   ops.want = want;
+  ops.idle = idle;
   *resolver = NULL;
   if (image->process != uffd_process()) return fail(EOWNERDEAD, "This image belongs to the parent process.");
   int result = uffd_resolver_callback(&ops, image, "image", NULL, 0, resolver);

@@ -360,8 +360,14 @@ static int resolve(void *ctx, void *argument, const struct uffd_fault *fault, st
 
 static void want(void *ctx, void *state, uint64_t offset, uint64_t length) {
   const struct writable *writable = ctx;
-  (void)state;
-  if (writable->below != NULL) uffd_image_want(writable->below, offset, length);
+  const struct asker *asker = state;
+  if (writable->below != NULL) uffd_image_want(writable->below, asker->below, offset, length);
+}
+
+static int idle(void *ctx, void *state) {
+  const struct asker *asker = state;
+  (void)ctx;
+  return asker->below == NULL ? 0 : uffd_image_asker_tidy(asker->below);
 }
 
 static void destroy_resolver(void *ctx) {
@@ -385,6 +391,7 @@ int uffd_store_resolver(uffd_store *store, uffd_resolver **resolver) {
   ops.teardown = teardown;
   ops.destroy = destroy_resolver;
   ops.want = want;
+  ops.idle = idle;
   int result = uffd_resolver_callback(&ops, writable, "writable", NULL, 0, resolver);
   if (result < 0) return result;
   atomic_fetch_add_explicit(&writable->references, 1, memory_order_relaxed);

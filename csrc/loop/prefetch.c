@@ -261,6 +261,7 @@ static void tell_ahead(struct uffd_lane *lane, struct part *part) {
     if (low < high) uffd_resolver_want(resolver, &lane->asker, low + terms->resolver_offset, high - low);
   }
   part->told = max_u64(part->told, limit);
+  uffd_reader_of(lane)->untidy = true; /* it may keep something for that, and give it back when this is over */
 }
 
 /* Why the rest is not to be done any more; NULL: it is. */

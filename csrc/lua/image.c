@@ -98,6 +98,13 @@ static uint64_t option_number(lua_State *L, int arg, const char *name) {
   return number;
 }
 
+static lua_Integer option_integer(lua_State *L, int arg, const char *name) {
+  lua_getfield(L, arg, name);
+  lua_Integer number = luaL_optinteger(L, -1, 0);
+  lua_pop(L, 1);
+  return number < INT32_MIN || number > INT32_MAX ? INT32_MAX : number;
+}
+
 static void take_options(lua_State *L, int arg, struct uffd_image_opts *opts) {
   if (lua_isnoneornil(L, arg)) return;
   luaL_checktype(L, arg, LUA_TTABLE);
@@ -106,6 +113,7 @@ static void take_options(lua_State *L, int arg, struct uffd_image_opts *opts) {
   opts->frame_limit = option_number(L, arg, "frame_limit");
   opts->cache_limit = option_number(L, arg, "cache_limit");
   opts->patience_ms = (uint32_t)patience;
+  opts->decoders = (int32_t)option_integer(L, arg, "decoders");
   opts->cache = option_text(L, arg, "cache");
   opts->credentials = option_text(L, arg, "credentials");
   opts->ca_file = option_text(L, arg, "ca_file");

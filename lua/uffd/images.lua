@@ -15,8 +15,8 @@ end
 ---@overload fun(layers: uffd.ImageLayers): uffd.Image?, string?, integer?
 local image = {}
 
----A list of paths and URIs (http, https, s3, nbd), the lowest first; or one of them. All but frame_limit is about files
----that lie elsewhere.
+---A list of paths and URIs (http, https, s3, nbd), the lowest first; or one of them. All but frame_limit and decoders
+---is about files that lie elsewhere.
 ---@class uffd.ImageLayers
 ---@field [integer] string
 ---@field frame_limit? integer|string bytes: a file with a longer zstd frame is refused (default 16M)
@@ -26,10 +26,11 @@ local image = {}
 ---@field ca_file? string PEM: whom to trust instead of the system's authorities (default: UFFD_CA_FILE)
 ---@field patience_ms? integer how long a page waits for a server that may come back (default 60000)
 ---@field unversioned? boolean a server that does not say when a file changes is believed
+---@field decoders? integer threads that decode ahead of a prefetch (default: one less than processors); -1: none
 
 local open_options = {
   frame_limit = true, cache = true, cache_limit = true, credentials = true, ca_file = true, patience_ms = true,
-  unversioned = true,
+  unversioned = true, decoders = true,
 }
 
 ---Opens layers: raw files, zstd files of many frames, and increments; each is told by its contents. An increment that
