@@ -2,11 +2,12 @@
  * Clones of one image: the second of those that share one memfd, beside one that is filled by copying; and how much of
  * the memory a clone has for itself.
  */
-#include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "bench.h"
+#include "raw.h"
+#include "smaps.h"
 
 #define CLONES 4u
 
@@ -78,20 +79,28 @@ static void by_copying(const struct plan *plan, bool check, double figures[FIGUR
   close_clone(&clone);
 }
 
-/* KiB of a line of smaps, of the mapping at this address. */
-static uint64_t smaps_kib(const void *address, const char *name) {
-  char line[256];
-  uint64_t start, end, value = 0;
-  bool inside = false;
-  FILE *smaps = fopen("/proc/self/smaps", "re");
-  if (smaps == NULL) die("/proc/self/smaps: %m");
-  while (fgets(line, sizeof(line), smaps) != NULL) {
-    bool head = sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2;
-    if (head) inside = start <= (uintptr_t)address && (uintptr_t)address < end;
-    if (!head && inside && strncmp(line, name, strlen(name)) == 0) sscanf(line + strlen(name), "%" SCNu64, &value);
+/* The kernel's part alone: CONTINUE of 2 MiB a call, in a private mapping of a memfd that has all pages. */
+static void by_continue(const struct plan *plan, bool check, double figures[FIGURES]) {
+  struct clone first;
+  open_clone(&first, NULL, plan);
+  take_all(&first, plan, false, figures);
+  char *memory = mmap(NULL, plan->length, PROT_READ | PROT_WRITE, MAP_PRIVATE, uffd_memory_fd(first.memory), 0);
+  if (memory == MAP_FAILED) die("cannot map the memfd: %m");
+  int fd = raw_open(UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MISSING_SHMEM);
+  raw_register(fd, memory, plan->length, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
+  uint64_t begin = now_ns();
+  for (uint64_t offset = 0; offset < plan->length; offset += HUGE_PAGE) {
+    int error = raw_continue(fd, (uintptr_t)memory + offset, HUGE_PAGE);
+    if (error != 0) die("the bulk ioctl: errno %d", error);
   }
-  fclose(smaps);
-  return value;
+  for (uint64_t at = 0; at < plan->length; at += PAGE) {
+    (void)((const volatile char *)memory)[at];
+  }
+  figures[MAIN] = (double)(now_ns() - begin) / (double)plan_pages(plan);
+  if (check) plan_check(plan, memory);
+  close(fd);
+  munmap(memory, plan->length);
+  close_clone(&first);
 }
 
 static void own_row(const char *name, const struct plan *plan) {
@@ -117,12 +126,15 @@ static void own_row(const char *name, const struct plan *plan) {
 void case_clones(const char *name) {
   const struct plan plan = {
       .length = TYPICAL_BYTES, .contents = IMAGE, .image = image_typical(), .engine = UFFD_ENGINE_THREADS};
-  struct contender list[] = {{.run = by_sharing, .plan = &plan}, {.run = by_copying, .plan = &plan}};
+  struct contender list[] = {
+      {.run = by_sharing, .plan = &plan}, {.run = by_copying, .plan = &plan}, {.run = by_continue, .plan = &plan}};
   struct row row = {
       .name = name, .unit = "ns/page", .engine = "threads", .base_name = "filled by copying", .at_least = 5};
   row.runs = RUNS_OF(list);
   row.uffd = list[0].figures[MAIN];
   row.base = list[1].figures[MAIN];
+  row.limit = list[2].figures[MAIN];
+  row.limit_name = "bulk CONTINUE, touched";
   explain(&row, "the second clone of one memfd, all of it by prefetch, touched");
   report(&row);
   own_row(name, &plan);

@@ -58,11 +58,12 @@ static const struct {
     {"serve-replay", "the same pages, replayed from a record", case_serve_replay},
     {"serve-full", "another process, 256 MiB touched in order", case_serve_full},
     {"serve-policy", "serve-random, the pages from a Lua policy", case_serve_policy},
+    {"serve-share", "clients 2 to 4 that share the pager's copy, beside a copy each", case_serve_share},
     {"serve-regions", "serve-random in 1024 regions, beside one", case_serve_regions},
 #endif
 };
 #define CASES     (sizeof(cases) / sizeof(*cases))
-#define ROWS_MAX  64
+#define ROWS_MAX  128
 #define COSTS_MAX 8
 
 #define PATIENCE_S 60 /* for a case: a thread that faults for ever is not waited for */
