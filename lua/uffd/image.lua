@@ -47,8 +47,8 @@ A FILE may be a URI: http, https, s3 or nbd.
   diff     the ranges of pages that differ
   verify   reads all, and compares it with the digests of the top layer; without an index, reads all
     --sample N   only N chunks of 64 KiB, spread over the image
-  index    makes RAW.uidx: digests, which give a raw file an identity, and where it is zero; to be made anew when RAW was
-           written to
+  index    makes RAW.uidx: digests, which give a raw file an identity, and where it is zero; to be made anew when RAW
+           was written to
   create   an empty layer: zero, or an increment that has nothing yet
   convert  the image as one file; `zstd -d` gives all of it back, unless it is an increment
     --format F     zstd (default), or raw, where zeros are holes

@@ -200,6 +200,79 @@ static void holes_that_were_read_are_asked_for(void) {
   close_clones();
 }
 
+#define HUGE_OF_FILES "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+/* Whether memfds get huge pages, and which choice it was before: those in brackets. */
+static void choose_huge(const char *choice, char before[32]) {
+  char line[256] = "";
+  int fd = open(HUGE_OF_FILES, O_RDWR | O_CLOEXEC);
+  if (fd < 0) SKIP("huge pages of files cannot be switched here");
+  ssize_t got = read(fd, line, sizeof(line) - 1);
+  const char *from = strchr(line, '[');
+  CHECK(got > 0 && from != NULL);
+  if (before != NULL) snprintf(before, 32, "%.*s", (int)strcspn(from + 1, "]"), from + 1);
+  CHECK_EQ(pwrite(fd, choice, strlen(choice), 0), (ssize_t)strlen(choice));
+  close(fd);
+}
+
+/* Huge pages for the mappings through which the memfd is filled, which the library does not want there. */
+static void advise_huge(uint64_t length) {
+  char line[512], rights[8];
+  uint64_t start, end;
+  unsigned found = 0;
+  FILE *maps = fopen("/proc/self/maps", "re");
+  CHECK(maps != NULL);
+  while (fgets(line, sizeof(line), maps) != NULL) {
+    if (strstr(line, "/memfd:") == NULL || sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s", &start, &end, rights) != 3 ||
+        strcmp(rights, "rw-s") != 0 || end - start < length) {
+      continue;
+    }
+    found += madvise((void *)(uintptr_t)start, length, MADV_HUGEPAGE) == 0; /* NOLINT(performance-no-int-to-ptr) */
+  }
+  fclose(maps);
+  CHECK(found > 0);
+}
+
+/*
+ * Where the kernel makes huge pages of files, one page that is filled brings 511 others of zeros into the page cache;
+ * their faults are minor ones, as of pages that are filled.
+ */
+static void neighbours_in_a_huge_page_are_asked_for(void) {
+  const uint64_t length = UINT64_C(4) << 20;
+  unsigned char there[1024];
+  char before[32];
+  needs_minor(UFFD_MEMORY_MEMFD);
+  check_hugepages(1); /* other tests do not switch huge pages meanwhile */
+  page = check_page();
+  choose_huge("advise", before);
+  uffd_resolver *below = image_resolver(length), *shared;
+  uffd_memory *first = map_first(UFFD_MEMORY_MEMFD, length), *second = map_of(first);
+  CHECK_OK(uffd_resolver_shared(first, below, &shared));
+  advise_huge(length);
+  uffd_loop *loop = open_loop(UFFD_ENGINE_THREADS, 0);
+  struct uffd_region_opts opts = UFFD_REGION_OPTS_INIT;
+  opts.around = page;
+  CHECK_OK(uffd_loop_add(loop, first, shared, &opts, NULL));
+  CHECK_OK(uffd_loop_add(loop, second, shared, &opts, NULL));
+  unsigned char byte = *((unsigned char *)uffd_memory_address(first) + 5 * page);
+  unsigned char *mapping = mmap(NULL, length, PROT_READ, MAP_SHARED, uffd_memory_fd(first), 0);
+  choose_huge(before, NULL);
+  CHECK_EQ(byte, image_byte(5 * page));
+  CHECK(mapping != MAP_FAILED);
+  CHECK_EQ(mincore(mapping, length, there), 0);
+  bool made = (there[300] & 1) != 0;
+  CHECK(image_there(uffd_memory_address(second), 0, length));
+  CHECK(image_there(uffd_memory_address(first), 0, length));
+  CHECK_EQ(serving_stats(loop).continued, 2 * length / page);
+  CHECK_OK(uffd_loop_close(loop));
+  munmap(mapping, length);
+  uffd_memory_close(first);
+  uffd_memory_close(second);
+  uffd_resolver_close(below);
+  uffd_resolver_close(shared);
+  if (!made) SKIP("the kernel has made no huge page of the file");
+}
+
 /* Other processes may look, and not write. */
 static void the_memfd_is_sealed(void) {
   open_asked(UFFD_ENGINE_THREADS);
@@ -467,6 +540,7 @@ static const struct check_test tests[] = {
     TEST(what_is_written_is_ones_own),
     TEST(layers_above_are_ones_own),
     TEST(holes_that_were_read_are_asked_for),
+    TEST(neighbours_in_a_huge_page_are_asked_for),
     TEST(the_memfd_is_sealed),
     TEST(answers_of_all_kinds_are_shared),
     TEST(clones_that_touch_at_the_same_time),
