@@ -53,12 +53,12 @@ case_fn case_random_zero, case_random_file, case_random_file_threads, case_hog, 
 case_fn case_sequential_file, case_sequential_file_thp, case_reverse_file, case_stride_file, case_sparse_file,
     case_continue_memfd;
 case_fn case_umap_sequential, case_umap_random, case_arrival, case_later;
-case_fn case_serve_random, case_serve_replay, case_serve_full, case_serve_policy,
-    case_serve_regions, case_serve_share; /* with the pager only */
+case_fn case_serve_random, case_serve_replay, case_serve_full, case_serve_policy, case_serve_regions,
+    case_serve_share; /* with the pager only */
 case_fn case_cost_fork, case_cost_children, case_cost_adopt, case_cost_stats, case_cost_prefetch, case_cost_add;
 case_fn case_callback, case_policy_constant, case_policy_fresh, case_wp_inline, case_memory;
 case_fn case_image_zstd, case_image_fault, case_image_chain; /* with images only */
 case_fn case_clones;
-case_fn case_remote, case_remote_cached, case_remote_clones;
+case_fn case_remote, case_remote_cached, case_remote_clones, case_remote_peers, case_remote_http;
 
 #endif

@@ -16,33 +16,54 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The image's file has no name any more: it is the export that is called by its descriptor's number. */
-static void become(const struct kit *kit, int fd, unsigned delay_ms) {
-  char delay[32];
+static void become(const struct kit *kit, char *const *arguments) {
+  char *list[24] = {"nbdkit", "-f", "-r", "-U", (char *)(uintptr_t)kit->socket, "-P", (char *)(uintptr_t)kit->pid_file};
+  for (size_t i = 7; *arguments != NULL; i++) {
+    list[i] = *arguments++;
+  }
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  fcntl(fd, F_SETFD, 0);
-  snprintf(delay, sizeof(delay), "rdelay=%ums", delay_ms);
   int quiet = open("/dev/null", O_WRONLY | O_CLOEXEC);
   dup2(quiet, 2);
-  execlp("nbdkit", "nbdkit", "-f", "-r", "-U", kit->socket, "-P", kit->pid_file, "--filter=delay", "file",
-         "dir=/proc/self/fd", delay, (char *)NULL);
+  execvp("nbdkit", list);
   _exit(127);
 }
 
-bool kit_start(struct kit *kit, const struct image *image, unsigned delay_ms) {
+/* keep: a descriptor that it has too; -1: none. */
+static bool start(struct kit *kit, char *const *arguments, int keep) {
   const struct timespec while_it_starts = {0, 1000000};
   struct stat status;
   temporary_path(kit->socket, sizeof(kit->socket), "nbd");
   snprintf(kit->pid_file, sizeof(kit->pid_file), "%s.pid", kit->socket);
-  snprintf(kit->uri, sizeof(kit->uri), "nbd+unix:///%d?socket=%s", image->fd, kit->socket);
   kit->pid = fork();
   if (kit->pid < 0) die("fork: %m");
-  if (kit->pid == 0) become(kit, image->fd, delay_ms);
+  if (kit->pid == 0) {
+    if (keep >= 0) fcntl(keep, F_SETFD, 0);
+    become(kit, arguments);
+  }
   while (stat(kit->pid_file, &status) != 0 || status.st_size == 0) {
     if (waitpid(kit->pid, NULL, WNOHANG) == kit->pid) return false;
     nanosleep(&while_it_starts, NULL);
   }
   return true;
+}
+
+/* The image's file has no name any more: it is the export that is called by its descriptor's number. */
+bool kit_start(struct kit *kit, const struct image *image, unsigned delay_ms) {
+  char delay[32];
+  char *const arguments[] = {"--filter=delay", "file", "dir=/proc/self/fd", delay, NULL};
+  snprintf(delay, sizeof(delay), "rdelay=%ums", delay_ms);
+  bool started = start(kit, arguments, image->fd);
+  snprintf(kit->uri, sizeof(kit->uri), "nbd+unix:///%d?socket=%s", image->fd, kit->socket);
+  return started;
+}
+
+bool kit_start_curl(struct kit *kit, const char *url) {
+  char at[128];
+  char *const arguments[] = {"curl", at, NULL};
+  snprintf(at, sizeof(at), "url=%s", url);
+  bool started = start(kit, arguments, -1);
+  snprintf(kit->uri, sizeof(kit->uri), "nbd+unix:///?socket=%s", kit->socket);
+  return started;
 }
 
 void kit_end(struct kit *kit) {

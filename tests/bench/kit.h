@@ -16,6 +16,8 @@ struct kit {
 
 /* Serves the image's file; each read takes delay_ms more. false: nbdkit is not installed. It ends with this process. */
 bool kit_start(struct kit *kit, const struct image *image, unsigned delay_ms);
+/* The same of nbdkit's curl plugin, which reads what a web server has at this address. false: there is none. */
+bool kit_start_curl(struct kit *kit, const char *url);
 void kit_end(struct kit *kit);
 
 /*

@@ -52,6 +52,8 @@ static const struct {
     {"remote", "all of an image that is 20 ms away, and single faults meanwhile", case_remote},
     {"remote-cached", "what was fetched before, beside the local file", case_remote_cached},
     {"remote-clones", "four processes that read one at once, cold", case_remote_clones},
+    {"remote-peers", "an image that is 20 ms away, beside nbdcopy and nbdfuse", case_remote_peers},
+    {"remote-http", "an image on a web server, beside nbdkit's curl plugin", case_remote_http},
 #endif
 #ifdef UFFD_BENCH_PAGER
     {"serve-random", "another process, a random eighth of 256 MiB", case_serve_random},
