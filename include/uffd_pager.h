@@ -316,11 +316,13 @@ struct uffd_client_status {
   struct uffd_stats stats;   /* of all its workers together, up to 100 ms old; p50 and p99 are the last worker's */
   char label[UFFD_LABEL];    /* "": none. See uffd_pager_label() */
   const char *image;         /* path of its image; NULL: it has none. Valid until the next uffd_pager_step() */
+  uint32_t shared;           /* 1: it shares the pages of its image, see UFFD_PAGER_SHARE */
+  uint32_t reserved;         /* 0 */
 };
 #define UFFD_CLIENT_STATUS_INIT                                                                                        \
   {                                                                                                                    \
     sizeof(struct uffd_client_status), {0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL}, 0, 0, 0, 0, 0, 0,             \
-        UFFD_STATS_INIT, "", NULL                                                                                      \
+        UFFD_STATS_INIT, "", NULL, 0, 0                                                                                \
   }
 
 struct uffd_pager_status {

@@ -87,6 +87,8 @@ static void push_status(lua_State *L, const struct uffd_client_status *status) {
   uffd_lua_set_integer(L, "restarts", status->restarts);
   uffd_lua_set_integer(L, "since_ns", status->since_ns);
   uffd_lua_set_integer(L, "oldest_ns", status->oldest_ns);
+  lua_pushboolean(L, (int)status->shared);
+  lua_setfield(L, -2, "shared");
   if (status->image != NULL) {
     lua_pushstring(L, status->image);
     lua_setfield(L, -2, "image");

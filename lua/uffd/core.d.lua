@@ -983,6 +983,7 @@ function pager:close() end
 ---@field restarts integer times that another worker took over
 ---@field since_ns integer when it came, CLOCK_MONOTONIC
 ---@field oldest_ns integer age of its oldest fault that is not answered yet; 0: none
+---@field shared boolean it shares the pages of its image (option share)
 ---@field stats uffd.Stats of all its workers together
 ---@field image? string path of its image
 

@@ -23,8 +23,8 @@ end
 
 -- JSON
 
-local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size", "label",
-  "socket", "image" }
+local client_fields = { "id", "of", "pid", "uid", "gid", "state", "worker", "restarts", "oldest_ns", "size", "shared",
+  "label", "socket", "image" }
 
 local function members(fields, values)
   local list = {}
@@ -81,6 +81,7 @@ end
 local columns = {
   { "client", function(row) return tostring(row.client.id) end },
   { "label", function(row) return short_label(row.client.label) end, give = true },
+  { "shared", function(row) return row.client.shared and "yes" or "0" end, give = true },
   { "pid", function(row) return row.client.pid ~= 0 and tostring(row.client.pid) or "-" end },
   { "time", function(row) return figures.duration(row.elapsed_ns) end },
   { "missing", count "missing" },

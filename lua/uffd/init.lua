@@ -1025,7 +1025,7 @@ end
 ---false: "error" is a sentence. Beside it are
 ---* in that of "status": version, pid, clients, workers, served, refused, restarts, hangs, reloads, reloading, draining
 ---* in that of "clients": a list "clients" of objects with id, of, pid, uid, gid, state, worker, restarts, age_ns,
----  oldest_ns, size, label, socket, image, regions (how many), and "stats" with the fields of `uffd.Stats`
+---  oldest_ns, size, shared, label, socket, image, regions (how many), and "stats" with the fields of `uffd.Stats`
 ---* in that of "stats": "stats", of all clients together: sums, but the largest of queue_max and the latencies
 ---* in that of "errors": a list "errors", the newest first, of objects with time_ns (since 1970), kind, client, errno,
 ---  text

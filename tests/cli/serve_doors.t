@@ -38,7 +38,7 @@ ein "Wort" by odd,name=1
 client  label * pid *
      1  web-7 *
 "label":"web-7","socket":"door"
-uffd_client_info{client="1",label="web-7",socket="door"} 1
+uffd_client_info{client="1",label="web-7",socket="door",shared="false"} 1
 1
 serve: 0
 none

@@ -40,6 +40,21 @@ c	true
 d	true
 serve: 0
 
+# Who shares, and how much memory all have of it.
+$ cat > one.lua <<'END'
+> local uffd = require "uffd"
+> local handoff <close>, memory = assert(uffd.handoff { socket = "door", shared = true, label = "x" })
+> memory:read(0, 1 << 20)
+> os.execute "uffd-lua ctl --socket ctl clients; uffd-lua ctl --socket ctl clients --json; uffd-lua ctl --socket ctl metrics | grep -E '^uffd_(client_info|image_shared)'"
+> END
+$ sh with --image image --share -- uffd-lua one.lua
+client  label  shared  *
+     1      x     yes  *
+*"size":4194304,"shared":true,"label":"x",*
+uffd_client_info{client="1",label="x",socket="door",shared="true"} 1
+uffd_image_shared_bytes{number="1"} *
+serve: 0
+
 # A worker is replaced, and new clients get another image; who has mapped the former one must ask again.
 $ cat > late.lua <<'END'
 > local uffd, core = require "uffd", require "uffd.core"

@@ -6,8 +6,8 @@
  * {"ok":true,"version":"0.1.0","pid":4711,"clients":2,"workers":1,"served":3,"refused":0,"restarts":0,"hangs":0,
  *             "draining":false}
  *   clients  {"ok":true,"clients":[{"id":1,"of":0,"pid":4712,"uid":0,"gid":0,"state":"served","worker":0,"restarts":0,
- *             "age_ns":...,"oldest_ns":...,"size":...,"regions":1,"label":"web","socket":"clones.sock",
- *             "image":"base.img","stats":{"faults":...,"missing":...,
+ *             "age_ns":...,"oldest_ns":...,"size":...,"regions":1,"shared":false,"label":"web",
+ *             "socket":"clones.sock","image":"base.img","stats":{"faults":...,"missing":...,
  * ...}}]} stats    {"ok":true,"stats":{...}} of all clients so far: sums; of the latencies and queues, the largest
  *   errors   {"ok":true,"errors":[{"time_ns":...,"kind":"error","client":1,"errno":5,"text":"The page at ..."}]} the
  *            newest first; time_ns: since 1970. client 0: about none
@@ -112,6 +112,7 @@ static json_t *client_object(struct uffd_client_status *status, uint64_t now) {
   set_count(object, "oldest_ns", status->oldest_ns);
   set_count(object, "size", size);
   set_count(object, "regions", client->regions_count);
+  json_object_set_new(object, "shared", json_boolean(status->shared));
   if (status->label[0] != '\0') json_object_set_new(object, "label", text_of(status->label));
   if (status->image != NULL) json_object_set_new(object, "image", text_of(status->image));
   if (client->socket[0] != '\0') json_object_set_new(object, "socket", text_of(client->socket));

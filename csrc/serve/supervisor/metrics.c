@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/base.h"
 #include "serve/supervisor/image.h"
@@ -154,7 +155,7 @@ static void write_names(FILE *text, const uffd_pager *pager) {
     write_label(text, client->book.head->label);
     fputs("\",socket=\"", text);
     write_label(text, client->book.head->socket);
-    fputs("\"} 1\n", text);
+    fprintf(text, "\",shared=\"%s\"} 1\n", client->book.head->shared != 0 ? "true" : "false");
   }
 }
 
@@ -178,6 +179,13 @@ static void write_images(FILE *text, const uffd_pager *pager) {
   for (const struct uffd_image *image = pager->images; image != NULL; image = image->next) {
     fprintf(text, "uffd_image_bytes{number=\"%" PRIu64 "\"} %" PRIu64 "\n", image->backing.number,
             image->backing.length);
+  }
+  begin(text, "uffd_image_shared_bytes", "gauge", "bytes", "Memory of the pages that an image's clients share.");
+  for (const struct uffd_image *image = pager->images; image != NULL; image = image->next) {
+    struct stat status;
+    if (image->backing.shared_fd < 0 || fstat(image->backing.shared_fd, &status) != 0) continue;
+    fprintf(text, "uffd_image_shared_bytes{number=\"%" PRIu64 "\"} %" PRIu64 "\n", image->backing.number,
+            (uint64_t)status.st_blocks * 512);
   }
   begin(text, "uffd_image_clients", "gauge", NULL, "Clients of an image now.");
   for (const struct uffd_image *image = pager->images; image != NULL; image = image->next) {

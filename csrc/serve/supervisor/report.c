@@ -38,6 +38,7 @@ void uffd_client_describe(const struct uffd_supervised *client, struct uffd_clie
   full.end = client->end;
   snprintf(full.label, sizeof(full.label), "%s", client->book.head->label);
   full.image = client->image != NULL ? client->image->backing.name : NULL;
+  full.shared = client->book.head->shared != 0;
   full.worker = client->slot;
   full.restarts = client->begun > 1 ? client->begun - 1 : 0;
   full.since_ns = client->since_ns;
