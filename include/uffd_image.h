@@ -36,7 +36,8 @@ struct uffd_image_opts {
   const char *cache;    /* directory for what is fetched; NULL: UFFD_CACHE of the environment, or $XDG_CACHE_HOME/uffd,
                            or ~/.cache/uffd; "": a file that is gone when the image is closed */
   uint64_t cache_limit; /* bytes of that directory; 0: 20 GiB */
-  const char *credentials; /* a file, see below; NULL: UFFD_CREDENTIALS of the environment, or none */
+  const char *credentials; /* a file with lines of user=, password=, token=, region=, and certificate=, key= (paths);
+                              NULL: UFFD_CREDENTIALS of the environment, or none */
   const char *ca_file;     /* PEM: whom to trust instead of the system's authorities; NULL: UFFD_CA_FILE */
   uint32_t patience_ms;    /* how long a page waits for a server that may come back; 0: 60000 */
   uint32_t flags;          /* UFFD_IMAGE_UNVERSIONED */

@@ -133,6 +133,38 @@ static void tls(void) {
   finish(image);
 }
 
+/* The two are names of files; NULL: no certificate. */
+static int try_as_client(const char *certificate, const char *key, uffd_image **image) {
+  char text[8192] = "";
+  struct uffd_image_opts opts = UFFD_IMAGE_OPTS_INIT;
+  const char *uri = url("https", "127.0.0.1", "raw");
+  opts.cache = "";
+  opts.ca_file = imaging_path("ca.pem");
+  opts.credentials = imaging_path("credentials");
+  *image = NULL;
+  if (certificate != NULL) {
+    snprintf(text, sizeof(text), "certificate=%s\nkey=%s\n", imaging_path(certificate), imaging_path(key));
+  }
+  imaging_write(opts.credentials, text, strlen(text));
+  int result = uffd_image_open(&uri, 1, &opts, image);
+  if (result == -ENOSYS) SKIP("%s", uffd_errmsg());
+  return result;
+}
+
+/* The server wants a certificate of ours: that of another CA, and none, do not let us in. */
+static void a_client_with_a_certificate(void) {
+  uffd_image *image;
+  serve("    ssl_client_certificate ca.pem; ssl_verify_client on;\n");
+  CHECK(try_as_client(NULL, NULL, &image) < 0);
+  CHECK_SAYS("status 400");
+  CHECK(try_as_client("others.pem", "others.key", &image) < 0);
+  CHECK(try_as_client("nowhere.pem", "server.key", &image) < 0);
+  CHECK_SAYS("our certificate");
+  CHECK_OK(try_as_client("server.pem", "server.key", &image));
+  imaging_expect(image, pages, LENGTH);
+  finish(image);
+}
+
 /* The file is replaced underneath, by one of the same length: the ETag is another, and nothing of it is taken. */
 static void a_file_that_is_replaced(void) {
   unsigned char page[PAGE], *others = imaging_pages(9000, COUNT + 1);
@@ -227,6 +259,12 @@ static void a_store(void) {
 }
 
 static const struct check_test tests[] = {
-    TEST(ranges), TEST(a_zstd_file), TEST(tls), TEST(a_file_that_is_replaced), TEST(compressed_answers), TEST(a_store),
+    TEST(ranges),
+    TEST(a_zstd_file),
+    TEST(tls),
+    TEST(a_client_with_a_certificate),
+    TEST(a_file_that_is_replaced),
+    TEST(compressed_answers),
+    TEST(a_store),
 };
 CHECK_MAIN(tests)

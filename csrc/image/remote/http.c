@@ -144,6 +144,8 @@ static void set_access(struct http *http, CURL *easy) {
     curl.easy_setopt(easy, CURLOPT_HTTPAUTH, CURLAUTH_BEARER);
     curl.easy_setopt(easy, CURLOPT_XOAUTH2_BEARER, credentials->token);
   }
+  if (credentials->certificate[0] != '\0') curl.easy_setopt(easy, CURLOPT_SSLCERT, credentials->certificate);
+  if (credentials->key[0] != '\0') curl.easy_setopt(easy, CURLOPT_SSLKEY, credentials->key);
   bool secret = credentials->user[0] != '\0' || credentials->token[0] != '\0';
   curl.easy_setopt(easy, CURLOPT_FOLLOWLOCATION, secret ? 0L : 1L);
 }
@@ -277,6 +279,9 @@ static void judge(struct http *http, struct flight *flight, CURLcode code) {
       snprintf(request->words, sizeof(request->words),
                "the server's certificate is not believed: %.160s (ca_file or UFFD_CA_FILE names the CA's certificate)",
                flight->why[0] != '\0' ? flight->why : curl.easy_strerror(code));
+    } else if (code == CURLE_SSL_CERTPROBLEM) {
+      snprintf(request->words, sizeof(request->words),
+               "our certificate, or its key, cannot be used (certificate= and key= of the credentials)");
     } else {
       snprintf(request->words, sizeof(request->words), "%s", curl.easy_strerror(code));
     }

@@ -181,6 +181,8 @@ static int take_line(char *line, struct uffd_credentials *credentials) {
       {"password", credentials->password, sizeof(credentials->password)},
       {"token", credentials->token, sizeof(credentials->token)},
       {"region", credentials->region, sizeof(credentials->region)},
+      {"certificate", credentials->certificate, sizeof(credentials->certificate)},
+      {"key", credentials->key, sizeof(credentials->key)},
   };
   line[strcspn(line, "\r\n")] = '\0';
   if (line[0] == '\0' || line[0] == '#') return 0;
@@ -208,7 +210,7 @@ static int take_file(const char *path, struct uffd_credentials *credentials) {
   fclose(file);
   explicit_bzero(line, sizeof(line));
   if (result == 0) return 0;
-  return fail(EINVAL, "%s: line %u is none of user=, password=, token= and region=.", path, number);
+  return fail(EINVAL, "%s: line %u is none of user=, password=, token=, region=, certificate= and key=.", path, number);
 }
 
 int uffd_credentials_read(const char *uri, const char *file, struct uffd_credentials *credentials) {

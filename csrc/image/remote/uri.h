@@ -33,10 +33,13 @@ struct uffd_credentials {
   char password[256]; /* or the secret key */
   char token[4096];   /* of a session (S3), or of a bearer */
   char region[64];
+  char certificate[1024]; /* paths of files in PEM, by which a server of TLS knows us */
+  char key[1024];
 };
 
 /*
- * What lets us in: of the URI, of a file (lines of user=, password=, token=, region=), or of the environment
+ * What lets us in: of the URI, of a file (lines of user=, password=, token=, region=, certificate=, key=), or of the
+ * environment
  * (AWS_ACCESS_KEY_ID, ... for s3). 0, or -errno and a sentence that names the file and no secret.
  */
 int uffd_credentials_read(const char *uri, const char *file, struct uffd_credentials *credentials);
