@@ -12,7 +12,7 @@ vmm_kvm: processor 1: word 320 of page 9765 is 0x*, in the image it is 0x*
 
 # The same, its memory served: the pager's faults, a balloon's removals and a disk's writes into missing pages.
 $ cat > with <<'END'
-> uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
+> rm -f out err; uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
 > await 'grep -q "listening on" err'
 > sh -c "$*"
 > wait $pid; echo "serve: $?"

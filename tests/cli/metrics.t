@@ -12,7 +12,7 @@ $ cat > text.awk <<'END'
 > $1 != "#" { print }
 > END
 $ vmm --make 8388608 --image image
-$ uffd-lua serve --socket door --control control --image image > out 2> err & server=$!
+$ rm -f out err; uffd-lua serve --socket door --control control --image image > out 2> err & server=$!
 > await 'uffd-lua ctl --socket control status > status 2>&1'
 > vmm --socket door --image image > client; awk '{ print $1, $2, $3, $4 }' client
 > uffd-lua ctl --socket control metrics | awk -f text.awk > metrics; promtool check metrics < metrics; echo "promtool: $?"

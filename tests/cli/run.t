@@ -183,7 +183,7 @@ pages 1024 wrong 0
 $ uffd-lua run --door door --memory size=4M -- mapper map=memfd,4194304
 uffd-preload: Nobody listens at *door: start the pager first.
 [1]
-$ uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
+$ rm -f out err; uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
 > await 'grep -qs "listening on" err'
 > uffd-lua run --door door --memory size=4M -- mapper map=memfd,4194304 check=image; echo $?; wait $pid; echo $?
 uffd-preload: process * hands over 4194304 bytes in 1 mapping

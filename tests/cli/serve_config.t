@@ -58,7 +58,7 @@ $ cat > v.lua <<'END'
 > return select(2, ...)
 > END
 $ echo 'return { socket = "door", image = "image", policy = "v.lua", args = { "first" } }' > live.lua
-$ uffd-lua serve --config live.lua > out 2> err & pid=$!
+$ rm -f out err; uffd-lua serve --config live.lua > out 2> err & pid=$!
 > await 'grep -qs "has started" err'
 > (await "grep -q first err"; sed -i s/first/second/ live.lua; kill -HUP $pid; await "grep -q retired err"; echo; echo) | vmm --socket door --image image --stay
 > kill -TERM $pid; wait $pid; grep words err

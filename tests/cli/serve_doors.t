@@ -16,7 +16,7 @@ $ cat > policy.lua <<'END'
 > local text = ("%s by %s"):format(client.label or "nobody", client.socket:match "[^/]*$")
 > return uffd.resolver.layers { { 0, image }, { 0, uffd.resolver.bytes(text .. ("\0"):rep(4096 - #text)), length = 4096 } }
 > END
-$ uffd-lua serve --socket door --socket 'other,mode=666,uid=65534' --socket 'odd,name=1' --control control --image image --policy policy.lua --mode 640 > out 2> err & pid=$!
+$ rm -f out err; uffd-lua serve --socket door --socket 'other,mode=666,uid=65534' --socket 'odd,name=1' --control control --image image --policy policy.lua --mode 640 > out 2> err & pid=$!
 > await 'grep -qs "has started" err'
 > sed -n 's/^uffd-lua serve: //p' err; stat -c '%n %a' door other odd,name=1
 > mkfifo go; exec 4<> go

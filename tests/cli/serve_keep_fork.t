@@ -3,7 +3,7 @@
 ? uffd-lua -e 'os.exit(require("uffd").probe().usable and not require("uffd").probe().user_mode_only)' || { echo "no userfaultfd with faults of the kernel here"; exit 1; }
 ? uffd-lua -e 'local o = require("uffd").open { features = "event_fork" }; os.exit(o ~= nil)' || { echo "no events of forks here"; exit 1; }
 $ vmm --make 8388608 --image image
-$ uffd-lua serve --keep --socket door --control control --image image --around 4K > out 2> err & keeper=$!
+$ rm -f out err; uffd-lua serve --keep --socket door --control control --image image --around 4K > out 2> err & keeper=$!
 > await 'grep -qs "has started" err'
 > for round in 1 2 3; do
 >   await 'uffd-lua ctl --socket control status > status 2> /dev/null && grep -qs "^workers  *1" status'

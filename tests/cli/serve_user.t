@@ -18,7 +18,7 @@ $ cat > client.lua <<'END'
 > assert(handoff:complete())
 > END
 $ cat > serve <<'END'
-> ./uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
+> rm -f out err; ./uffd-lua serve --socket door --image image --once > out 2> err & pid=$!
 > await 'grep -qs "listening on" err'
 > ./uffd-lua client.lua; wait $pid; echo "serve: $?"
 > END

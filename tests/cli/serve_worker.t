@@ -42,7 +42,7 @@ $ tail -1 out
 
 # The program that is there at SIGHUP is the new worker, though the old one's file is gone.
 $ mkdir new && cp "$BUILD/bin/uffd-lua" new/uffd-lua
-$ new/uffd-lua serve --socket door --image image > out 2> err & pid=$!
+$ rm -f out err; new/uffd-lua serve --socket door --image image > out 2> err & pid=$!
 > await 'grep -qs "has started" err'
 > cp new/uffd-lua new/newer && mv new/newer new/uffd-lua && kill -HUP $pid
 > await 'grep -qs retired err'

@@ -31,6 +31,7 @@ dump() { # name MiB mode
 serve() {
   name=$1
   shift
+  rm -f "$name.serve" # await_true must not read the words of the last one
   uffd-lua serve --door criu --image "$name.img" --socket "$name.img/lazy-pages.socket" --json "$@" > "$name.serve" 2>&1 &
   PAGER=$!
   await_true says "$name.serve" '"worker"'
