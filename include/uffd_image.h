@@ -241,7 +241,7 @@ struct uffd_store_layer_opts {
   uint64_t page_size;     /* bytes, a power of two from 4096 on; 0: as below, or 4096 */
   uffd_image *below;      /* what the layer is an increment on; NULL: nothing, it is a whole image */
   uint64_t frame_bytes;   /* of a frame, at most, unless a page is larger; 0: 64 KiB */
-  int32_t level;          /* of zstd; 0: -1, which is decoded fastest. From 3 on files are smaller */
+  int32_t level;          /* of zstd; 0: 3. -1 decodes in 0.8 of the time, and files are a twelfth larger */
   uint32_t digest;        /* UFFD_DIGEST_*; NONE: as below, or XXH3. SHA256 where strangers keep the file */
   uint32_t flags;         /* UFFD_STORE_COMPARE, UFFD_STORE_PLAIN */
   uint32_t reserved;      /* 0 */

@@ -69,7 +69,7 @@ A FILE may be a URI: http, https, s3 or nbd.
     --against FILE   what OUT is an increment on; several times for a stack, the lowest first
     --size N         bytes of the image, such as 64M (default: as below)
     --frame N        bytes of a zstd frame (default 64K)
-    --level N        of zstd, -100 to 22 (default -1, fast to restore; 3: a twelfth smaller)
+    --level N        of zstd, -100 to 22 (default 3; -1: restored faster, a twelfth larger)
     --digest D       xxh3 (default), or sha256, where strangers keep the file
   --json   one JSON object a line
 exit codes: 0 done, and the same or fine; 1 not so, or failed; 2 wrong usage; of compare and diff also: cannot be read

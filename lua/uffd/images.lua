@@ -145,7 +145,7 @@ local import_options = {
 ---@field parent? uffd.Image firecracker: what the diff was made against
 ---@field storage? string e2b: the directory of the builds (default: DIR)
 ---@field frame? integer|string bytes of a zstd frame (default 64K)
----@field level? integer of zstd (default -1: fast to restore)
+---@field level? integer of zstd (default 3; -1 is decoded faster, and a twelfth larger)
 ---@field digest? "xxh3"|"sha256"
 ---@field progress? fun(done: integer, total: integer): boolean? false stops it
 
@@ -205,7 +205,7 @@ local layer_options = {
 ---@field compare? boolean pages put as data that are as below are kept as the same as below
 ---@field plain? boolean zeros are in the stream too: `zstd -d` gives the image when it is put once, in order
 ---@field frame? integer|string bytes of a zstd frame (default 64K)
----@field level? integer of zstd (default -1: fast to restore)
+---@field level? integer of zstd (default 3; -1 is decoded faster, and a twelfth larger)
 ---@field digest? "xxh3"|"sha256" (default: as below, or "xxh3")
 ---@field parent? string the parent's name in the index (default: found out)
 ---@field attributes? string JSON
