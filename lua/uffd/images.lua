@@ -22,7 +22,7 @@ local image = {}
 ---@field frame_limit? integer|string bytes: a file with a longer zstd frame is refused (default 16M)
 ---@field cache? string directory for what is fetched (default: as uffd.image.cache says); "": it is not kept
 ---@field cache_limit? integer|string bytes of that directory (default 20G)
----@field credentials? string a file: lines of user=, password=, token=, region=, certificate=, key=; or UFFD_CREDENTIALS
+---@field credentials? string a file of user=, password=, token=, region=, certificate=, key=; or UFFD_CREDENTIALS
 ---@field ca_file? string PEM: whom to trust instead of the system's authorities (default: UFFD_CA_FILE)
 ---@field patience_ms? integer how long a page waits for a server that may come back (default 60000)
 ---@field unversioned? boolean a server that does not say when a file changes is believed

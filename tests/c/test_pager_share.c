@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "door.h"
 #include "paging.h"
 
 #define MIB   (UINT64_C(1) << 20)
@@ -416,6 +418,57 @@ static void what_is_lent_is_the_pagers(void) {
   paging_tear_down(&other);
 }
 
+/* The number of the pages that the pager lends, as a client hears it that is none of ours. */
+static long long ask_for_token(const struct paging *paging) {
+  static const char asks[] = "[{\"uffd_notice\":\"share\",\"uffd_answer\":true}]";
+  long long token = 0;
+  int socket = connect_to(paging);
+  CHECK_EQ(vmm_send(socket, asks, strlen(asks), NULL, 0), 0);
+  CHECK_EQ(sscanf(read_line(socket), "{\"ok\":true,\"uffd_shared\":%lld,", &token), 1);
+  close(socket);
+  return token;
+}
+
+/*
+ * A client that says of other memory that it is lent, its pages being huge ones, or its own: the first is refused, and
+ * the second gets an error for each page, and no zeros. Others are served on.
+ */
+static void what_is_not_lent_is_not_taken_for_it(void) {
+  struct paging paging;
+  struct uffd_pager_opts opts = share_opts();
+  struct vmm vmm;
+  char list[256], extra[64];
+  uint64_t pages = 2 * MIB / PAGE;
+  check_needs(UFFD_FEAT_POISON);
+  paging_set_up(&paging, 2 * MIB);
+  paging_start(&paging, &opts);
+  CHECK_EQ(vmm_map(&vmm, PAGE, &pages, 1), 0);
+  CHECK_EQ(vmm_register(&vmm, 0, UFFDIO_REGISTER_MODE_MISSING), 0);
+  long long token = ask_for_token(&paging);
+  snprintf(list, sizeof(list),
+           "[{\"base_host_virt_addr\":%llu,\"size\":2097152,\"offset\":0,\"page_size\":2097152,\"uffd_answer\":true,"
+           "\"uffd_shared\":%lld}]",
+           (unsigned long long)round_down(vmm.regions[0].address, 2 * MIB), token);
+  int socket = connect_to(&paging);
+  CHECK_EQ(vmm_send(socket, list, strlen(list), &vmm.uffd, 1), 0);
+  check_line_has(socket, "a mapping of shared pages, which have 4096 bytes, and not 2097152");
+  close(socket);
+  snprintf(extra, sizeof(extra), ",\"uffd_shared\":%lld", token);
+  socket = connect_to(&paging);
+  send_list(socket, &vmm, extra, vmm.uffd, -1);
+  check_line_has(socket, "{\"ok\":true");
+  paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+  for (unsigned i = 0; i < 3; i++) { /* NOLINTNEXTLINE(performance-no-int-to-ptr): from the other side */
+    CHECK_EQ(check_access((void *)(uintptr_t)(vmm.regions[0].address + i * PAGE), false, NULL), SIGBUS);
+  }
+  paging_client_ok(start((struct clone){.paging = &paging, .run = read_from_the_sixth}));
+  CHECK_EQ(vmm_send(socket, "[]", 2, NULL, 0), 0);
+  close(socket);
+  vmm_unmap(&vmm);
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
 static int no_resolver(void *ctx, const struct uffd_client *client, uffd_resolver *image, uffd_resolver **resolver) {
   (void)ctx, (void)client;
   *resolver = image;
@@ -498,6 +551,7 @@ static const struct check_test tests[] = {
     TEST(forked_children_share_too),
     TEST(a_pager_that_does_not_share_says_so),
     TEST(what_is_lent_is_the_pagers),
+    TEST(what_is_not_lent_is_not_taken_for_it),
     TEST(there_must_be_one_image),
     TEST(others_are_served_beside),
 };
