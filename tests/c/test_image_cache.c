@@ -174,8 +174,11 @@ static void read_first(void *ctx) {
   uffd_image_read(ctx, 0, page, PAGE);
 }
 
-/* A process is killed when it has written a chunk, and has not said so. */
-static void killed_before_it_publishes(void) {
+/*
+ * A process that stands still for ever when it has written a chunk, and has not said so. The image is opened with this
+ * patience.
+ */
+static pid_t stop_before_it_publishes(struct remoting **server, uint32_t patience_ms, uffd_image **image) {
   int to_child[2], from_child[2];
   char byte, uri[256] = "", cache[256];
   snprintf(cache, sizeof(cache), "%s", imaging_path("cache"));
@@ -184,30 +187,50 @@ static void killed_before_it_publishes(void) {
   pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
-    uffd_image *image;
+    uffd_image *own;
     struct check_thread thread;
     CHECK(read(to_child[0], uri, sizeof(uri) - 1) > 0);
-    CHECK_OK(remoting_try(uri, cache, 0, &image));
+    CHECK_OK(remoting_try(uri, cache, 0, &own));
     check_barrier_hold("cache-written");
-    check_thread_start(&thread, read_first, image);
+    check_thread_start(&thread, read_first, own);
     check_barrier_await("cache-written");
     CHECK_EQ(write(from_child[1], "x", 1), 1);
     for (;;) {
       pause();
     }
   }
-  struct remoting *server = serve();
-  uffd_image_close(remoting_open(remoting_url(server, "raw"), "", 0));
-  snprintf(uri, sizeof(uri), "%s", remoting_url(server, "raw"));
+  *server = serve();
+  uffd_image_close(remoting_open(remoting_url(*server, "raw"), "", 0));
+  snprintf(uri, sizeof(uri), "%s", remoting_url(*server, "raw"));
   CHECK(write(to_child[1], uri, strlen(uri)) > 0);
   CHECK_EQ(read(from_child[0], &byte, 1), 1);
-  uffd_image *image = remoting_open(uri, cache, 0);
-  CHECK_EQ(layer_of(image).units_there, 0);
+  *image = remoting_open(uri, cache, patience_ms);
+  CHECK_EQ(layer_of(*image).units_there, 0);
+  return child;
+}
+
+static void killed_before_it_publishes(void) {
+  struct remoting *server;
+  uffd_image *image;
+  pid_t child = stop_before_it_publishes(&server, 0, &image);
   CHECK_EQ(kill(child, SIGKILL), 0);
   CHECK_EQ(waitpid(child, NULL, 0), child);
   CHECK(expect_all(image) > 0);
   CHECK_EQ(layer_of(image).units_there, UNITS);
   uffd_image_close(image);
+  free(pages);
+}
+
+/* A process that was stopped, and keeps its lock on a chunk, does not hold up others for ever. */
+static void stopped_before_it_publishes(void) {
+  struct remoting *server;
+  uffd_image *image;
+  pid_t child = stop_before_it_publishes(&server, 15000, &image);
+  CHECK(expect_all(image) > 0);
+  CHECK_EQ(layer_of(image).units_there, UNITS);
+  uffd_image_close(image);
+  CHECK_EQ(kill(child, SIGKILL), 0);
+  CHECK_EQ(waitpid(child, NULL, 0), child);
   free(pages);
 }
 
@@ -370,6 +393,7 @@ static const struct check_test tests[] = {
     TEST(another_version),
     TEST(four_processes_fetch_each_chunk_once),
     TEST(killed_before_it_publishes),
+    TEST(stopped_before_it_publishes),
     TEST(another_start_of_the_machine),
     TEST(damaged_files),
     TEST(a_file_that_is_removed),

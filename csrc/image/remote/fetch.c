@@ -20,7 +20,8 @@
 #define FLIGHTS_KEPT 4u                    /* for demands */
 #define SOON_TRIES   3u                    /* of what nobody waits for */
 #define READERS      8u                    /* in order, that are told apart */
-#define FOREIGN_MS   1                     /* between two looks at what another process fetches */
+#define FOREIGN_MS   1                     /* between two looks at what another process fetches, */
+#define FOREIGN_MOST 20000u                /* and how long a demand waits for it, or a third of the patience */
 #define IDLE_MS      60000
 #define NONE         UINT32_MAX
 
@@ -202,6 +203,7 @@ static void settle(struct fetch *fetch, uint64_t number) {
   struct uffd_unit *unit = unit_of(fetch, number);
   unit->phase = IDLE;
   unit->level = UFFD_WANT_NOT;
+  unit->alone = 0;
   unit->since = 0;
   fetch->news = true;
 }
@@ -411,8 +413,10 @@ static bool launch_demand(struct fetch *fetch, uint64_t number) {
   bool demand = unit->level >= UFFD_WANT_NOW;
   struct job *job = free_job(fetch, demand);
   if (job == NULL) return false;
-  choose_group(fetch, number, demand ? GROUP : JOB_BYTES, &first, &count);
-  int locked = lock_units(fetch, first, count);
+  first = number;
+  count = 1;
+  if (unit->alone == 0) choose_group(fetch, number, demand ? GROUP : JOB_BYTES, &first, &count);
+  int locked = unit->alone != 0 ? 1 : lock_units(fetch, first, count);
   if (locked == 0 && count > 1 && !is_there(fetch, number)) {
     first = number;
     count = 1;
@@ -447,19 +451,24 @@ static void launch_demands(struct fetch *fetch) {
   if (free_job(fetch, false) != NULL) launch_level(fetch, false);
 }
 
-/* What another process fetches: it is there, or that process has given up. */
+/*
+ * What another process fetches: it is there, or that process has given up. A process that was stopped, or frozen, does
+ * neither: what is demanded is fetched here too then. Two may write a unit, since both write the same bytes.
+ */
 static void look_at_foreign(struct fetch *fetch) {
   struct list left = {0, 0};
+  uint64_t now = uffd_now(), most = min_u64(FOREIGN_MOST, fetch->of->remote->patience_ms / 3) * 1000000;
   for (uint32_t number; (number = take_first(fetch, &fetch->foreign)) != NONE;) {
     if (is_there(fetch, number)) {
       settle(fetch, number);
-    } else if (uffd_cache_lock(fetch->of->cache, number, 1) == 1) {
-      uffd_cache_unlock(fetch->of->cache, number, 1);
-      unit_of(fetch, number)->phase = DEMANDED;
-      append(fetch, &fetch->demands, number);
-    } else {
-      append(fetch, &left, number);
+      continue;
     }
+    struct uffd_unit *unit = unit_of(fetch, number);
+    bool given_up = uffd_cache_lock(fetch->of->cache, number, 1) == 1;
+    if (given_up) uffd_cache_unlock(fetch->of->cache, number, 1);
+    if (!given_up) unit->alone = unit->since != 0 && now - unit->since >= most;
+    if (given_up || unit->alone != 0) unit->phase = DEMANDED;
+    append(fetch, unit->phase == DEMANDED ? &fetch->demands : &left, number);
   }
   fetch->foreign = left;
 }

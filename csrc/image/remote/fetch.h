@@ -21,6 +21,7 @@ struct uffd_unit {
   uint8_t phase;
   uint8_t listed;  /* is in the list of demands, perhaps although its phase is another by now */
   uint8_t level;   /* of what is wanted */
+  uint8_t alone;   /* another process takes too long: it is fetched here too */
   uint32_t follow; /* in the list of demands: the unit after it + 1 */
   uint64_t since;  /* when it was demanded first, ns */
 };
