@@ -38,11 +38,16 @@ static bool send_all(int fd, const void *bytes, uint64_t length) {
   return true;
 }
 
+static uint64_t length_of(const struct remoting_file *file) {
+  return file->claimed != 0 ? file->claimed : file->length;
+}
+
 /* Sends a head, and so many bytes from low on. */
 static bool reply(struct answer *answer, const char *status, const char *more, uint64_t claimed, uint64_t from,
                   uint64_t sent) {
   snprintf(answer->head, sizeof(answer->head), "HTTP/1.1 %s\r\nContent-Length: %llu\r\n%s\r\n", status,
            (unsigned long long)claimed, more);
+  if (answer->file.claimed != 0) from %= 65536;
   return send_all(answer->fd, answer->head, strlen(answer->head)) &&
          (sent == 0 || send_all(answer->fd, answer->file.bytes + from, sent));
 }
@@ -69,7 +74,7 @@ static bool keep_silent(struct answer *answer) {
 
 static bool drip(struct answer *answer, uint64_t length) {
   const struct remoting_file *file = &answer->file;
-  if (!reply_range(answer, file->etag, answer->low, answer->high, file->length, "", length, 0)) return false;
+  if (!reply_range(answer, file->etag, answer->low, answer->high, length_of(file), "", length, 0)) return false;
   for (uint64_t i = 0; i < length; i++) {
     struct pollfd wait = {.fd = answer->fd, .events = POLLIN};
     if (!send_all(answer->fd, file->bytes + answer->low + i, 1)) return false;
@@ -87,7 +92,7 @@ static bool reset(struct answer *answer) {
 /* true: the connection stays. */
 static bool give(struct answer *answer, enum remoting_manner manner) {
   const struct remoting_file *file = &answer->file;
-  uint64_t length = answer->high - answer->low + 1, total = file->length, some = length < 1000 ? length / 2 : 1000;
+  uint64_t length = answer->high - answer->low + 1, total = length_of(file), some = length < 1000 ? length / 2 : 1000;
   const char *etag = file->etag;
   char weak[48], multipart[] = "Content-Type: multipart/byteranges; boundary=x\r\n";
 #define RANGE(...) reply_range(answer, __VA_ARGS__)
@@ -190,9 +195,9 @@ static enum remoting_manner note(struct remoting *server, const char *request, s
   for (uint64_t at = low / 65536; at <= high / 65536 && at < REMOTING_CHUNKS; at++) {
     server->chunks[at]++;
   }
-  if (low >= answer->file.length) return REMOTING_STATUS_416;
+  if (low >= length_of(&answer->file)) return REMOTING_STATUS_416;
   answer->low = low;
-  answer->high = high < answer->file.length ? high : answer->file.length - 1;
+  answer->high = high < length_of(&answer->file) ? high : length_of(&answer->file) - 1;
   if (moved) return REMOTING_RIGHT;
   if (manner == REMOTING_RIGHT && match != NULL &&
       strncmp(match + 11, answer->file.etag, strlen(answer->file.etag)) != 0) {
@@ -307,6 +312,12 @@ void remoting_flip(struct remoting *server, const char *name, uint64_t at) {
   struct remoting_file *file = file_named(server, name);
   file->bytes = keep_copy(server, file->bytes, file->length);
   server->copies[server->copies_count - 1][at] ^= 1;
+  pthread_mutex_unlock(&server->lock);
+}
+
+void remoting_claim(struct remoting *server, const char *name, uint64_t length) {
+  pthread_mutex_lock(&server->lock);
+  file_named(server, name)->claimed = length;
   pthread_mutex_unlock(&server->lock);
 }
 

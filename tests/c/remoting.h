@@ -55,6 +55,7 @@ struct remoting_file {
   const char *name;
   const unsigned char *bytes;
   uint64_t length;
+  uint64_t claimed; /* what the server says its length is: it sends the same 64 KiB again and again; 0: it is length */
   char etag[32];
   char date[48];    /* a header line, sent where the ETag is not, or is weak */
   char version[32]; /* its id, where the server keeps versions; "" none */
@@ -90,6 +91,8 @@ struct remoting {
 struct remoting *remoting_start(void);
 /* The server keeps a copy. The ETag is of the name, and of how often the name was given. */
 void remoting_add(struct remoting *server, const char *name, const unsigned char *bytes, uint64_t length);
+/* The server says that its file of that name is so long: see claimed. */
+void remoting_claim(struct remoting *server, const char *name, uint64_t length);
 /* One byte of the file becomes another, and nothing else does: the server says nothing of it. */
 void remoting_flip(struct remoting *server, const char *name, uint64_t at);
 /* Each request must have this header line, or gets status 403. */

@@ -234,6 +234,27 @@ static void stopped_before_it_publishes(void) {
   free(pages);
 }
 
+/* How long its file is, a server says: that fills no disk before anything is fetched. */
+static void a_server_that_claims_much(void) {
+  const uint64_t claimed = UINT64_C(256) << 30, far = claimed - 64 * PAGE;
+  unsigned char page[PAGE];
+  struct stat status;
+  struct remoting *server = serve();
+  remoting_claim(server, "raw", claimed);
+  for (unsigned i = 0; i < 2; i++) {
+    uffd_image *image = remoting_open(remoting_url(server, "raw"), imaging_path("cache"), 0);
+    CHECK_OK(uffd_image_read(image, far + 3 * PAGE, page, PAGE));
+    CHECK(memcmp(page, pages + 3 * PAGE, PAGE) == 0);
+    CHECK_EQ(layer_of(image).requests, i == 0 ? 1 : 0);
+    uffd_image_close(image);
+  }
+  int fd = open_file();
+  CHECK_EQ(fstat(fd, &status), 0);
+  CHECK(status.st_blocks < (32 << 20) / 512);
+  close(fd);
+  free(pages);
+}
+
 /* What the disk has is compared before it is used, when the machine was started anew. */
 static void another_start_of_the_machine(void) {
   struct remoting *server = serve();
@@ -394,6 +415,7 @@ static const struct check_test tests[] = {
     TEST(four_processes_fetch_each_chunk_once),
     TEST(killed_before_it_publishes),
     TEST(stopped_before_it_publishes),
+    TEST(a_server_that_claims_much),
     TEST(another_start_of_the_machine),
     TEST(damaged_files),
     TEST(a_file_that_is_removed),

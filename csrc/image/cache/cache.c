@@ -16,9 +16,10 @@
 #include "image/cache/file.h"
 #include "image/digest.h"
 
-#define TRIES       100u                 /* to open a file that others make and remove meanwhile */
-#define COUNT_AFTER (UINT64_C(64) << 20) /* bytes written, then the directory is looked at again */
-#define WHOSE       (S_IRUSR | S_IWUSR)
+#define TRIES        100u                 /* to open a file that others make and remove meanwhile */
+#define COUNT_AFTER  (UINT64_C(64) << 20) /* bytes written, then the directory is looked at again */
+#define WRITTEN_MOST (UINT64_C(16) << 20) /* bytes of an empty file that are written: enough for 40 GiB of an image */
+#define WHOSE        (S_IRUSR | S_IWUSR)
 
 struct uffd_cache {
   int fd;
@@ -50,13 +51,17 @@ static void fill_head(const struct uffd_cache_key *key, struct uffd_cache_head *
   uffd_cache_boot(head->boot);
 }
 
-/* States and records are written, so that they have their blocks: later only data can find the disk full. */
+/*
+ * States and records are written, so that they have their blocks: later only data can find the disk full. Not those of
+ * an image that is said to be very large: how long it is, a server says, and the disk would be full at once.
+ */
 static int write_empty(int fd, const struct uffd_cache_head *head, const char *path) {
   static const char zeros[65536];
   struct uffd_cache_layout layout = uffd_cache_lay_out(head->units, head->stream_bytes);
   int result = 0;
-  for (uint64_t at = 0; result == 0 && at < layout.data; at += sizeof(zeros)) {
-    result = uffd_write_exactly(fd, path, at, zeros, min_u64(sizeof(zeros), layout.data - at));
+  uint64_t written = min_u64(layout.data, WRITTEN_MOST);
+  for (uint64_t at = 0; result == 0 && at < written; at += sizeof(zeros)) {
+    result = uffd_write_exactly(fd, path, at, zeros, min_u64(sizeof(zeros), written - at));
   }
   if (result == 0) result = uffd_write_exactly(fd, path, 0, head, sizeof(*head));
   if (result == 0 && ftruncate(fd, (off_t)layout.end) != 0) {
