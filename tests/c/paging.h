@@ -40,7 +40,7 @@ struct paging_seen {
   _Atomic int over;               /* 1 + -result of the last step */
   _Atomic unsigned fds;           /* open in the supervisor */
   /* for the tests themselves: zeros at first */
-  _Atomic int flags[8];
+  _Atomic int flags[16];
   _Atomic uint64_t numbers[8];
 };
 

@@ -125,20 +125,31 @@ static uint64_t smaps_kib(const void *address, const char *name) {
 
 #define CLONES 4u
 
-/* All have read all; then each sees its share of it. */
-static void read_and_weigh(struct clone *clone) {
-  CHECK(is_image(clone, 0, WHOLE));
-  set(clone, clone->index);
+/* Waits until all clones have come to this step. */
+static void meet(const struct clone *clone, unsigned step) {
+  set(clone, step * CLONES + clone->index);
   for (unsigned i = 0; i < CLONES; i++) {
-    await(clone->paging, i);
+    await(clone->paging, step * CLONES + i);
   }
+}
+
+/* All have read all; then each sees its share of it. A tenth that each writes is its own. */
+static void read_and_weigh(struct clone *clone) {
+  uint64_t written = 0;
+  CHECK(is_image(clone, 0, WHOLE));
+  meet(clone, 0);
   CHECK_EQ(smaps_kib(clone->at, "Rss"), WHOLE / 1024);
   CHECK_EQ(smaps_kib(clone->at, "Anonymous"), 0);
   CHECK(smaps_kib(clone->at, "Pss") <= WHOLE / 1024 / CLONES + 1);
-  set(clone, CLONES + clone->index);
-  for (unsigned i = 0; i < CLONES; i++) {
-    await(clone->paging, CLONES + i);
+  meet(clone, 1);
+  for (uint64_t at = 0; at < WHOLE; at += 10 * PAGE, written++) {
+    clone->at[at] = (unsigned char)~clone->at[at];
   }
+  meet(clone, 2);
+  CHECK_EQ(smaps_kib(clone->at, "Rss"), WHOLE / 1024);
+  CHECK_EQ(smaps_kib(clone->at, "Anonymous"), written * PAGE / 1024);
+  CHECK(smaps_kib(clone->at, "Pss") * 5 < WHOLE / 1024 * 2);
+  meet(clone, 3);
 }
 
 static void clients_have_one_copy(void) {
