@@ -234,16 +234,24 @@ void case_image_zstd(const char *name) {
   report(&row);
 }
 
-/* Random pages, by a handler's thread: a compressed one brings its frame, 16 pages; a raw one comes alone. */
+/*
+ * Random pages, by a handler's thread: a compressed one brings its frame, 16 pages; a raw one comes alone, or with as
+ * many.
+ */
 void case_image_fault(const char *name) {
   struct plan packed = plan_of(RANDOM, 1, layers()->one), raw = plan_of(RANDOM, 1, NULL);
   packed.around = UNIT;
   packed.engine = raw.engine = UFFD_ENGINE_THREADS;
-  struct contender list[] = {{.run = serve_image, .plan = &packed}, {.run = serve, .plan = &raw}};
+  struct plan wide = raw;
+  wide.around = UNIT;
+  struct contender list[] = {
+      {.run = serve_image, .plan = &packed}, {.run = serve, .plan = &raw}, {.run = serve, .plan = &wide}};
   struct row row = {.name = name, .unit = "ns/fault", .engine = "threads", .limit_name = "the raw file, a page"};
   row.runs = RUNS_OF(list);
   row.uffd = list[0].figures[MAIN];
   row.limit = list[1].figures[MAIN];
+  row.base = list[2].figures[MAIN];
+  row.base_name = "the raw file, 16 pages";
   row.at_most = 1.9;
   explain(&row, "a fault brings %u pages", (unsigned)(UNIT / PAGE));
   explain_usage(&row, "uffd", &list[0]);

@@ -48,7 +48,7 @@ static void touch_some(const struct plan *plan, const char *memory, uint64_t beg
     (void)bytes[few_at(plan, i)];
   }
   double taken = (double)(now_ns() - begin);
-  figures[MAIN] = plan->part == 0 ? taken / 1e6 : taken / (double)(plan->part / PAGE);
+  figures[MAIN] = plan->part == 0 ? taken / 1e6 : taken * (double)PAGE / (double)plan->part;
 }
 
 static void check_some(const struct plan *plan, const char *memory) {
