@@ -62,6 +62,7 @@ static uffd_image *open_image(const char *name, int32_t decoders) {
 static void serve(struct served *served, const char *name, int32_t decoders, uint32_t engine) {
   struct uffd_loop_opts loop = UFFD_LOOP_OPTS_INIT;
   struct uffd_map_opts map = UFFD_MAP_OPTS_INIT;
+  if (engine == UFFD_ENGINE_INLINE) check_inline(&loop);
   loop.engine = engine;
   served->image = open_image(name, decoders);
   CHECK_OK(uffd_image_resolver(served->image, &served->resolver));
