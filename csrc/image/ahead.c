@@ -181,6 +181,35 @@ static struct slot *find_slot(struct uffd_ahead_queue *queue, uint64_t offset) {
   return found;
 }
 
+static struct slot *find_wanted(struct uffd_ahead_queue *queue) {
+  struct slot *first = NULL;
+  uint64_t order = UINT64_MAX;
+  for (uint32_t i = 0; i < SLOTS; i++) {
+    struct slot *slot = &queue->slots[i];
+    if (atomic_load_explicit(&slot->state, memory_order_relaxed) != WANTED) continue;
+    uint64_t own = atomic_load_explicit(&slot->order, memory_order_relaxed);
+    if (own > order) continue;
+    order = own;
+    first = slot;
+  }
+  return first;
+}
+
+/* Decodes what a slot that the caller has taken is for. */
+static void fill_slot(struct uffd_ahead_queue *queue, struct slot *slot, struct uffd_reader *reader) {
+  char *buffer = queue->buffers + (uint64_t)(slot - queue->slots) * SLOT_BYTES;
+  int result = uffd_image_gather(queue->ahead->image, reader, slot->low, buffer, slot->high - slot->low);
+  atomic_store(&slot->state, result < 0 ? FAILED : READY);
+}
+
+/* While a thread decodes what the handler needs now, the handler decodes what comes later. */
+static void help(struct uffd_ahead_queue *queue, const struct slot *needed, struct uffd_reader *reader) {
+  uint32_t wanted = WANTED;
+  struct slot *slot = find_wanted(queue);
+  if (atomic_load_explicit(&needed->state, memory_order_relaxed) != TAKEN || slot == NULL) return;
+  if (atomic_compare_exchange_strong(&slot->state, &wanted, TAKEN)) fill_slot(queue, slot, reader);
+}
+
 /* The state of a slot that the handler needs now: TAKEN, and then it will be told. */
 static uint32_t await(struct uffd_ahead_queue *queue, struct slot *slot) {
   uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire);
@@ -207,7 +236,8 @@ void uffd_ahead_want(struct uffd_ahead_queue *queue, uint64_t offset, uint64_t l
   fill_slots(queue);
 }
 
-int uffd_ahead_take(struct uffd_ahead_queue *queue, const struct uffd_fault *fault, struct uffd_answer *answer) {
+int uffd_ahead_take(struct uffd_ahead_queue *queue, struct uffd_reader *reader, const struct uffd_fault *fault,
+                    struct uffd_answer *answer) {
   if (!queue->touched || fault->page_size != BASE_PAGE) return 0;
   queue->used = true;
   struct slot *slot = find_slot(queue, fault->offset);
@@ -216,16 +246,18 @@ int uffd_ahead_take(struct uffd_ahead_queue *queue, const struct uffd_fault *fau
     miss(queue, fault->offset);
   } else {
     queue->misses = 0;
+    if (fault->cover_length >= SLOT_BYTES) help(queue, slot, reader); /* less is wanted at once while faults come */
     state = await(queue, slot);
     if (state == FAILED) empty_slot(slot); /* the handler finds out of which page, and why */
   }
   fill_slots(queue);
   if (state == TAKEN) return -EAGAIN;
   if (state != READY) return 0;
+  uint64_t low = max_u64(slot->low, fault->cover_offset);
   answer->kind = UFFD_ANSWER_BYTES;
-  answer->offset = slot->low;
-  answer->length = slot->high - slot->low;
-  answer->data = queue->buffers + (uint64_t)(slot - queue->slots) * SLOT_BYTES;
+  answer->offset = low;
+  answer->length = min_u64(slot->high, fault->cover_offset + fault->cover_length) - low;
+  answer->data = queue->buffers + (uint64_t)(slot - queue->slots) * SLOT_BYTES + (low - slot->low);
   return 1;
 }
 
@@ -247,20 +279,6 @@ int uffd_ahead_tidy(struct uffd_ahead_queue *queue) {
 }
 
 /* The threads */
-
-static struct slot *find_wanted(struct uffd_ahead_queue *queue) {
-  struct slot *first = NULL;
-  uint64_t order = UINT64_MAX;
-  for (uint32_t i = 0; i < SLOTS; i++) {
-    struct slot *slot = &queue->slots[i];
-    if (atomic_load_explicit(&slot->state, memory_order_relaxed) != WANTED) continue;
-    uint64_t own = atomic_load_explicit(&slot->order, memory_order_relaxed);
-    if (own > order) continue;
-    order = own;
-    first = slot;
-  }
-  return first;
-}
 
 /* Queues take turns: the one that got a thread goes behind the others. */
 static void put_last(struct uffd_ahead *ahead, struct uffd_ahead_queue **link) {

@@ -26,10 +26,12 @@ void uffd_ahead_leave(struct uffd_ahead_queue *queue);
 /* The handler's, none of which waits. [offset, offset+length) of the image will be asked for soon. */
 void uffd_ahead_want(struct uffd_ahead_queue *queue, uint64_t offset, uint64_t length);
 /*
- * 1: the answer holds the fault's page, and its bytes stay until the next call. 0: the page was not decoded ahead.
- * -EAGAIN: a thread is decoding it, and will ring the handler.
+ * 1: the answer holds the fault's page, as much of the cover as is there, and its bytes stay until the next call. 0:
+ * the page was not decoded ahead. -EAGAIN: a thread is decoding it, and will ring the handler. reader: the handler's,
+ * with which it may decode something that comes later.
  */
-int uffd_ahead_take(struct uffd_ahead_queue *queue, const struct uffd_fault *fault, struct uffd_answer *answer);
+int uffd_ahead_take(struct uffd_ahead_queue *queue, struct uffd_reader *reader, const struct uffd_fault *fault,
+                    struct uffd_answer *answer);
 /* The handler has nothing to do: what was decoded, and nobody asked for, is dropped. 1: call it again, 0: all is tidy.
  */
 int uffd_ahead_tidy(struct uffd_ahead_queue *queue);

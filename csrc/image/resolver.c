@@ -154,7 +154,7 @@ static int ask(const uffd_image *image, const struct uffd_image_asker *state, co
   }
   if (piece->kind == UFFD_IMAGE_ZERO) return answer_bytes(image, state, offset, offset + page, answer);
   if (state->queue != NULL && (fault->flags & UFFD_FAULT_PREFETCH) != 0) {
-    int taken = uffd_ahead_take(state->queue, fault, answer);
+    int taken = uffd_ahead_take(state->queue, state->reader, fault, answer);
     if (taken != 0) return taken < 0 ? taken : 0;
   }
   choose_range(image, fault, i, &low, &high);
