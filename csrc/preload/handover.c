@@ -1,9 +1,11 @@
 /*
  * The userfaultfd of this program, and the pager's door. The handshake is Firecracker's, as uffd_handoff_send() writes
- * it: a list of regions in JSON, and the userfaultfd beside its first byte. The pager answers nothing.
+ * it: a list of regions in JSON, and the userfaultfd beside its first byte. Our own pager answers with one line, others
+ * with nothing.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -22,7 +24,8 @@
 #define MODE_MISSING   UINT64_C(1)
 #define DESCRIPTOR_MIN 512 /* high, because programs may rely on the numbers of their own descriptors */
 #define SEND_SECONDS   5
-#define REGION_BYTES   192 /* of the handshake's text */
+#define REGION_BYTES   192  /* of the handshake's text */
+#define ANSWER_MS      2000 /* that a pager's answer is waited for: others than ours send none */
 
 static int move_up(int fd) {
   int moved = fcntl(fd, F_DUPFD_CLOEXEC, DESCRIPTOR_MIN);
@@ -65,9 +68,14 @@ int uffd_preload_open(bool *forks) {
   return move_up(fd);
 }
 
-void uffd_preload_register(int object, const struct uffd_mapping *mapping) {
+/* Once more changes nothing; the kernel refuses what another object has. */
+bool uffd_preload_is_registered(int object, const struct uffd_mapping *mapping) {
   struct uffd_raw_register range = {.range = {mapping->address, mapping->length}, .mode = MODE_MISSING};
-  if (ioctl(object, RAW_UFFDIO_REGISTER, &range) == 0) return;
+  return ioctl(object, RAW_UFFDIO_REGISTER, &range) == 0;
+}
+
+void uffd_preload_register(int object, const struct uffd_mapping *mapping) {
+  if (uffd_preload_is_registered(object, mapping)) return;
   if (errno == EPERM) {
     uffd_preload_die(UFFD_PRELOAD_FAILED, "The mapping at %x of %u bytes cannot be registered: its file is read-only.",
                      mapping->address, mapping->length);
@@ -83,7 +91,7 @@ void uffd_preload_unregister(int object, const struct uffd_mapping *mapping) {
 
 /* The pager */
 
-static size_t write_list(char *text, size_t size, const struct uffd_match *matches, unsigned count) {
+static size_t write_list(char *text, size_t size, const struct uffd_match *matches, unsigned count, bool answered) {
   uint64_t offset = 0;
   size_t length = uffd_preload_format(text, size, "[");
   for (unsigned i = 0; i < count; i++) {
@@ -91,8 +99,9 @@ static size_t write_list(char *text, size_t size, const struct uffd_match *match
     if (matches[i].has_offset) offset = matches[i].offset;
     length += uffd_preload_format(
         text + length, size - length,
-        "%s{\"base_host_virt_addr\":%u,\"size\":%u,\"offset\":%u,\"page_size\":%u,\"page_size_kib\":%u}",
-        i == 0 ? "" : ",", mapping->address, mapping->length, offset, mapping->page_size, mapping->page_size);
+        "%s{%s\"base_host_virt_addr\":%u,\"size\":%u,\"offset\":%u,\"page_size\":%u,\"page_size_kib\":%u}",
+        i == 0 ? "" : ",", i == 0 && answered ? "\"uffd_answer\":true," : "", mapping->address, mapping->length, offset,
+        mapping->page_size, mapping->page_size);
     offset += mapping->length;
   }
   return length + uffd_preload_format(text + length, size - length, "]");
@@ -137,8 +146,42 @@ static void send_all(int socket, const char *text, size_t length, int object) {
   }
 }
 
-void uffd_preload_send(int object, int socket, const struct uffd_match *matches, unsigned count) {
+/* What stands behind "error" in the answer, without its escapes; false: there is no such key. */
+static bool read_refusal(const char *answer, char *why, size_t size) {
+  const char *at = strstr(answer, "\"error\"");
+  size_t length = 0;
+  if (at == NULL) return false;
+  at += strlen("\"error\"");
+  at += strcspn(at, "\"");
+  for (at += *at != '\0'; *at != '\0' && *at != '"' && length + 1 < size; at++) {
+    if (*at == '\\' && at[1] != '\0') at++;
+    why[length++] = *at;
+  }
+  why[length] = '\0';
+  return true;
+}
+
+/* A program whose memory was refused would sleep for ever at its first page. */
+static void await_answer(int socket) {
+  char answer[1024], why[1024];
+  size_t length = 0;
+  struct pollfd connection = {.fd = socket, .events = POLLIN};
+  while (length + 1 < sizeof(answer) && poll(&connection, 1, ANSWER_MS) > 0) {
+    ssize_t count = recv(socket, answer + length, sizeof(answer) - 1 - length, MSG_DONTWAIT);
+    if (count <= 0) return; /* it has hung up, as some pagers do */
+    length += (size_t)count;
+    answer[length] = '\0';
+    if (strchr(answer, '\n') == NULL) continue;
+    if (read_refusal(answer, why, sizeof(why))) {
+      uffd_preload_die(UFFD_PRELOAD_FAILED, "The pager refuses this memory: %s", why);
+    }
+    return;
+  }
+}
+
+void uffd_preload_send(int object, int socket, const struct uffd_match *matches, unsigned count, bool answered) {
   char text[UFFD_MATCHES_MAX * REGION_BYTES];
-  size_t length = write_list(text, sizeof(text), matches, count);
+  size_t length = write_list(text, sizeof(text), matches, count, answered);
   send_all(socket, text, length, object);
+  if (answered) await_answer(socket);
 }

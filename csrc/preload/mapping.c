@@ -81,6 +81,11 @@ const char *uffd_mapping_describe(struct uffd_mapping *mapping) {
   return NULL;
 }
 
+bool uffd_mapping_overlaps(const struct uffd_mapping *one, const struct uffd_mapping *other) {
+  return one->inode != 0 && one->inode == other->inode && one->device == other->device &&
+         one->file_offset < other->file_offset + other->length && other->file_offset < one->file_offset + one->length;
+}
+
 /* mlockall(MCL_FUTURE) brings pages in before the mapping can be registered. */
 static bool is_resident(const struct uffd_mapping *mapping) {
   unsigned char pages[512];

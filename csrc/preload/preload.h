@@ -4,8 +4,8 @@
  * Firecracker's format. This room is alone: libc only, and nothing of the other rooms but the kernel's numbers.
  *
  * mmap may be called in a signal handler, and in the child of a fork in a program with threads. So nothing here
- * allocates, uses stdio or waits for a lock of libc. The one lock of this library is held with signals blocked, and a
- * forked child takes it over.
+ * allocates, uses stdio or waits for a lock of libc. The one lock of this library is held with signals blocked, by a
+ * thread that cannot be cancelled; a forked child has it afresh.
  *
  *   say.c       messages on stderr, and text without stdio
  *   match.c     the mappings that the user named
@@ -46,6 +46,8 @@ struct uffd_mapping {
 
 /* Fills in the name and the page size; NULL, or why a pager cannot serve it. */
 const char *uffd_mapping_describe(struct uffd_mapping *mapping);
+/* Does the file of one begin where that of the other has bytes? */
+bool uffd_mapping_overlaps(const struct uffd_mapping *one, const struct uffd_mapping *other);
 /* After it is mapped: NULL, or why its pages cannot come from a pager. */
 const char *uffd_mapping_check(const struct uffd_mapping *mapping);
 
@@ -76,10 +78,12 @@ bool uffd_match_fits(const struct uffd_match *match, const struct uffd_mapping *
 /* Makes the userfaultfd; it stays open, so that missing pages never turn into zeros. Does not return on failure. */
 int uffd_preload_open(bool *forks);
 void uffd_preload_register(int object, const struct uffd_mapping *mapping);
+/* Is it still registered, by this object? */
+bool uffd_preload_is_registered(int object, const struct uffd_mapping *mapping);
 void uffd_preload_unregister(int object, const struct uffd_mapping *mapping);
 /* Connects to the pager. The socket stays open, and shows the pager that this process lives. */
 int uffd_preload_connect(const char *path);
-/* Sends all matches and the userfaultfd. Does not return on failure. */
-void uffd_preload_send(int object, int socket, const struct uffd_match *matches, unsigned count);
+/* Sends all matches and the userfaultfd. Does not return on failure, and when the pager refuses and says so in time. */
+void uffd_preload_send(int object, int socket, const struct uffd_match *matches, unsigned count, bool answered);
 
 #endif

@@ -30,7 +30,8 @@ PATH; programs that it starts are watched as well, each on its own.
 Anonymous memory, memfds, and files in tmpfs and hugetlbfs (pages of 2 MiB) can be served, shared or private. Left
 alone, with a message: mappings of other files, reservations (PROT_NONE), mappings that grow (MAP_GROWSDOWN), and files
 that have pages already. Not seen: memory of malloc, and system calls that do not go through libc. Static, set-uid and
-32-bit programs take no library, and are refused. Another process that maps the same memfd or file is not served.
+32-bit programs take no library, and are refused. Another mapping of the same memfd or file, here or in another
+process, is not served, and has zeros where it is touched first; so has who reads the file.
 A forked child is served too where this user has the capability sys_ptrace, else it does not have the memory.
 exit codes: PROGRAM's, 128 and the number where a signal ended it; 1 failed, or no memory was served; 2 wrong usage,
 77 the kernel or the permissions lack what is needed, 127 there is no such program]]
@@ -117,6 +118,7 @@ local function make_environment(library, given, door)
     UFFD_PRELOAD_MEMORY = given.memory and table.concat(given.memory, "\n") or "",
     UFFD_PRELOAD_DOOR = door or "",
     UFFD_PRELOAD_LIST = given.list and "1" or nil,
+    UFFD_PRELOAD_ANSWER = given.door and "1" or nil, -- else the pager beside it tells of a refusal
   }
 end
 

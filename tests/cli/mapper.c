@@ -1,17 +1,29 @@
 /*
  * A program that knows nothing of userfaultfd, for run.t: it maps memory, and does what its arguments say, in order.
  *
- *   map=KIND,SIZE[,NAME]  maps SIZE bytes: anonymous, shared (anonymous), memfd, private (a memfd), file (NAME is its
- *                         path), private-file, reserve (PROT_NONE), locked, populate, stack (it grows)
- *   check=IMAGE           all mappings, one behind the other, are as the image; a mapping that was dropped there is
- * zero fork                  a child does the rest, and its parent waits for it both                  a child does the
- * rest, its parent too drop=START,LENGTH     madvise(MADV_DONTNEED) of the last mapping punch=START,LENGTH    a hole in
- * its file move                  the last mapping goes elsewhere by mremap grow=SIZE             the last mapping grows
- * by mremap; what it gains must be zero unmap                 the last mapping exec=PROGRAM          replaces this
- * program; the rest are its arguments
+ * map=KIND,SIZE[,NAME]: maps SIZE bytes: anonymous, shared (anonymous), memfd, private (a memfd), file (NAME is its
+ * path), private-file, reserve (PROT_NONE), locked, populate, stack (it grows).
+ * at=ADDRESS: where the next mapping is to lie.
+ * check=IMAGE: all mappings, one behind the other, are as the image; what was dropped of a mapping is zero there.
+ * fork: a child does the rest, and its parent waits for it. both: a child does the rest, and its parent, too.
+ * brief: a child does nothing. brief-map: a child that shares this memory (vfork) maps and unmaps, and does nothing.
+ * drop=START,LENGTH: madvise(MADV_DONTNEED) of the last mapping. punch=START,LENGTH: a hole in its file.
+ * cut=LENGTH: its file is cut off there, and has its length again.
+ * move: the last mapping goes elsewhere by mremap. grow=SIZE: it grows by mremap; what it gains must be zero.
+ * unmap: the last mapping. over: other memory lies there from then on, of a file that has no holes.
+ * again: the file of the last mapping is mapped once more.
+ * spawn=COMMAND, vfork=COMMAND: a shell does it, by posix_spawn or vfork and exec.
+ * exec=PROGRAM: replaces this program; the rest are its arguments.
+ * clear: the environment. close: all descriptors from 3 on.
+ * cancel=SIZE: a thread that is to be cancelled maps memory. load=LIBRARY: which maps as much as its map_late() is
+ * told.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +43,7 @@ struct mapping {
 
 static struct mapping mappings[MAPPINGS_MAX];
 static unsigned count;
+static void *wanted; /* where the next mapping is to lie; NULL: anywhere */
 
 static struct mapping *last(void) {
   return &mappings[count - 1];
@@ -54,8 +67,9 @@ static void map(const char *kind, size_t length, const char *name) {
     flags = strncmp(kind, "private", strlen("private")) == 0 ? MAP_PRIVATE : MAP_SHARED;
     if (ftruncate(fd, (off_t)length) != 0) fail("ftruncate");
   }
-  void *at = mmap(NULL, length, prot, flags, fd, 0);
+  void *at = mmap(wanted, length, prot, wanted != NULL ? flags | MAP_FIXED : flags, fd, 0);
   if (at == MAP_FAILED) fail("mmap");
+  wanted = NULL;
   if (prot != PROT_NONE) mappings[count++] = (struct mapping){.at = at, .length = length, .fd = fd};
 }
 
@@ -68,7 +82,9 @@ static int check(const char *path) {
     const struct mapping *mapping = &mappings[i];
     for (size_t at = 0; at < mapping->length; at += PAGE, pages++) {
       if (fread(page, PAGE, 1, image) != 1) fail("the image is too short");
-      if (at >= mapping->dropped && at < mapping->dropped + mapping->dropped_length) memset(page, 0, sizeof(page));
+      for (size_t k = 0; k < PAGE; k++) {
+        if (at + k >= mapping->dropped && at + k < mapping->dropped + mapping->dropped_length) page[k] = 0;
+      }
       if (memcmp(mapping->at + at, page, PAGE) != 0) wrong++;
     }
   }
@@ -97,6 +113,74 @@ static void punch(const char *range) {
   }
 }
 
+static void cut(size_t length) {
+  struct mapping *mapping = last();
+  mapping->dropped = length;
+  mapping->dropped_length = mapping->length - length;
+  if (ftruncate(mapping->fd, (off_t)length) != 0) fail("ftruncate");
+  if (ftruncate(mapping->fd, (off_t)mapping->length) != 0) fail("ftruncate");
+}
+
+/* A hole that is punched into the file of what was there before must not be one here. */
+static void map_over(void) {
+  const struct mapping *mapping = last();
+  int fd = memfd_create("over", MFD_CLOEXEC);
+  if (ftruncate(fd, (off_t)mapping->length) != 0) fail("ftruncate");
+  unsigned char *at = mmap(mapping->at, mapping->length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+  if (at == MAP_FAILED) fail("mmap");
+  memset(at, 7, mapping->length);
+  if (fallocate(mapping->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)mapping->length) != 0) {
+    fail("fallocate");
+  }
+  for (size_t i = 0; i < mapping->length; i++) {
+    if (at[i] != 7) exit(1);
+  }
+  count--;
+}
+
+static void map_again(void) {
+  const struct mapping *mapping = last();
+  if (mmap(NULL, mapping->length, PROT_READ, MAP_SHARED, mapping->fd, 0) == MAP_FAILED) fail("mmap");
+}
+
+static void *map_cancelled(void *length) {
+  (void)pthread_cancel(pthread_self());
+  void *at = mmap(NULL, (size_t)(uintptr_t)length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED || munmap(at, (size_t)(uintptr_t)length) != 0) exit(1);
+  pthread_testcancel();
+  return NULL;
+}
+
+static void cancel(size_t length) {
+  pthread_t thread;
+  void *result;
+  if (pthread_create(&thread, NULL, map_cancelled, (void *)(uintptr_t)length) != 0) fail("pthread_create");
+  if (pthread_join(thread, &result) != 0 || result != PTHREAD_CANCELED) exit(1);
+}
+
+#ifdef MAPPER_STATIC
+static void load(const char *path) {
+  fail(path);
+}
+#else
+static void load(const char *path) {
+  void *library = dlopen(path, RTLD_NOW);
+  void *(*map_late)(size_t length) = library != NULL ? (void *(*)(size_t))dlsym(library, "map_late") : NULL;
+  if (map_late == NULL) {
+    fprintf(stderr, "%s\n", dlerror());
+    exit(1);
+  }
+  const size_t length = 4194304;
+  mappings[count++] = (struct mapping){.at = map_late(length), .length = length, .fd = -1};
+}
+#endif
+
+static void close_all(void) {
+  for (int fd = 3; fd < 1024; fd++) {
+    close(fd);
+  }
+}
+
 static void resize(size_t length) {
   struct mapping *mapping = last();
   size_t before = mapping->length;
@@ -120,6 +204,34 @@ static void wait_for_child(int *code) {
   int status;
   if (wait(&status) < 0) fail("wait");
   *code |= WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+extern char **environ;
+
+static void spawn(char *command, int *code) {
+  char *words[] = {"sh", "-c", command, NULL};
+  pid_t pid;
+  if (posix_spawnp(&pid, "sh", NULL, NULL, words, environ) != 0) fail("posix_spawn");
+  wait_for_child(code);
+}
+
+/* The child runs in this memory until it executes the shell. */
+static void spawn_by_vfork(char *command, int *code) {
+  pid_t pid = vfork(); /* NOLINT: it is what is tested */
+  if (pid == 0) {
+    execlp("sh", "sh", "-c", command, (char *)NULL);
+    _exit(127);
+  }
+  wait_for_child(code);
+}
+
+static void map_in_child(int *code) {
+  pid_t pid = vfork(); /* NOLINT: it is what is tested */
+  if (pid == 0) {
+    void *at = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    _exit(at == MAP_FAILED || munmap(at, PAGE) != 0);
+  }
+  wait_for_child(code);
 }
 
 static void divide(int *children, int parent_goes_on, int *code) {
@@ -153,6 +265,28 @@ int main(int argc, char **argv) {
       pid_t pid = fork();
       if (pid == 0) _exit(0);
       wait_for_child(&code);
+    } else if (strcmp(word, "brief-map") == 0) {
+      map_in_child(&code);
+    } else if (strcmp(word, "spawn") == 0) {
+      spawn(value, &code);
+    } else if (strcmp(word, "vfork") == 0) {
+      spawn_by_vfork(value, &code);
+    } else if (strcmp(word, "at") == 0) {
+      wanted = (void *)(uintptr_t)strtoull(value, NULL, 0);
+    } else if (strcmp(word, "over") == 0) {
+      map_over();
+    } else if (strcmp(word, "again") == 0) {
+      map_again();
+    } else if (strcmp(word, "clear") == 0) {
+      clearenv();
+    } else if (strcmp(word, "close") == 0) {
+      close_all();
+    } else if (strcmp(word, "cancel") == 0) {
+      cancel((size_t)strtoull(value, NULL, 10));
+    } else if (strcmp(word, "load") == 0) {
+      load(value);
+    } else if (strcmp(word, "cut") == 0) {
+      cut((size_t)strtoull(value, NULL, 10));
     } else if (strcmp(word, "drop") == 0) {
       drop(value);
     } else if (strcmp(word, "punch") == 0) {
