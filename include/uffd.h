@@ -992,8 +992,8 @@ UFFD_EXPORT int uffd_loop_engine(const uffd_loop *loop, const char **why);
 
 /*
  * The placement in force now, UFFD_PLACEMENT_*, and in *why (may be NULL) a sentence that says why. It is NONE while
- * the processors are too busy for a companion, while prefetch has work, where a thread may not enter SCHED_IDLE, and for
- * other engines than threads. With several handlers it is the first one's. Never fails; any thread.
+ * the processors are too busy for a companion, while prefetch has work, where a thread may not enter SCHED_IDLE, and
+ * for other engines than threads. With several handlers it is the first one's. Never fails; any thread.
  */
 UFFD_EXPORT int uffd_loop_placement(const uffd_loop *loop, const char **why);
 

@@ -361,7 +361,7 @@ static void listing_and_checking(void) {
   read_all(server);
   CHECK_OK(uffd_image_cache_list(imaging_path("cache"), look, &seen));
   CHECK(seen.files == 1 && seen.units_there == UNITS && seen.flags == 0);
-  damage(3 * 65536);
+  damage(UINT64_C(3) * 65536);
   damage(LENGTH - 1);
   seen = (struct seen){0};
   CHECK_OK(uffd_image_cache_verify(imaging_path("cache"), look, &seen));

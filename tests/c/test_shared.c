@@ -302,7 +302,7 @@ static void answers_of_all_kinds_are_shared(void) {
   uffd_resolver_close(below);
   unlink(path);
   for (unsigned i = 0; i < CLONES; i++) {
-    CHECK_OK(uffd_region_prefetch(regions[i], i * 10 * page, 0));
+    CHECK_OK(uffd_region_prefetch(regions[i], (uint64_t)i * 10 * page, 0));
     CHECK(memcmp(uffd_memory_address(memories[i]), bytes, PAGES * page) == 0);
     CHECK_EQ(smaps_kib(uffd_memory_address(memories[i]), "Anonymous"), 0);
     CHECK_EQ(serving_stats(loops[i]).errors, 0);
