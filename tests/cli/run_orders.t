@@ -38,7 +38,7 @@ uffd-lua run: ./narrow is a 32-bit program, and libuffd-preload.so is for 64 bit
 $ ./served --image image --memory size=4M -- mapper load=$BUILD/tests/mapper_late.so check=image
 uffd-preload: *
 pages 1024 wrong 0
-$ LD_PRELOAD=libm.so.6 ./served --image image --memory size=4M -- sh -c 'echo "$LD_PRELOAD"; mapper map=memfd,4194304 check=image'
+$ ASAN_OPTIONS="$ASAN_OPTIONS:verify_asan_link_order=0" LD_PRELOAD=libm.so.6 ./served --image image --memory size=4M -- sh -c 'echo "$LD_PRELOAD"; mapper map=memfd,4194304 check=image'
 */libuffd-preload.so libm.so.6
 uffd-preload: *
 pages 1024 wrong 0
