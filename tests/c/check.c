@@ -292,6 +292,12 @@ uint64_t check_number(const char *path) {
 
 /* The object */
 
+bool check_has(uint64_t features) {
+  struct uffd_probe probe = {.size = sizeof(probe)};
+  CHECK_OK(uffd_probe(&probe));
+  return (features & ~probe.features) == 0;
+}
+
 void check_needs(uint64_t features) {
   struct uffd_probe probe = {.size = sizeof(probe)};
   CHECK_OK(uffd_probe(&probe));

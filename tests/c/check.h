@@ -93,6 +93,7 @@ uint64_t check_number(const char *path); /* of a file such as a sysctl; 0 if the
 uffd_object *check_open(uint64_t features);
 /* Skips unless the kernel offers the features (without enabling them). */
 void check_needs(uint64_t features);
+bool check_has(uint64_t features); /* for a test of which only a part needs them */
 /*
  * The inline engine. Before Linux 6.6 it has no default for on_error, as it can neither poison nor wait: zero is chosen
  * there, so that the test runs. Tests of poison need UFFD_FEAT_POISON themselves.

@@ -113,7 +113,8 @@ static void what_a_callback_is_asked(void) {
 }
 
 static void answers_of_every_kind(void) {
-  check_needs(UFFD_FEAT_MOVE | UFFD_FEAT_POISON);
+  check_needs(0);
+  const bool poisons = check_has(UFFD_FEAT_POISON), moves = check_has(UFFD_FEAT_MOVE); /* 6.6; 6.8, else it copies */
   unsigned char *image = image_make(PAGES * check_page());
   give((struct uffd_answer){.kind = UFFD_ANSWER_ZERO, .length = check_page()});
   serve_with(ENGINE_ONE, 0, asked_resolver(&giver), NULL);
@@ -122,16 +123,18 @@ static void answers_of_every_kind(void) {
   CHECK(image_there(at(1), 0, page));
   give((struct uffd_answer){.kind = UFFD_ANSWER_MOVE, .length = page, .data = image + page});
   CHECK(image_there(at(2), page, page));
-  CHECK_EQ(image[page], 0); /* gone from there */
-  give((struct uffd_answer){.kind = UFFD_ANSWER_POISON, .length = page});
-  CHECK_EQ(check_access(at(3), false, NULL), SIGBUS);
+  if (moves) CHECK_EQ(image[page], 0); /* gone from there */
+  if (poisons) {
+    give((struct uffd_answer){.kind = UFFD_ANSWER_POISON, .length = page});
+    CHECK_EQ(check_access(at(3), false, NULL), SIGBUS);
+  }
   struct uffd_stats stats = serving_stats(serving.loop);
   CHECK_EQ(stats.zero, 1);
-  CHECK_EQ(stats.copied, 1);
-  CHECK_EQ(stats.moved, 1);
-  CHECK_EQ(stats.poisoned, 1);
+  CHECK_EQ(stats.copied, 1 + !moves);
+  CHECK_EQ(stats.moved, moves);
+  CHECK_EQ(stats.poisoned, poisons);
   CHECK_EQ(stats.bytes, 3 * page);
-  CHECK_EQ(stats.policy_calls, 4);
+  CHECK_EQ(stats.policy_calls, 3 + poisons);
   CHECK_EQ(stats.errors, 0);
   end();
 }
