@@ -130,7 +130,7 @@ static void continue_progress_and_errors(void) {
   CHECK_ERR(uffd_continue(object, at + 2 * page, page, 0, &done), -EEXIST);
   CHECK_EQ(done, 0);
   CHECK_ERR(uffd_continue(object, at + 3 * page, page, UFFD_CONTINUE_WP, NULL), -EINVAL);
-  CHECK_SAYS("UFFD_MODE_WP");
+  CHECK_SAYS(uffd_kernel_at_least(6, 4) ? "UFFD_MODE_WP" : "Linux 6.4");
   CHECK(ftruncate(area.fd, (off_t)(5 * page)) == 0);
   CHECK_ERR(uffd_continue(object, at + 6 * page, page, 0, NULL), -EFAULT);
   struct check_area anon = check_map(CHECK_ANON, 1), other = check_map(CHECK_SHMEM, 1);

@@ -174,7 +174,10 @@ static unsigned ask(const struct receiving *receiving, unsigned slot, uint64_t o
   if (status != 1) return status;
   struct uffdio_continue present = {.range = {(uintptr_t)receiving->mapped[slot] + offset, machine->page_size}};
   if (ioctl(receiving->uffd, UFFDIO_CONTINUE, &present) == 0) return 1;
-  if (errno != EEXIST) return 0; /* EFAULT: a hole */
+  if (errno != EEXIST) {
+    fprintf(stderr, "the machine: CONTINUE of a page that was promised: %s\n", strerror(errno)); /* EFAULT: a hole */
+    return 0;
+  }
   return ioctl(receiving->uffd, UFFDIO_WAKE, &present.range) == 0 ? 1 : 0;
 }
 
@@ -188,7 +191,9 @@ static void answer_fault(struct receiving *receiving, uint64_t address) {
   for (unsigned i = 0; i < machine->count; i++) {
     uint64_t offset = (address & ~(machine->page_size - 1)) - (uintptr_t)receiving->mapped[i];
     if (offset >= machine->slots[i].length) continue;
-    if (ask(receiving, i, offset) != 1) die("a page that the guest waits for did not come");
+    unsigned told = ask(receiving, i, offset);
+    if (told == 2) die("a page that the guest waits for was refused");
+    if (told != 1) die("a page that the guest waits for did not come");
     receiving->there[(machine->slots[i].image_offset + offset) / machine->page_size] = 1;
     atomic_fetch_add(&machine->seen->demanded, 1);
   }
