@@ -20,6 +20,7 @@
 #include "uffd_pager.h"
 
 #define AGAIN_MS 50                              /* between two tries to hand over */
+#define PIECE_MS 1                               /* between two looks for the rest of a request */
 #define WHOLE    (UFFD_CH_FRAME + UFFD_CH_RANGE) /* bytes of a page request */
 
 struct answering {
@@ -109,15 +110,20 @@ static int hand_over_again(struct answering *answering) {
 
 /*
  * Looks at the next request and leaves it in the socket. 1; 0 the machine has hung up; -errno. The peer may send it in
- * two pieces, and a look does not wait for the second by itself: so it begins behind what is there.
+ * two pieces: a look at the second begins behind the first, and does not wait. One that waits there starts at the first
+ * byte again when it is woken (Linux 6.1), and the request's header would be taken for a place in memory.
  */
 static int look(int fd, unsigned char *bytes) {
   uint64_t got = 0;
   while (got < WHOLE) {
     int from = (int)got;
     (void)setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &from, sizeof(from));
-    ssize_t count = recv(fd, bytes + got, WHOLE - got, MSG_PEEK);
+    ssize_t count = recv(fd, bytes + got, WHOLE - got, MSG_PEEK | (got == 0 ? 0 : MSG_DONTWAIT));
     if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EAGAIN && got != 0) {
+      (void)poll(NULL, 0, PIECE_MS);
+      continue;
+    }
     if (count < 0 && errno == ECONNRESET) return 0; /* it has hung up before it read an answer */
     if (count < 0) return fail(errno, "Cannot read a page request: %s.", strerror(errno));
     if (count == 0) return 0;
