@@ -1189,13 +1189,31 @@ static void who_connects_is_told_by_the_connection_before_6_5(void) {
   CHECK(uffd_connection_peer(stage.connection)->pidfd >= 0);
   uffd_connection_close(stage.connection);
   close(there);
-  int gone = vmm_connect(at("door"));
+  /* Who has hung up is named: what it hands over proves who it is. */
+  struct uffd_handshake handshake;
+  stage.vmm.socket = vmm_connect(at("door"));
+  CHECK(stage.vmm.socket >= 0);
+  CHECK_EQ(vmm_hand_over(&stage.vmm, &(struct vmm_message){0}), 0);
+  close(stage.vmm.socket);
+  await_connection(&stage);
+  CHECK_EQ(uffd_connection_peer(stage.connection)->pidfd, -1);
+  CHECK_EQ(uffd_connection_read(stage.connection, &handshake), 1);
+  CHECK_EQ(handshake.owner.pid, getpid());
+  CHECK_EQ(handshake.pidfd, -1);
+  uffd_handshake_release(&handshake);
+  uffd_connection_close(stage.connection);
+  uffd_door_close(stage.door);
+  /* Another socket, such as the one for orders, has nothing to prove it by. */
+  struct uffd_listener orders;
+  struct uffd_peer peer;
+  CHECK_OK(uffd_listener_open(&orders, at("orders"), 0600));
+  int gone = vmm_connect(at("orders"));
   CHECK(gone >= 0);
   close(gone);
-  wait_readable(uffd_door_fd(stage.door));
-  CHECK_ERR(uffd_door_accept(stage.door, &stage.connection), -ESRCH);
+  wait_readable(orders.fd);
+  CHECK_ERR(uffd_listener_accept(&orders, UFFD_ANYBODY, &peer), -ESRCH);
   CHECK_SAYS("is gone already");
-  uffd_door_close(stage.door);
+  uffd_listener_close(&orders);
   vmm_unmap(&stage.vmm);
   rmdir(directory);
 }
@@ -1214,10 +1232,8 @@ static bool meet_damaged(uint64_t *random, struct stage *stage, int other) {
     shutdown(stage->vmm.socket, SHUT_WR);
   }
   wait_readable(uffd_door_fd(stage->door));
-  int result = uffd_door_accept(stage->door, &stage->connection);
-  /* Linux before 6.5 tells by a connection that is still up who made it. */
-  if (early && result == -ESRCH && !uffd_kernel_at_least(6, 5)) return false;
-  CHECK_EQ(CHECK_OK(result), 1);
+  CHECK_EQ(CHECK_OK(uffd_door_accept(stage->door, &stage->connection)), 1);
+  int result;
   while ((result = uffd_connection_read(stage->connection, &handshake)) >= 0) {
     if (result == 0) continue;
     taken = true;

@@ -191,6 +191,14 @@ static void hang_up_and_touch(struct paging_job *job) {
   CHECK_EQ(vmm_work(&job->vmm, &job->work), 0);
 }
 
+#ifdef UFFD_BARRIERS
+static void hang_up_without(struct paging_job *job) {
+  close(job->vmm.uffd);
+  job->vmm.uffd = -1;
+  hang_up_and_touch(job);
+}
+#endif
+
 static void execute_with_the_connection(struct paging_job *job) {
   CHECK_EQ(fcntl(job->vmm.socket, F_SETFD, 0), 0);
   execlp("sleep", "sleep", "1000", (char *)NULL);
@@ -267,6 +275,54 @@ static void client_that_hangs_up_is_served(void) {
   CHECK_EQ(paging_end(&paging), 1);
   paging_tear_down(&paging);
 }
+
+#ifdef UFFD_BARRIERS
+static struct paging_seen *seen_by_hook;
+
+/* Linux before 6.5, whose pager looks who has connected when that one has hung up. */
+static void hang_up_first(const char *name, void *ctx) {
+  if (strcmp(name, "peerpidfd") != 0) return;
+  *(int *)ctx = 9999;
+  while (atomic_load(&seen_by_hook->flags[0]) == 0) {
+    check_pause();
+  }
+}
+
+static void install_hook(struct paging *paging) {
+  seen_by_hook = paging->seen;
+  atomic_store(&uffd_barrier_hook, hang_up_first);
+}
+
+/* Its userfaultfd proves who it is, so it is served; one that keeps none is refused. */
+static void client_that_has_hung_up_is_proved(bool keeps) {
+  struct paging paging;
+  paging_set_up(&paging, MIB);
+  paging.before = install_hook;
+  paging_start(&paging, NULL);
+  struct paging_job job = {.paging = &paging, .run = keeps ? hang_up_and_touch : hang_up_without};
+  pid_t client = paging_client(&job);
+  if (keeps) {
+    paging_await_clients(&paging, 1, UFFD_CLIENT_SERVED);
+    CHECK_EQ(paging.seen->clients[0].client.pid, client);
+    raise_flag(&paging, 1);
+    paging_client_ok(client);
+    paging_await(&paging, UFFD_REPORT_GONE, 1);
+  } else {
+    paging_await(&paging, UFFD_REPORT_REFUSED, 1);
+    CHECK(strstr(paging.seen->texts[UFFD_REPORT_REFUSED], "does not have this userfaultfd") != NULL);
+    kill(client, SIGKILL);
+    CHECK_EQ(waitpid(client, NULL, 0), client);
+  }
+  CHECK_EQ(paging_end(&paging), 1);
+  paging_tear_down(&paging);
+}
+
+static void client_that_has_hung_up_is_served_before_6_5(void) {
+  if (!check_is_root()) SKIP("where a process has what open is told to root");
+  client_that_has_hung_up_is_proved(true);
+  client_that_has_hung_up_is_proved(false);
+}
+#endif
 
 static void pager_serves_one_client_and_ends(void) {
   struct paging paging;
@@ -1086,6 +1142,9 @@ static const struct check_test tests[] = {
     TEST(client_that_executes_another_program_is_gone),
     TEST(descriptors_that_linger_hold_up_nobody),
     TEST(client_that_hangs_up_is_served),
+#ifdef UFFD_BARRIERS
+    TEST(client_that_has_hung_up_is_served_before_6_5),
+#endif
     TEST(pager_serves_one_client_and_ends),
     TEST(more_clients_than_allowed_are_refused),
     TEST(refused_client_is_given_no_zeros),

@@ -300,6 +300,12 @@ static int check_object(int fd, const struct uffd_handshake *handshake) {
   return fail(EBADF, "The userfaultfd stays blocking: set O_NONBLOCK before handing it over.");
 }
 
+/* Who has hung up, as Firecracker before 1.12 does, names itself: its userfaultfd proves that it is the one. */
+static void name_unproved(const struct uffd_connection *connection, struct uffd_owner *owner) {
+  if (!connection->peer.unproved || connection->kind->by_task || UFFD_OWNER_IS_NAMED(owner)) return;
+  owner->pid = connection->peer.pid;
+}
+
 static int give(struct uffd_connection *connection, struct uffd_handshake *out) {
   struct uffd_handshake *handshake = &connection->handshake;
   uint32_t mine = connection->mine;
@@ -314,6 +320,7 @@ static int give(struct uffd_connection *connection, struct uffd_handshake *out) 
     if (handshake->pidfd < 0) return fail(errno, "No descriptor left for another client: raise ulimit -n.");
   }
   name_owner(connection, handshake);
+  name_unproved(connection, &handshake->owner);
   handshake->object_fd = connection->fds[0];
   handshake->fds_count = mine - 1;
   memcpy(handshake->fds, connection->fds + 1, (mine - 1) * sizeof(int));

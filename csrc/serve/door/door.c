@@ -36,6 +36,7 @@ int uffd_door_open(const struct uffd_door_opts *opts, struct uffd_door **door) {
     DELETE(made);
     return result;
   }
+  made->listener.proves = true; /* the owner of a userfaultfd can be proved: connection.c */
   made->listener.may_leave = opts->connection.kind->by_task;
   made->opts = opts->connection;
   made->uid = opts->uid;

@@ -190,20 +190,21 @@ void uffd_listener_close(struct uffd_listener *listener) {
   *listener = (struct uffd_listener)UFFD_LISTENER_INIT;
 }
 
-/* Who only says no more (SHUT_WR) is there still. */
+/* Who only says no more (SHUT_WR) is there still. EPIPE: it has hung up, and the number may be another's by now. */
 static int open_pidfd_by_pid(int fd, int32_t pid) {
   int pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
   if (pidfd < 0 || (uffd_ready(fd, 0) & POLLHUP) == 0) return pidfd;
   close(pidfd);
-  errno = ESRCH;
+  errno = EPIPE;
   return -1;
 }
 
 /*
  * A pid may belong to another process by the time it is looked up. SO_PEERPIDFD (Linux 6.5) has no such race. Before
- * 6.5, a connection that is still up proves that the pid still belongs to the process that made it.
+ * 6.5, a connection that is still up proves that the pid still belongs to the process that made it; where it is not,
+ * what is handed over may prove it.
  */
-static int open_pidfd(int fd, const struct uffd_peer *peer) {
+static int open_pidfd(int fd, struct uffd_peer *peer) {
   int pidfd = -1, option = SO_PEERPIDFD;
   socklen_t length = sizeof(pidfd);
   BARRIER("peerpidfd", &option); /* a test makes an older kernel of this one */
@@ -217,6 +218,7 @@ static int open_pidfd(int fd, const struct uffd_peer *peer) {
   if (pidfd >= 0 && uffd_ready(pidfd, POLLIN) == 0) return pidfd;
   int error = pidfd >= 0 ? ESRCH : errno;
   if (pidfd >= 0) close(pidfd);
+  peer->unproved = error == EPIPE;
   if (error == EMFILE || error == ENFILE) {
     return fail(error, "No descriptor left to watch process %d with: raise ulimit -n.", peer->pid);
   }
@@ -238,7 +240,7 @@ static int identify(const struct uffd_listener *listener, int fd, int64_t uid, s
     return fail(EACCES, "User %u (process %d) may not connect: allow it with the option uid.", who.uid, who.pid);
   }
   int pidfd = open_pidfd(fd, peer);
-  if (pidfd == -ESRCH && listener->may_leave) pidfd = -1;
+  if (pidfd == -ESRCH && (listener->may_leave || (listener->proves && peer->unproved))) pidfd = -1;
   if (pidfd < -1) return pidfd;
   peer->pidfd = pidfd;
   return 0;

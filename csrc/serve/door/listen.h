@@ -16,6 +16,7 @@ struct uffd_listener {
   dev_t device; /* of the socket's file: another one may lie there by the time it is removed */
   ino_t inode;
   char *path;
+  bool proves;    /* set by the owner: it finds out whether a peer is who it seems, where that is unproved */
   bool may_leave; /* set by the owner: who has connected may be gone already, for it hands over others' memory */
 };
 #define UFFD_LISTENER_INIT                                                                                             \
@@ -39,10 +40,11 @@ int uffd_listener_open_port(struct uffd_listener *listener, const char *host, ui
 void uffd_listener_close(struct uffd_listener *listener);
 
 struct uffd_peer {
-  int pidfd;   /* -1: not visible from here */
+  int pidfd;   /* -1: not visible from here, or unproved */
   int32_t pid; /* 0: not visible from here */
   uint32_t uid;
   uint32_t gid;
+  bool unproved; /* before Linux 6.5, when it has hung up: pid may be another process's by now */
 };
 #define UFFD_ANYBODY INT64_C(-2)                               /* as uid: whoever the file's mode lets connect */
 bool uffd_peer_may(const struct uffd_peer *peer, int64_t uid); /* it is root, our own user, or uid; -1: none */
