@@ -164,6 +164,13 @@ local function known_options()
   }
 end
 
+local function absolute(path)
+  if path:sub(1, 1) == "/" then return path end
+  return (os.getenv "PWD" or ".") .. "/" .. path
+end
+
+local socket_path_max = 107 -- bytes, of the kernel
+
 -- What is wrong with the options, or nil.
 local function check(given, words)
   if #words == 0 then return "it needs a program, behind --" end
@@ -173,15 +180,14 @@ local function check(given, words)
   if given.door and given.image then return "--door names a pager that runs already, which has an image" end
   if not given.door and not given.image then return "it needs the --door of a pager, or an --image to start one for" end
   if given.image then return nil end
+  local length = #absolute(given.door)
+  if length > socket_path_max then
+    return ("the path of the --door has %d bytes, and the kernel takes %d"):format(length, socket_path_max)
+  end
   for _, name in ipairs(beside.passed) do
     if given[name] then return ("--%s is for a pager that is started here, with --image"):format(name) end
   end
   return given.figures and "--figures is for a pager that is started here, with --image" or nil
-end
-
-local function absolute(path)
-  if path:sub(1, 1) == "/" then return path end
-  return (os.getenv "PWD" or ".") .. "/" .. path
 end
 
 return function(...)

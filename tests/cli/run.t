@@ -41,6 +41,10 @@ $ uffd-lua run --memory size=4M --door door --prefetch -- true
 uffd-lua run: --prefetch is for a pager that is started here, with --image
 usage: *
 [2]
+$ uffd-lua run --memory size=4M --door "/$(printf %0120d 0)" -- true
+uffd-lua run: the path of the --door has 121 bytes, and the kernel takes 107
+usage: *
+[2]
 $ uffd-lua run --memory size=4M --image image -- no-such-program
 uffd-lua run: There is no program no-such-program that can be run: No such file or directory.
 [127]
