@@ -23,9 +23,8 @@ static void tell_restored(void *ctx) {
   lua_State *L = ctx;
   if (lua_isnil(L, 8)) return;
   lua_pushvalue(L, 8);
-  uffd_lua_waiting(L, false);
   if (lua_pcall(L, 0, 0, 0) != LUA_OK) lua_pop(L, 1);
-  uffd_lua_waiting(L, true);
+  uffd_lua_before_fork(L); /* the function may have waited for a page */
 }
 
 /* core.offload_restore(socket, directory, door, label, page_size, timeout_ms, paused, restored) */
@@ -43,9 +42,8 @@ static int restore(lua_State *L) {
   if (!lua_isnil(L, 8)) luaL_checktype(L, 8, LUA_TFUNCTION);
   opts.restored = tell_restored;
   opts.restored_ctx = L;
-  uffd_lua_waiting(L, true);
+  uffd_lua_before_fork(L); /* it touches no page itself, so signals need no thread */
   int done = uffd_offload_restore(&opts, &result);
-  uffd_lua_waiting(L, false);
   return done < 0 ? uffd_lua_fail(L, done) : push_result(L, &result, true);
 }
 

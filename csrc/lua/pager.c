@@ -373,15 +373,6 @@ static void read_options(lua_State *L, int table, struct uffd_pager_opts *opts) 
   if (has_function(L, table, "report")) opts->report = on_report;
 }
 
-/* The runner may have a thread that takes interrupts. Workers are forked from a process with one thread: end it. */
-static void before_fork(lua_State *L) {
-  if (lua_getfield(L, LUA_REGISTRYINDEX, "uffd.forking") == LUA_TFUNCTION) {
-    lua_call(L, 0, 0);
-  } else {
-    lua_pop(L, 1);
-  }
-}
-
 /* core.pager_create(options) */
 static int create(lua_State *L) {
   struct uffd_pager_opts opts = UFFD_PAGER_OPTS_INIT;
@@ -394,7 +385,7 @@ static int create(lua_State *L) {
   lua_setiuservalue(L, 2, 1);
   opts.resolver_ctx = opts.choose_ctx = &pager->host;
   opts.report_ctx = pager;
-  before_fork(L);
+  uffd_lua_before_fork(L);
   int result = uffd_pager_create(&opts, &pager->pager);
   pager->host.L = NULL;
   return result < 0 ? uffd_lua_fail(L, result) : 1;
@@ -406,7 +397,7 @@ static int keep(lua_State *L) {
   lua_newtable(L);
   lua_pushvalue(L, 1);
   lua_setfield(L, 2, "worker");
-  before_fork(L);
+  uffd_lua_before_fork(L);
   int result = uffd_pager_keep(list(L, 2, "worker", false, "argv"));
   if (result < 0) return uffd_lua_fail(L, result);
   lua_pushinteger(L, result);

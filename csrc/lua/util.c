@@ -33,6 +33,14 @@ void uffd_lua_waiting(lua_State *L, bool waits) {
   if (lua_pcall(L, 1, 0, 0) != LUA_OK) lua_pop(L, 1);
 }
 
+void uffd_lua_before_fork(lua_State *L) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, UFFD_LUA_FORKING) != LUA_TFUNCTION) {
+    lua_pop(L, 1);
+    return;
+  }
+  if (lua_pcall(L, 0, 0, 0) != LUA_OK) lua_pop(L, 1);
+}
+
 void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value) {
   lua_pushinteger(L, (lua_Integer)value);
   lua_setfield(L, -2, name);

@@ -42,6 +42,12 @@ int uffd_lua_done(lua_State *L, int result);
  */
 #define UFFD_LUA_WAITING "uffd.waiting"
 void uffd_lua_waiting(lua_State *L, bool waits);
+/*
+ * Called before processes are forked that have threads of their own: the runner may have a thread that takes
+ * interrupts, which a function under this key of the registry ends. Raises nothing.
+ */
+#define UFFD_LUA_FORKING "uffd.forking"
+void uffd_lua_before_fork(lua_State *L);
 /* Sets a field of the table on top of the stack. */
 void uffd_lua_set_integer(lua_State *L, const char *name, uint64_t value);
 /* Pushes a table of the counts. */
