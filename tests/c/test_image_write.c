@@ -376,20 +376,25 @@ static void note(void *ctx, uint64_t offset, uint64_t length, const char *senten
   snprintf(problems->sentence, sizeof(problems->sentence), "%s", sentence);
 }
 
+/* An image whose file was written to behind its index, and has the old date, as a disk that forgets would leave it. */
+static uffd_image *open_written_behind(const unsigned char *pages, const void *bytes, size_t length, uint64_t offset) {
+  imaging_write(imaging_path("raw"), pages, LENGTH);
+  CHECK_OK(uffd_image_index(imaging_path("raw"), NULL));
+  int fd = open(imaging_path("raw"), O_WRONLY | O_CLOEXEC);
+  CHECK_EQ(pwrite(fd, bytes, length, (off_t)offset), length);
+  CHECK_EQ(close(fd), 0);
+  date(imaging_path("raw"), 1000000, 0);
+  return imaging_open(imaging_path("raw"), NULL, NULL);
+}
+
 static void damage_is_found(void) {
   unsigned char *pages = contents();
   struct problems problems = {0};
   struct uffd_image_verify_opts opts = UFFD_IMAGE_VERIFY_OPTS_INIT;
   opts.problem = note;
   opts.problem_ctx = &problems;
-  imaging_write(imaging_path("raw"), pages, LENGTH);
-  CHECK_OK(uffd_image_index(imaging_path("raw"), NULL));
-  pages[50 * PAGE] ^= 1;
-  int fd = open(imaging_path("raw"), O_WRONLY | O_CLOEXEC);
-  CHECK_EQ(pwrite(fd, pages + 50 * PAGE, PAGE, 50 * PAGE), PAGE);
-  CHECK_EQ(close(fd), 0);
-  date(imaging_path("raw"), 1000000, 0); /* as a disk that forgets would leave it */
-  uffd_image *image = imaging_open(imaging_path("raw"), NULL, NULL);
+  const unsigned char other = pages[50 * PAGE] ^ 1;
+  uffd_image *image = open_written_behind(pages, &other, 1, 50 * PAGE);
   CHECK_EQ(uffd_image_verify(image, &opts), 1);
   CHECK_EQ(problems.count, 1);
   CHECK_EQ(problems.offset, 48 * PAGE);
@@ -408,13 +413,7 @@ static void data_instead_of_zeros_are_found(void) {
   struct uffd_image_verify_opts opts = UFFD_IMAGE_VERIFY_OPTS_INIT;
   opts.problem = note;
   opts.problem_ctx = &problems;
-  imaging_write(imaging_path("raw"), pages, LENGTH);
-  CHECK_OK(uffd_image_index(imaging_path("raw"), NULL));
-  int fd = open(imaging_path("raw"), O_WRONLY | O_CLOEXEC);
-  CHECK_EQ(pwrite(fd, "x", 1, 100 * PAGE + 9), 1);
-  CHECK_EQ(close(fd), 0);
-  date(imaging_path("raw"), 1000000, 0);
-  uffd_image *image = imaging_open(imaging_path("raw"), NULL, NULL);
+  uffd_image *image = open_written_behind(pages, "x", 1, 100 * PAGE + 9);
   CHECK_EQ(uffd_image_verify(image, &opts), 1);
   CHECK_EQ(problems.offset, 96 * PAGE);
   CHECK(strstr(problems.sentence, "raw has data at offset 409600") != NULL);
